@@ -1,0 +1,1 @@
+//! SQL Server CDC to streams: snapshot, tail, validate, publish, progress.

@@ -1,0 +1,1 @@
+//! Entities by REST, their changes as server-sent events.

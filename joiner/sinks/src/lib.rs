@@ -1,0 +1,1 @@
+//! Where entities go: SQLite, Postgres, DynamoDB, SNS, behind one trait; and reading them back.

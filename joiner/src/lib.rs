@@ -1,0 +1,1 @@
+//! Streams to entities: consume, keyed state in RocksDB, assemble, outbox, delivery.

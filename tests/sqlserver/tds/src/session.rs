@@ -1,0 +1,148 @@
+//! What a TDS server asks of the engine behind it, and what the engine answers with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::data::{Column, DataType, Value};
+
+/// What the client said of itself in LOGIN7.
+#[derive(Debug, Clone, Default)]
+pub struct Login {
+    pub user: String,
+    pub password: String,
+    /// Empty: the login's default database.
+    pub database: String,
+    pub host_name: String,
+    pub application_name: String,
+    pub client_library: String,
+    pub language: String,
+    /// `ApplicationIntent=ReadOnly`.
+    pub read_only: bool,
+}
+
+/// An error or message as SQL Server numbers it. `class` 10 and below is a message (INFO token), 11 to 16 a statement's error, 20 and above
+/// ends the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlError {
+    pub number: i32,
+    pub state: u8,
+    pub class: u8,
+    pub message: String,
+    /// Empty outside a procedure.
+    pub procedure: String,
+    /// 1-based line in the batch.
+    pub line: u32,
+}
+
+/// A parameter of an RPC, or one handed back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameter {
+    /// With its `@`; empty: positional.
+    pub name: String,
+    pub data_type: DataType,
+    pub value: Value,
+    pub output: bool,
+}
+
+/// SQL text to run, with the parameters that its `@names` stand for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    pub sql: String,
+    /// Named and typed as `sp_executesql`, `sp_prepare`, … declare them. Output parameters are handed back with
+    /// [`Response::return_value`] by the engine after the batch.
+    pub parameters: Vec<Parameter>,
+}
+
+/// A stored procedure called by name (`sys.sp_cdc_help_jobs`, …). `sp_executesql`, `sp_prepare`, `sp_prepexec`, `sp_execute`, `sp_unprepare`
+/// and `sp_cursor*` never come here: the protocol layer turns them into [`Batch`]es.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    pub procedure: String,
+    pub parameters: Vec<Parameter>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// The session's own.
+    Current,
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+    Snapshot,
+}
+
+/// A transaction-manager request (MS-TDS 2.2.6.9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransactionRequest {
+    Begin { isolation: Isolation, name: String },
+    Commit { name: String, begin_again: Option<Isolation> },
+    Rollback { name: String, begin_again: Option<Isolation> },
+    Save { name: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvChange {
+    Database { new: String, old: String },
+    Language { new: String, old: String },
+    BeginTransaction(u64),
+    CommitTransaction(u64),
+    RollbackTransaction(u64),
+    ResetConnection,
+}
+
+/// Set by an attention or a lost connection; a long-running statement looks at it between rows and stops.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Where a session writes the answer to one request. Rows are sent as they come, in packets of the negotiated size, with backpressure: a
+/// call blocks while the client does not read. After the connection is lost every call is a no-op and `is_closed` is true.
+pub trait Response {
+    /// Starts a result set (COLMETADATA).
+    fn columns(&mut self, columns: &[Column]);
+    /// One row of the result set that was started last.
+    fn row(&mut self, values: &[Value]);
+    /// Ends a statement: with a row count for SELECT and DML (`None`: no count, as after SET or DDL). The protocol layer chooses DONE, DONEINPROC
+    /// or DONEPROC and sets the MORE bit.
+    fn done(&mut self, rows: Option<u64>);
+    /// A statement's error; the statement is ended by it, without a call of `done`.
+    fn error(&mut self, error: &SqlError);
+    /// PRINT and other messages.
+    fn info(&mut self, message: &SqlError);
+    fn env_change(&mut self, change: &EnvChange);
+    fn return_status(&mut self, status: i32);
+    fn return_value(&mut self, parameter: &Parameter);
+    fn is_closed(&self) -> bool;
+}
+
+/// The engine behind the protocol: hands out sessions.
+pub trait Server: Send + Sync + 'static {
+    /// Checks the login. The error becomes an ERROR token (18456 for a wrong password, 4060 for an unknown database) and the connection is
+    /// closed. Called on a thread that may block.
+    fn login(&self, login: &Login, cancel: Cancel) -> Result<Box<dyn Session>, SqlError>;
+}
+
+/// One connection's state in the engine. All calls come from one thread of the connection's own, which may block.
+pub trait Session: Send {
+    fn batch(&mut self, batch: &Batch, response: &mut dyn Response);
+    fn call(&mut self, call: &Call, response: &mut dyn Response);
+    fn transaction(&mut self, request: &TransactionRequest, response: &mut dyn Response);
+    /// The result columns of a batch without running it (`sp_prepare`, `sp_describe_first_result_set`); empty when it has none.
+    fn describe(&mut self, batch: &Batch) -> Result<Vec<Column>, SqlError>;
+    /// Back to the state after login (the RESETCONNECTION bit of a pooled client): roll back, drop settings and temporary tables.
+    fn reset(&mut self);
+    /// The database that the session is in, for messages and environment changes.
+    fn database(&self) -> String;
+}
