@@ -1,1 +1,31 @@
-//! The contract: LSNs, values, table schemas, change events and their encodings, entity definitions. Pure: no I/O, no async.
+//! The contract between the parts of Tributary, pure: no I/O, no async, no clock.
+//!
+//! What the importer writes and the joiner reads is defined here and nowhere else: log sequence numbers and positions ([`Lsn`], [`Position`]), table
+//! schemas ([`table`]), values ([`value`]), change events and their encoding ([`event`], [`envelope`]), the table contracts that events are held to
+//! ([`contract`]), progress records ([`progress`]), entity definitions ([`entity`]) and the entity changes that come out at the end ([`change`]).
+
+pub mod change;
+pub mod contract;
+pub mod entity;
+pub mod envelope;
+pub mod event;
+pub mod lsn;
+pub mod progress;
+pub mod table;
+pub mod value;
+
+pub use lsn::{Lsn, Position};
+pub use table::TableName;
+
+/// How a failure is to be treated, whoever it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// May go away by itself: try again, with a budget.
+    Transient,
+    /// This input will never be accepted: set it aside (dead letter) and go on.
+    Definite,
+    /// Somebody must change the set-up: stop, and say what.
+    Misconfigured,
+    /// An assumption of ours does not hold: stop.
+    Bug,
+}

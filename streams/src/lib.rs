@@ -1,1 +1,73 @@
-//! How change events travel: one writer trait, one reader trait; in-memory, embedded and Kinesis implementations.
+//! How change events travel from importer to joiner: one writer trait, one reader trait, and three providers that pass one conformance suite (in
+//! memory, embedded in a directory, Kinesis).
+//!
+//! # What every provider promises
+//! - A stream has shards. A record's shard follows from its partition key alone (as long as the shards stay as they are), so records of one key stay in
+//!   one shard.
+//! - Records of one partition key are read in the order in which one writer appended them, whatever fails and is tried again in between. A record may be
+//!   read twice after a writer's crash or a lost answer; none is lost once [`StreamWriter::flush`] has returned.
+//! - Sequence numbers grow within a shard. A reader that starts after a sequence number sees every later record of the shard, or is told that the
+//!   stream was trimmed past it ([`Error::Trimmed`]): never a silent gap.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use schemas::progress::{SequenceNumber, ShardId, ShardPositions, StreamName};
+
+mod error;
+mod layout;
+
+pub use error::Error;
+pub use layout::Layout;
+
+/// A record to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// At most 256 characters (Kinesis's limit).
+    pub partition_key: String,
+    pub data: Bytes,
+}
+
+/// Records of one shard, in sequence order, as a reader hands them over. Never empty.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub stream: StreamName,
+    pub shard: ShardId,
+    pub records: Vec<(SequenceNumber, Bytes)>,
+}
+
+/// The shards of a stream and where each stands.
+pub type Positions = BTreeMap<ShardId, SequenceNumber>;
+
+/// Appends records. Not shared: one task owns it.
+#[async_trait]
+pub trait StreamWriter: Send {
+    /// Accepts records, in order. Waits while too much is in flight (backpressure). Accepted is not durable: see [`flush`](Self::flush). After an error
+    /// the writer is to be dropped and a new one made; what was accepted since the last flush may or may not have been written.
+    async fn append(&mut self, stream: &StreamName, records: Vec<Record>) -> Result<(), Error>;
+
+    /// Waits until everything accepted so far is durable. Answers, for every stream that this writer has appended to in its life, the last sequence
+    /// number of each shard it wrote to. With nothing accepted since the last flush it answers at once.
+    async fn flush(&mut self) -> Result<ShardPositions, Error>;
+}
+
+/// Reads one stream, all shards. Not shared: one task owns it.
+#[async_trait]
+pub trait StreamReader: Send {
+    /// The next records of some shard; waits until there are any. Cancel-safe: dropping the future loses nothing. Transient failures are retried inside, with
+    /// a budget; what comes out is final for this reader.
+    async fn next(&mut self) -> Result<Batch, Error>;
+}
+
+/// A kind of stream store: makes streams, writers and readers.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// Creates the stream where it does not exist. An existing stream is left as it is.
+    async fn ensure(&self, stream: &StreamName, shards: u32) -> Result<(), Error>;
+    async fn writer(&self) -> Result<Box<dyn StreamWriter>, Error>;
+    /// Reads from just after `after`, by shard; a shard that is not named is read from its start.
+    async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, Error>;
+    /// The last sequence number of every shard that holds anything (for status, and for tests).
+    async fn tips(&self, stream: &StreamName) -> Result<Positions, Error>;
+}

@@ -1,0 +1,26 @@
+//! What can go wrong with a sink.
+
+use schemas::ErrorClass;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The target did not answer, or refused for now.
+    #[error("{target}: {message}")]
+    Unavailable { target: String, message: String },
+    /// The target needs a change by its owner.
+    #[error("{target}: {message}. {remedy}")]
+    Misconfigured { target: String, message: String, remedy: String },
+    /// The target holds something that Tributary did not write or cannot read.
+    #[error("{target}: {message}")]
+    Unexpected { target: String, message: String },
+}
+
+impl Error {
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Unavailable { .. } => ErrorClass::Transient,
+            Self::Misconfigured { .. } => ErrorClass::Misconfigured,
+            Self::Unexpected { .. } => ErrorClass::Bug,
+        }
+    }
+}

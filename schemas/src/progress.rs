@@ -1,0 +1,180 @@
+//! Progress records: what the importer says of how far it has come.
+//!
+//! A record is published after every event that it covers has been acknowledged by the stream (INV-2), and nothing at or below its `to_lsn` is
+//! published after it under the same epoch, except repeats (INV-1). It names where each shard stood, so that a reader that has read each
+//! shard up to the named sequence number *knows* that it holds everything up to `to_lsn`, without heartbeats on idle shards.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::lsn::Lsn;
+use crate::table::TableName;
+
+/// A record's place in its shard: a whole number that grows, of any length (Kinesis uses 56 digits). Compared as a number.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SequenceNumber(String);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a sequence number: expected decimal digits")]
+pub struct ParseSequenceNumberError {
+    pub text: String,
+}
+
+impl SequenceNumber {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The number where it fits, as the embedded and in-memory streams' do.
+    pub fn to_u64(&self) -> Option<u64> {
+        self.0.parse().ok()
+    }
+}
+
+impl From<u64> for SequenceNumber {
+    fn from(number: u64) -> Self {
+        Self(number.to_string())
+    }
+}
+
+impl FromStr for SequenceNumber {
+    type Err = ParseSequenceNumberError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(ParseSequenceNumberError { text: text.to_owned() });
+        }
+        let digits = text.trim_start_matches('0');
+        Ok(Self(if digits.is_empty() { "0" } else { digits }.to_owned()))
+    }
+}
+
+impl fmt::Display for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Ord for SequenceNumber {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.len().cmp(&other.0.len()).then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for SequenceNumber {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Serialize for SequenceNumber {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SequenceNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A stream's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StreamName(pub String);
+
+impl fmt::Display for StreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A shard's name within its stream.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShardId(pub String);
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The last sequence number, by stream and shard. A shard that is not named has held nothing yet.
+pub type ShardPositions = BTreeMap<StreamName, BTreeMap<ShardId, SequenceNumber>>;
+
+/// Which part of the work a progress record speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Phase {
+    /// Some rows of the initial snapshot have been published. `from_lsn` = `to_lsn` = the LSN noted before reading.
+    Snapshot,
+    /// The whole snapshot has been published. The tables are the source's as of one LSN once the tail has passed `consistent_from`, the captured
+    /// maximum noted after the last chunk was read; before that, rows of different ages stand side by side.
+    SnapshotComplete { consistent_from: Lsn },
+    /// Every change in (`from_lsn`, `to_lsn`] has been published.
+    Tail,
+}
+
+/// "Everything at or below `to_lsn` has been published."
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressRecord {
+    /// The source's name in the configuration.
+    pub source: String,
+    /// Fencing token: of two importers the one with the greater epoch is right, and the other's records are refused.
+    pub epoch: u64,
+    #[serde(flatten)]
+    pub phase: Phase,
+    /// Exclusive.
+    pub from_lsn: Lsn,
+    /// Inclusive.
+    pub to_lsn: Lsn,
+    /// Commit time of `to_lsn`, in milliseconds since 1970-01-01 UTC; 0 when it is not known.
+    pub commit_time_ms: i64,
+    /// Events published in this range, by table; tables without any are left out.
+    pub counts: BTreeMap<TableName, u64>,
+    /// Events of this range that were dead-lettered instead of published, by table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dead_lettered: BTreeMap<TableName, u64>,
+    /// Where each shard of the event streams stood when everything in the range had been acknowledged.
+    pub positions: ShardPositions,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_compare_as_numbers() {
+        let number = |text: &str| text.parse::<SequenceNumber>().unwrap();
+        assert!(number("9") < number("10"));
+        assert!(number("49590338271490256608559692538361571095921575989136588898") > number(&u64::MAX.to_string()));
+        assert_eq!(number("007"), number("7"));
+        assert_eq!(number("000").as_str(), "0");
+        assert!("".parse::<SequenceNumber>().is_err());
+        assert!("-1".parse::<SequenceNumber>().is_err());
+    }
+
+    #[test]
+    fn a_record_reads_back() {
+        let record = ProgressRecord {
+            source: "shop".into(),
+            epoch: 3,
+            phase: Phase::SnapshotComplete { consistent_from: Lsn::from_bytes([1; 10]) },
+            from_lsn: Lsn::ZERO,
+            to_lsn: Lsn::from_bytes([1; 10]),
+            commit_time_ms: 17,
+            counts: [(TableName::new("dbo", "orders"), 4)].into(),
+            dead_lettered: BTreeMap::new(),
+            positions: [(StreamName("s".into()), [(ShardId("0".into()), SequenceNumber::from(4))].into())].into(),
+        };
+        let text = serde_json::to_string(&record).unwrap();
+        assert!(text.contains(r#""kind":"snapshot_complete""#), "{text}");
+        assert_eq!(serde_json::from_str::<ProgressRecord>(&text).unwrap(), record);
+    }
+}
