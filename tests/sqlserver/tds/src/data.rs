@@ -19,8 +19,14 @@ pub enum DataType {
     BigInt,
     Real,
     Float,
-    Decimal { precision: u8, scale: u8 },
-    Numeric { precision: u8, scale: u8 },
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
+    Numeric {
+        precision: u8,
+        scale: u8,
+    },
     Money,
     SmallMoney,
     Char(u16),
@@ -34,11 +40,17 @@ pub enum DataType {
     Image,
     UniqueIdentifier,
     Date,
-    Time { scale: u8 },
+    Time {
+        scale: u8,
+    },
     DateTime,
     SmallDateTime,
-    DateTime2 { scale: u8 },
-    DateTimeOffset { scale: u8 },
+    DateTime2 {
+        scale: u8,
+    },
+    DateTimeOffset {
+        scale: u8,
+    },
     Xml,
     SqlVariant,
     /// hierarchyid, geometry, geography: the type's name in `sys`.
@@ -56,7 +68,10 @@ pub enum Value {
     /// real and float.
     Float(f64),
     /// decimal, numeric, money, smallmoney: `mantissa / 10^scale`.
-    Decimal { mantissa: i128, scale: u8 },
+    Decimal {
+        mantissa: i128,
+        scale: u8,
+    },
     Text(String),
     Bytes(Vec<u8>),
     /// In the order in which the text form is written (RFC 4122 byte order).
@@ -66,9 +81,16 @@ pub enum Value {
     /// 100-nanosecond ticks since midnight.
     Time(u64),
     /// datetime, smalldatetime and datetime2: days since 0001-01-01, and 100-nanosecond ticks since midnight.
-    DateTime { days: u32, ticks: u64 },
+    DateTime {
+        days: u32,
+        ticks: u64,
+    },
     /// Local date and time as above, and the offset from UTC in minutes.
-    DateTimeOffset { days: u32, ticks: u64, offset_minutes: i16 },
+    DateTimeOffset {
+        days: u32,
+        ticks: u64,
+        offset_minutes: i16,
+    },
     /// A value that knows its own type.
     Variant(Box<(DataType, Value)>),
 }

@@ -107,11 +107,26 @@ impl Cancel {
     }
 }
 
+/// What kind of statement a DONE token ends: clients tell a row count of an INSERT from the count of a SELECT by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Select,
+    Insert,
+    Update,
+    Delete,
+    Merge,
+    /// SET, DDL, PRINT, …: no count.
+    Other,
+}
+
 /// Where a session writes the answer to one request. Rows are sent as they come, in packets of the negotiated size, with backpressure: a
 /// call blocks while the client does not read. After the connection is lost every call is a no-op and `is_closed` is true.
 pub trait Response {
     /// Starts a result set (COLMETADATA).
     fn columns(&mut self, columns: &[Column]);
+    /// Names the statement that the next `done` or `error` ends. Where it is not called the protocol layer guesses: a result set makes a SELECT, and
+    /// a count without one comes from the first INSERT, UPDATE, DELETE or MERGE in the batch's text.
+    fn command(&mut self, _command: Command) {}
     /// One row of the result set that was started last.
     fn row(&mut self, values: &[Value]);
     /// Ends a statement: with a row count for SELECT and DML (`None`: no count, as after SET or DDL). The protocol layer chooses DONE, DONEINPROC
