@@ -13,13 +13,13 @@ export TRIBUTARY_BENCH ?= $(TRIBUTARY_SETUP)/bench
 
 # A compiler cache, where there is one, spares a second compilation of RocksDB.
 ifneq ($(shell command -v ccache),)
-export CC ?= ccache cc
-export CXX ?= ccache c++
+export CC ?= ccache gcc
+export CXX ?= ccache g++
 ifeq ($(origin CC),default)
-CC := ccache cc
+CC := ccache gcc
 endif
 ifeq ($(origin CXX),default)
-CXX := ccache c++
+CXX := ccache g++
 endif
 endif
 
