@@ -11,6 +11,9 @@ fn error(number: i32, class: u8, message: String) -> SqlError {
     SqlError { number, state: 1, class, message, procedure: String::new(), line: 1 }
 }
 
+/// The declared parameters with their values, and the names and places of those that are handed back.
+pub(crate) type Bound = (Vec<Parameter>, Vec<(String, u16)>);
+
 /// The declared parameters with the values that the call gives them, and the places of the output parameters in the call, where `first` is
 /// the place of the first value.
 pub(crate) fn bind(
@@ -19,7 +22,7 @@ pub(crate) fn bind(
     first: usize,
     sql: &str,
     collation: Collation,
-) -> Result<(Vec<Parameter>, Vec<(String, u16)>), SqlError> {
+) -> Result<Bound, SqlError> {
     if given.len() > declared.len() {
         return Err(error(8144, 16, "Procedure or function has too many arguments specified.".to_owned()));
     }

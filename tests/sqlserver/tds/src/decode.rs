@@ -71,7 +71,7 @@ fn chunks(from: &mut Reader<'_>, announced: &Announced) -> Result<Value> {
 fn of_bytes(bytes: &[u8], data_type: &DataType, collation: Collation, from: &Reader<'_>) -> Result<Value> {
     use DataType as T;
     Ok(match data_type {
-        T::NChar(_) | T::NVarChar(_) | T::NText if bytes.len() % 2 != 0 => {
+        T::NChar(_) | T::NVarChar(_) | T::NText if !bytes.len().is_multiple_of(2) => {
             return from.fail("a Unicode string has an odd number of bytes");
         }
         T::NChar(_) | T::NVarChar(_) | T::NText => Value::Text(utf16_text(bytes)),

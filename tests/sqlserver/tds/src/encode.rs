@@ -352,7 +352,7 @@ fn put_datetime(out: &mut Vec<u8>, value: &Value) -> Fits {
 fn put_smalldatetime(out: &mut Vec<u8>, value: &Value) -> Fits {
     const MINUTE_TICKS: u64 = 600_000_000;
     let (days, ticks) = date_and_time(value)?;
-    if ticks % MINUTE_TICKS != 0 {
+    if !ticks.is_multiple_of(MINUTE_TICKS) {
         return Err(INEXACT);
     }
     let days = u16::try_from(i64::from(days) - DAYS_TO_1900).map_err(|_| OUT_OF_RANGE)?;
@@ -366,7 +366,7 @@ fn put_time(out: &mut Vec<u8>, ticks: u64, scale: u8) -> Fits {
         return Err(OUT_OF_RANGE);
     }
     let divisor = 10u64.pow(u32::from(7u8.checked_sub(scale).ok_or(OUT_OF_RANGE)?));
-    if ticks % divisor != 0 {
+    if !ticks.is_multiple_of(divisor) {
         return Err(INEXACT);
     }
     out.extend_from_slice(&(ticks / divisor).to_le_bytes()[..time_bytes(scale)]);

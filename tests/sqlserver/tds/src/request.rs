@@ -16,7 +16,7 @@ pub(crate) fn skip_headers(from: &mut Reader<'_>) -> Result<()> {
 pub(crate) fn batch(payload: &[u8]) -> Result<String> {
     let mut from = Reader::new(payload, "SQL batch");
     skip_headers(&mut from)?;
-    if from.remaining() % 2 != 0 {
+    if !from.remaining().is_multiple_of(2) {
         return from.fail("its text has an odd number of bytes");
     }
     Ok(utf16_text(from.rest()))

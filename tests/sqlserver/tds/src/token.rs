@@ -87,10 +87,9 @@ fn column_flags(column: &Column) -> u16 {
     const IDENTITY: u16 = 0x10;
     const COMPUTED: u16 = 0x20;
     let read_only = column.identity || column.computed;
-    u16::from(column.nullable) * NULLABLE
-        | u16::from(!read_only) * UPDATABLE_UNKNOWN
-        | u16::from(column.identity) * IDENTITY
-        | u16::from(column.computed) * COMPUTED
+    let flags =
+        [(column.nullable, NULLABLE), (!read_only, UPDATABLE_UNKNOWN), (column.identity, IDENTITY), (column.computed, COMPUTED)];
+    flags.into_iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag)
 }
 
 /// ERROR, or INFO for a class of 10 and below.
