@@ -1,1 +1,0 @@
-//! The benchmarks, and the peers they are held against.

@@ -1,0 +1,4 @@
+//! The benchmarks.
+mod results;
+mod rows;
+fn main() {}
