@@ -24,8 +24,8 @@ const CONVERSION_FAILED: i32 = 8114;
 pub(crate) enum Chunk {
     /// Whole packets.
     Packets { bytes: Vec<u8>, count: u64 },
-    /// The answer is complete. `acknowledged`: it ends with the acknowledgement of an attention.
-    End { acknowledged: bool },
+    /// The answer is complete.
+    End,
     /// A fault: close the connection after sending these bytes.
     Cut { bytes: Vec<u8> },
 }
@@ -183,7 +183,9 @@ impl<'a> Answer<'a> {
         let has_count = flags & done::COUNT != 0;
         let guess = match (self.in_result, has_count) {
             (true, _) => Command::Select,
-            (false, true) => self.guess,
+            (false, true) if self.guess != Command::Define => self.guess,
+            (false, true) => Command::Update,
+            (false, false) if self.guess == Command::Define => Command::Define,
             (false, false) => Command::Other,
         };
         let command = self.command.take().unwrap_or(guess);
@@ -253,13 +255,12 @@ impl<'a> Answer<'a> {
         if self.lost || self.cut_after_rows.is_some() {
             return self.cut();
         }
-        // An attention that comes after this look is acknowledged by the connection's task, in a message of its own.
-        let acknowledged = self.cancel.is_set();
-        if acknowledged {
-            self.settle();
-            Done { flags: done::ATTENTION, command: Command::Other, rows: 0 }.put(&mut self.payload, done::DONE);
-        } else if let Some(last) = self.pending.take() {
+        if let Some(last) = self.pending.take() {
             self.put_done(last);
+        }
+        if self.cancel.is_set() {
+            // The message ends here, whatever statement or procedure was under way; the acknowledgement is a message of its own.
+            Done { flags: 0, command: Command::Other, rows: 0 }.put(&mut self.payload, done::DONE);
         }
         if self.payload.is_empty() {
             Done { flags: 0, command: Command::Other, rows: 0 }.put(&mut self.payload, done::DONE);
@@ -274,7 +275,7 @@ impl<'a> Answer<'a> {
             return;
         }
         self.hand_on(Chunk::Packets { bytes, count });
-        self.hand_on(Chunk::End { acknowledged });
+        self.hand_on(Chunk::End);
     }
 
     fn put_misfit(&mut self, misfit: Misfit, what: &str) {

@@ -1,8 +1,8 @@
 //! A connection's life on the network: TLS, login, then requests and answers until either side ends it.
 //!
 //! One task reads and writes; the session lives on a thread of its own. While an answer goes out the task keeps looking for an attention, so a
-//! client can stop a statement whose rows it no longer reads. An attention is acknowledged exactly once: by the session's thread, if it saw
-//! the flag before it finished the answer (it says so in [`Chunk::End`]), else by the task, in a message of its own after the answer.
+//! client can stop a statement whose rows it no longer reads. An attention is acknowledged exactly once, by the task, in a message of its own
+//! after the answer that it cut short or came too late for: SQL Server does so, and `tedious` counts on it.
 
 use std::future::Future;
 use std::pin::pin;
@@ -359,9 +359,9 @@ impl Exchange {
                         return Ok(false);
                     }
                 }
-                Some(Chunk::End { acknowledged }) => {
+                Some(Chunk::End) => {
                     self.writer.flush().await?;
-                    if self.attention && !acknowledged {
+                    if self.attention {
                         self.acknowledge().await?;
                     }
                     return Ok(true);

@@ -72,14 +72,19 @@ fn isolation(byte: u8) -> Result<Isolation> {
 }
 
 /// The statement kind that a row count without a result most likely belongs to: the first of the text's DML keywords, outside of comments and
-/// quotes; a SELECT where there is none (`SELECT @x = 1` has a count and no result).
+/// quotes; a SELECT where there is none (`SELECT @x = 1` has a count and no result). A text that starts with DDL is DDL.
 pub(crate) fn guess_command(sql: &str) -> Command {
+    let mut first = true;
     for word in Words(sql) {
+        let first = std::mem::take(&mut first);
         let command = match word.len() {
             5 if word.eq_ignore_ascii_case("merge") => Command::Merge,
             6 if word.eq_ignore_ascii_case("insert") => Command::Insert,
             6 if word.eq_ignore_ascii_case("update") => Command::Update,
             6 if word.eq_ignore_ascii_case("delete") => Command::Delete,
+            4..=8 if first && ["create", "alter", "drop", "truncate"].iter().any(|define| word.eq_ignore_ascii_case(define)) => {
+                Command::Define
+            }
             _ => continue,
         };
         return command;
@@ -126,6 +131,8 @@ mod tests {
         assert_eq!(guess_command("declare @update int; delete t"), Command::Delete);
         assert_eq!(guess_command("select @x = 'update"), Command::Select);
         assert_eq!(guess_command(""), Command::Select);
+        assert_eq!(guess_command("\ncreate trigger t on u after delete"), Command::Define);
+        assert_eq!(guess_command("select 1; drop table x; delete y"), Command::Delete);
     }
 
     #[test]

@@ -115,7 +115,9 @@ pub enum Command {
     Update,
     Delete,
     Merge,
-    /// SET, DDL, PRINT, …: no count.
+    /// CREATE, ALTER, DROP, TRUNCATE, GRANT, …: no count.
+    Define,
+    /// SET, PRINT, …: no count.
     Other,
 }
 

@@ -58,6 +58,8 @@ fn command_code(command: Command) -> u16 {
         Command::Delete => 0xC4,
         Command::Update => 0xC5,
         Command::Merge => 0x117,
+        // CREATE TABLE, for all of them.
+        Command::Define => 0xC6,
     }
 }
 

@@ -266,7 +266,8 @@ impl Session for FakeSession {
             "wait" | "waitfor" => self.wait(response),
             "endless" => self.rows(i64::MAX, response),
             "state" => self.state(response),
-            "output" => {
+            "output" | "exec" => {
+                response.return_status(3);
                 for parameter in batch.parameters.iter().filter(|one| one.output) {
                     response.return_value(&Parameter { value: Value::Int(42), ..parameter.clone() });
                 }
