@@ -31,13 +31,26 @@
 //! LSNs are 10-byte BLOBs; `datetime` is TEXT `YYYY-MM-DD HH:MM:SS.fff`, zoneless server-local time, rounded to 1/300 s; `bit` is 0 or 1; `int` and
 //! `bigint` are INTEGER; strings are TEXT; `uniqueidentifier` (job ids) is TEXT in upper case. Users' values are copied as they are stored.
 
+pub mod capture;
+pub mod cleanup;
+mod commit;
+pub mod ddl;
 mod error;
+pub mod functions;
+mod instance;
+pub mod jobs;
+mod log;
 mod lsn;
+pub mod procedures;
+mod schema;
 mod select;
 mod time;
 
+pub use commit::{current_lsn, stamp_commit};
 pub use error::{Error, Result};
+pub use instance::{EnableTable, Enabled, disable_table, enable_table};
 pub use lsn::Lsn;
+pub use schema::{disable_db, enable_db, install, is_enabled};
 pub use select::{Column, Select};
 
 /// A moment as the server's clock shows it: zoneless, as CDC's own `datetime` columns are. The clock is always the caller's.
