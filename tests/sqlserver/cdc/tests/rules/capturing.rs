@@ -6,7 +6,17 @@ use crate::world::World;
 
 fn orders() -> World {
     let world = World::new();
-    world.table("orders", &[("id", "int"), ("customer", "nvarchar(50)"), ("amount", "decimal(18,4)"), ("notes", "nvarchar(max)"), ("updated", "datetime2(3)")], true);
+    world.table(
+        "orders",
+        &[
+            ("id", "int"),
+            ("customer", "nvarchar(50)"),
+            ("amount", "decimal(18,4)"),
+            ("notes", "nvarchar(max)"),
+            ("updated", "datetime2(3)"),
+        ],
+        true,
+    );
     world.enable("orders");
     world
 }
@@ -39,7 +49,9 @@ fn an_insert_an_update_and_a_delete_read_as_sql_server_writes_them() {
 #[test]
 fn the_change_table_has_sql_servers_columns_in_its_order() {
     let world = orders();
-    let names = world.rows("SELECT name, declared_type, nullable FROM columns WHERE object_id = (SELECT object_id FROM \"cdc.change_tables\")");
+    let names = world.rows(
+        "SELECT name, declared_type, nullable FROM columns WHERE object_id = (SELECT object_id FROM \"cdc.change_tables\")",
+    );
     assert_eq!(
         names,
         [
@@ -81,9 +93,19 @@ fn lsns_order_commits_and_seqvals_order_changes_within_one() {
         ["orders 1 2", "items 2 2", "items 3 2", "orders 4 3", "orders 4 4", "items 1 1"],
         "the command id counts over all tables of a transaction"
     );
-    assert_eq!(world.rows(&format!("SELECT count(DISTINCT s), count(*) FROM ({all})")), ["5 6"], "an update's two images share a seqval");
+    assert_eq!(
+        world.rows(&format!("SELECT count(DISTINCT s), count(*) FROM ({all})")),
+        ["5 6"],
+        "an update's two images share a seqval"
+    );
     assert_eq!(world.rows(&format!("SELECT count(*) FROM ({all}) WHERE s >= l")), ["0"], "seqvals lie before their commit");
-    assert_eq!(world.rows(&format!("SELECT count(*) FROM ({all}) WHERE l > x'{}' AND s <= x'{0}'", hex::encode(first.unwrap().as_bytes()))), ["0"]);
+    assert_eq!(
+        world.rows(&format!(
+            "SELECT count(*) FROM ({all}) WHERE l > x'{}' AND s <= x'{0}'",
+            hex::encode(first.unwrap().as_bytes())
+        )),
+        ["0"]
+    );
     assert_eq!(world.max_lsn(), second);
 }
 
@@ -172,7 +194,18 @@ fn an_update_that_changes_no_captured_column_writes_nothing() {
 #[test]
 fn values_that_cdc_leaves_out() {
     let world = World::new();
-    world.table("t", &[("id", "int"), ("name", "nvarchar(10)"), ("shout", "nvarchar(10) computed"), ("big", "varbinary(max)"), ("old", "ntext"), ("doc", "xml")], true);
+    world.table(
+        "t",
+        &[
+            ("id", "int"),
+            ("name", "nvarchar(10)"),
+            ("shout", "nvarchar(10) computed"),
+            ("big", "varbinary(max)"),
+            ("old", "ntext"),
+            ("doc", "xml"),
+        ],
+        true,
+    );
     world.enable("t");
     world.commit("INSERT INTO \"dbo.t\" (id, name, big, old, doc) VALUES (1, 'a', x'01', 'old', '<a/>')");
     world.commit("UPDATE \"dbo.t\" SET name = 'b'");
@@ -269,7 +302,8 @@ fn names_with_quotes_brackets_blanks_and_unicode_work() {
     assert_eq!(world.changes(&instance), ["1 2 x07 1 a b", "1 3 x04 1 a b", "1 4 x04 1 a c"]);
     let name = format!("fn_cdc_get_net_changes_{instance}");
     let max = world.max_lsn().unwrap();
-    let args = [crate::world::blob(world.min_lsn(&instance)), crate::world::blob(max), rusqlite::types::Value::Text("all".into())];
+    let args =
+        [crate::world::blob(world.min_lsn(&instance)), crate::world::blob(max), rusqlite::types::Value::Text("all".into())];
     let select = cdc::functions::table_valued(&world.conn, &name, &args).unwrap().unwrap();
     assert_eq!(world.answer(&select).len(), 1);
     cdc::disable_table(&world.conn, &mut world.catalog(), "dbo", strange, &instance).unwrap();
@@ -287,7 +321,16 @@ fn a_hundred_thousand_rows_pass_through() {
     let outcome = world.scan();
     eprintln!("100k rows: {logged:?} to insert and log, {:?} to capture", captured.elapsed());
     assert_eq!(outcome.commands, 100_000);
-    assert_eq!(world.rows("SELECT count(*), count(DISTINCT \"__$seqval\"), max(\"__$command_id\") FROM \"cdc.dbo_orders_CT\""), ["100000 100000 100000"]);
+    assert_eq!(
+        world.rows("SELECT count(*), count(DISTINCT \"__$seqval\"), max(\"__$command_id\") FROM \"cdc.dbo_orders_CT\""),
+        ["100000 100000 100000"]
+    );
     let next = world.commit("DELETE FROM \"dbo.orders\" WHERE id = 1").unwrap();
-    assert_eq!(world.rows(&format!("SELECT count(*) FROM \"cdc.dbo_orders_CT\" WHERE \"__$start_lsn\" < x'{}'", hex::encode(next.as_bytes()))), ["100000"]);
+    assert_eq!(
+        world.rows(&format!(
+            "SELECT count(*) FROM \"cdc.dbo_orders_CT\" WHERE \"__$start_lsn\" < x'{}'",
+            hex::encode(next.as_bytes())
+        )),
+        ["100000"]
+    );
 }

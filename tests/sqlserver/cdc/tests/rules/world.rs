@@ -61,11 +61,10 @@ impl World {
         if keyed {
             let key = columns[0].0;
             self.conn
-                .execute("UPDATE tables SET key_name = ?2, key_columns = ?3 WHERE object_id = ?1", params![
-                    object_id,
-                    format!("PK_{name}"),
-                    key
-                ])
+                .execute(
+                    "UPDATE tables SET key_name = ?2, key_columns = ?3 WHERE object_id = ?1",
+                    params![object_id, format!("PK_{name}"), key],
+                )
                 .unwrap();
         }
         object_id
@@ -196,14 +195,10 @@ impl Catalog for TestCatalog<'_> {
         let object_id = self.conn.last_insert_rowid();
         for (column_id, (name, kind, nullable)) in columns.iter().enumerate() {
             let computed = kind.ends_with(" computed");
-            self.conn.execute("INSERT INTO columns VALUES (?1, ?2, ?3, ?4, ?5, ?6)", params![
-                object_id,
-                column_id as i64 + 1,
-                name,
-                kind.trim_end_matches(" computed"),
-                computed,
-                nullable
-            ])?;
+            self.conn.execute(
+                "INSERT INTO columns VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![object_id, column_id as i64 + 1, name, kind.trim_end_matches(" computed"), computed, nullable],
+            )?;
         }
         let columns: Vec<String> = columns
             .iter()
@@ -227,7 +222,9 @@ impl Catalog for TestCatalog<'_> {
     fn source_table(&self, schema: &str, name: &str) -> rusqlite::Result<Option<SourceTable>> {
         let found: Option<i64> = self
             .conn
-            .query_row("SELECT object_id FROM tables WHERE schema = ?1 AND name = ?2 COLLATE NOCASE", [schema, name], |row| row.get(0))
+            .query_row("SELECT object_id FROM tables WHERE schema = ?1 AND name = ?2 COLLATE NOCASE", [schema, name], |row| {
+                row.get(0)
+            })
             .optional()?;
         found.map_or(Ok(None), |object_id| self.source_table_by_id(object_id))
     }
@@ -250,29 +247,32 @@ impl Catalog for TestCatalog<'_> {
             })?
             .collect::<Result<_, _>>()?;
         self.conn
-            .query_row("SELECT schema, name, key_name, key_columns, unique_name, unique_columns FROM tables WHERE object_id = ?1", [object_id], |row| {
-                let index = |at: usize| -> rusqlite::Result<Option<(String, Vec<String>)>> {
-                    let (name, columns): (Option<String>, Option<String>) = (row.get(at)?, row.get(at + 1)?);
-                    Ok(name.zip(columns).map(|(name, columns)| (name, columns.split('|').map(str::to_owned).collect())))
-                };
-                Ok(SourceTable {
-                    object_id,
-                    schema: row.get(0)?,
-                    name: row.get(1)?,
-                    columns,
-                    primary_key: index(2)?,
-                    unique_indexes: index(4)?.into_iter().collect(),
-                })
-            })
+            .query_row(
+                "SELECT schema, name, key_name, key_columns, unique_name, unique_columns FROM tables WHERE object_id = ?1",
+                [object_id],
+                |row| {
+                    let index = |at: usize| -> rusqlite::Result<Option<(String, Vec<String>)>> {
+                        let (name, columns): (Option<String>, Option<String>) = (row.get(at)?, row.get(at + 1)?);
+                        Ok(name.zip(columns).map(|(name, columns)| (name, columns.split('|').map(str::to_owned).collect())))
+                    };
+                    Ok(SourceTable {
+                        object_id,
+                        schema: row.get(0)?,
+                        name: row.get(1)?,
+                        columns,
+                        primary_key: index(2)?,
+                        unique_indexes: index(4)?.into_iter().collect(),
+                    })
+                },
+            )
             .optional()
     }
 
     fn alter_column(&mut self, object_id: i64, column: &str, declared_type: &str) -> rusqlite::Result<()> {
-        self.conn.execute("UPDATE columns SET declared_type = ?3 WHERE object_id = ?1 AND name = ?2", params![
-            object_id,
-            column,
-            declared_type
-        ])?;
+        self.conn.execute(
+            "UPDATE columns SET declared_type = ?3 WHERE object_id = ?1 AND name = ?2",
+            params![object_id, column, declared_type],
+        )?;
         if declared_type.starts_with("nvarchar") {
             let (table, column) = (quote(&self.name_of(object_id)?), quote(column));
             self.conn.execute_batch(&format!("UPDATE {table} SET {column} = CAST({column} AS TEXT)"))?;
