@@ -161,14 +161,45 @@ impl<'de> Deserialize<'de> for OrderBy {
     }
 }
 
-/// A value computed over the children of a node.
+/// A value computed over the children of a node. Written as a map of one member: `{count: items}`, `{sum: items.amount}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(try_from = "WrittenAggregate", into = "WrittenAggregate")]
 pub enum Aggregate {
     /// How many children the named `many` edge has.
     Count(String),
     /// The sum of a column over the children of a `many` edge: `edge.column`. NULLs are left out; no children: 0.
     Sum(Path),
+}
+
+/// YAML has tags for enums, which nobody wants to write: so a map, with exactly one of its members.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenAggregate {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    count: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sum: Option<Path>,
+}
+
+impl TryFrom<WrittenAggregate> for Aggregate {
+    type Error = &'static str;
+
+    fn try_from(written: WrittenAggregate) -> Result<Self, Self::Error> {
+        match (written.count, written.sum) {
+            (Some(edge), None) => Ok(Self::Count(edge)),
+            (None, Some(path)) => Ok(Self::Sum(path)),
+            _ => Err("an aggregate has exactly one member: {count: items} or {sum: items.amount}"),
+        }
+    }
+}
+
+impl From<Aggregate> for WrittenAggregate {
+    fn from(aggregate: Aggregate) -> Self {
+        match aggregate {
+            Aggregate::Count(edge) => Self { count: Some(edge), sum: None },
+            Aggregate::Sum(path) => Self { count: None, sum: Some(path) },
+        }
+    }
 }
 
 /// `edge.column`.

@@ -2,7 +2,8 @@
 //!
 //! What the importer writes and the joiner reads is defined here and nowhere else: log sequence numbers and positions ([`Lsn`], [`Position`]), table
 //! schemas ([`table`]), values ([`value`]), change events and their encoding ([`event`], [`envelope`]), the table contracts that events are held to
-//! ([`contract`]), progress records ([`progress`]), entity definitions ([`entity`]) and the entity changes that come out at the end ([`change`]).
+//! ([`contract`]), progress records ([`progress`]), entity definitions ([`entity`]), resolved against the tables
+//! ([`plan`]), the reading of events ([`parse`]) and the entity changes that come out at the end ([`change`]).
 
 pub mod change;
 pub mod contract;
@@ -10,6 +11,8 @@ pub mod entity;
 pub mod envelope;
 pub mod event;
 pub mod lsn;
+pub mod parse;
+pub mod plan;
 pub mod progress;
 pub mod table;
 pub mod value;

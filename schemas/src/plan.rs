@@ -1,0 +1,210 @@
+//! Entity definitions resolved against the tables' schemas: what the joiner works by.
+//!
+//! Resolving is where every mistake in a definition is found: an unknown table, column or edge, a key that is missing, join columns that cannot be compared. What comes out holds
+//! indexes instead of names and needs no further checks. A plan is a tree of [`Node`]s, parents before their children, the root first; a table may stand at several nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+mod document;
+mod error;
+mod key_type;
+mod resolve;
+
+pub use error::PlanError;
+pub use key_type::KeyType;
+
+use crate::TableName;
+use crate::change::EntityKey;
+use crate::entity::{EntityDefinition, EntityInfo};
+use crate::table::TableSchema;
+
+/// How deep a definition may go. A tree that refers to itself without end is caught by it.
+pub const DEPTH_LIMIT: usize = 16;
+
+/// Index of a node within its plan; the root is 0.
+pub type NodeId = usize;
+
+/// An entity definition, resolved.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub entity: Arc<str>,
+    pub definition: EntityDefinition,
+    /// The columns of the root that make the entity key.
+    pub key: Vec<KeyPart>,
+    pub nodes: Vec<Node>,
+}
+
+/// A column that is part of a key, and how it is compared there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyPart {
+    /// Index into the table's columns.
+    pub column: usize,
+    pub key_type: KeyType,
+}
+
+/// One place of a table in an entity.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// From the root: `order.items.product`.
+    pub path: String,
+    /// The member's name in the parent's document; the entity's name for the root.
+    pub name: String,
+    pub table: Arc<TableSchema>,
+    pub parent: Option<NodeId>,
+    pub edge: Edge,
+    /// Empty for the root.
+    pub link: Vec<Link>,
+    /// Whether the parent is left out when there is no such row.
+    pub require: bool,
+    /// In the order of the document.
+    pub fields: Vec<ResolvedField>,
+    /// In the order of the document.
+    pub ones: Vec<NodeId>,
+    pub manys: Vec<NodeId>,
+    pub aggregates: Vec<ResolvedAggregate>,
+    /// The table's own key: its primary key, or for a root table without one the entity key.
+    pub own_key: Vec<KeyPart>,
+}
+
+/// How a node hangs on its parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edge {
+    Root,
+    /// At most one row; of several that match, the one with the least own key.
+    One,
+    Many {
+        order_by: Vec<OrderPart>,
+    },
+}
+
+/// A column that children are ordered by. Children that are equal in all of them stand in the order of their own key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderPart {
+    pub column: usize,
+    pub key_type: KeyType,
+    pub descending: bool,
+}
+
+/// A pair of columns that must be equal for parent and child to belong together. NULL equals nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    pub parent_column: usize,
+    pub own_column: usize,
+    /// In common to both columns.
+    pub key_type: KeyType,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedField {
+    pub name: String,
+    pub column: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedAggregate {
+    pub name: String,
+    /// The `many` node that it is computed over.
+    pub over: NodeId,
+    pub kind: AggregateKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AggregateKind {
+    /// How many children stand in the document.
+    Count,
+    /// Whole numbers: the sum is a number.
+    SumInt {
+        column: usize,
+    },
+    /// Exact: the sum is a string with this scale, or a greater one where a value has it.
+    SumDecimal {
+        column: usize,
+        scale: u8,
+    },
+    SumFloat {
+        column: usize,
+    },
+}
+
+impl AggregateKind {
+    /// The column that is summed.
+    pub const fn column(self) -> Option<usize> {
+        match self {
+            Self::Count => None,
+            Self::SumInt { column } | Self::SumDecimal { column, .. } | Self::SumFloat { column } => Some(column),
+        }
+    }
+}
+
+impl Plan {
+    /// Resolves a definition; `table` answers the schema of a captured table.
+    pub fn resolve(
+        definition: &EntityDefinition,
+        table: &dyn Fn(&TableName) -> Option<Arc<TableSchema>>,
+    ) -> Result<Self, PlanError> {
+        resolve::resolve(definition, table)
+    }
+
+    pub fn root(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    /// The tables of the plan, and of each the columns that the document, the joins, the order or the keys need.
+    pub fn used_columns(&self) -> BTreeMap<TableName, BTreeSet<usize>> {
+        let mut used: BTreeMap<TableName, BTreeSet<usize>> = BTreeMap::new();
+        for node in &self.nodes {
+            used.entry(node.table.name.clone()).or_default().extend(self.node_columns(node));
+            if let Some(parent) = node.parent {
+                let parent = &self.nodes[parent];
+                used.entry(parent.table.name.clone()).or_default().extend(node.link.iter().map(|link| link.parent_column));
+            }
+        }
+        used
+    }
+
+    /// The columns of a node's own table that matter at this node, those that its children refer to included.
+    pub fn node_columns(&self, node: &Node) -> BTreeSet<usize> {
+        let mut columns: BTreeSet<usize> = node.fields.iter().map(|field| field.column).collect();
+        columns.extend(node.own_key.iter().map(|part| part.column));
+        columns.extend(node.link.iter().map(|link| link.own_column));
+        if let Edge::Many { order_by } = &node.edge {
+            columns.extend(order_by.iter().map(|part| part.column));
+        }
+        if let Some(parent) = node.parent {
+            let over_this = self.nodes[parent].aggregates.iter().filter(|aggregate| self.nodes[aggregate.over].path == node.path);
+            columns.extend(over_this.filter_map(|aggregate| aggregate.kind.column()));
+        } else {
+            columns.extend(self.key.iter().map(|part| part.column));
+        }
+        for &child in node.ones.iter().chain(&node.manys) {
+            columns.extend(self.nodes[child].link.iter().map(|link| link.parent_column));
+        }
+        columns
+    }
+
+    /// What sinks and the API need to know.
+    pub fn info(&self) -> EntityInfo {
+        let root = self.root();
+        let key = self.key.iter().map(|part| {
+            let column = &root.table.columns[part.column];
+            let field = root.fields.iter().find(|field| field.column == part.column);
+            (field.map_or_else(|| column.name.clone(), |field| field.name.clone()), column.sql_type)
+        });
+        EntityInfo { name: self.entity.clone(), key: key.collect(), document_schema: document::schema(self) }
+    }
+
+    /// The one text that stands for an entity key, however it was written (case and trailing blanks of text that is compared without them, leading zeros). `None`
+    /// when it cannot be a key of this entity.
+    pub fn normalize_key(&self, key: &EntityKey) -> Option<EntityKey> {
+        let parts = key.parts();
+        if parts.len() != self.key.len() {
+            return None;
+        }
+        let parts: Option<Vec<String>> = self.key.iter().zip(&parts).map(|(part, text)| part.key_type.normalize(text)).collect();
+        parts.map(EntityKey::from_parts)
+    }
+}
+
+#[cfg(test)]
+mod tests;

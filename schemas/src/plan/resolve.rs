@@ -1,0 +1,389 @@
+//! From names to indexes, and every mistake on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::error::hint;
+use super::{
+    AggregateKind, DEPTH_LIMIT, Edge, KeyPart, KeyType, Link, Node, NodeId, OrderPart, Plan, PlanError, ResolvedAggregate,
+    ResolvedField,
+};
+use crate::TableName;
+use crate::entity::{Aggregate, EntityDefinition, Field, ManyEdge, OneEdge, OrderBy};
+use crate::table::{SqlType, TableSchema};
+
+type Tables<'a> = &'a dyn Fn(&TableName) -> Option<Arc<TableSchema>>;
+
+impl EntityDefinition {
+    /// Reads a definition; errors name the file, the line and the key.
+    pub fn from_yaml(file_name: &str, text: &str) -> Result<Self, PlanError> {
+        let error = |error: serde_yaml_ng::Error| PlanError::Yaml { file: file_name.to_owned(), message: error.to_string() };
+        let definition = serde_yaml_ng::from_str(text).map_err(error)?;
+        // Maps of edges keep the last of two members with one name; reading the tree as it stands refuses the second.
+        serde_yaml_ng::from_str::<serde_yaml_ng::Value>(text).map_err(error)?;
+        Ok(definition)
+    }
+}
+
+pub(super) fn resolve(definition: &EntityDefinition, tables: Tables<'_>) -> Result<Plan, PlanError> {
+    let name = &definition.entity;
+    let mut bytes = name.bytes();
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    if !bytes.next().is_some_and(|byte| byte.is_ascii_lowercase()) || !bytes.all(plain) {
+        return Err(PlanError::Name { entity: name.clone() });
+    }
+    let mut resolver = Resolver { entity: name, tables, nodes: Vec::new(), known: table_names(definition) };
+    let table = resolver.table(name, &definition.table)?;
+    let place = Place { path: name.clone(), table };
+    let key = if definition.key.is_empty() {
+        let remedy = ", or in the definition's `key`";
+        resolver.table_key(&place, remedy)?
+    } else {
+        resolver.key_parts(&place, &definition.key, "key")?
+    };
+    let own_key = if place.table.key.is_empty() { key.clone() } else { resolver.table_key(&place, "")? };
+    let body = Body {
+        fields: definition.fields.as_deref(),
+        one: &definition.one,
+        many: &definition.many,
+        aggregates: &definition.aggregates,
+    };
+    let root = Header { name: name.clone(), parent: None, edge: Edge::Root, link: Vec::new(), require: false, own_key };
+    resolver.node(place, root, &key, &body, 1)?;
+    Ok(Plan { entity: name.as_str().into(), definition: definition.clone(), key, nodes: resolver.nodes })
+}
+
+/// Every table that the definition names: what a misspelt one may have meant.
+fn table_names(definition: &EntityDefinition) -> BTreeSet<String> {
+    fn walk(one: &BTreeMap<String, OneEdge>, many: &BTreeMap<String, ManyEdge>, names: &mut BTreeSet<String>, depth: usize) {
+        if depth > DEPTH_LIMIT {
+            return;
+        }
+        for edge in one.values() {
+            names.insert(edge.table.to_string());
+            walk(&edge.one, &edge.many, names, depth + 1);
+        }
+        for edge in many.values() {
+            names.insert(edge.table.to_string());
+            walk(&edge.one, &edge.many, names, depth + 1);
+        }
+    }
+    let mut names = BTreeSet::from([definition.table.to_string()]);
+    walk(&definition.one, &definition.many, &mut names, 1);
+    names
+}
+
+struct Resolver<'a> {
+    entity: &'a str,
+    tables: Tables<'a>,
+    nodes: Vec<Node>,
+    known: BTreeSet<String>,
+}
+
+/// Where in the definition, and over which table.
+struct Place {
+    path: String,
+    table: Arc<TableSchema>,
+}
+
+/// What a definition, a `one` and a `many` edge have in common.
+struct Body<'a> {
+    fields: Option<&'a [Field]>,
+    one: &'a BTreeMap<String, OneEdge>,
+    many: &'a BTreeMap<String, ManyEdge>,
+    aggregates: &'a BTreeMap<String, Aggregate>,
+}
+
+/// What is known of a node before its body has been resolved.
+struct Header {
+    name: String,
+    parent: Option<NodeId>,
+    edge: Edge,
+    link: Vec<Link>,
+    require: bool,
+    own_key: Vec<KeyPart>,
+}
+
+impl Resolver<'_> {
+    fn table(&self, path: &str, name: &TableName) -> Result<Arc<TableSchema>, PlanError> {
+        (self.tables)(name).ok_or_else(|| {
+            // Another table of the definition that is captured, or the same name under the default schema.
+            let default = TableName::new("dbo", name.table.clone());
+            let mut near: Vec<String> =
+                self.known.iter().filter(|known| known.parse().ok().and_then(|n| (self.tables)(&n)).is_some()).cloned().collect();
+            if (self.tables)(&default).is_some() {
+                near.push(default.to_string());
+            }
+            let hint = hint(&name.to_string(), near.iter().map(String::as_str));
+            PlanError::UnknownTable { entity: self.entity.to_owned(), node: path.to_owned(), table: name.clone(), hint }
+        })
+    }
+
+    fn column(&self, place: &Place, name: &str, within: &str) -> Result<usize, PlanError> {
+        place.table.column(name).ok_or_else(|| PlanError::UnknownColumn {
+            entity: self.entity.to_owned(),
+            node: place.path.clone(),
+            table: place.table.name.clone(),
+            column: name.to_owned(),
+            place: within.to_owned(),
+            hint: hint(name, place.table.columns.iter().map(|column| column.name.as_str())),
+            known: place.table.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    fn key_part(&self, place: &Place, column: usize, within: &str) -> Result<KeyPart, PlanError> {
+        let declared = &place.table.columns[column];
+        match KeyType::of(declared) {
+            Some(key_type) => Ok(KeyPart { column, key_type }),
+            None => Err(PlanError::NotComparable {
+                entity: self.entity.to_owned(),
+                node: place.path.clone(),
+                table: place.table.name.clone(),
+                column: declared.name.clone(),
+                sql_type: declared.sql_type.to_string(),
+                place: within.to_owned(),
+            }),
+        }
+    }
+
+    fn key_parts(&self, place: &Place, names: &[String], within: &str) -> Result<Vec<KeyPart>, PlanError> {
+        let mut parts: Vec<KeyPart> = Vec::with_capacity(names.len());
+        for name in names {
+            let part = self.key_part(place, self.column(place, name, within)?, within)?;
+            if parts.contains(&part) {
+                return Err(PlanError::DuplicateName {
+                    entity: self.entity.to_owned(),
+                    node: place.path.clone(),
+                    name: name.clone(),
+                });
+            }
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+
+    fn table_key(&self, place: &Place, remedy: &'static str) -> Result<Vec<KeyPart>, PlanError> {
+        if place.table.key.is_empty() {
+            let (entity, node, table) = (self.entity.to_owned(), place.path.clone(), place.table.name.clone());
+            return Err(PlanError::NoKey { entity, node, table, remedy });
+        }
+        place.table.key.iter().map(|&column| self.key_part(place, column, "key")).collect()
+    }
+
+    fn node(
+        &mut self,
+        place: Place,
+        header: Header,
+        key: &[KeyPart],
+        body: &Body<'_>,
+        depth: usize,
+    ) -> Result<NodeId, PlanError> {
+        if depth > DEPTH_LIMIT {
+            return Err(PlanError::TooDeep { entity: self.entity.to_owned(), node: place.path });
+        }
+        let fields = self.fields(&place, body.fields)?;
+        let names =
+            fields.iter().map(|field| &field.name).chain(body.one.keys()).chain(body.many.keys()).chain(body.aggregates.keys());
+        let mut seen = BTreeSet::new();
+        if let Some(name) = names.into_iter().find(|name| !seen.insert(name.as_str())) {
+            return Err(PlanError::DuplicateName { entity: self.entity.to_owned(), node: place.path, name: name.clone() });
+        }
+        let id = self.nodes.len();
+        self.nodes.push(Node {
+            path: place.path.clone(),
+            name: header.name,
+            table: place.table.clone(),
+            parent: header.parent,
+            edge: header.edge,
+            link: header.link,
+            require: header.require,
+            fields,
+            ones: Vec::new(),
+            manys: Vec::new(),
+            aggregates: Vec::new(),
+            own_key: header.own_key,
+        });
+        for (name, edge) in body.one {
+            let child = self.one(&place, id, name, edge, depth)?;
+            self.nodes[id].ones.push(child);
+        }
+        for (name, edge) in body.many {
+            let child = self.many(&place, id, name, edge, key, depth)?;
+            self.nodes[id].manys.push(child);
+        }
+        for (name, aggregate) in body.aggregates {
+            let aggregate = self.aggregate(&place, id, name, aggregate)?;
+            self.nodes[id].aggregates.push(aggregate);
+        }
+        Ok(id)
+    }
+
+    fn fields(&self, place: &Place, fields: Option<&[Field]>) -> Result<Vec<ResolvedField>, PlanError> {
+        match fields {
+            None => Ok(place
+                .table
+                .columns
+                .iter()
+                .enumerate()
+                .map(|(column, declared)| ResolvedField { name: declared.name.clone(), column })
+                .collect()),
+            Some(fields) => fields
+                .iter()
+                .map(|field| Ok(ResolvedField { name: field.name.clone(), column: self.column(place, &field.column, "fields")? }))
+                .collect(),
+        }
+    }
+
+    fn one(&mut self, parent: &Place, parent_id: NodeId, name: &str, edge: &OneEdge, depth: usize) -> Result<NodeId, PlanError> {
+        let path = format!("{}.{name}", parent.path);
+        let place = Place { table: self.table(&path, &edge.table)?, path };
+        let own_key = self.table_key(&place, "")?;
+        let references = if edge.references.is_empty() {
+            own_key.iter().map(|part| part.column).collect()
+        } else {
+            self.columns(&place, &edge.references, "references")?
+        };
+        let on_parent = Place { path: place.path.clone(), table: parent.table.clone() };
+        let by = self.columns(&on_parent, &edge.by, "by")?;
+        let link = self.link(&place.path, &parent.table, &by, &place.table, &references, references.len())?;
+        let header =
+            Header { name: name.to_owned(), parent: Some(parent_id), edge: Edge::One, link, require: edge.require, own_key };
+        let key: Vec<KeyPart> = header.own_key.clone();
+        let body = Body { fields: edge.fields.as_deref(), one: &edge.one, many: &edge.many, aggregates: &edge.aggregates };
+        self.node(place, header, &key, &body, depth + 1)
+    }
+
+    fn many(
+        &mut self,
+        parent: &Place,
+        parent_id: NodeId,
+        name: &str,
+        edge: &ManyEdge,
+        parent_key: &[KeyPart],
+        depth: usize,
+    ) -> Result<NodeId, PlanError> {
+        let path = format!("{}.{name}", parent.path);
+        let place = Place { table: self.table(&path, &edge.table)?, path };
+        let own_key = self.table_key(&place, "")?;
+        let on_parent = Place { path: place.path.clone(), table: parent.table.clone() };
+        let references = if edge.references.is_empty() {
+            parent_key.iter().map(|part| part.column).collect()
+        } else {
+            self.columns(&on_parent, &edge.references, "references")?
+        };
+        let by = self.columns(&place, &edge.by, "by")?;
+        let link = self.link(&place.path, &parent.table, &references, &place.table, &by, references.len())?;
+        let order_by = self.order_by(&place, &edge.order_by)?;
+        let header = Header {
+            name: name.to_owned(),
+            parent: Some(parent_id),
+            edge: Edge::Many { order_by },
+            link,
+            require: edge.require,
+            own_key: own_key.clone(),
+        };
+        let body = Body { fields: edge.fields.as_deref(), one: &edge.one, many: &edge.many, aggregates: &edge.aggregates };
+        self.node(place, header, &own_key, &body, depth + 1)
+    }
+
+    fn columns(&self, place: &Place, names: &[String], within: &str) -> Result<Vec<usize>, PlanError> {
+        names.iter().map(|name| self.column(place, name, within)).collect()
+    }
+
+    fn order_by(&self, place: &Place, order: &[OrderBy]) -> Result<Vec<OrderPart>, PlanError> {
+        order
+            .iter()
+            .map(|part| {
+                let KeyPart { column, key_type } =
+                    self.key_part(place, self.column(place, &part.column, "order_by")?, "order_by")?;
+                Ok(OrderPart { column, key_type, descending: part.descending })
+            })
+            .collect()
+    }
+
+    /// Pairs the parent's columns with the node's own. One side is `by`, the other `references`.
+    fn link(
+        &self,
+        path: &str,
+        parent: &TableSchema,
+        parent_columns: &[usize],
+        own: &TableSchema,
+        own_columns: &[usize],
+        references: usize,
+    ) -> Result<Vec<Link>, PlanError> {
+        let by = parent_columns.len() + own_columns.len() - references;
+        let (entity, node) = (self.entity.to_owned(), path.to_owned());
+        if by == 0 {
+            return Err(PlanError::NoBy { entity, node });
+        }
+        if by != references {
+            let list = |table: &TableSchema, columns: &[usize]| {
+                let names: Vec<&str> = columns.iter().map(|&column| table.columns[column].name.as_str()).collect();
+                format!("{}: {}", table.name, names.join(", "))
+            };
+            let referenced =
+                if parent_columns.len() == references { list(parent, parent_columns) } else { list(own, own_columns) };
+            return Err(PlanError::LinkLength { entity, node, by, references, referenced });
+        }
+        let pairs = parent_columns.iter().zip(own_columns);
+        pairs
+            .map(|(&parent_column, &own_column)| {
+                let (left, right) = (&parent.columns[parent_column], &own.columns[own_column]);
+                let name = |table: &TableSchema, column: &crate::table::Column| {
+                    format!("{}.{} ({})", table.name, column.name, column.sql_type)
+                };
+                match KeyType::in_common(left, right) {
+                    Some(key_type) => Ok(Link { parent_column, own_column, key_type }),
+                    None => Err(PlanError::LinkTypes {
+                        entity: entity.clone(),
+                        node: node.clone(),
+                        left: name(parent, left),
+                        right: name(own, right),
+                    }),
+                }
+            })
+            .collect()
+    }
+
+    fn aggregate(&self, place: &Place, id: NodeId, name: &str, aggregate: &Aggregate) -> Result<ResolvedAggregate, PlanError> {
+        let edge = match aggregate {
+            Aggregate::Count(edge) => edge,
+            Aggregate::Sum(path) => &path.edge,
+        };
+        let names = || self.nodes[id].manys.iter().map(|&child| self.nodes[child].name.as_str());
+        let Some(over) = self.nodes[id].manys.iter().copied().find(|&child| self.nodes[child].name == *edge) else {
+            return Err(PlanError::UnknownEdge {
+                entity: self.entity.to_owned(),
+                node: place.path.clone(),
+                aggregate: name.to_owned(),
+                edge: edge.clone(),
+                hint: hint(edge, names()),
+                known: names().collect::<Vec<_>>().join(", "),
+            });
+        };
+        let kind = match aggregate {
+            Aggregate::Count(_) => AggregateKind::Count,
+            Aggregate::Sum(path) => {
+                let child = Place { path: place.path.clone(), table: self.nodes[over].table.clone() };
+                let column = self.column(&child, &path.column, "sum")?;
+                match child.table.columns[column].sql_type {
+                    SqlType::TinyInt | SqlType::SmallInt | SqlType::Int | SqlType::BigInt => AggregateKind::SumInt { column },
+                    SqlType::Decimal { scale, .. } => AggregateKind::SumDecimal { column, scale },
+                    SqlType::Money | SqlType::SmallMoney => AggregateKind::SumDecimal { column, scale: 4 },
+                    SqlType::Real | SqlType::Float => AggregateKind::SumFloat { column },
+                    sql_type => {
+                        return Err(PlanError::NotSummable {
+                            entity: self.entity.to_owned(),
+                            node: place.path.clone(),
+                            aggregate: name.to_owned(),
+                            table: child.table.name.clone(),
+                            column: path.column.clone(),
+                            sql_type: sql_type.to_string(),
+                        });
+                    }
+                }
+            }
+        };
+        Ok(ResolvedAggregate { name: name.to_owned(), over, kind })
+    }
+}

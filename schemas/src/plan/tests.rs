@@ -1,0 +1,150 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::table::{Column, SqlType};
+
+fn table(name: &str, columns: &[(&str, &str)], key: &[&str]) -> Arc<TableSchema> {
+    let columns: Vec<Column> = columns
+        .iter()
+        .map(|(name, sql_type)| Column {
+            name: (*name).to_owned(),
+            sql_type: sql_type.parse::<SqlType>().unwrap(),
+            nullable: false,
+            case_insensitive: sql_type.contains("char"),
+        })
+        .collect();
+    let key = key.iter().map(|name| columns.iter().position(|column| column.name == *name).unwrap()).collect();
+    Arc::new(TableSchema { name: name.parse().unwrap(), columns, key })
+}
+
+fn tables(name: &TableName) -> Option<Arc<TableSchema>> {
+    let tables = [
+        table("dbo.orders", &[("id", "int"), ("customer_id", "int"), ("status", "varchar(9)"), ("note", "ntext")], &["id"]),
+        table("dbo.customers", &[("id", "int"), ("name", "nvarchar(50)"), ("region", "datetime2(3)")], &["id"]),
+        table(
+            "dbo.items",
+            &[("order_id", "int"), ("line_no", "smallint"), ("amount", "decimal(10,2)"), ("text", "nvarchar(9)")],
+            &["order_id", "line_no"],
+        ),
+        table("dbo.logs", &[("order_id", "int"), ("word", "varchar(9)")], &[]),
+    ];
+    tables.into_iter().find(|table| table.name == *name)
+}
+
+fn resolve(text: &str) -> Result<Plan, PlanError> {
+    Plan::resolve(&EntityDefinition::from_yaml("order.yaml", text)?, &tables)
+}
+
+const ORDER: &str = "
+entity: order
+table: dbo.orders
+fields: [id, {state: status}]
+one:
+  customer: {table: dbo.customers, by: [customer_id], require: true}
+many:
+  items: {table: dbo.items, by: [order_id], order_by: [-amount], fields: [line_no]}
+aggregates:
+  n: {count: items}
+  total: {sum: items.amount}
+";
+
+#[test]
+fn a_definition_becomes_a_tree_of_indexes() {
+    let plan = resolve(ORDER).unwrap();
+    let paths: Vec<&str> = plan.nodes.iter().map(|node| node.path.as_str()).collect();
+    assert_eq!(paths, ["order", "order.customer", "order.items"]);
+    assert_eq!(plan.key, [KeyPart { column: 0, key_type: KeyType::Int }]);
+    assert_eq!(plan.nodes[1].link, [Link { parent_column: 1, own_column: 0, key_type: KeyType::Int }]);
+    assert_eq!(plan.nodes[2].link, [Link { parent_column: 0, own_column: 0, key_type: KeyType::Int }]);
+    assert_eq!(plan.root().aggregates[1].kind, AggregateKind::SumDecimal { column: 2, scale: 2 });
+    let used = plan.used_columns();
+    assert_eq!(used[&TableName::new("dbo", "orders")], [0, 1, 2].into());
+    assert_eq!(used[&TableName::new("dbo", "items")], [0, 1, 2].into());
+    let info = plan.info();
+    assert_eq!(info.key, [("id".to_owned(), SqlType::Int)]);
+    let validator = jsonschema::validator_for(&info.document_schema).unwrap();
+    let document = serde_json::json!({"id": 1, "state": "x", "customer": {"id": 2, "name": "n", "region": "2024-01-01T00:00:00.000"},
+        "items": [{"line_no": 1}], "n": 1, "total": "1.00"});
+    assert!(validator.is_valid(&document), "{:?}", validator.iter_errors(&document).map(|e| e.to_string()).collect::<Vec<_>>());
+    assert!(!validator.is_valid(&serde_json::json!({"id": 1})));
+}
+
+#[test]
+fn mistakes_are_named_with_their_remedy() {
+    let cases = [
+        ("entity: Order\ntable: dbo.orders", "not an entity name"),
+        ("entity: order\ntable: dbo.order", "table dbo.order is not captured"),
+        ("entity: order\ntabel: dbo.orders", "order.yaml: unknown field `tabel`"),
+        ("entity: order\ntable: dbo.orders\nfields: [id, statsu]", "did you mean \"status\"?"),
+        ("entity: order\ntable: dbo.orders\nfields: [id, {id: status}]", "\"id\" stands twice"),
+        ("entity: order\ntable: dbo.orders\nmany: {status: {table: dbo.items, by: [order_id]}}", "\"status\" stands twice"),
+        ("entity: log\ntable: dbo.logs", "table dbo.logs has no key"),
+        (
+            "entity: order\ntable: dbo.orders\nmany: {logs: {table: dbo.logs, by: [order_id]}}",
+            "at order.logs: table dbo.logs has no key",
+        ),
+        ("entity: order\ntable: dbo.orders\nkey: [note]", "is ntext, which cannot be part of `key`"),
+        (
+            "entity: order\ntable: dbo.orders\none: {c: {table: dbo.items, by: [id]}}",
+            "`by` names 1 columns and `references` 2 (dbo.items: order_id, line_no)",
+        ),
+        ("entity: order\ntable: dbo.orders\none: {c: {table: dbo.customers, by: []}}", "`by` is missing"),
+        (
+            "entity: order\ntable: dbo.orders\none: {c: {table: dbo.customers, by: [status]}}",
+            "dbo.orders.status (varchar(9)) and dbo.customers.id (int) cannot be compared",
+        ),
+        (
+            "entity: order\ntable: dbo.orders\nmany: {items: {table: dbo.items, by: [order_id]}}\naggregates: {n: {count: item}}",
+            "did you mean \"items\"?",
+        ),
+        (
+            "entity: order\ntable: dbo.orders\nmany: {items: {table: dbo.items, by: [order_id]}}\naggregates: {n: {sum: items.text}}",
+            "only numbers can be summed",
+        ),
+        (
+            "entity: order\ntable: dbo.orders\nmany: {items: {table: dbo.items, by: [order_id], order_by: [-lin_no]}}",
+            "(in `order_by`): did you mean \"line_no\"?",
+        ),
+        (
+            "entity: order\ntable: dbo.orders\none:\n  c: {table: dbo.customers, by: [id]}\n  c: {table: dbo.customers, by: [id]}",
+            "duplicate",
+        ),
+    ];
+    for (text, expected) in cases {
+        let message = resolve(text).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}\nshould say {expected}");
+    }
+    let line =
+        resolve("entity: order\ntable: dbo.orders\nmany:\n  items: {table: dbo.items, bye: [order_id]}").unwrap_err().to_string();
+    assert!(line.contains("order.yaml") && line.contains("bye") && line.contains("line 4"), "{line}");
+}
+
+#[test]
+fn a_table_may_stand_in_several_places_but_not_without_end() {
+    let nested = |levels: usize| {
+        let mut text = "entity: order\ntable: dbo.orders\nfields: [id]\n".to_owned();
+        for level in 1..levels {
+            let pad = "  ".repeat(level - 1);
+            text.push_str(&format!("{pad}one: \n{pad} o:\n{pad}  table: dbo.orders\n{pad}  by: [id]\n{pad}  fields: [id]\n"));
+        }
+        text
+    };
+    assert_eq!(resolve(&nested(DEPTH_LIMIT)).unwrap().nodes.len(), DEPTH_LIMIT);
+    assert!(matches!(resolve(&nested(DEPTH_LIMIT + 1)).unwrap_err(), PlanError::TooDeep { .. }));
+}
+
+#[test]
+fn keys_have_one_text() {
+    let normalize = |key_type: KeyType, text: &str| key_type.normalize(text).unwrap();
+    assert_eq!(normalize(KeyType::Int, "007"), "7");
+    assert_eq!(normalize(KeyType::Decimal, "-0.500"), "-0.5");
+    assert_eq!(normalize(KeyType::Decimal, "-0.0"), "0");
+    assert_eq!(normalize(KeyType::FoldedText, "Straße  "), normalize(KeyType::FoldedText, "STRASSE"));
+    assert_eq!(normalize(KeyType::Text, "Ab "), "Ab");
+    assert_eq!(normalize(KeyType::Time, "2024-01-01T00:00:00.120"), "2024-01-01T00:00:00.12");
+    assert_eq!(normalize(KeyType::Time, "2024-01-01T00:00:00.000"), "2024-01-01T00:00:00");
+    assert_eq!(normalize(KeyType::Float, "-0"), "0.0");
+    assert_eq!(KeyType::Int.normalize("x"), None);
+    assert_eq!(resolve(ORDER).unwrap().normalize_key(&EntityKey::from_text("0012")), Some(EntityKey::from_text("12")));
+    assert_eq!(resolve(ORDER).unwrap().normalize_key(&EntityKey::from_text("1,2")), None);
+}
