@@ -6,6 +6,7 @@
 //! capture.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -129,15 +130,14 @@ fn pending(conn: &Connection, limit: i64) -> Result<Vec<Pending>> {
 
 /// Moves one transaction into the change tables.
 fn capture(conn: &Connection, catalog: &mut dyn Catalog, tran: &Pending, session: &mut Session) -> Result<()> {
-    let mut cursor = Cursor { seq: tran.first_seq, command_id: 0, commands: 0 };
-    let mut schema_changes = 0;
+    let mut cursor = Cursor { seq: tran.first_seq, command_id: 0, commands: 0, schema_changes: 0 };
     // An ALTER TABLE inside the transaction interrupts the reading: it alters change tables, which SQLite refuses while a statement reads.
     while let Some(ddl_seq) = capture_rows(conn, tran, &mut cursor)? {
         apply_ddl(conn, catalog, ddl_seq, tran.commit_lsn)?;
-        schema_changes += 1;
+        cursor.schema_changes += 1;
         cursor.seq = ddl_seq + 1;
     }
-    if cursor.commands + schema_changes > 0 {
+    if cursor.commands + cursor.schema_changes > 0 {
         map_time(conn, tran)?;
     }
     conn.prepare_cached("DELETE FROM __cdc_log WHERE seq BETWEEN ?1 AND ?2")?.execute([tran.first_seq, tran.last_seq])?;
@@ -147,7 +147,7 @@ fn capture(conn: &Connection, catalog: &mut dyn Catalog, tran: &Pending, session
     }
     session.transactions += 1;
     session.commands += cursor.commands;
-    session.schema_changes += schema_changes;
+    session.schema_changes += cursor.schema_changes;
     session.records += (tran.last_seq - tran.first_seq + 3) as u64;
     session.last_commit_lsn = tran.commit_lsn;
     session.last_commit_time = Some(tran.end_time.clone());
@@ -191,30 +191,35 @@ struct Cursor {
     seq: i64,
     command_id: i64,
     commands: u64,
+    schema_changes: u64,
 }
 
 /// Captures rows up to the next ALTER TABLE, whose sequence number it answers, or to the end.
 fn capture_rows(conn: &Connection, tran: &Pending, cursor: &mut Cursor) -> Result<Option<i64>> {
-    let mut shapes: HashMap<i64, Vec<Reader<'_>>> = HashMap::new();
-    let mut keys: HashMap<i64, Vec<usize>> = HashMap::new();
+    let mut shapes: HashMap<i64, Shape<'_>> = HashMap::new();
     let mut statement = conn.prepare("SELECT * FROM __cdc_log WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq")?;
     let mut rows = statement.query([cursor.seq, tran.last_seq])?;
     while let Some(row) = rows.next()? {
         let (seq, shape, op): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        if op == log::OP_DDL {
-            return Ok(Some(seq));
+        match op {
+            log::OP_DDL => return Ok(Some(seq)),
+            log::OP_ENABLE => {
+                cursor.schema_changes += 1;
+                continue;
+            }
+            _ => {}
         }
-        if !shapes.contains_key(&shape) {
-            shapes.insert(shape, readers(conn, shape)?);
-            keys.insert(shape, key_slots(conn, shape)?);
-        }
+        let shape = match shapes.entry(shape) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Shape::load(conn, shape)?),
+        };
         let place = Place { commit: tran.commit_lsn, seqval: Lsn::of_record(tran.address, (seq - tran.first_seq + 1) as u64) };
-        let moves = op == 3 && keys[&shape].iter().any(|slot| old(row, *slot).ok() != new(row, *slot).ok());
+        let moves = op == 3 && shape.key_moves(row)?;
         cursor.command_id += 1;
         let first = cursor.command_id;
         // A change of the primary key is logged as a delete and an insert: two commands, one seqval.
         cursor.command_id += i64::from(moves);
-        for reader in shapes.get_mut(&shape).into_iter().flatten().filter(|reader| seq > reader.from_seq) {
+        for reader in shape.readers.iter_mut().filter(|reader| seq > reader.from_seq) {
             cursor.commands += match op {
                 1 => reader.write(row, &place, 1, first)?,
                 2 => reader.write(row, &place, 2, first)?,
@@ -224,6 +229,28 @@ fn capture_rows(conn: &Connection, tran: &Pending, cursor: &mut Cursor) -> Resul
         }
     }
     Ok(None)
+}
+
+/// Who reads the rows of a shape.
+struct Shape<'conn> {
+    readers: Vec<Reader<'conn>>,
+    key_slots: Vec<usize>,
+}
+
+impl<'conn> Shape<'conn> {
+    fn load(conn: &'conn Connection, shape: i64) -> Result<Shape<'conn>> {
+        Ok(Shape { readers: readers(conn, shape)?, key_slots: key_slots(conn, shape)? })
+    }
+
+    /// Whether an update changes the primary key.
+    fn key_moves(&self, row: &Row<'_>) -> Result<bool> {
+        for slot in &self.key_slots {
+            if old(row, *slot)? != new(row, *slot)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// The old value of a slot. Slots lie in pairs behind `seq`, `shape` and `op`.

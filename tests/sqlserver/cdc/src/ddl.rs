@@ -7,12 +7,26 @@
 
 use rusqlite::{Connection, params};
 
-use crate::{Catalog, DateTime, Result, SourceTable, instance, log, time};
+use crate::select::storage;
+use crate::{Catalog, DateTime, Result, SourceTable, instance, log, schema, time};
 
 /// Whether a table has a capture instance (`sys.tables.is_tracked_by_cdc`).
 pub fn is_tracked(conn: &Connection, object_id: i64) -> Result<bool> {
     let mut statement = conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM __cdc_instance WHERE source_object_id = ?1)")?;
     Ok(statement.query_row([object_id], |row| row.get(0))?)
+}
+
+/// Whether an instance with net changes identifies the table's rows by this index: SQL Server then refuses to drop it (22983), or the constraint that
+/// it belongs to (22979).
+pub fn uses_index(conn: &Connection, object_id: i64, index: &str) -> Result<bool> {
+    if !schema::is_enabled(conn)? {
+        return Ok(false);
+    }
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM {} WHERE source_object_id = ?1 AND supports_net_changes AND index_name = ?2 COLLATE NOCASE)",
+        storage("cdc", "change_tables")
+    );
+    Ok(conn.query_row(&sql, params![object_id, index], |row| row.get(0))?)
 }
 
 /// Takes a table's triggers off, so that its storage can be altered. In the transaction of the ALTER TABLE, before it.

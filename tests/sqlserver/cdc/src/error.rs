@@ -1,5 +1,7 @@
 //! What can go wrong, with SQL Server's numbers and texts: clients match on them.
 
+use rusqlite::ErrorCode;
+
 use crate::Lsn;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -189,16 +191,23 @@ impl Error {
             Error::RangeOutOfBounds { .. } | Error::TooFewArguments { .. } => 313,
             Error::TooManyArguments { .. } => 8144,
             Error::Scripted { number, .. } => *number,
-            // "Attempt to fetch logical page …": what a server says when its own storage fails it.
-            Error::Storage(_) => 605,
+            Error::Storage(error) => match error.sqlite_error_code() {
+                // "Lock request time out period exceeded."
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => 1222,
+                // "Could not allocate space …"
+                Some(ErrorCode::DiskFull) => 1105,
+                // "Attempt to fetch logical page …": what a server says when its own storage fails it.
+                _ => 605,
+            },
         }
     }
 
-    /// SQL Server's severity: 10 informs, 16 is the caller's to correct, 21 is the server's own trouble.
+    /// SQL Server's severity: 10 informs, 16 is the caller's to correct, 17 a lack of resources, 21 the server's own trouble, which ends the session.
     pub fn severity(&self) -> u8 {
-        match self {
-            Error::DatabaseAlreadyEnabled { .. } => 10,
-            Error::Storage(_) => 21,
+        match (self, self.number()) {
+            (Error::DatabaseAlreadyEnabled { .. }, _) => 10,
+            (Error::Storage(_), 1105) => 17,
+            (Error::Storage(_), 605) => 21,
             _ => 16,
         }
     }

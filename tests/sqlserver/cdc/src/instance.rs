@@ -1,8 +1,10 @@
 //! Capture instances: `sys.sp_cdc_enable_table` and `sys.sp_cdc_disable_table`.
 //!
 //! An instance has a change table, rows in `cdc.change_tables`, `captured_columns` and `index_columns`, and a share in the triggers of its source. It
-//! begins at a log position of its own (`start_lsn`), greater than every commit before it and smaller than every one after; and it receives the log
-//! rows past `from_seq`, those written after it was enabled. A second instance begins later than the first and then sees the same changes.
+//! begins at a log position of its own (`start_lsn`), greater than every commit before it and smaller than every one after, its own transaction's
+//! included; and it receives the log rows past `from_seq`, the record of its beginning. A second instance begins later than the first and then sees the
+//! same changes. The transaction that enables gets an entry in `cdc.lsn_time_mapping` like one with changes, so that the captured position passes an
+//! instance's beginning as soon as the capture job has run, even if nothing changes.
 
 use rusqlite::{Connection, params};
 
@@ -281,9 +283,11 @@ fn record(conn: &Connection, plan: &Plan, object_id: i64, options: &EnableTable,
         let column_id = plan.table.columns.iter().find(|column| column.name == name).map(|column| column.column_id);
         indexed.execute(params![object_id, name, ordinal, column_id])?;
     }
+    conn.execute("INSERT INTO __cdc_log (shape, op) VALUES (0, ?1)", [log::OP_ENABLE])?;
+    let from_seq = conn.last_insert_rowid();
     conn.execute(
-        "INSERT INTO __cdc_instance (object_id, source_object_id, from_seq) SELECT ?1, ?2, coalesce(max(seq), 0) FROM __cdc_log",
-        params![object_id, plan.table.object_id],
+        "INSERT INTO __cdc_instance (object_id, source_object_id, from_seq) VALUES (?1, ?2, ?3)",
+        params![object_id, plan.table.object_id, from_seq],
     )?;
     Ok(())
 }

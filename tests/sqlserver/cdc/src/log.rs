@@ -15,7 +15,9 @@ use rusqlite::Connection;
 use crate::select::{quote, storage};
 use crate::{Catalog, Result, SourceColumn, SourceTable};
 
-/// The log's record of an ALTER TABLE; 1, 2 and 3 are delete, insert and update.
+/// The log's record of an instance's beginning; 1, 2 and 3 are delete, insert and update.
+pub(crate) const OP_ENABLE: i64 = 8;
+/// The log's record of an ALTER TABLE.
 pub(crate) const OP_DDL: i64 = 9;
 
 const TRIGGERS: [&str; 3] = ["insert", "delete", "update"];

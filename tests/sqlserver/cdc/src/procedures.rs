@@ -1,7 +1,7 @@
 //! The stored procedures that answer rows about capture instances and jobs.
 
+use rusqlite::Connection;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::select::storage;
 use crate::{Catalog, Error, Lsn, Result, Select, SourceTable, instance, schema};
@@ -223,11 +223,4 @@ pub fn help_jobs(conn: &Connection) -> Result<Select> {
     let sql = "SELECT job_id, job_type, 'cdc.' || (SELECT database FROM __cdc_state) || '_' || job_type AS job_name, maxtrans, maxscans, continuous,
                    pollinginterval, retention, threshold FROM __cdc_job ORDER BY job_type";
     Ok(Select::new(&columns, sql))
-}
-
-/// Whether the database's capture job exists and runs: what `sys.dm_server_services` says of the agent, as far as CDC is concerned.
-pub fn capture_is_running(conn: &Connection) -> Result<bool> {
-    let running: Option<bool> =
-        conn.query_row("SELECT running FROM __cdc_job WHERE job_type = 'capture'", [], |row| row.get(0)).optional()?;
-    Ok(running.unwrap_or(false))
 }

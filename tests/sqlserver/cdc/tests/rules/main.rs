@@ -6,5 +6,6 @@ mod cleaning;
 mod enabling;
 mod functions;
 mod jobs;
+mod replaying;
 mod schema_changes;
 mod world;

@@ -82,6 +82,9 @@ impl World {
     pub(crate) fn try_enable(&self, options: &EnableTable) -> cdc::Result<cdc::Enabled> {
         self.conn.execute_batch("BEGIN").unwrap();
         let answer = cdc::enable_table(&self.conn, &mut self.catalog(), options, self.now());
+        if answer.is_ok() {
+            cdc::stamp_commit(&self.conn, self.now(), self.now()).unwrap();
+        }
         self.conn.execute_batch(if answer.is_ok() { "COMMIT" } else { "ROLLBACK" }).unwrap();
         answer
     }
