@@ -58,6 +58,9 @@ pub fn scan(conn: &Connection, catalog: &mut dyn Catalog, now: DateTime) -> Resu
         transaction.commit()?;
         return Ok(Outcome { failure: Some(failure), ..Outcome::default() });
     }
+    if rests(conn, now)? {
+        return Ok(Outcome { caught_up: true, ..Outcome::default() });
+    }
     let (maxtrans, maxscans) = match jobs::parameters(conn, JobType::Capture) {
         Ok(job) => (job.maxtrans, job.maxscans),
         Err(Error::NoSuchJob { .. }) => (500, 10),
@@ -90,6 +93,23 @@ pub fn scan(conn: &Connection, catalog: &mut dyn Catalog, now: DateTime) -> Resu
         transaction.commit()?;
     }
     Ok(Outcome { transactions: session.transactions, commands: session.commands, caught_up, failure: None })
+}
+
+/// Whether a pass would do nothing but count itself, within a second of the last that did: then it takes no write lock, so that a job that polls without
+/// a pause does not get in the way of the writers.
+fn rests(conn: &Connection, now: DateTime) -> Result<bool> {
+    let pending: bool = conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM __cdc_tran)")?.query_row([], |row| row.get(0))?;
+    if pending || is_quiet(conn, now)? {
+        return Ok(false);
+    }
+    let last: Option<String> = conn
+        .prepare_cached(
+            "SELECT end_time FROM __cdc_session WHERE tran_count = 0 AND error_count = 0 ORDER BY session_id DESC LIMIT 1",
+        )?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    let age = last.as_deref().and_then(time::parsed).map(|last| last.duration_until(now).as_millis());
+    Ok(age.is_some_and(|millis| (0..1000).contains(&millis)))
 }
 
 fn latency(last_commit: Option<&str>, now: DateTime) -> i64 {
@@ -166,13 +186,7 @@ fn map_time(conn: &Connection, tran: &Pending) -> Result<()> {
 
 /// The entry that a quiet database gets, with transaction id 0x00.
 fn idle_entry(conn: &Connection, now: DateTime) -> Result<()> {
-    let quiet_since: Option<String> = conn.query_row("SELECT quiet_since FROM __cdc_state", [], |row| row.get(0))?;
-    let quiet = quiet_since
-        .as_deref()
-        .and_then(time::parsed)
-        .is_none_or(|since| since.duration_until(now).as_mins() >= IDLE_ENTRY_MINUTES);
-    let captured: bool = conn.query_row("SELECT EXISTS (SELECT 1 FROM __cdc_instance)", [], |row| row.get(0))?;
-    if !quiet || !captured {
+    if !is_quiet(conn, now)? {
         return Ok(());
     }
     let lsn = commit::allot_lsn(conn)?;
@@ -184,6 +198,17 @@ fn idle_entry(conn: &Connection, now: DateTime) -> Result<()> {
     conn.execute(&sql, params![lsn, now])?;
     conn.execute("UPDATE __cdc_state SET quiet_since = ?1", [now])?;
     Ok(())
+}
+
+/// Whether an idle entry is due.
+fn is_quiet(conn: &Connection, now: DateTime) -> Result<bool> {
+    let quiet_since: Option<String> = conn
+        .prepare_cached("SELECT quiet_since FROM __cdc_state WHERE EXISTS (SELECT 1 FROM __cdc_instance)")?
+        .query_row([], |row| row.get(0))
+        .optional()?
+        .flatten();
+    let since = quiet_since.as_deref().and_then(time::parsed);
+    Ok(since.is_some_and(|since| since.duration_until(now).as_mins() >= IDLE_ENTRY_MINUTES))
 }
 
 /// Where the reading of a transaction stands.

@@ -213,3 +213,33 @@ fn enabling_is_undone_by_a_rollback() {
     assert_eq!(world.commit("INSERT INTO \"dbo.people\" (id) VALUES (1)"), None);
     assert_eq!(world.rows("SELECT count(*) FROM \"cdc.change_tables\""), ["0"]);
 }
+
+#[test]
+fn a_table_as_wide_as_the_log_allows_is_captured_and_a_wider_one_refused() {
+    let world = World::new();
+    let names: Vec<String> = (1..=991).map(|column| format!("c{column}")).collect();
+    let columns: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "int")).collect();
+    world.table("wider", &columns, true);
+    world.table("wide", &columns[..990], true);
+    assert_eq!(refused(&world, &options("wider")).0, 22925);
+    world.enable("wide");
+    world.table("narrow", &columns[..1], true);
+    world.enable("narrow");
+    world.commit(
+        "INSERT INTO \"dbo.wide\" (c1) VALUES (1); UPDATE \"dbo.wide\" SET c990 = 2; INSERT INTO \"dbo.narrow\" VALUES (3)",
+    );
+    assert_eq!(world.scan().commands, 4);
+    assert_eq!(world.changes("dbo_narrow"), ["3 2 x01 3"]);
+}
+
+#[test]
+fn an_index_that_net_changes_need_is_known() {
+    let world = people();
+    let object_id = cdc::Catalog::source_table(&world.catalog(), "dbo", "people").unwrap().unwrap().object_id;
+    let uses = |index: &str| cdc::ddl::uses_index(&world.conn, object_id, index).unwrap();
+    assert!(!uses("PK_people"));
+    world.enable_with(&EnableTable { supports_net_changes: Some(false), ..options("people") });
+    assert!(!uses("PK_people"));
+    with_second(&world);
+    assert!(uses("pk_people") && !uses("UX_mail"));
+}

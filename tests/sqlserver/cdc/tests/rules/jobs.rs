@@ -162,3 +162,15 @@ fn a_scan_inside_a_transaction_joins_it() {
     assert_eq!(world.max_lsn(), None);
     assert_eq!(world.scan().commands, 1);
 }
+
+#[test]
+fn a_job_that_finds_nothing_again_and_again_does_not_write() {
+    let world = table();
+    world.scan();
+    world.scan();
+    let written = world.conn.total_changes();
+    world.scan();
+    assert_eq!(world.conn.total_changes(), written);
+    world.commit("INSERT INTO \"dbo.t\" VALUES (1)");
+    assert_eq!(world.scan().commands, 1, "within the same second");
+}
