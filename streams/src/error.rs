@@ -5,34 +5,52 @@ use schemas::progress::{SequenceNumber, ShardId, StreamName};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("stream {stream} does not exist: create it (`tributary run` does so with `streams.create: true`), or correct the name in the configuration")]
+    #[error(
+        "stream {stream} does not exist: create it (`tributary run` does so with `streams.create: true`), or correct the name in the configuration"
+    )]
     NoSuchStream { stream: StreamName },
     #[error(
         "stream {stream}, shard {shard}: records after {after} have been trimmed (the oldest kept is {oldest}): changes are missing. Lengthen the stream's retention, \
          and start the importer with a new snapshot into an empty joiner state"
     )]
     Trimmed { stream: StreamName, shard: ShardId, after: SequenceNumber, oldest: SequenceNumber },
+    #[error(
+        "stream {stream}: the saved position {after} of shard {shard} is not of this stream. Correct the stream's name or its provider in the configuration, or start \
+         with a new snapshot into an empty joiner state"
+    )]
+    ForeignPosition { stream: StreamName, shard: ShardId, after: SequenceNumber },
     #[error("record for stream {stream} is too large: {bytes} bytes, the limit is {limit}")]
     TooLarge { stream: StreamName, bytes: usize, limit: usize },
     #[error("stream {stream}: partition key of {length} characters, the limit is 256")]
     PartitionKey { stream: StreamName, length: usize },
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
-    #[error("{path}: damaged at byte {offset}: {what}. Restore it from a copy, or remove the stream's folder and take a new snapshot")]
+    #[error(
+        "{path}: damaged at byte {offset}: {what}. Restore it from a copy, or remove the stream's folder and take a new snapshot"
+    )]
     Damaged { path: String, offset: u64, what: String },
     #[error("{path} is already written by another process: stop that one first")]
     Locked { path: String },
     #[error("Kinesis, {operation} on {stream}: {message}")]
     Kinesis { operation: &'static str, stream: StreamName, message: String, class: ErrorClass },
+    #[error("this program was built without {provider}: build it with the feature of that name")]
+    NotBuilt { provider: &'static str },
 }
 
 impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NoSuchStream { .. } | Self::Trimmed { .. } | Self::Damaged { .. } | Self::Locked { .. } => ErrorClass::Misconfigured,
+            Self::NoSuchStream { .. }
+            | Self::Trimmed { .. }
+            | Self::ForeignPosition { .. }
+            | Self::NotBuilt { .. }
+            | Self::Damaged { .. }
+            | Self::Locked { .. } => ErrorClass::Misconfigured,
             Self::TooLarge { .. } | Self::PartitionKey { .. } => ErrorClass::Definite,
             Self::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::StorageFull | std::io::ErrorKind::ReadOnlyFilesystem => ErrorClass::Misconfigured,
+                std::io::ErrorKind::PermissionDenied
+                | std::io::ErrorKind::StorageFull
+                | std::io::ErrorKind::ReadOnlyFilesystem => ErrorClass::Misconfigured,
                 _ => ErrorClass::Transient,
             },
             Self::Kinesis { class, .. } => *class,

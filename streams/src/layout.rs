@@ -34,7 +34,11 @@ impl Layout {
 fn plain(name: &str) -> String {
     let mut out = String::new();
     for c in name.chars() {
-        if c.is_ascii_alphanumeric() || c == '-' || c == '_' { out.push(c) } else { out.push_str(&format!("_{:x}_", u32::from(c))) }
+        if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
+            out.push(c)
+        } else {
+            out.push_str(&format!("_{:x}_", u32::from(c)))
+        }
     }
     out
 }

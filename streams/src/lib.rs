@@ -15,8 +15,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use schemas::progress::{SequenceNumber, ShardId, ShardPositions, StreamName};
 
+pub mod embedded;
 mod error;
+pub mod hash;
 mod layout;
+pub mod memory;
 
 pub use error::Error;
 pub use layout::Layout;
@@ -70,4 +73,18 @@ pub trait Provider: Send + Sync {
     async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, Error>;
     /// The last sequence number of every shard that holds anything (for status, and for tests).
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error>;
+}
+
+/// Kinesis's limit, kept by every provider so that a stream may move from one to another.
+const PARTITION_KEY_CHARACTERS: usize = 256;
+
+fn check_partition_key(stream: &StreamName, key: &str) -> Result<(), Error> {
+    // A key of so few bytes cannot have too many characters: most keys need no counting.
+    if key.len() > PARTITION_KEY_CHARACTERS {
+        let length = key.chars().count();
+        if length > PARTITION_KEY_CHARACTERS {
+            return Err(Error::PartitionKey { stream: stream.clone(), length });
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,138 @@
+//! A durable log in a directory: the stream store that needs no service.
+//!
+//! Every stream is a folder, every shard a run of segment files (see [`directory`], [`segment`]). One writer at a time holds a stream, by a lock on a
+//! file; any number of readers, in this process and in others, read at the same time.
+//!
+//! # What a reader may rely on
+//! A reader sees the files only. A record is handed over when its checksum, which covers its number, is right: half a record fails it. Numbers
+//! within a segment follow by counting, and every segment says where the one before it ended, so a missing segment is seen: as [`Error::Trimmed`] where the
+//! oldest ones are gone, as [`Error::Damaged`] where one in the middle is. Numbers only grow, over crashes and even over removing and making the
+//! stream again ([`shard`], [`directory`]), so a saved position never skips a record silently.
+//!
+//! # Full disk
+//! The append or flush that meets it fails with [`Error::Io`], and so does every later call on that writer: after a failed write, and more so after a failed fsync,
+//! nothing is known of the file's end. A new writer cuts what is half written and goes on when there is space again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use schemas::progress::{SequenceNumber, StreamName};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Positions, Provider, StreamReader, StreamWriter};
+
+mod directory;
+mod hub;
+mod reader;
+mod segment;
+mod shard;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+/// How an embedded stream store is set up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// The directory; made where it does not exist.
+    pub path: PathBuf,
+    /// Whether `flush` waits for the disk. `false` is for demonstrations and tests: records then survive a killed process, but not a loss of power.
+    #[serde(default = "yes")]
+    pub sync: bool,
+    /// A segment is closed when it comes to this size (at most 4 GiB). Retention removes whole segments.
+    #[serde(default = "default_segment_bytes")]
+    pub segment_bytes: u64,
+    /// The oldest segments of a shard are removed while it is larger than this. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<u64>,
+    /// Segments whose last record is older than this are removed when the shard begins a new segment. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_seconds: Option<u64>,
+    #[cfg(test)]
+    #[serde(skip)]
+    disk: tests::Disk,
+}
+
+const LARGEST_SEGMENT_BYTES: u64 = 4 << 30;
+
+fn yes() -> bool {
+    true
+}
+
+fn default_segment_bytes() -> u64 {
+    64 << 20
+}
+
+impl Options {
+    /// The defaults, in this directory.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            sync: yes(),
+            segment_bytes: default_segment_bytes(),
+            retention_bytes: None,
+            retention_seconds: None,
+            #[cfg(test)]
+            disk: tests::Disk::default(),
+        }
+    }
+}
+
+/// The streams in one directory.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    options: Options,
+}
+
+impl Embedded {
+    /// Opens the directory, and makes it where it does not exist.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        // A segment never holds more records than the numbers jump by after a loss of power.
+        let segment_bytes = options.segment_bytes.clamp(segment::HEADER_BYTES, LARGEST_SEGMENT_BYTES);
+        let options = Options { segment_bytes, ..options };
+        std::fs::create_dir_all(&options.path).map_err(|error| segment::io_error(&options.path, error))?;
+        Ok(Self { options })
+    }
+
+    fn folder(&self, stream: &StreamName) -> PathBuf {
+        directory::stream_folder(&self.options.path, stream)
+    }
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(path: &Path, work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(segment::io_error(path, std::io::Error::other(error))))
+}
+
+#[async_trait]
+impl Provider for Embedded {
+    async fn ensure(&self, stream: &StreamName, shards: u32) -> Result<(), Error> {
+        let (options, stream) = (self.options.clone(), stream.clone());
+        blocking(&self.options.path, move || directory::create_stream(&options.path, &stream, shards, options.sync)).await
+    }
+
+    async fn writer(&self) -> Result<Box<dyn StreamWriter>, Error> {
+        Ok(Box::new(writer::Writer::new(self.options.clone())))
+    }
+
+    async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, Error> {
+        let meta = directory::read_meta(&self.folder(stream), stream)?;
+        Ok(Box::new(reader::Reader::start(stream, &self.folder(stream), meta, after)?))
+    }
+
+    async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
+        let folder = self.folder(stream);
+        let meta = directory::read_meta(&folder, stream)?;
+        blocking(&self.options.path, move || {
+            let mut tips = BTreeMap::new();
+            for shard in 0..meta.shards {
+                if let Some(tip) = reader::tip(&folder.join(directory::shard_folder(shard)), meta)? {
+                    tips.insert(directory::shard_id(shard), SequenceNumber::from(tip));
+                }
+            }
+            Ok(tips)
+        })
+        .await
+    }
+}

@@ -1,0 +1,368 @@
+//! What only this store can be asked: crashes, damage, full disks, retention, locks, other processes. The rest is the conformance suite's.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::directory::segments;
+use super::*;
+use crate::Record;
+
+/// A disk with so many bytes left; unlimited by default.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk(Option<Arc<AtomicUsize>>);
+
+impl Disk {
+    /// How many of `wanted` bytes fit.
+    pub(super) fn grant(&self, wanted: usize) -> usize {
+        let Some(left) = &self.0 else { return wanted };
+        let before = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(wanted))).unwrap();
+        before.min(wanted)
+    }
+}
+
+impl PartialEq for Disk {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Disk {}
+
+fn name() -> StreamName {
+    StreamName("shop.dbo.orders".into())
+}
+
+fn record(data: impl Into<Bytes>) -> Record {
+    Record { partition_key: "k".into(), data: data.into() }
+}
+
+/// Options for a folder; everything of the first and only shard is there.
+fn options(directory: &TempDir) -> Options {
+    Options::new(directory.path())
+}
+
+fn shard_folder_of(directory: &TempDir) -> PathBuf {
+    directory.path().join("shop.dbo.orders").join("shard-0000")
+}
+
+fn last_segment(directory: &TempDir) -> PathBuf {
+    segments(&shard_folder_of(directory)).unwrap().pop().unwrap().path
+}
+
+async fn open(options: Options) -> Embedded {
+    let store = Embedded::open(options).unwrap();
+    store.ensure(&name(), 1).await.unwrap();
+    store
+}
+
+/// Appends, flushes, and answers the last number.
+async fn write(store: &Embedded, records: impl IntoIterator<Item = Vec<u8>>) -> SequenceNumber {
+    let mut writer = store.writer().await.unwrap();
+    writer.append(&name(), records.into_iter().map(record).collect()).await.unwrap();
+    writer.flush().await.unwrap()[&name()].values().next().unwrap().clone()
+}
+
+/// Reads from after `after` until there are `count` records.
+async fn read(store: &Embedded, after: &Positions, count: usize) -> Result<Vec<(SequenceNumber, Bytes)>, Error> {
+    let mut reader = store.reader(&name(), after).await?;
+    let mut records = Vec::new();
+    while records.len() < count {
+        records.extend(reader.next().await?.records);
+    }
+    Ok(records)
+}
+
+fn after(number: &SequenceNumber) -> Positions {
+    BTreeMap::from([(directory::shard_id(0), number.clone())])
+}
+
+fn bodies(records: &[(SequenceNumber, Bytes)]) -> Vec<Vec<u8>> {
+    records.iter().map(|(_, data)| data.to_vec()).collect()
+}
+
+#[tokio::test]
+async fn a_tail_torn_at_any_byte_loses_only_what_was_not_whole() {
+    let original = tempfile::tempdir().unwrap();
+    let flushed: Vec<Vec<u8>> = (0..3u8).map(|at| vec![at; 5 + usize::from(at)]).collect();
+    let tail: Vec<Vec<u8>> = (3..6u8).map(|at| vec![at; 9]).collect();
+    let flushed_end;
+    {
+        let store = open(options(&original)).await;
+        let mut writer = store.writer().await.unwrap();
+        writer.append(&name(), flushed.iter().cloned().map(record).collect()).await.unwrap();
+        writer.flush().await.unwrap();
+        flushed_end = fs::metadata(last_segment(&original)).unwrap().len();
+        writer.append(&name(), tail.iter().cloned().map(record).collect()).await.unwrap();
+        writer.flush().await.unwrap();
+        // Killed: the closing mark is never written.
+        std::mem::forget(writer);
+    }
+    let bytes = fs::read(last_segment(&original)).unwrap();
+    let frame = segment::FRAME_BYTES + 9;
+    for cut in usize::try_from(flushed_end).unwrap()..=bytes.len() {
+        for garbage in [&[][..], &[0; 30], b"garbage that was never a record"] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = open(Options { sync: false, ..options(&directory) }).await;
+            let folder = shard_folder_of(&directory);
+            fs::copy(original.path().join("shop.dbo.orders/stream.json"), directory.path().join("shop.dbo.orders/stream.json"))
+                .unwrap();
+            let torn = [&bytes[..cut], garbage].concat();
+            fs::write(folder.join(last_segment(&original).file_name().unwrap()), torn).unwrap();
+            let whole = (cut.saturating_sub(flushed_end as usize + segment::MARK_BYTES)) / frame;
+            let mut expected = [&flushed[..], &tail[..whole]].concat();
+            // A reader before recovery sees the whole records and no more.
+            assert_eq!(bodies(&read(&store, &Positions::new(), expected.len()).await.unwrap()), expected);
+            let seen = store.tips(&name()).await.unwrap();
+            write(&store, [b"after".to_vec()]).await;
+            expected.push(b"after".to_vec());
+            let all = read(&store, &Positions::new(), expected.len()).await.unwrap();
+            assert_eq!(bodies(&all), expected, "cut at {cut}");
+            assert!(all.is_sorted_by(|(a, _), (b, _)| a < b));
+            // A reader from before the crash goes on with what came after it.
+            assert_eq!(bodies(&read(&store, &seen, 1).await.unwrap()), [b"after"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn acknowledged_records_are_never_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(options(&directory)).await;
+    write(&store, [b"one".to_vec(), b"two".to_vec()]).await;
+    let path = last_segment(&directory);
+    let whole = fs::read(&path).unwrap();
+    // Every byte of the two records; the closing mark behind them says that they were durable.
+    for at in usize::try_from(segment::HEADER_BYTES).unwrap()..whole.len() - segment::MARK_BYTES {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        fs::write(&path, &bytes).unwrap();
+        let mut writer = store.writer().await.unwrap();
+        let error = writer.append(&name(), vec![record("three")]).await.unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "byte {at}: {error}");
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+    let mut header = whole.clone();
+    header[20] ^= 1;
+    fs::write(&path, &header).unwrap();
+    assert!(matches!(read(&store, &Positions::new(), 1).await, Err(Error::Damaged { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_reports_damage_instead_of_waiting_for_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(options(&directory)).await;
+    write(&store, [b"one".to_vec()]).await;
+    let path = last_segment(&directory);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[usize::try_from(segment::HEADER_BYTES).unwrap() + segment::FRAME_BYTES] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(read(&store, &Positions::new(), 1).await, Err(Error::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn a_clean_close_goes_on_in_the_same_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(options(&directory)).await;
+    let first = write(&store, [b"one".to_vec()]).await.to_u64().unwrap();
+    let second = write(&store, [b"two".to_vec()]).await.to_u64().unwrap();
+    assert_eq!(second, first + 1);
+    assert_eq!(segments(&shard_folder_of(&directory)).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_second_writer_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(options(&directory)).await;
+    let mut writer = store.writer().await.unwrap();
+    writer.append(&name(), vec![record("one")]).await.unwrap();
+    let mut second = store.writer().await.unwrap();
+    assert!(matches!(second.append(&name(), vec![record("two")]).await, Err(Error::Locked { .. })));
+    drop(writer);
+    second.append(&name(), vec![record("two")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_is_reported_and_survived() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = Arc::new(AtomicUsize::new(100));
+    let store = open(Options { disk: Disk(Some(Arc::clone(&left))), ..options(&directory) }).await;
+    let mut writer = store.writer().await.unwrap();
+    writer.append(&name(), vec![record(vec![1; 50])]).await.unwrap();
+    writer.flush().await.unwrap();
+    writer.append(&name(), vec![record(vec![2; 50])]).await.unwrap();
+    for _ in 0..2 {
+        let error = writer.flush().await.unwrap_err();
+        assert!(matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull), "{error}");
+        assert_eq!(error.class(), schemas::ErrorClass::Misconfigured);
+    }
+    drop(writer);
+    left.store(1000, Ordering::SeqCst);
+    write(&store, [vec![3; 50]]).await;
+    assert_eq!(bodies(&read(&store, &Positions::new(), 2).await.unwrap()), [vec![1; 50], vec![3; 50]]);
+}
+
+#[tokio::test]
+async fn retention_removes_whole_segments_and_tells_who_is_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(Options { segment_bytes: 1000, retention_bytes: Some(3000), sync: false, ..options(&directory) }).await;
+    let first = write(&store, [vec![0; 300]]).await;
+    let mut slow = store.reader(&name(), &Positions::new()).await.unwrap();
+    assert_eq!(slow.next().await.unwrap().records[0].1[0], 0);
+    let mut writer = store.writer().await.unwrap();
+    writer.append(&name(), (1..=40u8).map(|at| record(vec![at; 300])).collect()).await.unwrap();
+    let last = writer.flush().await.unwrap()[&name()][&directory::shard_id(0)].clone();
+    let kept: u64 =
+        segments(&shard_folder_of(&directory)).unwrap().iter().map(|segment| fs::metadata(&segment.path).unwrap().len()).sum();
+    assert!(kept <= 4000, "{kept}");
+    assert!(matches!(read(&store, &after(&first), 1).await, Err(Error::Trimmed { .. })));
+    let from_start = read(&store, &Positions::new(), 1).await.unwrap();
+    assert!(from_start[0].1[0] > 20);
+    // Nothing is missing between the last trimmed and the oldest kept record.
+    let before_oldest = SequenceNumber::from(from_start[0].0.to_u64().unwrap() - 1);
+    assert_eq!(read(&store, &after(&before_oldest), 1).await.unwrap()[0], from_start[0]);
+    writer.append(&name(), vec![record("new")]).await.unwrap();
+    writer.flush().await.unwrap();
+    assert_eq!(bodies(&read(&store, &after(&last), 1).await.unwrap()), [b"new"]);
+    // A reader that was following finds the gap as well, unless it had read on in time.
+    let slow_end = loop {
+        match slow.next().await {
+            Ok(batch) if batch.records.last().unwrap().1 == "new" => break None,
+            Ok(_) => {}
+            Err(error) => break Some(error),
+        }
+    };
+    assert!(slow_end.is_none_or(|error| matches!(error, Error::Trimmed { .. })));
+}
+
+#[tokio::test]
+async fn retention_by_age_spares_the_segment_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(Options { segment_bytes: 1000, retention_seconds: Some(3600), sync: false, ..options(&directory) }).await;
+    write(&store, (0..10u8).map(|at| vec![at; 300])).await;
+    let before = segments(&shard_folder_of(&directory)).unwrap();
+    for segment in &before {
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+        fs::File::options().write(true).open(&segment.path).unwrap().set_modified(old).unwrap();
+    }
+    write(&store, [b"new".to_vec()]).await;
+    assert!(before.len() > 3);
+    assert_eq!(bodies(&read(&store, &Positions::new(), 1).await.unwrap()).pop().unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn a_missing_segment_in_the_middle_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(Options { segment_bytes: 1000, sync: false, ..options(&directory) }).await;
+    write(&store, (0..20u8).map(|at| vec![at; 300])).await;
+    fs::remove_file(&segments(&shard_folder_of(&directory)).unwrap()[2].path).unwrap();
+    assert!(matches!(read(&store, &Positions::new(), 20).await, Err(Error::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn positions_of_another_stream_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(options(&directory)).await;
+    write(&store, [b"one".to_vec()]).await;
+    // Of a stream that was removed and made again: its numbers were lower.
+    assert!(matches!(read(&store, &after(&SequenceNumber::from(7)), 1).await, Err(Error::Trimmed { .. })));
+    // Of a much later one, and of Kinesis.
+    assert!(matches!(read(&store, &after(&SequenceNumber::from(u64::MAX)), 1).await, Err(Error::ForeignPosition { .. })));
+    let kinesis = "49590338271490256608559692538361571095921575989136588898000000".parse().unwrap();
+    assert!(matches!(read(&store, &after(&kinesis), 1).await, Err(Error::ForeignPosition { .. })));
+}
+
+const CHILD_DIRECTORY: &str = "STREAMS_TEST_CHILD_DIRECTORY";
+
+/// Not a test by itself: the other process of the next one. Prints what it reads.
+#[tokio::test]
+#[ignore = "run by another_process_reads_what_is_written_here"]
+async fn child_reader() {
+    let Ok(directory) = std::env::var(CHILD_DIRECTORY) else { return };
+    let store = Embedded::open(Options::new(directory)).unwrap();
+    let mut reader = store.reader(&name(), &Positions::new()).await.unwrap();
+    loop {
+        for (_, data) in reader.next().await.unwrap().records {
+            println!("read {}", String::from_utf8(data.to_vec()).unwrap().trim());
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_process_reads_what_is_written_here() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(Options { segment_bytes: 20_000, ..options(&directory) }).await;
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "embedded::tests::child_reader", "--ignored", "--nocapture"])
+        .env(CHILD_DIRECTORY, directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let mut writer = store.writer().await.unwrap();
+    for at in 0..500 {
+        writer.append(&name(), vec![record(format!("{at}{}", " ".repeat(at)))]).await.unwrap();
+        if at % 7 == 0 {
+            writer.flush().await.unwrap();
+        }
+    }
+    writer.flush().await.unwrap();
+    let read = tokio::task::spawn_blocking(move || {
+        let lines = output.lines().map(Result::unwrap);
+        lines
+            .filter_map(|line| line.split_once("read ").map(|(_, text)| text.parse::<usize>().unwrap()))
+            .take(500)
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(read.await.unwrap(), (0..500).collect::<Vec<_>>());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Any run of appends, flushes, kills and clean restarts, with small segments: everything flushed is there, in order, once.
+    #[test]
+    fn what_was_flushed_is_read(steps in prop::collection::vec((0usize..400, 0u8..6), 1..40)) {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let directory = tempfile::tempdir().unwrap();
+            let store = open(Options { segment_bytes: 2000, sync: false, ..options(&directory) }).await;
+            let mut writer = store.writer().await.unwrap();
+            let (mut flushed, mut pending) = (Vec::new(), Vec::new());
+            for (at, (size, action)) in steps.into_iter().enumerate() {
+                let data = [at.to_string().into_bytes(), vec![b'.'; size]].concat();
+                writer.append(&name(), vec![record(data.clone())]).await.unwrap();
+                pending.push(data);
+                if action >= 3 {
+                    writer.flush().await.unwrap();
+                    flushed.append(&mut pending);
+                }
+                if action == 0 {
+                    drop(writer);
+                    pending.clear();
+                    writer = store.writer().await.unwrap();
+                }
+            }
+            // What was appended and not flushed may be there or not.
+            let mut read = Vec::new();
+            if let Some(tip) = store.tips(&name()).await.unwrap().into_values().next() {
+                let mut reader = store.reader(&name(), &Positions::new()).await.unwrap();
+                while read.last().is_none_or(|(number, _)| *number < tip) {
+                    read.extend(reader.next().await.unwrap().records);
+                }
+            }
+            let read = bodies(&read);
+            let kept: Vec<_> = read.into_iter().filter(|data| flushed.contains(data)).collect();
+            assert_eq!(kept, flushed);
+        });
+    }
+}

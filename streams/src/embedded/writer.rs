@@ -1,0 +1,199 @@
+//! The writer: locks a stream at its first record, spreads records over the shards' buffers, makes them durable together.
+//!
+//! File work runs on the blocking pool, under a lock that only this writer's own calls take. A call whose future is dropped leaves its file work running to its end
+//! there, so the files are never left in the middle; the next call waits for it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::{File, TryLockError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use schemas::progress::{SequenceNumber, ShardPositions, StreamName};
+
+use super::directory::{read_meta, shard_id, stream_folder};
+use super::hub::{Announcer, Hub};
+use super::segment::{FRAME_BYTES, MAX_RECORD_BYTES, io_error};
+use super::shard::{ShardWriter, WRITE_BYTES};
+use super::{Options, blocking};
+use crate::hash::{key_hash, shard_of};
+use crate::{Error, Record, StreamWriter, check_partition_key};
+
+pub(super) struct Writer {
+    options: Options,
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    options: Options,
+    streams: HashMap<StreamName, OpenStream>,
+    /// Set by the first failed write or fsync: nothing is known of the files' ends any more.
+    failed: Option<(String, std::io::ErrorKind)>,
+}
+
+struct OpenStream {
+    shards: Vec<ShardWriter>,
+    last: Vec<Option<u64>>,
+    announcer: Announcer,
+    /// Held, for the lock on it; released last.
+    _lock: File,
+}
+
+impl Writer {
+    pub(super) fn new(options: Options) -> Self {
+        let inner = Inner { options: options.clone(), streams: HashMap::new(), failed: None };
+        Self { options, inner: Arc::new(Mutex::new(inner)) }
+    }
+}
+
+/// A panic in file work leaves `failed` unset but the buffers whole; the next write meets the files as they are.
+fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+    inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl StreamWriter for Writer {
+    async fn append(&mut self, stream: &StreamName, records: Vec<Record>) -> Result<(), Error> {
+        let mut bytes = 0;
+        for record in &records {
+            check_partition_key(stream, &record.partition_key)?;
+            if record.data.len() > MAX_RECORD_BYTES {
+                return Err(Error::TooLarge { stream: stream.clone(), bytes: record.data.len(), limit: MAX_RECORD_BYTES });
+            }
+            bytes += FRAME_BYTES + record.data.len();
+        }
+        {
+            let mut inner = lock(&self.inner);
+            if inner.fits_in_buffers(stream, bytes) {
+                return inner.append(stream, records);
+            }
+        }
+        let (inner, stream) = (Arc::clone(&self.inner), stream.clone());
+        blocking(&self.options.path, move || lock(&inner).append(&stream, records)).await
+    }
+
+    async fn flush(&mut self) -> Result<ShardPositions, Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking(&self.options.path, move || lock(&inner).flush()).await
+    }
+}
+
+impl Inner {
+    /// Whether an append needs no file.
+    fn fits_in_buffers(&self, stream: &StreamName, bytes: usize) -> bool {
+        bytes < WRITE_BYTES / 4
+            && self.failed.is_none()
+            && self.streams.get(stream).is_some_and(|open| open.shards.iter().all(|shard| shard.only_buffers(bytes)))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match &self.failed {
+            None => Ok(()),
+            Some((path, kind)) => {
+                let what = "an earlier write failed: this writer is finished, make a new one";
+                Err(Error::Io { path: path.clone(), source: std::io::Error::new(*kind, what) })
+            }
+        }
+    }
+
+    /// Remembers a failure of the files, which ends this writer.
+    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Io { path, source }) = &result {
+            self.failed = Some((path.clone(), source.kind()));
+        }
+        result
+    }
+
+    fn append(&mut self, stream: &StreamName, records: Vec<Record>) -> Result<(), Error> {
+        self.check()?;
+        let result = self.open_and_append(stream, records);
+        self.note(result)
+    }
+
+    fn open_and_append(&mut self, stream: &StreamName, records: Vec<Record>) -> Result<(), Error> {
+        let open = match self.streams.entry(stream.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(OpenStream::open(&self.options, stream)?),
+        };
+        let count = open.shards.len() as u32;
+        let mut wrote = false;
+        for record in records {
+            let shard = if count == 1 { 0 } else { shard_of(key_hash(&record.partition_key), count) as usize };
+            open.last[shard] = Some(open.shards[shard].append(&record.data)?);
+            wrote |= open.shards[shard].buffered() == 0;
+        }
+        if wrote {
+            open.announcer.announce();
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<ShardPositions, Error> {
+        self.check()?;
+        let result = self.write_and_sync();
+        self.note(result)?;
+        let positions = self.streams.iter().map(|(name, open)| (name.clone(), open.positions().collect()));
+        Ok(positions.collect())
+    }
+
+    fn write_and_sync(&mut self) -> Result<(), Error> {
+        for open in self.streams.values_mut() {
+            let mut wrote = false;
+            for shard in &mut open.shards {
+                wrote |= shard.buffered() > 0;
+                shard.write()?;
+            }
+            if wrote {
+                open.announcer.announce();
+            }
+        }
+        let mut unsynced: Vec<_> =
+            self.streams.values_mut().flat_map(|open| &mut open.shards).filter(|shard| shard.unsynced().is_some()).collect();
+        let files: Vec<_> =
+            unsynced.iter().filter_map(|shard| shard.unsynced().map(|file| (shard.path().to_owned(), file))).collect();
+        sync_together(&files)?;
+        unsynced.iter_mut().for_each(|shard| shard.synced());
+        Ok(())
+    }
+}
+
+/// File systems join the fsyncs of several files into one commit of their journal when they come at the same time.
+fn sync_together(files: &[(PathBuf, Arc<File>)]) -> Result<(), Error> {
+    const AT_ONCE: usize = 16;
+    let sync = |(path, file): &(PathBuf, Arc<File>)| file.sync_data().map_err(|error| io_error(path, error));
+    for group in files.chunks(AT_ONCE) {
+        let Some((own, others)) = group.split_first() else { continue };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = others.iter().map(|file| scope.spawn(move || sync(file))).collect();
+            let own = sync(own);
+            others.into_iter().fold(own, |result, other| {
+                let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                result.and(other)
+            })
+        })?;
+    }
+    Ok(())
+}
+
+impl OpenStream {
+    fn open(options: &Options, stream: &StreamName) -> Result<Self, Error> {
+        let folder = stream_folder(&options.path, stream);
+        let meta = read_meta(&folder, stream)?;
+        let path = folder.join("writer.lock");
+        let lock = File::options().create(true).append(true).open(&path).map_err(|error| io_error(&path, error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: folder.display().to_string() }),
+            Err(TryLockError::Error(error)) => return Err(io_error(&path, error)),
+        }
+        let shards: Vec<_> =
+            (0..meta.shards).map(|shard| ShardWriter::open(&folder, meta, shard, options)).collect::<Result<_, _>>()?;
+        Ok(Self { last: vec![None; shards.len()], shards, announcer: Announcer::new(Hub::of(&folder)), _lock: lock })
+    }
+
+    fn positions(&self) -> impl Iterator<Item = (schemas::progress::ShardId, SequenceNumber)> {
+        let written = self.shards.iter().zip(&self.last);
+        written.filter_map(|(shard, last)| last.map(|last| (shard_id(shard.shard), SequenceNumber::from(last))))
+    }
+}
