@@ -1,0 +1,87 @@
+//! Other processes: started in a group of their own, their memory watched, their last line read.
+
+use std::collections::HashMap;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+/// What a measured process said of itself, as `key=value` words on its last line of output, and the most memory that it and its children held at once.
+#[derive(Debug)]
+pub struct Measured {
+    pub values: HashMap<String, f64>,
+    pub peak_mb: f64,
+}
+
+impl Measured {
+    pub fn get(&self, key: &str) -> anyhow::Result<f64> {
+        self.values.get(key).copied().with_context(|| format!("the process did not report {key}: {:?}", self.values))
+    }
+}
+
+/// Runs to the end.
+pub fn measure(command: &mut Command) -> anyhow::Result<Measured> {
+    let shown = format!("{command:?}");
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().with_context(|| shown.clone())?;
+    let watch = Watch::start(child.id());
+    let output = child.wait_with_output()?;
+    let peak_mb = watch.stop();
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let tail: Vec<&str> = errors.lines().rev().take(15).collect();
+        bail!("{shown} failed ({}):\n{}\n{text}", output.status, tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    }
+    let last = text.lines().rev().find(|line| line.contains('=')).unwrap_or_default();
+    let values = last.split_whitespace().filter_map(|word| word.split_once('=')).filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?))).collect();
+    Ok(Measured { values, peak_mb })
+}
+
+/// Watches the resident memory of a process group.
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<f64>,
+}
+
+impl Watch {
+    pub fn start(group: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut peak = 0.0f64;
+            while !flag.load(Ordering::Relaxed) {
+                peak = peak.max(resident_mb(group));
+                // A sampling interval, not a wait for something.
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+            peak
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends the watch: the peak in MB.
+    pub fn stop(self) -> f64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+/// The resident memory of all processes of a group, in MB, from `/proc`.
+fn resident_mb(group: u32) -> f64 {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return 0.0 };
+    let mut pages = 0u64;
+    for entry in entries.flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // The name in parentheses may hold anything; what follows it does not.
+        let Some((_, rest)) = stat.rsplit_once(')') else { continue };
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        if fields.get(2).and_then(|field| field.parse().ok()) == Some(group) {
+            pages += fields.get(21).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+        }
+    }
+    pages as f64 * 4096.0 / 1e6
+}

@@ -1,0 +1,256 @@
+//! The configuration file: one YAML file, unknown keys refused, secrets by reference.
+//!
+//! ```yaml
+//! source:
+//!   name: shop                        # in progress records, metrics and stream names
+//!   url: sqlserver://tributary@db.example:1433/shop?encrypt=on
+//!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}
+//!   poll_interval: 100ms              # how long an idle importer waits; a busy one does not
+//!   tables: [dbo.orders]              # default: every captured table that has a contract
+//! streams:
+//!   prefix: shop                      # default: the source's name
+//!   layout: shared                    # table (default on Kinesis) or shared (default otherwise)
+//!   provider: {type: embedded, path: data/streams}
+//! contracts: schemas/tables           # where the table contracts are
+//! entities: entities                  # where the entity definitions are
+//! data: data                          # saved progress and the joiner's state
+//! sinks:
+//!   - {type: sqlite, path: data/entities.db}
+//! read_from: sqlite                   # the sink that queries read; default: the first that can be read
+//! api:
+//!   listen: 127.0.0.1:8080
+//! ```
+//! Relative paths are relative to the folder of the file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use schemas::TableName;
+use schemas::contract::Contract;
+use schemas::entity::EntityDefinition;
+use schemas::table::TableSchema;
+use serde::{Deserialize, Deserializer};
+use sinks::{SecretReference, SinkConfig};
+use streams::Layout;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub source: Source,
+    pub streams: Streams,
+    #[serde(default = "default_contracts")]
+    pub contracts: PathBuf,
+    #[serde(default = "default_entities")]
+    pub entities: PathBuf,
+    #[serde(default = "default_data")]
+    pub data: PathBuf,
+    #[serde(default)]
+    pub sinks: Vec<SinkConfig>,
+    #[serde(default)]
+    pub read_from: Option<String>,
+    #[serde(default)]
+    pub api: api::Config,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Letters, digits, `-` and `_`: it stands in stream names.
+    pub name: String,
+    pub url: String,
+    #[serde(default)]
+    pub password: Option<SecretReference>,
+    #[serde(default = "default_poll_interval", deserialize_with = "duration")]
+    pub poll_interval: Duration,
+    #[serde(default)]
+    pub tables: Vec<TableName>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Streams {
+    #[serde(default)]
+    pub prefix: Option<String>,
+    #[serde(default)]
+    pub layout: Option<Layout>,
+    /// Shards of a stream that is created.
+    #[serde(default = "default_shards")]
+    pub shards: u32,
+    pub provider: streams::Config,
+}
+
+fn default_contracts() -> PathBuf {
+    "schemas/tables".into()
+}
+fn default_entities() -> PathBuf {
+    "entities".into()
+}
+fn default_data() -> PathBuf {
+    "data".into()
+}
+fn default_poll_interval() -> Duration {
+    Duration::from_millis(100)
+}
+fn default_shards() -> u32 {
+    1
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    crate::cli::duration(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+impl Config {
+    /// Reads the file. Errors name it, the line and the key.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: cannot be read. `tributary init` writes one, --config names another", path.display()))?;
+        let mut config: Self = serde_yaml_ng::from_str(&text).with_context(|| format!("{}: the configuration is wrong", path.display()))?;
+        config.check().with_context(|| format!("{}: the configuration is wrong", path.display()))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        config.resolve_paths(folder);
+        Ok(config)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        if !plain(&self.source.name) {
+            bail!("source.name {:?}: only letters, digits, '-', '_' and '.', because it stands in stream names", self.source.name);
+        }
+        if !plain(self.prefix()) {
+            bail!("streams.prefix {:?}: only letters, digits, '-', '_' and '.'", self.prefix());
+        }
+        let mut names: Vec<&str> = self.sinks.iter().map(SinkConfig::name).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            bail!("sinks: two are called {:?}: give each its own `name`", twice[0]);
+        }
+        if let Some(name) = &self.read_from {
+            match self.sinks.iter().find(|sink| sink.name() == name) {
+                None => bail!("read_from: there is no sink {name:?}; there are {names:?}"),
+                Some(sink) if !sink.can_be_read() => bail!("read_from: queries cannot be read from {name:?}: name a SQLite or Postgres sink"),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve_paths(&mut self, folder: &Path) {
+        for path in [&mut self.contracts, &mut self.entities, &mut self.data] {
+            *path = folder.join(&path);
+        }
+        if let streams::Config::Embedded(embedded) = &mut self.streams.provider {
+            embedded.path = folder.join(&embedded.path);
+        }
+        for sink in &mut self.sinks {
+            if let SinkConfig::Sqlite(sqlite) = sink {
+                sqlite.path = folder.join(&sqlite.path);
+            }
+        }
+    }
+
+    pub fn prefix(&self) -> &str {
+        self.streams.prefix.as_deref().unwrap_or(&self.source.name)
+    }
+
+    pub fn layout(&self) -> Layout {
+        let default = if matches!(self.streams.provider, streams::Config::Kinesis(_)) { Layout::Table } else { Layout::Shared };
+        self.streams.layout.unwrap_or(default)
+    }
+
+    /// The sink that queries read.
+    pub fn readable_sink(&self) -> Option<&SinkConfig> {
+        match &self.read_from {
+            Some(name) => self.sinks.iter().find(|sink| sink.name() == name),
+            None => self.sinks.iter().find(|sink| sink.can_be_read()),
+        }
+    }
+
+    /// The table contracts, by file name.
+    pub fn load_contracts(&self) -> anyhow::Result<Vec<Contract>> {
+        let contracts = read_folder(&self.contracts, "json", |name, text| Ok(Contract::parse(name, text)?))?;
+        if contracts.is_empty() {
+            bail!("{}: no table contracts (*.json) there: `tributary init` writes them from the catalog", self.contracts.display());
+        }
+        Ok(contracts)
+    }
+
+    /// The entity definitions, by file name.
+    pub fn load_entities(&self) -> anyhow::Result<Vec<EntityDefinition>> {
+        let entities = read_folder(&self.entities, "yaml", |name, text| Ok(EntityDefinition::from_yaml(name, text)?))?;
+        if entities.is_empty() {
+            bail!("{}: no entity definitions (*.yaml) there: `tributary init` infers them from the foreign keys", self.entities.display());
+        }
+        Ok(entities)
+    }
+}
+
+/// Looks tables up in contracts.
+pub fn table_of<'a>(contracts: &'a [Contract]) -> impl Fn(&TableName) -> Option<Arc<TableSchema>> + 'a {
+    move |name| contracts.iter().find(|contract| contract.table.name == *name).map(|contract| contract.table.clone())
+}
+
+fn read_folder<T>(folder: &Path, extension: &str, parse: impl Fn(&str, &str) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("{}: the folder cannot be read", folder.display()))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| folder.display().to_string())?.path();
+        if path.extension().is_some_and(|found| found == extension) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths
+        .iter()
+        .map(|path| {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
+            parse(&name, &text)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GOOD: &str = "source: {name: shop, url: 'sqlserver://sa@127.0.0.1/shop', poll_interval: 20ms}\nstreams:\n  provider: {type: embedded, path: streams}\nsinks:\n  - {type: sqlite, path: e.db}\n";
+
+    fn load(text: &str) -> anyhow::Result<Config> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tributary.yaml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path)
+    }
+
+    #[test]
+    fn a_configuration_is_read_with_its_defaults() {
+        let config = load(GOOD).unwrap();
+        assert_eq!(config.source.poll_interval, Duration::from_millis(20));
+        assert_eq!(config.prefix(), "shop");
+        assert_eq!(config.layout(), Layout::Shared);
+        assert!(config.contracts.ends_with("schemas/tables") && config.contracts.is_absolute());
+        assert_eq!(config.readable_sink().unwrap().name(), "sqlite");
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_place() {
+        for (from, to, expected) in [
+            ("poll_interval: 20ms", "poll_intervall: 20ms", "poll_intervall"),
+            ("poll_interval: 20ms", "poll_interval: 20", "duration"),
+            ("type: embedded", "type: kafka", "kafka"),
+            ("name: shop", "name: 'my shop'", "source.name"),
+            ("type: sqlite", "type: sqlight", "sqlight"),
+            ("streams:\n", "streams:\n  layout: tables\n", "tables"),
+        ] {
+            let error = format!("{:#}", load(&GOOD.replace(from, to)).unwrap_err());
+            assert!(error.contains(expected) && error.contains("tributary.yaml"), "{error}");
+        }
+        let error = format!("{:#}", load(&format!("{GOOD}read_from: postgres\n")).unwrap_err());
+        assert!(error.contains("there is no sink \"postgres\""), "{error}");
+        let error = format!("{:#}", Config::load(Path::new("/nowhere/tributary.yaml")).unwrap_err());
+        assert!(error.contains("tributary init"), "{error}");
+    }
+}
