@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tds::{Encryption, Options};
 
 #[path = "../tests/fake/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code)]
 mod fake;
 
 #[tokio::main]

@@ -260,7 +260,7 @@ impl<'a> Answer<'a> {
         }
         if self.cancel.is_set() {
             // The message ends here, whatever statement or procedure was under way; the acknowledgement is a message of its own.
-            Done { flags: 0, command: Command::Other, rows: 0 }.put(&mut self.payload, done::DONE);
+            Done { flags: done::ERROR, command: Command::Select, rows: 0 }.put(&mut self.payload, done::DONE);
         }
         if self.payload.is_empty() {
             Done { flags: 0, command: Command::Other, rows: 0 }.put(&mut self.payload, done::DONE);

@@ -14,7 +14,7 @@ use tds::{
 };
 
 #[derive(Default)]
-pub struct Fake {
+pub(crate) struct Fake {
     descriptors: Arc<AtomicU64>,
 }
 
@@ -26,7 +26,7 @@ struct FakeSession {
     resets: u64,
 }
 
-pub fn error(number: i32, class: u8, message: &str) -> SqlError {
+pub(crate) fn error(number: i32, class: u8, message: &str) -> SqlError {
     SqlError { number, state: 1, class, message: message.to_owned(), procedure: String::new(), line: 1 }
 }
 
@@ -48,7 +48,7 @@ impl Server for Fake {
 }
 
 /// Every data type with a value.
-pub fn all_types() -> Vec<(&'static str, DataType, Value)> {
+pub(crate) fn all_types() -> Vec<(&'static str, DataType, Value)> {
     use DataType as T;
     use Value as V;
     let text = |text: &str| V::Text(text.to_owned());
@@ -108,12 +108,12 @@ pub fn all_types() -> Vec<(&'static str, DataType, Value)> {
     ]
 }
 
-pub fn column(name: &str, data_type: DataType, nullable: bool) -> Column {
+pub(crate) fn column(name: &str, data_type: DataType, nullable: bool) -> Column {
     Column { name: name.to_owned(), data_type, nullable, identity: false, computed: false }
 }
 
 /// Twelve columns as a change table has them.
-pub fn wide_columns() -> Vec<Column> {
+pub(crate) fn wide_columns() -> Vec<Column> {
     use DataType as T;
     vec![
         column("__$start_lsn", T::Binary(10), false),
@@ -131,7 +131,7 @@ pub fn wide_columns() -> Vec<Column> {
     ]
 }
 
-pub fn wide_row(n: i64) -> Vec<Value> {
+pub(crate) fn wide_row(n: i64) -> Vec<Value> {
     vec![
         Value::Bytes(vec![0; 10]),
         Value::Bytes(vec![1; 10]),
