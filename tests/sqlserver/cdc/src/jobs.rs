@@ -43,6 +43,7 @@ pub struct JobOptions {
     pub maxtrans: Option<i64>,
     /// Scan cycles in one pass.
     pub maxscans: Option<i64>,
+    /// Kept and shown; the stand-in's job goes on until it is stopped either way.
     pub continuous: Option<bool>,
     /// Seconds between passes.
     pub pollinginterval: Option<i64>,

@@ -79,11 +79,27 @@ fn slots<'a>(conn: &Connection, table: &'a SourceTable) -> Result<Vec<Slot<'a>>>
     Ok(slots.collect())
 }
 
+/// Gives the log enough slots, by making it anew: adding columns one by one costs a reading of the whole schema each. Its rows, few as a rule, are copied,
+/// and its sequence goes on, because no number may come back.
 fn widen_log(conn: &Connection, slots: usize) -> Result<()> {
-    let columns: i64 = conn.query_row("SELECT count(*) FROM pragma_table_info('__cdc_log')", [], |row| row.get(0))?;
-    for slot in (columns - 3) / 2..slots as i64 {
-        conn.execute_batch(&format!("ALTER TABLE __cdc_log ADD COLUMN o{slot}; ALTER TABLE __cdc_log ADD COLUMN n{slot};"))?;
+    let had: i64 = conn.query_row("SELECT count(*) FROM pragma_table_info('__cdc_log')", [], |row| row.get(0))?;
+    let had = (had as usize - 3) / 2;
+    if had >= slots {
+        return Ok(());
     }
+    let columns = |slots: usize| (0..slots).map(|slot| format!(", o{slot}, n{slot}")).collect::<String>();
+    let (kept, wanted) = (columns(had), columns(slots));
+    conn.execute_batch(&format!(
+        "CREATE TABLE __cdc_log_copy AS SELECT * FROM __cdc_log;
+         CREATE TABLE __cdc_log_sequence AS SELECT name, seq FROM sqlite_sequence WHERE name = '__cdc_log';
+         DROP TABLE __cdc_log;
+         CREATE TABLE __cdc_log (seq INTEGER PRIMARY KEY AUTOINCREMENT, shape INTEGER NOT NULL, op INTEGER NOT NULL{wanted});
+         INSERT INTO __cdc_log (seq, shape, op{kept}) SELECT seq, shape, op{kept} FROM __cdc_log_copy;
+         DELETE FROM sqlite_sequence WHERE name = '__cdc_log';
+         INSERT INTO sqlite_sequence (name, seq) SELECT name, seq FROM __cdc_log_sequence;
+         DROP TABLE __cdc_log_copy;
+         DROP TABLE __cdc_log_sequence;"
+    ))?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::{Catalog, DateTime, Error, Result, instance};
 /// The internal tables.
 ///
 /// `__cdc_log` holds one row a change: `shape` says which column of which table its value slots are, `op` is 1 delete, 2 insert, 3 update, or
-/// [`crate::log::OP_ENABLE`] or [`crate::log::OP_DDL`]; slot k is `o<k>` (old value) and `n<k>` (new value). It grows by slots when a wider table is enabled. AUTOINCREMENT, so
+/// [`crate::log::OP_ENABLE`] or [`crate::log::OP_DDL`]; slot k is `o<k>` (old value) and `n<k>` (new value). It gets more slots when a wider table is enabled. AUTOINCREMENT, so
 /// that a sequence number never comes back: `__cdc_tran` and `__cdc_instance` refer to ranges of it.
 const INTERNAL: &str = "
 CREATE TABLE IF NOT EXISTS __cdc_state (

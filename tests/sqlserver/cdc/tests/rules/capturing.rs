@@ -338,3 +338,26 @@ fn a_hundred_thousand_rows_pass_through() {
         ["100000"]
     );
 }
+
+#[test]
+fn a_wider_table_enabled_while_changes_wait_loses_none() {
+    let world = World::new();
+    world.table("slim", &[("id", "int")], true);
+    world.table("broad", &[("id", "int"), ("a", "int"), ("b", "int"), ("c", "int")], true);
+    world.enable("slim");
+    world.commit("INSERT INTO \"dbo.slim\" VALUES (1)");
+    world.enable("broad");
+    world.commit("INSERT INTO \"dbo.slim\" VALUES (2); INSERT INTO \"dbo.broad\" VALUES (1, 2, 3, 4)");
+    world.scan();
+    assert_eq!(world.changes("dbo_slim"), ["1 2 x01 1", "1 2 x01 2"]);
+    assert_eq!(world.changes("dbo_broad"), ["2 2 x0f 1 2 3 4"]);
+    let last: i64 =
+        world.conn.query_row("SELECT seq FROM sqlite_sequence WHERE name = '__cdc_log'", [], |row| row.get(0)).unwrap();
+    world.table("broader", &[("id", "int"), ("a", "int"), ("b", "int"), ("c", "int"), ("d", "int")], true);
+    world.enable("broader");
+    let next: i64 = world.conn.query_row("SELECT max(seq) FROM __cdc_log", [], |row| row.get(0)).unwrap();
+    assert_eq!(next, last + 1, "the empty log's sequence goes on");
+    world.commit("INSERT INTO \"dbo.slim\" VALUES (3)");
+    world.scan();
+    assert_eq!(world.changes("dbo_slim").len(), 3);
+}
