@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +30,7 @@ use crate::worker::{self, Job};
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Groups of packets on their way from a session to the network.
 const CHUNKS_UNDER_WAY: usize = 4;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
@@ -69,7 +71,7 @@ pub async fn serve(
                 Err(error) => {
                     // Out of file descriptors, mostly: the others go on, and trying again at once would only spin.
                     tracing::warn!(%error, "accepting a connection failed");
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -112,8 +114,8 @@ async fn run(stream: TcpStream, shared: &Arc<Shared>, mut stopped: watch::Receiv
     };
     let outcome = tokio::select! {
         outcome = answering.run() => outcome,
-        // Ends only by an error: a closed connection ends the exchange by the channel.
-        Err(error) = reading => Err(error),
+        // Never ends: what it reads and how it ended go to the exchange by the channel.
+        () = reading => Ok(()),
         _ = stopped.wait_for(|stop| *stop) => Ok(()),
     };
     // The channels are gone with the exchange: a session in the middle of a statement sees it by the flag or by its next row, and its thread ends.
@@ -264,10 +266,11 @@ async fn answer_login(
     }
 }
 
-/// Hands every message on; a message is whole before anyone sees it.
-async fn read_messages(mut from: ReadHalf<Box<dyn Stream>>, to: mpsc::Sender<Message>, limit: usize) -> Result<()> {
-    while let Some(message) = packet::read_message(&mut from, limit).await? {
-        if to.send(message).await.is_err() {
+/// Hands every message on, and the error that ends them; a message is whole before anyone sees it.
+async fn read_messages(mut from: ReadHalf<Box<dyn Stream>>, to: mpsc::Sender<Result<Message>>, limit: usize) {
+    while let Some(message) = packet::read_message(&mut from, limit).await.transpose() {
+        let broken = message.is_err();
+        if to.send(message).await.is_err() || broken {
             break;
         }
     }
@@ -279,7 +282,7 @@ async fn read_messages(mut from: ReadHalf<Box<dyn Stream>>, to: mpsc::Sender<Mes
 /// Requests and answers.
 struct Exchange {
     writer: WriteHalf<Box<dyn Stream>>,
-    incoming: mpsc::Receiver<Message>,
+    incoming: mpsc::Receiver<Result<Message>>,
     jobs: mpsc::Sender<Job>,
     chunks: mpsc::Receiver<Chunk>,
     cancel: Cancel,
@@ -297,7 +300,9 @@ impl Exchange {
             let message = match self.next.take() {
                 Some(message) => message,
                 None => match self.incoming.recv().await {
-                    Some(message) => message,
+                    Some(Ok(message)) => message,
+                    Some(Err(error @ Error::Io(_))) => return Err(error),
+                    Some(Err(error)) => return self.refuse(error).await,
                     None => break,
                 },
             };
@@ -320,6 +325,7 @@ impl Exchange {
     /// Says why, and ends the connection.
     async fn refuse(&mut self, error: Error) -> Result<()> {
         self.send(&login::refused(&self.shared.options, &protocol_error(&error))).await?;
+        self.writer.shutdown().await?;
         Err(error)
     }
 
@@ -400,17 +406,14 @@ impl Exchange {
     }
 
     /// A message in the middle of an answer: an attention, or the next request of a client that has read the answer's last packet already.
-    fn interrupted(&mut self, message: Option<Message>) -> Result<()> {
-        match message {
+    fn interrupted(&mut self, message: Option<Result<Message>>) -> Result<()> {
+        match message.transpose()? {
             Some(Message { kind: kind::ATTENTION, .. }) => {
                 self.attention = true;
                 self.cancel.set();
             }
             Some(next) => self.next = Some(next),
-            None => {
-                self.cancel.set();
-                return Err(Error::Io(std::io::ErrorKind::ConnectionReset.into()));
-            }
+            None => return Err(Error::Io(std::io::ErrorKind::ConnectionReset.into())),
         }
         Ok(())
     }

@@ -28,6 +28,8 @@ mod options;
 mod packet;
 mod prelogin;
 mod prepared;
+#[cfg(test)]
+mod properties;
 mod reader;
 mod request;
 mod rpc;

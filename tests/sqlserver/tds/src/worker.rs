@@ -113,6 +113,9 @@ impl Worker {
         answer.set_style(Style::Procedure);
         let last = calls.len() - 1;
         for (at, call) in calls.into_iter().enumerate() {
+            if answer.is_closed() {
+                break;
+            }
             match call.known {
                 Some(known) => self.known_procedure(known, call.parameters, answer),
                 None => self.call(&Call { procedure: call.name, parameters: call.parameters }, answer),

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tds::{Encryption, Limits, Options};
 
 #[allow(dead_code)]
@@ -278,4 +280,59 @@ async fn logins_out_of_the_ordinary_are_refused() {
         assert!(wire.message().await.is_none());
     }
     server.stop().await;
+}
+
+/// Bytes that look random and are the same in every run.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn bytes(&mut self, most: u64) -> Vec<u8> {
+        (0..self.next() % most).map(|_| self.next() as u8).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_messages_never_make_the_server_panic() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        before(panic);
+    }));
+    let server = start(Options::default()).await;
+    let mut noise = Noise(0x5EED);
+    for round in 0..600 {
+        // Before the login: as it comes, or in a packet of a kind that is expected there.
+        let mut wire = Wire::dial(server.address).await;
+        let bytes = noise.bytes(200);
+        match round % 3 {
+            0 => drop(tokio::io::AsyncWriteExt::write_all(&mut wire.stream, &bytes).await),
+            1 => wire.send_lossy(0x12, &bytes).await,
+            _ => wire.send_lossy(wire::LOGIN, &bytes).await,
+        }
+        drop(wire);
+        // After it: a valid request with a few bytes changed.
+        let mut wire = Wire::connect(server.address).await;
+        let parameters = [Given::Text("echo"), Given::Text("@a int, @b nvarchar(9)"), Given::Int(7), Given::Text("abc")];
+        let (kind, mut payload) = match round % 3 {
+            0 => (wire::RPC, wire::calls(&[wire::call(SP_EXECUTE_SQL, &parameters)])),
+            1 => (wire::BATCH, wire::batch("rows 3")),
+            _ => (0x0E, [&wire::batch("")[..], &noise.bytes(20)[..]].concat()),
+        };
+        for _ in 0..noise.next() % 4 {
+            let at = noise.next() as usize % payload.len();
+            payload[at] = noise.next() as u8;
+        }
+        wire.send_lossy(kind, &payload).await;
+        wire.message().await;
+    }
+    server.stop().await;
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
 }

@@ -48,7 +48,8 @@ impl Running {
 
     pub(crate) async fn connect_as(&self, config: Config) -> tiberius::Result<Tiberius> {
         let stream = TcpStream::connect(self.address).await.unwrap();
-        Client::connect(config, stream.compat_write()).await
+        // Boxed: the future of a TLS handshake is large.
+        Box::pin(Client::connect(config, stream.compat_write())).await
     }
 
     pub(crate) async fn connect(&self) -> Tiberius {
