@@ -46,7 +46,7 @@ pub async fn serve(
         Encryption::Off => None,
         _ => Some(Acceptors::new(&options.certificate)?),
     };
-    let shared = Arc::new(Shared { server, options, acceptors });
+    let shared = Arc::new(Shared { server, options: Arc::new(options), acceptors });
     let (stop, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -84,7 +84,7 @@ pub async fn serve(
 
 struct Shared {
     server: Arc<dyn Server>,
-    options: Options,
+    options: Arc<Options>,
     acceptors: Option<Acceptors>,
 }
 
@@ -239,7 +239,7 @@ async fn answer_login(
         let (end, ended) = oneshot::channel();
         let session = worker::Start {
             server: Arc::clone(&shared.server),
-            options: options.clone(),
+            options: Arc::clone(options),
             login: login.login.clone(),
             cancel: cancel.clone(),
             packet_bytes,

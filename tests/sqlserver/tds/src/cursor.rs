@@ -197,11 +197,14 @@ impl Worker {
         let (parameters, _) = binding::bind(declared, arguments.values(), first, sql, self.options.collation)?;
         let limit = self.options.limits.cursor_rows;
         let batch = Batch { sql: sql.to_owned(), parameters };
+        if !self.may_run(sql, answer) {
+            return Err(not_declared());
+        }
         let (columns, rows) = {
             let mut capture = Capture { answer, columns: None, rows: Vec::new(), results: 0, limit, failed: false };
             self.session.batch(&batch, &mut capture);
             if capture.failed {
-                return Err(error(16945, 16, "The cursor was not declared.".to_owned()));
+                return Err(not_declared());
             }
             (capture.columns, capture.rows)
         };
@@ -312,6 +315,11 @@ impl Worker {
         let handle = Arguments::new("sp_cursorclose", parameters).integer()?;
         self.handles.close(handle).map(|_| ())
     }
+}
+
+/// Follows the error that says why.
+fn not_declared() -> SqlError {
+    error(16945, 16, "The cursor was not declared.".to_owned())
 }
 
 fn integer_of(parameter: Option<&Parameter>, default: i64) -> i64 {

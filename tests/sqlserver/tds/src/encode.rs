@@ -35,80 +35,66 @@ const INEXACT: Misfit = Misfit("the value has more digits than its type's scale"
 /// Writes a value that may be null, its length included.
 pub(crate) fn put(out: &mut Vec<u8>, wire: &Wire, value: &Value) -> Fits {
     use DataType as T;
-    let value = match value {
-        Value::Null => return put_null(out, wire),
-        Value::Variant(inner) if wire.data_type != T::SqlVariant => &inner.1,
-        other => other,
-    };
-    let mut length = |bytes: u8| {
-        if !wire.fixed {
-            out.push(bytes);
-        }
-    };
-    match &wire.data_type {
-        T::Int => {
-            length(4);
-            out.extend(i32::try_from(integer(value)?).map_err(|_| OUT_OF_RANGE)?.to_le_bytes());
-        }
-        T::BigInt => {
-            length(8);
-            out.extend(integer(value)?.to_le_bytes());
-        }
-        T::NVarChar(Length::Limited(most)) => put_nvarchar(out, text(value)?, *most)?,
-        T::Bit => {
-            length(1);
-            out.push(u8::from(integer(value)? != 0));
-        }
-        T::TinyInt => {
-            length(1);
-            out.push(u8::try_from(integer(value)?).map_err(|_| OUT_OF_RANGE)?);
-        }
-        T::SmallInt => {
-            length(2);
-            out.extend(i16::try_from(integer(value)?).map_err(|_| OUT_OF_RANGE)?.to_le_bytes());
-        }
-        T::Real => {
-            length(4);
-            out.extend((float(value)? as f32).to_le_bytes());
-        }
-        T::Float => {
-            length(8);
-            out.extend(float(value)?.to_le_bytes());
-        }
-        T::Money => {
-            length(8);
-            put_money(out, value)?;
-        }
-        T::SmallMoney => {
-            length(4);
-            let units = i32::try_from(decimal(value, 4)?).map_err(|_| OUT_OF_RANGE)?;
-            out.extend(units.to_le_bytes());
-        }
-        T::DateTime => {
-            length(8);
-            put_datetime(out, value)?;
-        }
-        T::SmallDateTime => {
-            length(4);
-            put_smalldatetime(out, value)?;
-        }
-        T::Decimal { precision, scale } | T::Numeric { precision, scale } => {
+    match (&wire.data_type, value) {
+        (_, Value::Null) => put_null(out, wire),
+        (T::SqlVariant, _) => put_variant(out, value, wire.collation),
+        (_, Value::Variant(inner)) => put(out, wire, &inner.1),
+        (T::NVarChar(Length::Limited(most)), _) => put_nvarchar(out, text(value)?, *most),
+        (T::Decimal { precision, scale } | T::Numeric { precision, scale }, _) => {
             let bytes = decimal_bytes(*precision);
             out.push(bytes);
-            put_decimal(out, value, *precision, *scale, usize::from(bytes) - 1)?;
+            put_decimal(out, value, *precision, *scale, usize::from(bytes) - 1)
         }
-        T::UniqueIdentifier => {
+        (T::UniqueIdentifier, _) => {
             out.push(16);
-            put_guid(out, value)?;
+            put_guid(out, value)
         }
-        T::Date | T::Time { .. } | T::DateTime2 { .. } | T::DateTimeOffset { .. } => {
+        (T::Date | T::Time { .. } | T::DateTime2 { .. } | T::DateTimeOffset { .. }, _) => {
             let at = out.len();
             out.push(0);
             put_temporal(out, &wire.data_type, value)?;
             out[at] = (out.len() - at - 1) as u8;
+            Ok(())
         }
-        T::SqlVariant => put_variant(out, value, wire.collation)?,
-        _ => put_long(out, wire, value)?,
+        (data_type, _) => match fixed_bytes(data_type) {
+            Some(bytes) => {
+                if !wire.fixed {
+                    out.push(bytes);
+                }
+                put_fixed(out, data_type, value)
+            }
+            None => put_long(out, wire, value),
+        },
+    }
+}
+
+/// The size of the types that have one size.
+fn fixed_bytes(data_type: &DataType) -> Option<u8> {
+    use DataType as T;
+    match data_type {
+        T::Bit | T::TinyInt => Some(1),
+        T::SmallInt => Some(2),
+        T::Int | T::Real | T::SmallMoney | T::SmallDateTime => Some(4),
+        T::BigInt | T::Float | T::Money | T::DateTime => Some(8),
+        _ => None,
+    }
+}
+
+fn put_fixed(out: &mut Vec<u8>, data_type: &DataType, value: &Value) -> Fits {
+    use DataType as T;
+    match data_type {
+        T::Bit => out.push(u8::from(integer(value)? != 0)),
+        T::TinyInt => out.push(u8::try_from(integer(value)?).map_err(|_| OUT_OF_RANGE)?),
+        T::SmallInt => out.extend(i16::try_from(integer(value)?).map_err(|_| OUT_OF_RANGE)?.to_le_bytes()),
+        T::Int => out.extend(i32::try_from(integer(value)?).map_err(|_| OUT_OF_RANGE)?.to_le_bytes()),
+        T::BigInt => out.extend(integer(value)?.to_le_bytes()),
+        T::Real => out.extend((float(value)? as f32).to_le_bytes()),
+        T::Float => out.extend(float(value)?.to_le_bytes()),
+        T::Money => put_money(out, value)?,
+        T::SmallMoney => out.extend(i32::try_from(decimal(value, 4)?).map_err(|_| OUT_OF_RANGE)?.to_le_bytes()),
+        T::DateTime => put_datetime(out, value)?,
+        T::SmallDateTime => put_smalldatetime(out, value)?,
+        _ => return Err(WRONG_KIND),
     }
     Ok(())
 }

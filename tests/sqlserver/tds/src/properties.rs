@@ -72,7 +72,11 @@ fn typed_value() -> impl Strategy<Value = (DataType, Value)> {
 }
 
 fn round_trip(data_type: &DataType, value: &Value, nullable: bool) -> (DataType, Value) {
-    let wire = Wire::new(data_type, nullable, COLLATION);
+    round_trip_in(COLLATION, data_type, value, nullable)
+}
+
+fn round_trip_in(collation: Collation, data_type: &DataType, value: &Value, nullable: bool) -> (DataType, Value) {
+    let wire = Wire::new(data_type, nullable, collation);
     let mut bytes = Vec::new();
     wire.put(&mut bytes);
     encode::put(&mut bytes, &wire, value).unwrap();
@@ -128,6 +132,14 @@ proptest! {
     fn values_survive_their_encoding((data_type, value) in typed_value(), nullable in any::<bool>()) {
         prop_assert_eq!(round_trip(&data_type, &value, nullable), (data_type.clone(), value));
         prop_assert_eq!(round_trip(&data_type, &Value::Null, true), (data_type, Value::Null));
+    }
+
+    #[test]
+    fn all_of_unicode_survives_in_a_utf8_collation(text in "\\PC{0,60}", max in any::<bool>()) {
+        let data_type = DataType::VarChar(if max { Length::Max } else { Length::Limited(240) });
+        let value = Value::Text(text);
+        let utf8 = Collation::LATIN1_GENERAL_100_CI_AS_SC_UTF8;
+        prop_assert_eq!(round_trip_in(utf8, &data_type, &value, true), (data_type, value));
     }
 
     #[test]

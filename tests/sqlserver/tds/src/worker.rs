@@ -27,7 +27,7 @@ pub(crate) struct Job {
 /// All that a session's thread needs.
 pub(crate) struct Start {
     pub(crate) server: Arc<dyn Server>,
-    pub(crate) options: Options,
+    pub(crate) options: Arc<Options>,
     pub(crate) login: Login,
     pub(crate) cancel: Cancel,
     pub(crate) packet_bytes: u16,
@@ -72,7 +72,7 @@ fn run(start: Start) {
 pub(crate) struct Worker {
     pub(crate) session: Box<dyn Session>,
     pub(crate) handles: Handles,
-    pub(crate) options: Options,
+    pub(crate) options: Arc<Options>,
     cancel: Cancel,
     packet_bytes: u16,
     transaction: u64,
@@ -80,7 +80,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn answer(&mut self, job: &Job, chunks: &mpsc::Sender<Chunk>) {
-        let (cancel, options) = (self.cancel.clone(), self.options.clone());
+        let (cancel, options) = (self.cancel.clone(), Arc::clone(&self.options));
         let mut answer = Answer::new(chunks, &cancel, &options, self.packet_bytes);
         answer.transaction = self.transaction;
         if job.reset {
@@ -153,7 +153,7 @@ impl Worker {
     }
 
     /// Lets an armed fault strike a request with this text; false when it is not to run.
-    fn may_run(&self, text: &str, answer: &mut Answer<'_>) -> bool {
+    pub(crate) fn may_run(&self, text: &str, answer: &mut Answer<'_>) -> bool {
         match self.options.faults.on_request(text) {
             Verdict::Run => return true,
             Verdict::Cut => answer.cut(),

@@ -377,3 +377,45 @@ async fn a_chosen_statement_fails_and_answers_wait() {
     server.connect().await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_given_certificate_is_used_and_a_broken_one_refused() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let file = std::env::temp_dir().join(format!("tds-certificate-{}.pem", std::process::id()));
+    std::fs::write(&file, &chain).unwrap();
+    for level in [EncryptionLevel::Required, EncryptionLevel::Strict] {
+        let certificate = tds::Certificate::Pem { chain: chain.clone(), key: key.clone() };
+        let server = start(Options { certificate, ..Options::default() }).await;
+        let mut config = server.untrusting(level);
+        config.trust_cert_ca(file.to_str().unwrap());
+        let mut client = server.connect_as(config).await.unwrap();
+        assert_eq!(state(&mut client).await.0, "master");
+        assert!(server.connect_as(server.untrusting(level)).await.is_err(), "a client that trusts nobody gives up");
+        server.stop().await;
+    }
+    std::fs::remove_file(&file).unwrap();
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let certificate = tds::Certificate::Pem { chain: "nonsense".to_owned(), key };
+    let options = Options { certificate, ..Options::default() };
+    let server: std::sync::Arc<dyn tds::Server> = std::sync::Arc::new(fake::Fake::default());
+    let error = tds::serve(listener, server, options, std::future::pending()).await.unwrap_err();
+    assert!(matches!(error, tds::Error::Certificate(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_and_logins_have_limits() {
+    let limits = Limits { connections: 1, login_timeout: Duration::from_millis(50), ..Limits::default() };
+    let server = start(Options { encryption: Encryption::Off, limits, ..Options::default() }).await;
+    // A client that says nothing is hung up on, and its place is free again.
+    let mut silent = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(tokio::io::AsyncReadExt::read(&mut silent, &mut [0]).await.unwrap(), 0);
+    let client = loop {
+        if let Ok(client) = server.connect_as(server.config(EncryptionLevel::NotSupported)).await {
+            break client;
+        }
+    };
+    assert!(server.connect_as(server.config(EncryptionLevel::NotSupported)).await.is_err());
+    drop(client);
+    server.stop().await;
+}

@@ -46,6 +46,16 @@ impl Running {
         config
     }
 
+    /// A configuration that checks the server's certificate.
+    pub(crate) fn untrusting(&self, encryption: EncryptionLevel) -> Config {
+        let mut config = Config::new();
+        config.host("localhost");
+        config.port(self.address.port());
+        config.authentication(AuthMethod::sql_server("sa", "x"));
+        config.encryption(encryption);
+        config
+    }
+
     pub(crate) async fn connect_as(&self, config: Config) -> tiberius::Result<Tiberius> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         // Boxed: the future of a TLS handshake is large.
