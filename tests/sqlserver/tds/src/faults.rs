@@ -16,7 +16,7 @@ use crate::session::SqlError;
 pub enum Fault {
     /// The connection that sends the nth packet from now is cut instead of sending it (1: the next).
     CutAtPacket { nth: u64 },
-    /// The connection that sends the nth byte from now is cut right before it.
+    /// The connection that sends more than so many bytes from now is cut after them.
     CutAfterBytes { bytes: u64 },
     /// The connection is cut instead of handing the nth matching request to the engine.
     CutAtRequest { matching: String, nth: u64 },
