@@ -25,8 +25,14 @@ const ERROR: u16 = 2;
 const COUNT: u16 = 0x10;
 const ATTENTION: u16 = 0x20;
 
+const SP_CURSOR: u16 = 1;
 const SP_CURSOR_OPEN: u16 = 2;
+const SP_CURSOR_PREPARE: u16 = 3;
+const SP_CURSOR_EXECUTE: u16 = 4;
+const SP_CURSOR_PREP_EXEC: u16 = 5;
+const SP_CURSOR_UNPREPARE: u16 = 6;
 const SP_CURSOR_FETCH: u16 = 7;
+const SP_CURSOR_OPTION: u16 = 8;
 const SP_CURSOR_CLOSE: u16 = 9;
 const SP_EXECUTE_SQL: u16 = 10;
 const SP_PREPARE: u16 = 11;
@@ -153,6 +159,75 @@ async fn a_cursor_moves_over_its_rows() {
     assert_eq!(errors(&wire.call(SP_CURSOR_FETCH, &[Given::Int(cursor), Given::Int(2)]).await), [16916]);
     let open = [Given::Out("@c", None), Given::Text("insert 1")];
     assert_eq!(errors(&wire.call(SP_CURSOR_OPEN, &open).await), [16937]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cursors_are_prepared_and_fetch_at_once() {
+    let server = start_plain().await;
+    let mut wire = Wire::connect(server.address).await;
+    const AUTO_FETCH: i32 = 0x2000;
+    let declared = "@a int";
+    let prepare = [Given::Out("@p", None), Given::Text(declared), Given::Text("rows 5"), Given::Int(1), Given::Int(4)];
+    let prepared = returned(&wire.call(SP_CURSOR_PREPARE, &prepare).await, 0).unwrap() as i32;
+    let options = || [Given::Out("", Some(0x10 | AUTO_FETCH)), Given::Out("", Some(1)), Given::Out("", Some(3))];
+    let execute = [Given::Int(prepared), Given::Out("", None)].into_iter().chain(options()).chain([Given::Int(9)]);
+    let answer = wire.call(SP_CURSOR_EXECUTE, &execute.collect::<Vec<_>>()).await;
+    assert_eq!(ids(&answer, 4), [0, 1, 2], "as many rows as were asked for come with the opening");
+    assert_eq!([2, 3, 4].map(|place| returned(&answer, place)), [Some(0x10), Some(1), Some(5)]);
+    let cursor = returned(&answer, 1).unwrap() as i32;
+    assert_eq!(
+        ids(&wire.call(SP_CURSOR_FETCH, &[Given::Int(cursor), Given::Int(2), Given::Int(0), Given::Int(9)]).await, 4),
+        [3, 4]
+    );
+    let answer =
+        wire.call(SP_CURSOR_FETCH, &[Given::Int(cursor), Given::Int(0x100), Given::Out("", None), Given::Out("", None)]).await;
+    assert_eq!([2, 3].map(|place| returned(&answer, place)), [Some(4), Some(5)], "the cursor's place and its rows");
+    assert_eq!(errors(&wire.call(SP_CURSOR_OPTION, &[Given::Int(cursor), Given::Int(2), Given::Text("name")]).await), [0i32; 0]);
+    assert_eq!(errors(&wire.call(SP_CURSOR, &[Given::Int(cursor), Given::Int(1), Given::Int(1)]).await), [16929]);
+    assert_eq!(errors(&wire.call(SP_CURSOR_UNPREPARE, &[Given::Int(prepared)]).await), [0i32; 0]);
+    assert_eq!(errors(&wire.call(SP_CURSOR_UNPREPARE, &[Given::Int(prepared)]).await), [8179]);
+    let both = [Given::Out("", None), Given::Out("", None), Given::Text(declared), Given::Text("rows 2")].into_iter();
+    let answer = wire.call(SP_CURSOR_PREP_EXEC, &both.chain(options()).chain([Given::Int(9)]).collect::<Vec<_>>()).await;
+    assert_eq!(ids(&answer, 4), [0, 1]);
+    assert!(returned(&answer, 0).is_some() && returned(&answer, 1).is_some());
+    assert_eq!(errors(&wire.call(SP_CURSOR_OPEN, &[Given::Out("", None), Given::Text("fail")]).await), [547, 16945]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn procedures_of_the_protocol_are_known_by_name_too() {
+    let server = start_plain().await;
+    let mut wire = Wire::connect(server.address).await;
+    let describe = wire::named("sys.sp_describe_first_result_set", &[Given::Text("rows 1"), Given::Text("@a int")]);
+    let execute = wire::named("[sys].[sp_ExecuteSql]", &[Given::Text("echo"), Given::Text("@a int"), Given::Int(5)]);
+    wire.send(wire::RPC, wire::END, &wire::calls(&[describe])).await;
+    let answer = wire.answer().await;
+    let names: Vec<_> =
+        answer.iter().filter_map(|token| if let Token::Row(cells) = token { cells[2].clone() } else { None }).collect();
+    assert_eq!((names.len(), &names[4]), (12, &wire::utf16("id")));
+    wire.send(wire::RPC, wire::END, &wire::calls(&[execute])).await;
+    assert_eq!(ids(&wire.answer().await, 0), [5]);
+    wire.send(wire::RPC, wire::END, &wire::calls(&[wire::named("output", &[Given::Int(1), Given::Out("@o", None)])])).await;
+    let answer = wire.answer().await;
+    assert_eq!((returned(&answer, 1), answer.contains(&Token::Status(3))), (Some(43), true));
+    wire.send(wire::RPC, wire::END, &wire::calls(&[wire::named("nosuch", &[])])).await;
+    assert_eq!(errors(&wire.answer().await), [2812]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_packet_size_is_negotiated_within_bounds() {
+    let server = start_plain().await;
+    for (wanted, agreed) in [(0u32, 4096), (100, 512), (8000, 8000), (32767, 32767), (1 << 20, 32767)] {
+        let mut wire = Wire::dial(server.address).await;
+        let mut login = wire::login7("sa", "x");
+        login[8..12].copy_from_slice(&wanted.to_le_bytes());
+        wire.send(wire::LOGIN, wire::END, &login).await;
+        wire.answer().await;
+        assert_eq!(ids(&wire.run("rows 3000").await, 4).len(), 3000);
+        assert_eq!(wire.longest_packet, agreed, "{wanted}");
+    }
     server.stop().await;
 }
 

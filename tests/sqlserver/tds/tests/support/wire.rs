@@ -41,6 +41,8 @@ pub(crate) enum Given<'a> {
 
 pub(crate) struct Wire {
     pub(crate) stream: TcpStream,
+    /// The length of the longest packet so far.
+    pub(crate) longest_packet: usize,
 }
 
 pub(crate) fn utf16(text: &str) -> Vec<u8> {
@@ -102,6 +104,15 @@ fn put_parameter(out: &mut Vec<u8>, parameter: &Given<'_>) {
     }
 }
 
+/// One procedure by its name.
+pub(crate) fn named(procedure: &str, parameters: &[Given<'_>]) -> Vec<u8> {
+    let mut out = (procedure.len() as u16).to_le_bytes().to_vec();
+    out.extend(utf16(procedure));
+    out.extend([0, 0]);
+    parameters.iter().for_each(|parameter| put_parameter(&mut out, parameter));
+    out
+}
+
 /// A message of several calls.
 pub(crate) fn calls(calls: &[Vec<u8>]) -> Vec<u8> {
     [headers(), calls.join(&0xFF)].concat()
@@ -145,7 +156,7 @@ fn packets(kind: u8, status: u8, payload: &[u8]) -> Vec<u8> {
 impl Wire {
     /// A connection without a login.
     pub(crate) async fn dial(address: SocketAddr) -> Wire {
-        Wire { stream: TcpStream::connect(address).await.unwrap() }
+        Wire { stream: TcpStream::connect(address).await.unwrap(), longest_packet: 0 }
     }
 
     pub(crate) async fn connect(address: SocketAddr) -> Wire {
@@ -172,6 +183,7 @@ impl Wire {
             let mut header = [0; 8];
             self.stream.read_exact(&mut header).await.ok()?;
             let length = usize::from(u16::from_be_bytes([header[2], header[3]])) - 8;
+            self.longest_packet = self.longest_packet.max(length + 8);
             let at = payload.len();
             payload.resize(at + length, 0);
             self.stream.read_exact(&mut payload[at..]).await.ok()?;
@@ -233,6 +245,7 @@ enum Layout {
 fn layout(from: &mut Bytes<'_>) -> Layout {
     match from.u8() {
         0x30 | 0x32 => Layout::Fixed(1),
+        0x34 => Layout::Fixed(2),
         0x38 => Layout::Fixed(4),
         0x7F => Layout::Fixed(8),
         0x26 | 0x68 | 0x2A => {
