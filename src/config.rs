@@ -10,7 +10,7 @@
 //! streams:
 //!   prefix: shop                      # default: the source's name
 //!   layout: shared                    # table (default on Kinesis) or shared (default otherwise)
-//!   provider: {type: embedded, path: data/streams}
+//!   provider: {embedded: {path: data/streams}}
 //! contracts: schemas/tables           # where the table contracts are
 //! entities: entities                  # where the entity definitions are
 //! data: data                          # saved progress and the joiner's state
@@ -216,7 +216,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const GOOD: &str = "source: {name: shop, url: 'sqlserver://sa@127.0.0.1/shop', poll_interval: 20ms}\nstreams:\n  provider: {type: embedded, path: streams}\nsinks:\n  - {type: sqlite, path: e.db}\n";
+    const GOOD: &str = "source: {name: shop, url: 'sqlserver://sa@127.0.0.1/shop', poll_interval: 20ms}\nstreams:\n  provider: {embedded: {path: streams}}\nsinks:\n  - {type: sqlite, path: e.db}\n";
 
     fn load(text: &str) -> anyhow::Result<Config> {
         let folder = tempfile::tempdir().unwrap();
@@ -240,7 +240,7 @@ mod tests {
         for (from, to, expected) in [
             ("poll_interval: 20ms", "poll_intervall: 20ms", "poll_intervall"),
             ("poll_interval: 20ms", "poll_interval: 20", "duration"),
-            ("type: embedded", "type: kafka", "kafka"),
+            ("embedded:", "kafka:", "kafka"),
             ("name: shop", "name: 'my shop'", "source.name"),
             ("type: sqlite", "type: sqlight", "sqlight"),
             ("streams:\n", "streams:\n  layout: tables\n", "tables"),

@@ -1,0 +1,70 @@
+//! What each command does.
+
+mod check;
+mod completion;
+mod init;
+#[cfg(feature = "demo")]
+mod sqlserver;
+mod status;
+
+use std::process::ExitCode;
+
+use crate::cli::{Command, ConfigArgs};
+use crate::config::Config;
+use crate::pipeline::{Parts, Pipeline};
+
+pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => crate::demo::run(args).await,
+        Command::Init(args) => init::run(&args).await,
+        Command::Check(args) => check::run(&args).await,
+        Command::Run(args) => pipeline(&args, Parts { importer: true, joiner: true, api: true }).await,
+        Command::Importer(args) => pipeline(&args, Parts { importer: true, joiner: false, api: false }).await,
+        Command::Joiner(args) => pipeline(&args, Parts { importer: false, joiner: true, api: true }).await,
+        Command::Api(args) => pipeline(&args, Parts { importer: false, joiner: false, api: true }).await,
+        Command::Status(args) => status::run(&args).await,
+        #[cfg(feature = "demo")]
+        Command::Sqlserver(args) => sqlserver::run(args).await,
+        Command::Completion { shell } => {
+            completion::run(shell);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Runs parts of the pipeline until they fail or the process is told to stop.
+async fn pipeline(args: &ConfigArgs, parts: Parts) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config)?;
+    let pipeline = Pipeline::start(config, parts).await?;
+    if let Some(address) = pipeline.api_address() {
+        println!("API on http://{address}");
+    }
+    tokio::select! {
+        ended = pipeline.failed() => ended?,
+        interrupted = interrupted() => interrupted?,
+    }
+    pipeline.stop().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns at SIGINT or SIGTERM.
+pub async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// How to reach the stand-in with clients that people have.
+#[cfg(feature = "demo")]
+pub fn connect_hints(address: std::net::SocketAddr, database: &str, password: &str) -> Vec<String> {
+    let (host, port) = (address.ip(), address.port());
+    vec![
+        format!("sqlcmd -S {host},{port} -U sa -P '{password}' -C -d {database}"),
+        format!("TDSVER=7.4 tsql -H {host} -p {port} -U sa -P '{password}' -D {database}"),
+        format!("jdbc:sqlserver://{host}:{port};databaseName={database};user=sa;password={password};encrypt=false"),
+    ]
+}

@@ -1,0 +1,1 @@
+//! What `tributary init` writes, from what the importer reads in the catalog.
