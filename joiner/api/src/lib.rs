@@ -1,1 +1,37 @@
 //! Entities by REST, their changes as server-sent events.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/entities` | the kinds of entities |
+//! | `GET /v1/entities/{entity}` | a page in key order: filters (`status=eq.OPEN`, `customer.city=eq.Bern`), `limit`, `cursor` |
+//! | `GET /v1/entities/{entity}/{key}` | the document itself |
+//! | `GET /v1/changes` | server-sent events: changes and progress; `entity`, `key`, `from`, `Last-Event-ID` |
+//! | `GET /v1/status` | lag, frontier, counts |
+//! | `GET /metrics`, `/healthz`, `/readyz`, `/openapi.json`, `/` | Prometheus, liveness, readiness, this table for machines, the web page |
+//!
+//! # Which LSN an answer reflects
+//! Every answer about entities has the header `tributary-lsn` (lists also have a member `lsn`): the sink's frontier, read at the same instant as the rows. Every change at or
+//! below it is included. A document by itself may be newer; its own LSN is the header `tributary-version` (in lists, the member `version`), and its `ETag`. A client that must
+//! see its own write sends the LSN (`min_lsn=` or the header `tributary-min-lsn`) or the commit time (`min_time=`, RFC 3339): the answer waits for it, and is 503 with
+//! `Retry-After` when that takes too long.
+//!
+//! # Access
+//! The server binds to loopback, or it demands a bearer token: [`Server::bind`] refuses anything else. Probes and the page (which holds no data) need no token.
+
+mod changes;
+mod config;
+mod cursor;
+mod entities;
+mod feed;
+mod freshness;
+mod guard;
+mod keys;
+mod openapi;
+mod page;
+mod parameters;
+mod problem;
+mod server;
+
+pub use config::{Config, Error};
+pub use feed::{ChangeFeed, FeedError, Head, Page, StatusSource};
+pub use server::{MetricsSource, Parts, Server, serve};

@@ -23,4 +23,16 @@ impl Error {
             Self::Unexpected { .. } => ErrorClass::Bug,
         }
     }
+
+    pub fn unavailable(target: impl Into<String>, message: impl ToString) -> Self {
+        Self::Unavailable { target: target.into(), message: message.to_string() }
+    }
+
+    pub fn misconfigured(target: impl Into<String>, message: impl ToString, remedy: impl Into<String>) -> Self {
+        Self::Misconfigured { target: target.into(), message: message.to_string(), remedy: remedy.into() }
+    }
+
+    pub fn unexpected(target: impl Into<String>, message: impl ToString) -> Self {
+        Self::Unexpected { target: target.into(), message: message.to_string() }
+    }
 }

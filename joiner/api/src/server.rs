@@ -1,0 +1,116 @@
+//! The routes, and the server's life: bind, serve, drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware;
+use axum::routing::get;
+use schemas::entity::EntityInfo;
+use sinks::EntityReader;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::freshness::Freshness;
+use crate::guard::Guard;
+use crate::{ChangeFeed, Config, Error, StatusSource};
+
+/// Renders the process's metrics in Prometheus's text format.
+pub type MetricsSource = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What the server serves.
+#[derive(Clone)]
+pub struct Parts {
+    pub entities: Vec<EntityInfo>,
+    pub reader: Arc<dyn EntityReader>,
+    /// `None` where this process has no outbox: subscriptions are then answered 501.
+    pub feed: Option<Arc<dyn ChangeFeed>>,
+    pub status: Arc<dyn StatusSource>,
+    pub metrics: MetricsSource,
+}
+
+/// What every handler shares.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) parts: Parts,
+    pub(crate) freshness: Freshness,
+    pub(crate) openapi: String,
+    pub(crate) subscriptions: Arc<Semaphore>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A server that listens and does not answer yet.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    guard: Guard,
+    config: Config,
+}
+
+impl Server {
+    /// Takes the address. Refuses one that others can reach when there is no token.
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        let listen = config.listen;
+        if !listen.ip().is_loopback() && config.token.is_none() {
+            return Err(Error::TokenMissing { listen });
+        }
+        let token = config.token.as_ref().map(|token| token.resolve("the API's token")).transpose()?;
+        let guard = Guard::new(token, &config.hosts);
+        let bound = TcpListener::bind(listen).await;
+        let address = bound.as_ref().map_err(copy).and_then(|listener| listener.local_addr());
+        match (bound, address) {
+            (Ok(listener), Ok(address)) => Ok(Self { listener, address, guard, config }),
+            (Err(source), _) | (_, Err(source)) => Err(Error::Listen { listen, source }),
+        }
+    }
+
+    /// The address it has, with the port that port 0 became.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`; then answers what is under way, ends subscriptions, and returns.
+    pub async fn run(self, parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
+        let address = self.address;
+        let shared = Arc::new(Shared {
+            freshness: Freshness::new(Arc::clone(&parts.reader), parts.feed.clone(), &self.config),
+            openapi: crate::openapi::document(&parts.entities).to_string(),
+            subscriptions: Arc::new(Semaphore::new(self.config.subscription_limit)),
+            shutdown: shutdown.clone(),
+            config: self.config,
+            parts,
+        });
+        let router = routes(shared, self.guard);
+        tracing::info!(listen = %address, "the API answers");
+        let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+        served.map_err(|source| Error::Serve { listen: address, source })
+    }
+}
+
+/// Binds and serves in one call.
+pub async fn serve(config: Config, parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
+    Server::bind(config).await?.run(parts, shutdown).await
+}
+
+fn copy(error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), error.to_string())
+}
+
+fn routes(shared: Arc<Shared>, guard: Guard) -> Router {
+    Router::new()
+        .route("/v1/entities", get(crate::entities::kinds))
+        .route("/v1/entities/{entity}", get(crate::entities::list))
+        .route("/v1/entities/{entity}/{key}", get(crate::entities::document))
+        .route("/v1/changes", get(crate::changes::subscribe))
+        .route("/v1/status", get(crate::page::status))
+        .route("/metrics", get(crate::page::metrics))
+        .route("/openapi.json", get(crate::openapi::get))
+        .route("/healthz", get(crate::page::health))
+        .route("/readyz", get(crate::page::readiness))
+        .route("/", get(crate::page::page))
+        .fallback(crate::problem::not_found)
+        .method_not_allowed_fallback(crate::problem::method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::new(guard), crate::guard::check))
+        .with_state(shared)
+}

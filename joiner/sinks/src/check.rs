@@ -1,0 +1,76 @@
+//! What no target takes, found before it is sent: so that one poisonous change never fails its whole batch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use schemas::Lsn;
+use schemas::change::EntityChange;
+
+use crate::Rejected;
+
+/// Index entries of PostgreSQL end at 2,704 bytes and DynamoDB's partition keys at 2,048; a primary key of SQL Server at 900.
+pub(crate) const KEY_LIMIT_BYTES: usize = 2_000;
+
+/// Why no target would take this change, if so.
+pub(crate) fn refusal(change: &EntityChange) -> Option<String> {
+    let key = change.key.as_str();
+    if key.is_empty() {
+        return Some("the entity key is empty".to_owned());
+    }
+    if key.len() > KEY_LIMIT_BYTES {
+        return Some(format!(
+            "the entity key is {} bytes long, more than the {KEY_LIMIT_BYTES} that targets can index",
+            key.len()
+        ));
+    }
+    if key.contains('\0') {
+        return Some("the entity key holds a NUL character, which targets do not store".to_owned());
+    }
+    let document = change.document.as_deref()?;
+    match serde_json::from_str::<serde::de::IgnoredAny>(document) {
+        Ok(_) if document.trim_start().starts_with('{') => None,
+        Ok(_) => Some("the document is not a JSON object".to_owned()),
+        Err(error) => Some(format!("the document is not JSON: {error}")),
+    }
+}
+
+/// Whether JSON text holds an escaped NUL (`\u0000`), which `jsonb` cannot.
+pub(crate) fn holds_nul(json: &str) -> bool {
+    let bytes = json.as_bytes();
+    json.match_indices("\\u0000").any(|(at, _)| {
+        let backslashes = bytes[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+        backslashes % 2 == 0
+    })
+}
+
+/// Below its floor, an entity's changes are superseded by what the target holds; see [`crate::sql`] for the argument.
+pub(crate) type Floors = HashMap<Arc<str>, Lsn>;
+
+/// The changes worth sending, and those that no target would take.
+pub(crate) fn sort<'a>(changes: &'a [EntityChange], floors: &Floors) -> (Vec<&'a EntityChange>, Vec<Rejected>) {
+    let mut accepted = Vec::with_capacity(changes.len());
+    let mut rejected = Vec::new();
+    for change in changes {
+        if floors.get(&change.entity).is_some_and(|floor| change.version < *floor) {
+            continue;
+        }
+        match refusal(change) {
+            Some(reason) => rejected.push(Rejected { change: change.clone(), reason }),
+            None => accepted.push(change),
+        }
+    }
+    (accepted, rejected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_escaped_nul_is_found_and_an_escaped_backslash_is_not_taken_for_one() {
+        assert!(holds_nul(r#"{"a":"\u0000"}"#));
+        assert!(holds_nul(r#"{"a":"x\\\u0000"}"#));
+        assert!(!holds_nul(r#"{"a":"\\u0000"}"#));
+        assert!(!holds_nul(r#"{"a":"\u0001"}"#));
+    }
+}

@@ -1,0 +1,180 @@
+//! The statements of a batch.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::SinkExt;
+use schemas::Lsn;
+use schemas::change::EntityChange;
+use tokio_postgres::{Client, Error, Transaction};
+
+use super::fault::{describe, is_about_data};
+use crate::Rejected;
+use crate::sql::quote;
+
+/// Where `COPY` lands; emptied by every commit. It has no index: it is read once, whole.
+pub(super) const TEMPORARY_TABLE: &str = "CREATE TEMPORARY TABLE _tributary_batch \
+    (key text COLLATE \"C\", version text COLLATE \"C\", commit_time_ms bigint, document jsonb) ON COMMIT DELETE ROWS";
+/// From here on `COPY` is faster than arrays: it costs two round trips more.
+const COPY_FROM_ROWS: usize = 200;
+const COPY_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Writes what is newer than what is there. Rows that the database will not have go to `rejected`.
+pub(super) async fn upsert(
+    transaction: &Transaction<'_>,
+    entity: &str,
+    changes: &[&EntityChange],
+    rejected: &mut Vec<Rejected>,
+) -> Result<(), Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    // Ranges still to be written, the first on top. Halving keeps the good rows of a poisoned batch in few statements.
+    let mut ranges = vec![changes];
+    while let Some(range) = ranges.pop() {
+        transaction.batch_execute("SAVEPOINT tributary").await?;
+        match send(transaction, entity, range).await {
+            Ok(()) => transaction.batch_execute("RELEASE SAVEPOINT tributary").await?,
+            Err(error) if is_about_data(&error) => {
+                transaction.batch_execute("ROLLBACK TO SAVEPOINT tributary; RELEASE SAVEPOINT tributary").await?;
+                match range {
+                    [change] => rejected.push(Rejected { change: (*change).clone(), reason: describe(&error) }),
+                    _ => {
+                        let (first, second) = range.split_at(range.len() / 2);
+                        ranges.extend([second, first]);
+                    }
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn send(transaction: &Transaction<'_>, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+    if changes.len() >= COPY_FROM_ROWS {
+        send_by_copy(transaction, entity, changes).await
+    } else {
+        send_as_arrays(transaction, entity, changes).await
+    }
+}
+
+/// The guarded upsert from `source`, whose alias `b` has the table's columns.
+fn upsert_statement(entity: &str, source: &str) -> String {
+    let table = quote(entity);
+    format!(
+        "INSERT INTO {table} AS t (key, version, commit_time_ms, document) SELECT b.key, b.version, b.commit_time_ms, b.document FROM {source} \
+         WHERE NOT EXISTS (SELECT 1 FROM _tributary_tombstone AS d WHERE d.entity = '{entity}' AND d.key = b.key AND d.version > b.version) \
+         ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document \
+         WHERE excluded.version > t.version OR (excluded.version = t.version AND excluded.document <> t.document)"
+    )
+}
+
+async fn send_as_arrays(transaction: &Transaction<'_>, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+    let source = "(SELECT key, version, commit_time_ms, document::jsonb FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) \
+                  AS u (key, version, commit_time_ms, document)) AS b";
+    let statement = upsert_statement(entity, source);
+    let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+    let versions: Vec<String> = changes.iter().map(|change| change.version.to_string()).collect();
+    let times: Vec<i64> = changes.iter().map(|change| change.commit_time_ms).collect();
+    let documents: Vec<&str> = changes.iter().map(|change| change.document.as_deref().unwrap_or("null")).collect();
+    transaction.execute(&statement, &[&keys, &versions, &times, &documents]).await?;
+    Ok(())
+}
+
+async fn send_by_copy(transaction: &Transaction<'_>, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+    let statement = "COPY _tributary_batch (key, version, commit_time_ms, document) FROM STDIN (FORMAT binary)";
+    let copy = transaction.copy_in::<_, Bytes>(statement).await?;
+    let mut copy = std::pin::pin!(copy);
+    let mut buffer = BytesMut::with_capacity(COPY_CHUNK_BYTES + 4096);
+    // Signature, flags, length of the header's extension.
+    buffer.put_slice(b"PGCOPY\n\xff\r\n\0");
+    buffer.put_u64(0);
+    for change in changes {
+        put_row(&mut buffer, change);
+        if buffer.len() >= COPY_CHUNK_BYTES {
+            copy.send(buffer.split().freeze()).await?;
+        }
+    }
+    buffer.put_i16(-1);
+    copy.send(buffer.freeze()).await?;
+    copy.finish().await?;
+    transaction.batch_execute(&upsert_statement(entity, "_tributary_batch AS b")).await?;
+    // A second entity in this transaction finds it empty.
+    transaction.batch_execute("TRUNCATE _tributary_batch").await
+}
+
+/// One row of `COPY`'s binary format: the number of fields, and each with its length. jsonb's binary form is a version byte and the text.
+fn put_row(buffer: &mut BytesMut, change: &EntityChange) {
+    let document = change.document.as_deref().unwrap_or("null");
+    let version = change.version.to_string();
+    buffer.put_i16(4);
+    for text in [change.key.as_str(), &version] {
+        put_length(buffer, text.len());
+        buffer.put_slice(text.as_bytes());
+    }
+    buffer.put_i32(8);
+    buffer.put_i64(change.commit_time_ms);
+    put_length(buffer, document.len() + 1);
+    buffer.put_u8(1);
+    buffer.put_slice(document.as_bytes());
+}
+
+/// Longer than the format allows cannot be told from negative on the other side; the server refuses a field of `i32::MAX` for its size.
+fn put_length(buffer: &mut BytesMut, length: usize) {
+    buffer.put_i32(i32::try_from(length).unwrap_or(i32::MAX));
+}
+
+pub(super) async fn delete(transaction: &Transaction<'_>, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+    let versions: Vec<String> = changes.iter().map(|change| change.version.to_string()).collect();
+    let times: Vec<i64> = changes.iter().map(|change| change.commit_time_ms).collect();
+    let remove = format!(
+        "DELETE FROM {} AS t USING unnest($1::text[], $2::text[]) AS b (key, version) \
+         WHERE t.key = b.key COLLATE \"C\" AND t.version <= b.version COLLATE \"C\"",
+        quote(entity)
+    );
+    let mark = "INSERT INTO _tributary_tombstone AS d (entity, key, version, commit_time_ms) SELECT $1, key, version, commit_time_ms \
+                FROM unnest($2::text[], $3::text[], $4::bigint[]) AS b (key, version, commit_time_ms) ON CONFLICT (entity, key) \
+                DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms WHERE excluded.version > d.version";
+    transaction.execute(&remove, &[&keys, &versions]).await?;
+    transaction.execute(mark, &[&entity, &keys, &versions, &times]).await?;
+    Ok(())
+}
+
+pub(super) async fn frontier(transaction: &Transaction<'_>, frontier: Lsn) -> Result<(), Error> {
+    let statement = "INSERT INTO _tributary_frontier AS f (part, lsn) VALUES ('all', $1) \
+                     ON CONFLICT (part) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
+    transaction.execute(statement, &[&frontier.to_string()]).await?;
+    Ok(())
+}
+
+/// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there.
+pub(super) async fn purge(transaction: &Transaction<'_>, before_ms: i64, frontier: Lsn) -> Result<Vec<(Arc<str>, Lsn)>, Error> {
+    let raise = "INSERT INTO _tributary_floor AS f (entity, lsn) SELECT entity, max(version) FROM _tributary_tombstone \
+                 WHERE commit_time_ms > 0 AND commit_time_ms < $1 AND version <= $2 GROUP BY entity \
+                 ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn) RETURNING entity, lsn";
+    let rows = transaction.query(raise, &[&before_ms, &frontier.to_string()]).await?;
+    let drop =
+        "DELETE FROM _tributary_tombstone AS d USING _tributary_floor AS f WHERE f.entity = d.entity AND d.version <= f.lsn";
+    transaction.execute(drop, &[]).await?;
+    Ok(rows.iter().filter_map(|row| Some((Arc::from(row.get::<_, &str>(0)), row.get::<_, &str>(1).parse().ok()?))).collect())
+}
+
+/// Answers the entity's new floor.
+pub(super) async fn end_load(client: &mut Client, entity: &str, version: Lsn) -> Result<String, Error> {
+    let version = version.to_string();
+    let transaction = client.transaction().await?;
+    transaction.execute(&format!("DELETE FROM {} WHERE version < $1", quote(entity)), &[&version]).await?;
+    let raise = "INSERT INTO _tributary_floor AS f (entity, lsn) VALUES ($1, $2) \
+                 ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn) RETURNING lsn";
+    let floor = transaction.query_one(raise, &[&entity, &version]).await?.get(0);
+    transaction.execute("DELETE FROM _tributary_tombstone WHERE entity = $1 AND version <= $2", &[&entity, &version]).await?;
+    transaction.commit().await?;
+    // A bulk load leaves the planner without figures until autovacuum comes round.
+    client.batch_execute(&format!("ANALYZE {}", quote(entity))).await?;
+    Ok(floor)
+}

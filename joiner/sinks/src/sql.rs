@@ -1,0 +1,151 @@
+//! What the two SQL sinks share: names, the shape of an entity's table, and how a deleted entity stays deleted.
+//!
+//! # Layout
+//! One table for each entity, named as the entity: `key` (primary key), `version` (the LSN's text, which sorts as the LSN does), `commit_time_ms`, `document`. It holds live
+//! entities and nothing else, so that other people's SQL needs no condition. Our own tables (`migrations/`) start with an underscore, which no entity's name does.
+//!
+//! # Why an older version never replaces a newer one (INV-5), although deleted rows are really gone
+//! For a row that is there, its own version guards it. For one that is not, there are two witnesses:
+//! - its **tombstone** `(entity, key, version)`, written in the transaction that deleted the row: an upsert needs a version at least as high;
+//! - the entity's **floor**: changes below it are dropped unread. It is raised to P, and the tombstones at or below P removed, in one transaction, and only while P is at or
+//!   below the frontier F that this database holds. F says that every change at or below F is here. So a change below P ≤ F that comes again has been superseded by what is
+//!   here, be that a row or the row's absence, and dropping it is right. Nothing else can bring a purged key back, since a change at or above P is by itself as new as the
+//!   tombstone was.
+//!
+//! A first load ([`Sink::end_load`](crate::Sink::end_load)) says the same of its version V: every live entity was written with V, so rows below V are deleted and the floor
+//! becomes V. Changes *at* the floor are not dropped, so that a load that was cut short after `end_load` can be repeated.
+//!
+//! When P moves is a matter of space, not of correctness: it follows F at a distance of [`TOMBSTONE_RETENTION_MS`] of the source's time, which leaves room to load again at the
+//! version that the database holds already, with a changed definition: a document of the same version that differs replaces the one that is there.
+
+use schemas::Lsn;
+use schemas::change::EntityChange;
+use schemas::entity::EntityInfo;
+
+use crate::{Error, Operator};
+
+/// How long tombstones are kept, in the source's time.
+pub(crate) const TOMBSTONE_RETENTION_MS: i64 = 3_600_000;
+/// Purging is tried once in so many writes that carried a frontier.
+pub(crate) const PURGE_EVERY_WRITES: u32 = 1_000;
+
+/// An identifier in double quotes.
+pub(crate) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Refuses names that could not stand as a table's: lower-case letters, digits, `_` and `-` after a letter, at most 63 bytes (PostgreSQL's limit), not `sqlite_…`.
+pub(crate) fn check_name(target: &str, entity: &str) -> Result<(), Error> {
+    let mut characters = entity.chars();
+    let valid = characters.next().is_some_and(|first| first.is_ascii_lowercase())
+        && characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
+        && entity.len() <= 63
+        && !entity.starts_with("sqlite_");
+    if valid {
+        return Ok(());
+    }
+    let message = format!("the entity name {entity:?} cannot be a table's name");
+    Err(Error::misconfigured(
+        target,
+        message,
+        "Use at most 63 lower-case letters, digits, '_' and '-', starting with a letter and not with 'sqlite_'",
+    ))
+}
+
+/// The columns that an entity's table has, in order; `found` is what is there.
+pub(crate) fn check_shape(
+    target: &str,
+    entity: &EntityInfo,
+    found: &[(String, String)],
+    expected: &[(&str, &str)],
+) -> Result<(), Error> {
+    let same = found.len() == expected.len()
+        && found.iter().zip(expected).all(|((name, kind), (n, k))| name == n && kind.eq_ignore_ascii_case(k));
+    if same {
+        return Ok(());
+    }
+    let columns = |pairs: Vec<String>| pairs.join(", ");
+    let message = format!(
+        "the table {:?} exists with columns ({}), but Tributary's has ({})",
+        entity.name,
+        columns(found.iter().map(|(name, kind)| format!("{name} {kind}")).collect()),
+        columns(expected.iter().map(|(name, kind)| format!("{name} {kind}")).collect()),
+    );
+    Err(Error::misconfigured(
+        target,
+        message,
+        "Rename that table or the entity, or give the sink a schema or database of its own",
+    ))
+}
+
+/// The changes of one entity in a batch.
+#[derive(Default)]
+pub(crate) struct Group<'a> {
+    pub(crate) upserts: Vec<&'a EntityChange>,
+    pub(crate) deletions: Vec<&'a EntityChange>,
+}
+
+/// Splits a batch by entity and kind, keys in order: neighbours in an index are then written together, and two writers would lock in one order.
+pub(crate) fn group<'a>(changes: &[&'a EntityChange]) -> std::collections::BTreeMap<&'a str, Group<'a>> {
+    let mut groups = std::collections::BTreeMap::<&str, Group<'_>>::new();
+    for change in changes {
+        let group = groups.entry(&change.entity).or_default();
+        if change.document.is_some() { group.upserts.push(change) } else { group.deletions.push(change) }
+    }
+    for group in groups.values_mut() {
+        group.upserts.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        group.deletions.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    }
+    groups
+}
+
+/// The latest commit time in a batch, from which the age of tombstones is told.
+pub(crate) fn newest_ms(changes: &[&EntityChange]) -> i64 {
+    changes.iter().map(|change| change.commit_time_ms).max().unwrap_or(0)
+}
+
+pub(crate) fn operator_text(operator: Operator) -> &'static str {
+    match operator {
+        Operator::Eq => "=",
+        Operator::Neq => "<>",
+        Operator::Gt => ">",
+        Operator::Gte => ">=",
+        Operator::Lt => "<",
+        Operator::Lte => "<=",
+    }
+}
+
+/// Whether text is a decimal number as the source's types are written: no leading zeros, no exponent. `"01234"` is a text that happens to be digits, and is compared as one.
+pub(crate) fn is_decimal(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = digits.split_once('.').map_or((digits, None), |(whole, fraction)| (whole, Some(fraction)));
+    let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits(whole) && (whole == "0" || !whole.starts_with('0')) && fraction.is_none_or(all_digits)
+}
+
+pub(crate) fn parse_lsn(target: &str, text: &str) -> Result<Lsn, Error> {
+    text.parse().map_err(|error| Error::unexpected(target, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals_are_told_from_digits() {
+        for text in ["0", "12", "-3", "12.50", "0.5", "-0.05"] {
+            assert!(is_decimal(text), "{text}");
+        }
+        for text in ["", "-", "01", "1.", ".5", "1e3", "+1", "1.2.3", "１"] {
+            assert!(!is_decimal(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_that_cannot_be_tables_are_refused() {
+        assert!(check_name("t", "order-item_2").is_ok());
+        for name in ["", "_x", "Order", "a b", "a\"b", "sqlite_x", &"a".repeat(64)] {
+            assert!(check_name("t", name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! ministack, the AWS stand-in (PyPI, MIT): DynamoDB, SNS and SQS of one account, in memory.
+//!
+//! It is found through the environment variable `TRIBUTARY_STANDINS`, by default `.setup/standins` in the workspace, as `venv/bin/ministack`.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::process::{Owned, free_port, listens, wait_until};
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const REGION: &str = "eu-west-1";
+
+pub struct Ministack {
+    directory: tempfile::TempDir,
+    process: Mutex<Option<Owned>>,
+    port: u16,
+}
+
+impl Ministack {
+    pub fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("tributary-ministack-").tempdir().expect("a temporary directory");
+        let stack = Self { directory, process: Mutex::new(None), port: free_port() };
+        stack.up();
+        stack
+    }
+
+    pub fn endpoint_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn region(&self) -> &'static str {
+        REGION
+    }
+
+    /// Environment variables with which any AWS client is content.
+    pub fn environment(&self) -> [(&'static str, &'static str); 3] {
+        [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", REGION)]
+    }
+
+    /// Kills it. What it held is gone.
+    pub fn down(&self) {
+        *self.process.lock().expect("the process") = None;
+    }
+
+    pub fn up(&self) {
+        let path = |name: &str| self.directory.path().join(name);
+        std::fs::create_dir_all(path("tmp")).expect("its directory");
+        let program = program();
+        let log = std::fs::File::create(path("log")).expect("its log");
+        let child = Command::new(&program)
+            .env("BIND_HOST", "127.0.0.1")
+            .env("GATEWAY_PORT", self.port.to_string())
+            .env("LOG_LEVEL", "WARNING")
+            .env("TMPDIR", path("tmp"))
+            .env("STATE_DIR", path("state"))
+            .env("S3_DATA_DIR", path("s3"))
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}. Run `make setup`", program.display()));
+        *self.process.lock().expect("the process") = Some(Owned(child));
+        wait_until("ministack", START_LIMIT, || listens(self.port));
+    }
+
+    /// Calls a service that speaks AWS's JSON protocol (`AmazonSQS.ReceiveMessage`), with nothing of the SDK between.
+    pub fn call(&self, action: &str, body: &Value) -> Value {
+        let service = if action.starts_with("AmazonSQS") { "sqs" } else { "dynamodb" };
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=00"
+        );
+        let body = body.to_string();
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/x-amz-json-1.0\r\nX-Amz-Target: {action}\r\n\
+             Authorization: {authorization}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.port,
+            body.len()
+        );
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("ministack");
+        stream.write_all(request.as_bytes()).expect("the request");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the answer");
+        let answer = String::from_utf8(answer).expect("UTF-8");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.1 200"), "{action}: {answer}");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{action}: {error}: {answer}"))
+    }
+}
+
+#[cfg(any(feature = "dynamodb", feature = "sns"))]
+impl Ministack {
+    /// What the SDK needs to reach it.
+    pub async fn sdk_config(&self) -> aws_config::SdkConfig {
+        use aws_config::retry::RetryConfig;
+        let credentials = aws_credential_types::Credentials::new("test", "test", None, None, "tests");
+        let shared = aws_credential_types::provider::SharedCredentialsProvider::new(credentials);
+        let sdk = crate::aws::load(Some(REGION), Some(&self.endpoint_url())).await;
+        // A stand-in that is down is down: tests need not wait for all attempts.
+        sdk.into_builder().credentials_provider(shared).retry_config(RetryConfig::standard().with_max_attempts(2)).build()
+    }
+}
+
+fn program() -> PathBuf {
+    let standins = std::env::var_os("TRIBUTARY_STANDINS").map(PathBuf::from);
+    let standins = standins.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.setup/standins"));
+    let program = standins.join("venv/bin/ministack");
+    assert!(program.exists(), "{} is not there: run `make setup`", program.display());
+    program
+}

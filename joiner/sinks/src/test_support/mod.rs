@@ -1,0 +1,12 @@
+//! Real targets for tests: a PostgreSQL cluster and the AWS stand-in, each started on a free port of the loopback interface and stopped when dropped.
+//!
+//! Failures panic with what to do: this is for tests alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod ministack;
+mod postgres;
+mod process;
+
+pub use ministack::Ministack;
+pub use postgres::PostgresServer;
