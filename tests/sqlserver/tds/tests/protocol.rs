@@ -411,3 +411,49 @@ async fn random_messages_never_make_the_server_panic() {
     server.stop().await;
     assert_eq!(PANICS.load(Ordering::Relaxed), 0);
 }
+
+/// One client's part in the crowd: results read whole, cancelled, given up by hanging up.
+async fn one_of_many(address: std::net::SocketAddr, seed: u64) {
+    let mut noise = Noise(seed);
+    let mut wire = Wire::connect(address).await;
+    for _ in 0..40 {
+        match noise.next() % 6 {
+            0 => {
+                let rows = noise.next() % 3000;
+                assert_eq!(ids(&wire.run(&format!("rows {rows}")).await, 4).len() as u64, rows);
+            }
+            1 => assert_eq!(
+                ids(&wire.call(SP_EXECUTE_SQL, &[Given::Text("echo"), Given::Text("@a int"), Given::Int(9)]).await, 0),
+                [9]
+            ),
+            2 => assert_eq!(errors(&wire.run("fail").await), [547]),
+            3 => {
+                wire.send(wire::BATCH, wire::END, &wire::batch("endless")).await;
+                wire.send(wire::ATTENTION, wire::END, &[]).await;
+                wire.answer().await;
+                assert_eq!(wire.answer().await, [Token::Done(DONE, ATTENTION, 0)]);
+            }
+            4 => {
+                // Hangs up in the middle of a result that never ends, with the server blocked in sending it.
+                wire.send(wire::BATCH, wire::END, &wire::batch("endless")).await;
+                tokio::io::AsyncReadExt::read_exact(&mut wire.stream, &mut [0; 5000]).await.unwrap();
+                wire = Wire::connect(address).await;
+            }
+            _ => {
+                wire.send(wire::BATCH, wire::END, &wire::batch("wait")).await;
+                wire = Wire::connect(address).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_come_and_go_and_no_session_stays_behind() {
+    let server = start_plain().await;
+    let clients: Vec<_> = (1..=32).map(|seed| tokio::spawn(one_of_many(server.address, seed * 7919))).collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    // Returns only when every session's thread has ended.
+    server.stop().await;
+}
