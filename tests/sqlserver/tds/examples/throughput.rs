@@ -1,4 +1,4 @@
-//! How fast rows leave: two million rows of twelve columns over loopback, to a client that only counts bytes.
+//! How fast rows leave (two million of twelve columns over loopback, to a client that only counts bytes), and how fast requests are answered.
 //! `cargo run --release -p tds --example throughput`
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ mod fake;
 mod wire;
 
 const ROWS: u32 = 2_000_000;
+const REQUESTS: u32 = 20_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -52,6 +53,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let seconds = start.elapsed().as_secs_f64();
     println!("{:.0} rows/s, {:.0} MB/s", f64::from(ROWS) / seconds, bytes as f64 / seconds / 1e6);
+    let start = Instant::now();
+    for _ in 0..REQUESTS {
+        client.run("insert 1").await;
+    }
+    println!("{:.0} requests/s, one at a time", f64::from(REQUESTS) / start.elapsed().as_secs_f64());
     drop(stop);
     drop(client);
     served.await??;

@@ -26,7 +26,9 @@ pub(crate) enum Chunk {
     Packets { bytes: Vec<u8>, count: u64 },
     /// The answer is complete.
     End,
-    /// A fault: close the connection after sending these bytes.
+    /// The answer's last packets; the connection is closed after them.
+    Last { bytes: Vec<u8> },
+    /// A fault: these bytes are still sent, then the connection is gone without a word.
     Cut { bytes: Vec<u8> },
 }
 
@@ -69,7 +71,6 @@ pub(crate) struct Answer<'a> {
     ordinals: Vec<(String, u16)>,
     /// The transaction that is open, for the flag of DONE tokens; outlives the answer.
     pub(crate) transaction: u64,
-    pub(crate) database: Option<String>,
 }
 
 impl<'a> Answer<'a> {
@@ -98,7 +99,6 @@ impl<'a> Answer<'a> {
             returned: Vec::new(),
             ordinals: Vec::new(),
             transaction: 0,
-            database: None,
         }
     }
 
@@ -255,12 +255,12 @@ impl<'a> Answer<'a> {
         if self.lost || self.cut_after_rows.is_some() {
             return self.cut();
         }
-        if let Some(last) = self.pending.take() {
-            self.put_done(last);
-        }
         if self.cancel.is_set() {
             // The message ends here, whatever statement or procedure was under way; the acknowledgement is a message of its own.
+            self.settle();
             Done { flags: done::ERROR, command: Command::Select, rows: 0 }.put(&mut self.payload, done::DONE);
+        } else if let Some(last) = self.pending.take() {
+            self.put_done(last);
         }
         if self.payload.is_empty() {
             Done { flags: 0, command: Command::Other, rows: 0 }.put(&mut self.payload, done::DONE);
@@ -270,7 +270,7 @@ impl<'a> Answer<'a> {
         let count = bytes.len().div_ceil(usize::from(self.packet_bytes)) as u64;
         self.payload.clear();
         if self.fatal {
-            self.hand_on(Chunk::Cut { bytes });
+            self.hand_on(Chunk::Last { bytes });
             self.closed = true;
             return;
         }
@@ -416,8 +416,7 @@ impl Response for Answer<'_> {
         match change {
             EnvChange::BeginTransaction(descriptor) => self.transaction = *descriptor,
             EnvChange::CommitTransaction(_) | EnvChange::RollbackTransaction(_) => self.transaction = 0,
-            EnvChange::Database { new, .. } => self.database = Some(new.clone()),
-            EnvChange::Language { .. } | EnvChange::ResetConnection => {}
+            EnvChange::Database { .. } | EnvChange::Language { .. } | EnvChange::ResetConnection => {}
         }
         // Also while a statement is being cancelled: the client must hear that a transaction began or ended.
         if !self.closed {

@@ -372,9 +372,14 @@ impl Exchange {
                     }
                     return Ok(true);
                 }
-                Some(Chunk::Cut { bytes }) => {
+                Some(Chunk::Last { bytes }) => {
                     self.writer.write_all(&bytes).await?;
                     self.writer.shutdown().await?;
+                    return Ok(false);
+                }
+                Some(Chunk::Cut { bytes }) => {
+                    self.writer.write_all(&bytes).await?;
+                    self.writer.flush().await?;
                     return Ok(false);
                 }
                 // The session's thread is gone: a panic in the engine.

@@ -22,7 +22,7 @@ pub enum Fault {
     CutAtRequest { matching: String, nth: u64 },
     /// The nth matching request runs, and the connection is cut before a byte of its answer is sent: the answer is lost.
     LoseAnswer { matching: String, nth: u64 },
-    /// The nth matching request's answer is cut in the middle of the row after so many.
+    /// The nth matching request's answer is cut in the middle of the row after so many; an answer of fewer rows is lost.
     CutInResult { matching: String, nth: u64, rows: u64 },
     /// The nth matching request fails with the error, without reaching the engine.
     FailRequest { matching: String, nth: u64, error: SqlError },
