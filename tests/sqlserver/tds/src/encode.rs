@@ -16,6 +16,8 @@ pub(crate) const DAYS_TO_1900: i64 = 693_595;
 const MAX_DAYS: u32 = 3_652_058;
 /// 1/300 seconds of a day: the unit of `datetime`.
 const DAY_UNITS: u64 = 25_920_000;
+/// The longest string that is not a `max`, whatever an engine says.
+const SHORT_BYTES: u16 = 8000;
 /// Chunks of `max` values. SQL Server sends chunks of about a packet; clients must take any.
 const PLP_CHUNK: usize = 32 << 10;
 const TEXT_POINTER: [u8; 16] = *b"dummy textptr\0\0\0";
@@ -118,10 +120,10 @@ fn put_long(out: &mut Vec<u8>, wire: &Wire, value: &Value) -> Fits {
         T::NChar(size) => {
             let text = text(value)?;
             let at = out.len();
-            out.extend(size.saturating_mul(2).to_le_bytes());
+            out.extend((*size).min(SHORT_BYTES / 2).saturating_mul(2).to_le_bytes());
             put_utf16(out, text);
             let written = (out.len() - at - 2) / 2;
-            let missing = usize::from(*size).checked_sub(written).ok_or(TOO_LONG)?;
+            let missing = usize::from((*size).min(SHORT_BYTES / 2)).checked_sub(written).ok_or(TOO_LONG)?;
             out.extend(std::iter::repeat_n([b' ', 0], missing).flatten());
         }
         T::VarBinary(Length::Limited(most)) => {
@@ -215,7 +217,7 @@ fn bytes(value: &Value) -> Result<&[u8], Misfit> {
 
 fn put_u16_length(out: &mut Vec<u8>, length: usize, most: u16) -> Fits {
     match u16::try_from(length) {
-        Ok(length) if length <= most => {
+        Ok(length) if length <= most.min(SHORT_BYTES) => {
             out.extend(length.to_le_bytes());
             Ok(())
         }
@@ -228,7 +230,7 @@ fn put_nvarchar(out: &mut Vec<u8>, text: &str, most: u16) -> Fits {
     out.extend([0, 0]);
     put_utf16(out, text);
     let length = out.len() - at - 2;
-    if length > usize::from(most) * 2 {
+    if length > usize::from(most.min(SHORT_BYTES / 2)) * 2 {
         return Err(TOO_LONG);
     }
     out[at..at + 2].copy_from_slice(&(length as u16).to_le_bytes());

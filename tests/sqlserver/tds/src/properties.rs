@@ -166,3 +166,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn lengths_beyond_sql_servers_own_are_refused_and_not_wrapped() {
+    use DataType as T;
+    let (text, bytes) = (Value::Text("x".repeat(40_000)), Value::Bytes(vec![1; 40_000]));
+    let cases = [
+        (T::NVarChar(Length::Limited(65_535)), &text),
+        (T::VarChar(Length::Limited(65_535)), &text),
+        (T::Char(40_000), &text),
+        (T::NChar(40_000), &text),
+        (T::VarBinary(Length::Limited(65_535)), &bytes),
+        (T::Binary(40_000), &bytes),
+    ];
+    for (data_type, value) in cases {
+        assert!(encode::put(&mut Vec::new(), &Wire::new(&data_type, true, COLLATION), value).is_err(), "{data_type:?}");
+    }
+}

@@ -122,7 +122,8 @@ pub enum Command {
 }
 
 /// Where a session writes the answer to one request. Rows are sent as they come, in packets of the negotiated size, with backpressure: a
-/// call blocks while the client does not read. After the connection is lost every call is a no-op and `is_closed` is true.
+/// call blocks while the client does not read. After the connection is lost, or the client has asked to stop by an attention, every call is a no-op
+/// (but `env_change` after an attention: the client must know of its transaction) and `is_closed` is true.
 pub trait Response {
     /// Starts a result set (COLMETADATA).
     fn columns(&mut self, columns: &[Column]);

@@ -139,11 +139,11 @@ impl Wire {
             }
         };
         match &self.data_type {
-            T::Char(n) => short(id::CHAR, *n, true),
+            T::Char(n) => short(id::CHAR, (*n).min(8000), true),
             T::VarChar(length) => short(id::VARCHAR, limit(*length, 1), true),
-            T::NChar(n) => short(id::NCHAR, n.saturating_mul(2), true),
+            T::NChar(n) => short(id::NCHAR, n.saturating_mul(2).min(8000), true),
             T::NVarChar(length) => short(id::NVARCHAR, limit(*length, 2), true),
-            T::Binary(n) => short(id::BINARY, *n, false),
+            T::Binary(n) => short(id::BINARY, (*n).min(8000), false),
             T::VarBinary(length) => short(id::VARBINARY, limit(*length, 1), false),
             T::Text => {
                 out.push(id::TEXT);
