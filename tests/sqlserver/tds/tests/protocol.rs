@@ -412,6 +412,29 @@ async fn random_messages_never_make_the_server_panic() {
     assert_eq!(PANICS.load(Ordering::Relaxed), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_makes_its_session_wait() {
+    // What the operating system buffers for a connection is a few megabytes; this many rows are two hundred.
+    const FAR_TOO_MANY: u64 = 2_000_000;
+    let server = start_plain().await;
+    let mut bystander = Wire::connect(server.address).await;
+    let mut idle = Wire::connect(server.address).await;
+    idle.send(wire::BATCH, wire::END, &wire::batch("endless")).await;
+    let mut before = u64::MAX;
+    loop {
+        for _ in 0..100 {
+            bystander.run("insert 1").await;
+        }
+        let now = server.rows.load(Ordering::Relaxed);
+        assert!(now < FAR_TOO_MANY);
+        if now > 0 && now == before {
+            break;
+        }
+        before = now;
+    }
+    server.stop().await;
+}
+
 /// One client's part in the crowd: results read whole, cancelled, given up by hanging up.
 async fn one_of_many(address: std::net::SocketAddr, seed: u64) {
     let mut noise = Noise(seed);

@@ -16,12 +16,15 @@ use tds::{
 #[derive(Default)]
 pub(crate) struct Fake {
     descriptors: Arc<AtomicU64>,
+    /// Rows that all sessions have written.
+    pub(crate) rows: Arc<AtomicU64>,
 }
 
 struct FakeSession {
     cancel: Cancel,
     database: String,
     descriptors: Arc<AtomicU64>,
+    rows: Arc<AtomicU64>,
     transaction: u64,
     resets: u64,
 }
@@ -42,8 +45,9 @@ impl Server for Fake {
             }
             other => other,
         };
-        let (database, descriptors) = (database.to_owned(), Arc::clone(&self.descriptors));
-        Ok(Box::new(FakeSession { cancel, database, descriptors, transaction: 0, resets: 0 }))
+        let database = database.to_owned();
+        let (descriptors, rows) = (Arc::clone(&self.descriptors), Arc::clone(&self.rows));
+        Ok(Box::new(FakeSession { cancel, database, descriptors, rows, transaction: 0, resets: 0 }))
     }
 }
 
@@ -185,6 +189,7 @@ impl FakeSession {
             row[4] = Value::Int(sent);
             row[10] = if sent % 7 == 0 { Value::Null } else { Value::Int(sent) };
             response.row(&row);
+            self.rows.fetch_add(1, Ordering::Relaxed);
             sent += 1;
         }
         response.done(Some(sent as u64));

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tds::{Encryption, Options};
 use tiberius::{AuthMethod, Client, Config, EncryptionLevel};
@@ -16,6 +17,8 @@ pub(crate) type Tiberius = Client<Compat<TcpStream>>;
 
 /// Stopped by [`Running::stop`], which also waits for the end of every session.
 pub(crate) struct Running {
+    /// Rows that all sessions have written.
+    pub(crate) rows: Arc<AtomicU64>,
     pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), tds::Error>>,
@@ -25,10 +28,12 @@ pub(crate) async fn start(options: Options) -> Running {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let served = tokio::spawn(tds::serve(listener, Arc::new(Fake::default()), options, async move {
+    let fake = Fake::default();
+    let rows = Arc::clone(&fake.rows);
+    let served = tokio::spawn(tds::serve(listener, Arc::new(fake), options, async move {
         let _ = stopped.await;
     }));
-    Running { address, stop, served }
+    Running { rows, address, stop, served }
 }
 
 pub(crate) async fn start_plain() -> Running {
