@@ -6,14 +6,18 @@ use tiberius::error::Error as Driver;
 /// A failure of the source. Each says what was being done, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot reach SQL Server at {address}: {message}. Check host, port and firewall, and that the server is running and listens on TCP")]
+    #[error(
+        "cannot reach SQL Server at {address}: {message}. Check host, port and firewall, and that the server is running and listens on TCP"
+    )]
     Unreachable { address: String, message: String },
     #[error(
         "no encrypted connection with {address}: {message}. Give the certificate authority with `ca_file`, accept any certificate with `trust_certificate: true`, \
          or, on a network you trust, use `encrypt: off`"
     )]
     Tls { address: String, message: String },
-    #[error("SQL Server at {address} refuses the login of {user} (error {code}): {message}. Check user and password, and that SQL logins are enabled")]
+    #[error(
+        "SQL Server at {address} refuses the login of {user} (error {code}): {message}. Check user and password, and that SQL logins are enabled"
+    )]
     Login { address: String, user: String, code: u32, message: String },
     #[error(
         "{user} cannot open database {database} at {address}: {message}. Check the name, and that the login has a user in it: \
@@ -22,13 +26,17 @@ pub enum Error {
     Database { address: String, user: String, database: String, message: String },
     #[error("{doing}: permission denied: {message}. {remedy}")]
     Permission { doing: &'static str, message: String, remedy: String },
-    #[error("change data capture is not enabled in database {database}. As a member of sysadmin, run: USE [{database}]; EXEC sys.sp_cdc_enable_db;")]
+    #[error(
+        "change data capture is not enabled in database {database}. As a member of sysadmin, run: USE [{database}]; EXEC sys.sp_cdc_enable_db;"
+    )]
     CdcDisabled { database: String },
     #[error("no capture instance for {tables}: the tables exist, but their changes are not captured. Run, for each: {remedy}")]
     NotCaptured { tables: String, remedy: String },
     #[error("no table matches {patterns}: the captured tables are {captured}. Correct `tables` in the configuration")]
     NoSuchTable { patterns: String, captured: String },
-    #[error("no table is captured in database {database}. Run, for each table: EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'…', @role_name = NULL;")]
+    #[error(
+        "no table is captured in database {database}. Run, for each table: EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'…', @role_name = NULL;"
+    )]
     NothingCaptured { database: String },
     #[error(
         "{table}: changes after {from} are gone: capture instance {instance} now begins at {min}. The cleanup job has removed them before they were read. Lengthen the \
@@ -100,11 +108,10 @@ fn server_class(code: u32, severity: u8) -> ErrorClass {
         // Out of memory, out of worker threads, resource governor.
         701 | 802 | 8645 | 8651 | 10928 | 10929 | 10936 => ErrorClass::Transient,
         // The database or the server is starting, stopping, failing over or being scaled.
-        596 | 615 | 617 | 921 | 922 | 923 | 924 | 926 | 927 | 941 | 945 | 952 | 976 | 978 | 979 | 982 | 983 | 1105 | 3906 | 3908 | 6005 | 9001 | 9002
-        | 17142 | 17197 | 18401 => ErrorClass::Transient,
-        40143 | 40166 | 40197 | 40501 | 40540 | 40549 | 40550 | 40551 | 40552 | 40553 | 40613 | 42108 | 42109 | 49918 | 49919 | 49920 => {
-            ErrorClass::Transient
-        }
+        596 | 615 | 617 | 921 | 922 | 923 | 924 | 926 | 927 | 941 | 945 | 952 | 976 | 978 | 979 | 982 | 983 | 1105 | 3906
+        | 3908 | 6005 | 9001 | 9002 | 17142 | 17197 | 18401 => ErrorClass::Transient,
+        40143 | 40166 | 40197 | 40501 | 40540 | 40549 | 40550 | 40551 | 40552 | 40553 | 40613 | 42108 | 42109 | 49918 | 49919
+        | 49920 => ErrorClass::Transient,
         // Timeouts and broken connections that are reported as errors.
         64 | 121 | 233 | 258 | 10053 | 10054 | 10060 | 10061 => ErrorClass::Transient,
         // Severity 20 and above closes the connection.

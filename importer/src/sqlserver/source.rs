@@ -106,7 +106,9 @@ impl fmt::Display for Source {
 /// What is wrong with a source's address. Never quotes the URL, which may hold a password.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("source url: expected sqlserver://user:password@host:port/database, as in sqlserver://tributary:${{SOURCE_PASSWORD}}@db.example.com:1433/shop")]
+    #[error(
+        "source url: expected sqlserver://user:password@host:port/database, as in sqlserver://tributary:${{SOURCE_PASSWORD}}@db.example.com:1433/shop"
+    )]
     NotAUrl,
     #[error("source url: {part} has a % that is not followed by two hexadecimal digits: write % itself as %25")]
     Percent { part: &'static str },
@@ -120,7 +122,9 @@ pub enum SourceError {
     NoVariable { name: String },
     #[error("source: the password file {path}: {source}")]
     PasswordFile { path: PathBuf, source: std::io::Error },
-    #[error("source: ca_file and trust_certificate exclude each other: with trust_certificate any certificate is accepted, so leave out one")]
+    #[error(
+        "source: ca_file and trust_certificate exclude each other: with trust_certificate any certificate is accepted, so leave out one"
+    )]
     TrustConflict,
 }
 
@@ -149,7 +153,8 @@ fn resolve(settings: &SourceSettings, environment: &dyn Fn(&str) -> Option<Strin
     };
     let password = match settings.password_file.as_ref().or(url.password_file.as_ref()) {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|source| SourceError::PasswordFile { path: path.clone(), source })?;
+            let text =
+                std::fs::read_to_string(path).map_err(|source| SourceError::PasswordFile { path: path.clone(), source })?;
             Password(text.trim_end_matches(['\r', '\n']).to_owned())
         }
         None => settings.password.clone().or(url.password).ok_or(SourceError::Missing { key: "password" })?,
@@ -290,24 +295,33 @@ mod tests {
 
     #[test]
     fn a_url_says_everything() {
-        let source = from("sqlserver://sa:p%40ss%2Fword@db.example.com:1444/my%20shop?encrypt=strict&ca_file=/etc/ca.pem").unwrap();
+        let source =
+            from("sqlserver://sa:p%40ss%2Fword@db.example.com:1444/my%20shop?encrypt=strict&ca_file=/etc/ca.pem").unwrap();
         assert_eq!((source.host.as_str(), source.port, source.database.as_str()), ("db.example.com", 1444, "my shop"));
         assert_eq!((source.user.as_str(), source.password.reveal(), source.encrypt), ("sa", "p@ss/word", Encryption::Strict));
         let source = from("sqlserver://sa:a@b:c@[::1]/shop?encrypt=off").unwrap();
-        assert_eq!((source.host.as_str(), source.port, source.password.reveal(), source.encrypt), ("::1", 1433, "a@b:c", Encryption::Off));
+        assert_eq!(
+            (source.host.as_str(), source.port, source.password.reveal(), source.encrypt),
+            ("::1", 1433, "a@b:c", Encryption::Off)
+        );
         assert_eq!(from("sqlserver://sa:${SECRET}@h/d").unwrap().password.reveal(), "from outside");
     }
 
     #[test]
     fn the_password_is_never_shown() {
-        let settings = SourceSettings { url: Some(SourceUrl::new("sqlserver://sa:hunter2@h/d")), password: Some(Password::new("hunter2")), ..SourceSettings::default() };
+        let settings = SourceSettings {
+            url: Some(SourceUrl::new("sqlserver://sa:hunter2@h/d")),
+            password: Some(Password::new("hunter2")),
+            ..SourceSettings::default()
+        };
         let source = from("sqlserver://sa:hunter2@h/d").unwrap();
         for text in [format!("{settings:?}"), format!("{source:?}"), format!("{source}")] {
             assert!(!text.contains("hunter2"), "{text}");
         }
-        for url in ["sqlserver://sa:hunter2%@h/d", "sa:hunter2@h", "sqlserver://sa:hunter2@h:99999/d", "sqlserver://sa:hunter2@h"] {
+        for url in ["sqlserver://sa:hunter2%@h/d", "sa:hunter2@h", "sqlserver://sa:hunter2@h:99999/d", "sqlserver://sa:hunter2@h"]
+        {
             let error = from(url).unwrap_err();
-            assert!(!format!("{error} {error:?}").contains("hunter2") , "{error:?}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
     }
 

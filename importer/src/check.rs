@@ -1,0 +1,243 @@
+//! A look at a source before, or while, it is imported: what is well, what is doubtful, what has to be done.
+//!
+//! Each item stands for itself, so that one missing permission does not hide the rest. What cannot be seen for want of a permission is a warning with the grant
+//! that would show it: the import itself may not need it.
+
+use serde::Serialize;
+
+use schemas::table::TableName;
+
+use crate::config::{TableFilter, matches};
+use crate::sqlserver::catalog::Database;
+use crate::sqlserver::decode::Columns;
+use crate::sqlserver::{Catalog, Client, Error, Source, sql};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Ok,
+    Warning,
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckItem {
+    pub name: String,
+    pub level: Level,
+    pub detail: String,
+    /// What to do, if anything; T-SQL where that is what it takes.
+    pub remedy: Option<String>,
+}
+
+impl CheckItem {
+    fn ok(name: &str, detail: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), level: Level::Ok, detail: detail.into(), remedy: None }
+    }
+
+    fn warning(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), level: Level::Warning, detail: detail.into(), remedy: Some(remedy.into()) }
+    }
+
+    fn problem(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), level: Level::Problem, detail: detail.into(), remedy: Some(remedy.into()) }
+    }
+
+    /// An error's message says what to do already.
+    fn failed(name: &str, error: &Error) -> Self {
+        Self { name: name.to_owned(), level: Level::Problem, detail: error.to_string(), remedy: None }
+    }
+}
+
+/// The oldest version with everything that is asked for: SQL Server 2016 SP1, from which CDC comes with the Standard edition.
+const OLDEST_VERSION: u32 = 13;
+/// Retention below it leaves little time to mend a stopped importer, in minutes.
+const SHORT_RETENTION_MINUTES: i64 = 24 * 60;
+/// A capture job that has nothing to show for so long has stalled: even an idle database is given an entry every 5 minutes.
+const STALLED_SECONDS: i64 = 11 * 60;
+
+/// Looks at a source.
+pub async fn check(source: &Source, tables: &TableFilter) -> Vec<CheckItem> {
+    let mut items = Vec::new();
+    let mut client = match Client::connect(source).await {
+        Ok(client) => client,
+        Err(error) => return vec![CheckItem::failed("connection", &error)],
+    };
+    items.push(CheckItem::ok("connection", source.to_string()));
+    match Database::read(&mut client).await {
+        Err(error) => items.push(CheckItem::failed("database", &error)),
+        Ok(database) => {
+            items.push(version(&database.version));
+            if !database.cdc_enabled {
+                items.push(CheckItem::failed("change data capture", &Error::CdcDisabled { database: database.name }));
+                return items;
+            }
+            items.push(CheckItem::ok("change data capture", format!("enabled in database {}", database.name)));
+        }
+    }
+    match Catalog::read(&mut client).await {
+        Err(error) => items.push(CheckItem::failed("catalog", &error)),
+        Ok(catalog) => captured_tables(&mut client, &catalog, tables, &mut items).await,
+    }
+    items.push(agent(&mut client).await);
+    items.extend(jobs(&mut client).await);
+    items.push(capture(&mut client).await);
+    items.push(large_values(&mut client).await);
+    items
+}
+
+fn version(version: &str) -> CheckItem {
+    let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
+    match major {
+        Some(major) if major >= OLDEST_VERSION => CheckItem::ok("version", format!("SQL Server {version}")),
+        _ => CheckItem::warning(
+            "version",
+            format!("SQL Server {version} is older than 2016 (13), the oldest that is supported"),
+            "Upgrade the server",
+        ),
+    }
+}
+
+async fn captured_tables(client: &mut Client, catalog: &Catalog, filter: &TableFilter, items: &mut Vec<CheckItem>) {
+    let wanted = |name: &TableName| !filter.include.is_empty() && filter.takes(name);
+    for name in catalog.uncaptured.iter().filter(|name| wanted(name)) {
+        items.push(CheckItem::problem(
+            &format!("table {name}"),
+            "its changes are not captured",
+            sql::enable_table(&name.schema, &name.table),
+        ));
+    }
+    let known = |pattern: &String| {
+        catalog.tables.iter().map(|table| &table.name).chain(&catalog.uncaptured).any(|name| matches(pattern, name))
+    };
+    for pattern in filter.include.iter().filter(|pattern| !known(pattern)) {
+        items.push(CheckItem::problem(
+            &format!("table {pattern}"),
+            "there is no such table",
+            "Correct `tables` in the configuration",
+        ));
+    }
+    if catalog.tables.is_empty() {
+        items.push(CheckItem::failed("tables", &Error::NothingCaptured { database: catalog.database.clone() }));
+    }
+    for table in catalog.tables.iter().filter(|table| filter.takes(&table.name)) {
+        let name = format!("table {}", table.name);
+        let Some(instance) = table.instances.first() else { continue };
+        let source = format!("{}.{}", sql::quote(&table.name.schema), sql::quote(&table.name.table));
+        let mut readable = true;
+        for table in [source, sql::change_table(&instance.name)] {
+            if let Err(error) = client.rows("reading a captured table", &sql::can_read(&table), vec![]).await {
+                items.push(CheckItem::failed(&name, &error));
+                readable = false;
+                break;
+            }
+        }
+        if !readable {
+            continue;
+        }
+        items.push(if instance.key.is_empty() {
+            let remedy = "Give the table a primary key, or a unique index that capture names (@index_name)";
+            CheckItem::warning(&name, "has no key: rows cannot be told apart, and its snapshot cannot resume", remedy)
+        } else {
+            CheckItem::ok(&name, format!("captured by {}, key ({})", instance.name, instance.key.join(", ")))
+        });
+    }
+}
+
+/// What was not seen for want of a permission, or because this server does not have it.
+fn unseen(name: &str, error: &Error, grant: &str) -> CheckItem {
+    CheckItem::warning(name, format!("cannot be seen: {error}"), format!("To see it: {grant}"))
+}
+
+async fn agent(client: &mut Client) -> CheckItem {
+    let (name, doing) = ("SQL Server Agent", "asking for SQL Server Agent");
+    match client.rows(doing, sql::AGENT, vec![]).await {
+        Err(error) => unseen(name, &error, "GRANT VIEW SERVER STATE TO [login];"),
+        Ok(rows) => match rows.into_iter().next().map(|row| Columns::new(doing, row).int()) {
+            Some(Ok(4)) => CheckItem::ok(name, "running"),
+            Some(Ok(_)) => CheckItem::problem(
+                name,
+                "not running: nothing is captured, and the log cannot be truncated",
+                "Start the service SQL Server Agent, and set it to start automatically",
+            ),
+            // Azure SQL Database captures without an Agent.
+            _ => CheckItem::ok(name, "not part of this server: capture is the platform's"),
+        },
+    }
+}
+
+async fn jobs(client: &mut Client) -> Vec<CheckItem> {
+    let name = "capture and cleanup jobs";
+    let rows = match client.batch("asking for the capture jobs", sql::JOBS).await {
+        Ok(rows) => rows,
+        Err(error) => return vec![unseen(name, &error, "ALTER ROLE db_owner ADD MEMBER [login];")],
+    };
+    let mut items = Vec::new();
+    let mut kinds = Vec::new();
+    for row in rows {
+        let text = |column: &str| row.try_get::<&str, _>(column).ok().flatten().map(str::to_owned);
+        let number = |column: &str| row.try_get::<i64, _>(column).ok().flatten();
+        let Some(kind) = text("job_type") else { continue };
+        if kind == "capture" {
+            items.push(CheckItem::ok("capture job", format!("scans every {} s", number("pollinginterval").unwrap_or(5))));
+        } else if let Some(retention) = number("retention") {
+            let detail = format!("keeps changes for {} h", retention / 60);
+            items.push(if retention < SHORT_RETENTION_MINUTES {
+                let remedy = "EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 10080;";
+                CheckItem::warning(
+                    "cleanup job",
+                    format!("{detail}: an importer that stands still for longer loses changes"),
+                    remedy,
+                )
+            } else {
+                CheckItem::ok("cleanup job", detail)
+            });
+        }
+        kinds.push(kind);
+    }
+    for kind in ["capture", "cleanup"].into_iter().filter(|kind| !kinds.iter().any(|known| known == kind)) {
+        let level = if kind == "capture" { Level::Problem } else { Level::Warning };
+        let detail = format!(
+            "there is no {kind} job. After a failover of an availability group that is normal: jobs live in msdb, which is not replicated"
+        );
+        let remedy = Some(format!("EXEC sys.sp_cdc_add_job @job_type = N'{kind}';"));
+        items.push(CheckItem { name: format!("{kind} job"), level, detail, remedy });
+    }
+    items
+}
+
+async fn capture(client: &mut Client) -> CheckItem {
+    let (name, doing) = ("capture", "asking when capture last moved");
+    match client.rows(doing, sql::CAPTURE_AGE, vec![]).await {
+        Err(error) => CheckItem::failed(name, &error),
+        Ok(rows) => match rows.into_iter().next().and_then(|row| Columns::new(doing, row).optional_int().ok()).flatten() {
+            None => CheckItem::ok(name, "nothing has been captured yet"),
+            Some(age) if age > STALLED_SECONDS => CheckItem::problem(
+                name,
+                format!(
+                    "nothing has been captured for {} minutes, though even an idle database is given an entry every 5 minutes",
+                    age / 60
+                ),
+                "EXEC sys.sp_cdc_start_job @job_type = N'capture'; and look at sys.dm_cdc_errors",
+            ),
+            Some(age) => CheckItem::ok(name, format!("the last captured transaction is {age} s old")),
+        },
+    }
+}
+
+async fn large_values(client: &mut Client) -> CheckItem {
+    let (name, doing) = ("max text repl size", "asking for the largest captured value");
+    match client.rows(doing, sql::MAX_REPLICATED_TEXT, vec![]).await {
+        Err(error) => {
+            unseen(name, &error, "nothing: every login may read sys.configurations of SQL Server; this server does not have it")
+        }
+        Ok(rows) => match rows.into_iter().next().map(|row| Columns::new(doing, row).int()) {
+            Some(Ok(limit @ 0..)) => CheckItem::warning(
+                name,
+                format!("writes of values larger than {limit} bytes to captured tables fail"),
+                "EXEC sys.sp_configure N'max text repl size', -1; RECONFIGURE;",
+            ),
+            _ => CheckItem::ok(name, "no limit"),
+        },
+    }
+}

@@ -1,0 +1,61 @@
+//! What can stop the importer.
+
+use std::path::PathBuf;
+
+use schemas::contract::Difference;
+use schemas::{ErrorClass, TableName};
+
+use crate::sqlserver;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Source(#[from] sqlserver::Error),
+    #[error(transparent)]
+    Stream(#[from] streams::Error),
+    #[error(transparent)]
+    TimeZone(#[from] sqlserver::clock::UnknownZone),
+    #[error("{path}: {doing}: {source}")]
+    Io { path: PathBuf, doing: &'static str, source: std::io::Error },
+    #[error("{path}: another importer is running for this source: stop it first, or give this one a data directory of its own")]
+    Locked { path: PathBuf },
+    #[error(
+        "{path}: {what}. Restore the file from a copy, or remove the importer's data directory for a new snapshot into an empty joiner state"
+    )]
+    Damaged { path: PathBuf, what: String },
+    #[error(
+        "{path} is the progress of source {found}, and this is {expected}: give each source a data directory of its own, or remove this one for a new snapshot into an \
+         empty joiner state"
+    )]
+    OtherSource { path: PathBuf, found: String, expected: String },
+    #[error(
+        "{table}: the contract does not fit the table: {}. Bring the contract file and the table together (`tributary init` writes what the catalog says now)",
+        differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Contract { table: TableName, differences: Vec<Difference> },
+    #[error(
+        "{table}: column {column} of the contract cannot be read: it is not captured. Enable capture for it in a new capture instance, or take it out of the contract"
+    )]
+    ColumnNotCaptured { table: TableName, column: String },
+    #[error("{table}: partition_by names column {column}, which the contract does not have: it has {known}")]
+    PartitionColumn { table: TableName, column: String, known: String },
+    #[error(
+        "{table} was not part of the snapshot that this importer's progress began with: exclude it, or remove the importer's data directory for a new snapshot into an \
+         empty joiner state"
+    )]
+    NewTable { table: TableName },
+}
+
+impl Error {
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Source(error) => error.class(),
+            Self::Stream(error) => error.class(),
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::Interrupted | std::io::ErrorKind::TimedOut => ErrorClass::Transient,
+                _ => ErrorClass::Misconfigured,
+            },
+            _ => ErrorClass::Misconfigured,
+        }
+    }
+}

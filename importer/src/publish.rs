@@ -1,0 +1,291 @@
+//! Publishing: contract, encoding, partition key, streams, progress records.
+//!
+//! # What holds
+//! - A progress record is appended only after everything in its range has been acknowledged ([`Publisher::finish`] flushes first), and the caller saves
+//!   its progress only after the record itself has been (INV-2). So whatever a record promises is in the streams, and whatever was not promised is published
+//!   again after a crash.
+//! - Each event is either published or dead-lettered with its position and the reason, and is counted as one or the other in the record (INV-6).
+//! - Events of one row keep their order: they have one partition key and are appended in order. Keys that the database holds to be equal though they
+//!   are written differently (case, trailing spaces) have the same partition key.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use schemas::contract::{Contract, Violation};
+use schemas::envelope::Encoder;
+use schemas::event::{ChangeEvent, Row};
+use schemas::progress::{Phase, ProgressRecord, ShardPositions, StreamName};
+use schemas::value::{Value, write_string};
+use schemas::{Lsn, Position, TableName};
+use serde_json::json;
+use streams::{Layout, Provider, Record, StreamWriter};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::metrics;
+use crate::status::StatusHandle;
+
+/// How many events, or bytes of them, are collected before they are handed to the stream.
+const BATCH_EVENTS: usize = 500;
+const BATCH_BYTES: usize = 1 << 20;
+/// Kinesis's limit for partition keys, in characters.
+const MAX_PARTITION_KEY: usize = 256;
+
+/// Where a table's events go.
+struct Route {
+    contract: Contract,
+    /// Index among `batches`.
+    stream: usize,
+    /// The column that partitions; the key if `None`.
+    partition_by: Option<usize>,
+    /// Some part of the partition key compares without case.
+    fold: bool,
+    published: u64,
+    dead_lettered: u64,
+}
+
+struct Batch {
+    stream: StreamName,
+    records: Vec<Record>,
+}
+
+/// Publishes the events of one source.
+pub(crate) struct Publisher {
+    writer: Box<dyn StreamWriter>,
+    encoder: Encoder,
+    source: String,
+    epoch: u64,
+    routes: Vec<Route>,
+    batches: Vec<Batch>,
+    waiting_events: usize,
+    waiting_bytes: usize,
+    progress_stream: StreamName,
+    dead_letters: StreamName,
+    /// Records above it have been refused before.
+    record_limit: Option<usize>,
+    event_bytes: usize,
+    status: StatusHandle,
+}
+
+/// The stream of a source's dead letters.
+pub fn dead_letter_stream(prefix: &str) -> StreamName {
+    StreamName(format!("{prefix}.dead-letters"))
+}
+
+impl Publisher {
+    /// For tables in the order of `contracts`: their index names them from here on.
+    pub(crate) async fn new(
+        config: &Config,
+        provider: &dyn Provider,
+        contracts: Vec<Contract>,
+        database: &str,
+        epoch: u64,
+        record_limit: Option<usize>,
+        status: StatusHandle,
+    ) -> Result<Self, Error> {
+        let mut batches: Vec<Batch> = Vec::new();
+        let mut routes = Vec::new();
+        for contract in contracts {
+            let name = config.layout.stream(&config.prefix, &contract.table.name);
+            let stream = batches.iter().position(|batch| batch.stream == name).unwrap_or_else(|| {
+                batches.push(Batch { stream: name, records: Vec::new() });
+                batches.len() - 1
+            });
+            routes.push(route(config, contract, stream)?);
+        }
+        let (progress_stream, dead_letters) = (Layout::progress_stream(&config.prefix), dead_letter_stream(&config.prefix));
+        if config.create_streams {
+            for batch in &batches {
+                provider.ensure(&batch.stream, config.shards).await?;
+            }
+            provider.ensure(&progress_stream, 1).await?;
+            provider.ensure(&dead_letters, 1).await?;
+        }
+        let writer = provider.writer().await?;
+        let encoder = Encoder::new(&config.name, database);
+        Ok(Self {
+            writer,
+            encoder,
+            source: config.name.clone(),
+            epoch,
+            routes,
+            batches,
+            waiting_events: 0,
+            waiting_bytes: 0,
+            progress_stream,
+            dead_letters,
+            record_limit,
+            event_bytes: 512,
+            status,
+        })
+    }
+
+    /// The table at an index.
+    pub(crate) fn table(&self, index: usize) -> &Arc<schemas::table::TableSchema> {
+        &self.routes[index].contract.table
+    }
+
+    /// Publishes one event, or sets it aside. `event.table` is the one at the index.
+    pub(crate) async fn event(&mut self, table: usize, event: &ChangeEvent) -> Result<(), Error> {
+        let route = &self.routes[table];
+        // What the row *was* is history: only what is published as its present state is held to the contract.
+        if let Some(Err(violation)) = event.after.as_ref().map(|row| route.contract.check(row)) {
+            return self.dead_letter(table, event, &violation, true).await;
+        }
+        let mut data = Vec::with_capacity(self.event_bytes);
+        self.encoder.encode(event, &mut data);
+        // Recent events are a good guess of the next one's size.
+        self.event_bytes = (self.event_bytes * 7 + data.len() * 9) / 16 + 16;
+        if self.record_limit.is_some_and(|limit| data.len() > limit) {
+            let rule = format!("the stream's limit of {} bytes a record", self.record_limit.unwrap_or_default());
+            let violation = Violation { column: "(row)".into(), rule, value: format!("an event of {} bytes", data.len()) };
+            return self.dead_letter(table, event, &violation, false).await;
+        }
+        let partition_key = self.partition_key(table, event);
+        self.waiting_events += 1;
+        self.waiting_bytes += data.len();
+        let route = &mut self.routes[table];
+        route.published += 1;
+        self.batches[route.stream].records.push(Record { partition_key, data: Bytes::from(data) });
+        if self.waiting_events >= BATCH_EVENTS || self.waiting_bytes >= BATCH_BYTES {
+            self.hand_over().await?;
+        }
+        Ok(())
+    }
+
+    fn partition_key(&self, table: usize, event: &ChangeEvent) -> String {
+        let route = &self.routes[table];
+        let mut key = Vec::new();
+        match (event.row(), route.partition_by, route.fold) {
+            (Some(row), Some(column), _) => key_json(&[column], row, route, &mut key),
+            (Some(row), None, true) => key_json(&route.contract.table.key, row, route, &mut key),
+            _ => self.encoder.encode_key(event, &mut key),
+        }
+        let key = String::from_utf8(key).unwrap_or_default();
+        if key.len() <= MAX_PARTITION_KEY || key.chars().count() <= MAX_PARTITION_KEY {
+            key
+        } else {
+            format!("#{:032x}", xxhash_rust::xxh3::xxh3_128(key.as_bytes()))
+        }
+    }
+
+    async fn dead_letter(&mut self, table: usize, event: &ChangeEvent, violation: &Violation, whole: bool) -> Result<(), Error> {
+        let Position { commit_lsn, command_id, seqval, operation } = event.position;
+        let name = event.table.name.to_string();
+        tracing::warn!(table = name, %commit_lsn, column = violation.column, rule = violation.rule, "event breaks its contract and is dead-lettered");
+        let head = json!({
+            "source": self.source,
+            "epoch": self.epoch,
+            "table": name,
+            "position": {"commit_lsn": commit_lsn, "command_id": command_id, "seqval": seqval, "operation": operation},
+            "reason": {"column": violation.column, "rule": violation.rule, "value": violation.value},
+        });
+        let mut data = head.to_string().into_bytes();
+        data.pop();
+        data.extend_from_slice(b",\"event\":");
+        if whole {
+            self.encoder.encode(event, &mut data);
+        } else {
+            data.extend_from_slice(b"null");
+        }
+        data.push(b'}');
+        let partition_key = self.partition_key(table, event);
+        self.routes[table].dead_lettered += 1;
+        let record = Record { partition_key, data: Bytes::from(data) };
+        self.writer.append(&self.dead_letters, vec![record]).await?;
+        Ok(())
+    }
+
+    async fn hand_over(&mut self) -> Result<(), Error> {
+        metrics::bytes(self.waiting_bytes as u64);
+        for batch in self.batches.iter_mut().filter(|batch| !batch.records.is_empty()) {
+            self.writer.append(&batch.stream, std::mem::take(&mut batch.records)).await?;
+        }
+        self.waiting_events = 0;
+        self.waiting_bytes = 0;
+        Ok(())
+    }
+
+    /// Ends a range: waits until all of it is acknowledged, then publishes the progress record and waits for that.
+    pub(crate) async fn finish(&mut self, phase: Phase, from_lsn: Lsn, to_lsn: Lsn, commit_time_ms: i64) -> Result<(), Error> {
+        self.hand_over().await?;
+        let positions = self.event_positions().await?;
+        let record = ProgressRecord {
+            source: self.source.clone(),
+            epoch: self.epoch,
+            phase,
+            from_lsn,
+            to_lsn,
+            commit_time_ms,
+            counts: counted(&self.routes, |route| route.published),
+            dead_lettered: counted(&self.routes, |route| route.dead_lettered),
+            positions,
+        };
+        let data = serde_json::to_vec(&record).map_err(|error| crate::sqlserver::Error::Unexpected {
+            doing: "writing a progress record",
+            what: error.to_string(),
+        })?;
+        let record = Record { partition_key: self.source.chars().take(MAX_PARTITION_KEY).collect(), data: data.into() };
+        self.writer.append(&self.progress_stream, vec![record]).await?;
+        self.writer.flush().await?;
+        self.account(!matches!(phase, Phase::Tail));
+        Ok(())
+    }
+
+    async fn event_positions(&mut self) -> Result<ShardPositions, Error> {
+        let mut positions = self.writer.flush().await?;
+        positions.retain(|stream, _| *stream != self.progress_stream && *stream != self.dead_letters);
+        Ok(positions)
+    }
+
+    /// Moves the range's counts to status and metrics.
+    fn account(&mut self, snapshot: bool) {
+        for route in &mut self.routes {
+            let (published, dead_lettered) = (std::mem::take(&mut route.published), std::mem::take(&mut route.dead_lettered));
+            if published + dead_lettered == 0 {
+                continue;
+            }
+            let name = &route.contract.table.name;
+            metrics::published(name, published, dead_lettered, snapshot);
+            self.status.table(name, |table| {
+                table.published += published;
+                table.dead_lettered += dead_lettered;
+            });
+        }
+    }
+}
+
+fn route(config: &Config, contract: Contract, stream: usize) -> Result<Route, Error> {
+    let table = &contract.table;
+    let partition_by = match config.partition_by.get(&table.name) {
+        None => None,
+        Some(column) => Some(table.column(column).ok_or_else(|| Error::PartitionColumn {
+            table: table.name.clone(),
+            column: column.clone(),
+            known: table.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", "),
+        })?),
+    };
+    let fold = table.key.iter().any(|&index| table.columns[index].case_insensitive);
+    Ok(Route { contract, stream, partition_by, fold, published: 0, dead_lettered: 0 })
+}
+
+/// Values as a JSON array, with text folded where the column compares without case.
+fn key_json(columns: &[usize], row: &Row, route: &Route, out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (position, &index) in columns.iter().enumerate() {
+        if position > 0 {
+            out.push(b',');
+        }
+        match &row[index] {
+            Value::Text(text) if route.contract.table.columns[index].case_insensitive => {
+                write_string(out, text.trim_end_matches(' ').to_lowercase().as_str())
+            }
+            value => value.write_json(out),
+        }
+    }
+    out.push(b']');
+}
+
+fn counted(routes: &[Route], count: impl Fn(&Route) -> u64) -> std::collections::BTreeMap<TableName, u64> {
+    routes.iter().map(|route| (route.contract.table.name.clone(), count(route))).filter(|(_, count)| *count > 0).collect()
+}

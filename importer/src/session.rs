@@ -1,0 +1,237 @@
+//! One connection's worth of importing: from a look at the catalog to the first failure.
+//!
+//! Everything is looked up anew with each connection, so that whatever happened while it was down (a failover, a new capture instance, a changed table) is
+//! seen before anything is read on its account. What outlives a session is the saved progress alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use schemas::contract::Contract;
+use schemas::table::TableSchema;
+use schemas::{Lsn, TableName};
+use streams::Provider;
+
+use crate::config::{Config, matches};
+use crate::error::Error;
+use crate::publish::Publisher;
+use crate::saved::{ProgressFile, Saved, SavedPhase, SavedTable, TableProgress};
+use crate::snapshot;
+use crate::sqlserver::changes::ChangeTable;
+use crate::sqlserver::clock::Clock;
+use crate::sqlserver::rows::SourceTable;
+use crate::sqlserver::{self, CapturedTable, Catalog, Client, Instance, sql};
+use crate::status::StatusHandle;
+
+/// A table as it is imported.
+pub(crate) struct Table {
+    pub(crate) schema: Arc<TableSchema>,
+    pub(crate) changes: Arc<ChangeTable>,
+    pub(crate) rows: SourceTable,
+}
+
+pub(crate) struct Session<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) status: StatusHandle,
+    pub(crate) client: Client,
+    pub(crate) publisher: Publisher,
+    pub(crate) clock: Clock,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) saved: Saved,
+    /// The query for what has moved, over the instances of `tables` in their order.
+    pub(crate) moved_sql: String,
+    file: ProgressFile,
+    /// When something last succeeded, for whoever decides on giving up.
+    last_success: &'a mut Option<Instant>,
+}
+
+/// What a session is opened with.
+pub(crate) struct Opening<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) provider: &'a dyn Provider,
+    pub(crate) file: &'a ProgressFile,
+    pub(crate) clock: &'a Clock,
+    pub(crate) status: &'a StatusHandle,
+    pub(crate) epoch: u64,
+    pub(crate) record_limit: Option<usize>,
+    pub(crate) last_success: &'a mut Option<Instant>,
+}
+
+impl<'a> Session<'a> {
+    /// Connects, reads the catalog, holds it against configuration, contracts and progress, and makes ready to read and publish.
+    pub(crate) async fn open(opening: Opening<'a>) -> Result<Self, Error> {
+        let Opening { config, provider, file, clock, status, epoch, record_limit, last_success } = opening;
+        let saved = file.load(&config.name)?;
+        let mut client = Client::connect(&config.source).await?;
+        *last_success = Some(Instant::now());
+        let catalog = Catalog::read(&mut client).await?;
+        let selected = select_tables(config, &catalog)?;
+        let saved = match saved {
+            Some(saved) => saved,
+            None => first_progress(config, &catalog, &selected, &mut client).await?,
+        };
+        let mut tables = Vec::new();
+        let mut contracts = Vec::new();
+        for captured in selected {
+            let (table, contract) = open_table(config, status, captured, &saved)?;
+            tables.push(table);
+            contracts.push(contract);
+        }
+        let instances: Vec<&str> = tables.iter().map(|table| table.changes.instance.as_str()).collect();
+        let moved_sql = sql::moved(&instances);
+        let publisher =
+            Publisher::new(config, provider, contracts, &catalog.database, epoch, record_limit, status.clone()).await?;
+        let (clock, status, file) = (clock.clone(), status.clone(), file.clone());
+        Ok(Self { config, status, client, publisher, clock, tables, saved, moved_sql, file, last_success })
+    }
+
+    /// Something was achieved: failures from here on are new ones.
+    pub(crate) fn went_well(&mut self) {
+        *self.last_success = Some(Instant::now());
+        self.status.update(|status| status.last_error = None);
+    }
+
+    pub(crate) fn in_snapshot(&self) -> bool {
+        matches!(self.saved.phase, SavedPhase::Snapshot { .. })
+    }
+
+    /// How far the snapshot of a table has come.
+    pub(crate) fn snapshot_progress(&self, index: usize) -> TableProgress {
+        match &self.saved.phase {
+            SavedPhase::Snapshot { tables, .. } => tables.get(&self.tables[index].schema.name).cloned().unwrap_or_default(),
+            SavedPhase::Tail { .. } => TableProgress { done: true, ..TableProgress::default() },
+        }
+    }
+
+    /// Saves how far the snapshot of a table has come: after everything up to there has been acknowledged.
+    pub(crate) fn save_chunk(&mut self, index: usize, progress: &TableProgress) -> Result<(), Error> {
+        let name = self.tables[index].schema.name.clone();
+        if progress.done {
+            self.status.table(&name, |table| table.snapshot_done = true);
+        }
+        if let SavedPhase::Snapshot { tables, .. } = &mut self.saved.phase {
+            tables.insert(name, progress.clone());
+        }
+        self.went_well();
+        self.save()
+    }
+
+    pub(crate) fn save(&self) -> Result<(), Error> {
+        self.file.save(&self.saved)
+    }
+}
+
+/// The captured tables that the configuration takes, by name. A pattern that names nothing is an error: somebody expects a table that would silently be missing.
+fn select_tables<'c>(config: &Config, catalog: &'c Catalog) -> Result<Vec<&'c CapturedTable>, Error> {
+    let unmatched: Vec<&String> = config
+        .tables
+        .include
+        .iter()
+        .filter(|pattern| !catalog.tables.iter().any(|table| matches(pattern, &table.name)))
+        .collect();
+    if !unmatched.is_empty() {
+        let uncaptured: Vec<&TableName> =
+            catalog.uncaptured.iter().filter(|name| unmatched.iter().any(|pattern| matches(pattern, name))).collect();
+        if !uncaptured.is_empty() {
+            let remedy = uncaptured.iter().map(|name| sql::enable_table(&name.schema, &name.table)).collect::<Vec<_>>().join(" ");
+            return Err(sqlserver::Error::NotCaptured { tables: listed(uncaptured.iter()), remedy }.into());
+        }
+        return Err(sqlserver::Error::NoSuchTable {
+            patterns: listed(unmatched.iter()),
+            captured: listed(catalog.tables.iter().map(|table| &table.name)),
+        }
+        .into());
+    }
+    let selected: Vec<&CapturedTable> = catalog.tables.iter().filter(|table| config.tables.takes(&table.name)).collect();
+    if selected.is_empty() {
+        return Err(if catalog.tables.is_empty() {
+            sqlserver::Error::NothingCaptured { database: catalog.database.clone() }.into()
+        } else {
+            let patterns = format!("the patterns but those that exclude: {}", config.tables.exclude.join(", "));
+            sqlserver::Error::NoSuchTable { patterns, captured: listed(catalog.tables.iter().map(|table| &table.name)) }.into()
+        });
+    }
+    Ok(selected)
+}
+
+fn listed<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The progress before anything was done: a snapshot that begins now. Not saved yet: a start that publishes nothing leaves no trace.
+async fn first_progress(
+    config: &Config,
+    catalog: &Catalog,
+    selected: &[&CapturedTable],
+    client: &mut Client,
+) -> Result<Saved, Error> {
+    let mut tables = BTreeMap::new();
+    for table in selected {
+        let floor = table.instances.first().map_or(Lsn::ZERO, |instance| instance.start_lsn);
+        tables.insert(table.name.clone(), SavedTable { object_id: table.object_id, floor });
+    }
+    let captured = snapshot::max_lsn(client).await?;
+    let lsn = snapshot::starting_lsn(captured, tables.values().map(|table| table.floor));
+    tracing::info!(%lsn, tables = tables.len(), "the initial snapshot begins");
+    Ok(Saved::new(&config.name, &catalog.database, tables, snapshot::start(lsn)))
+}
+
+/// How a table is read and what it is held to.
+fn open_table(
+    config: &Config,
+    status: &StatusHandle,
+    captured: &CapturedTable,
+    saved: &Saved,
+) -> Result<(Table, Contract), Error> {
+    let name = &captured.name;
+    let before = saved.tables.get(name).ok_or_else(|| Error::NewTable { table: name.clone() })?;
+    let instance = choose_instance(captured, before, saved.lsn())?;
+    let live = instance.schema(name);
+    for (column, sql_type) in &instance.unsupported {
+        status.warn(&format!("{name}: column {column} is {sql_type}, which cannot be read: it is left out"));
+    }
+    let contract = match config.contracts.get(name) {
+        Some(contract) => contract.clone(),
+        None => Contract::from_table(&live),
+    };
+    let differences = contract.compare(&live);
+    let (breaking, harmless): (Vec<_>, Vec<_>) = differences.into_iter().partition(schemas::contract::Difference::breaks);
+    if !breaking.is_empty() {
+        return Err(Error::Contract { table: name.clone(), differences: breaking });
+    }
+    for difference in harmless {
+        status.warn(&format!("{name}: {difference}"));
+    }
+    if contract.table.key.is_empty() {
+        status.warn(&format!(
+            "{name} has no key: its rows cannot be told apart, and its snapshot cannot resume. Give it a primary key"
+        ));
+    }
+    let missing = |column| Error::ColumnNotCaptured { table: name.clone(), column };
+    let changes = ChangeTable::new(&contract.table, instance, before.floor, config.page_rows).map_err(missing)?;
+    let rows = SourceTable::new(&contract.table, instance).map_err(missing)?;
+    let table = Table { schema: contract.table.clone(), changes: Arc::new(changes), rows };
+    Ok((table, contract))
+}
+
+/// The newest instance that holds everything after `from`.
+fn choose_instance<'c>(captured: &'c CapturedTable, before: &SavedTable, from: Lsn) -> Result<&'c Instance, Error> {
+    let gone = |instance: &Instance| sqlserver::Error::InstanceGone {
+        table: captured.name.clone(),
+        instance: instance.name.clone(),
+        from,
+    };
+    let newest = captured
+        .instances
+        .first()
+        .ok_or_else(|| sqlserver::Error::Unexpected { doing: "choosing a capture instance", what: "there is none".into() })?;
+    if captured.object_id != before.object_id {
+        // Another table of the same name: the changes of the old one went with it.
+        return Err(gone(newest).into());
+    }
+    let holds = |instance: &&Instance| instance.start_lsn <= from.next().max(before.floor);
+    captured.instances.iter().find(holds).ok_or_else(|| {
+        let min = newest.start_lsn;
+        sqlserver::Error::Gap { table: captured.name.clone(), instance: newest.name.clone(), from, min }.into()
+    })
+}

@@ -1,0 +1,253 @@
+//! SQL Server's values as the driver hands them over, turned into [`Value`]s without loss.
+//!
+//! Three types are not safe with the driver as they come, and are converted on the server ([`select`]): `money` and `smallmoney`, which the driver makes a
+//! float, come as exact decimals, inside a `sql_variant` too; text of a `_UTF8` collation, which the driver would read in a code page, comes as UTF-16; the
+//! CLR types come as their bytes. Everything else is taken as it is on the wire: `datetime` counts 1/300 s and is written with the three digits that SQL Server shows,
+//! from which the count can be had back; `time`, `datetime2` and `datetimeoffset` keep their 100 ns; a `uniqueidentifier`'s bytes come in the order of its
+//! text.
+
+use schemas::table::{Length, SqlType};
+use schemas::value::Value;
+use tiberius::{ColumnData, Row};
+
+use super::error::Error;
+use super::sql::quote;
+
+/// Days from 0001-01-01 to 1900-01-01, from which `datetime` counts.
+const DAYS_TO_1900: i64 = 693_595;
+/// 9999-12-31, the last day of all types.
+const LAST_DAY: i64 = 3_652_058;
+const TICKS_PER_DAY: i64 = 864_000_000_000;
+const TICKS_PER_MINUTE: i64 = 600_000_000;
+const TICKS_PER_MILLISECOND: u64 = 10_000;
+
+/// What a column is selected as, from a table with the given alias (or none).
+pub(crate) fn select(name: &str, sql_type: SqlType, utf8: bool, alias: Option<&str>) -> String {
+    let quoted = quote(name);
+    let column = alias.map_or_else(|| quoted.clone(), |alias| format!("{alias}.{quoted}"));
+    let converted = match sql_type {
+        SqlType::Money | SqlType::SmallMoney => format!("CAST({column} AS decimal(19,4))"),
+        SqlType::SqlVariant => format!(
+            "CASE WHEN CAST(SQL_VARIANT_PROPERTY({column}, 'BaseType') AS nvarchar(128)) IN (N'money', N'smallmoney') \
+             THEN CAST(CAST({column} AS decimal(19,4)) AS sql_variant) ELSE {column} END"
+        ),
+        SqlType::HierarchyId | SqlType::Geometry | SqlType::Geography => format!("CAST({column} AS varbinary(max))"),
+        SqlType::Char(n) | SqlType::VarChar(Length::Limited(n)) if utf8 && n <= 4000 => {
+            format!("CAST({column} AS nvarchar({n}))")
+        }
+        SqlType::Char(_) | SqlType::VarChar(_) | SqlType::Text if utf8 => format!("CAST({column} AS nvarchar(max))"),
+        _ => return column,
+    };
+    format!("{converted} AS {quoted}")
+}
+
+/// The value of one column.
+pub(crate) fn value(data: ColumnData<'static>) -> Result<Value, Error> {
+    Ok(match data {
+        ColumnData::I32(Some(number)) => Value::Int(number.into()),
+        ColumnData::I64(Some(number)) => Value::Int(number),
+        ColumnData::String(Some(text)) => Value::Text(text.into_owned()),
+        ColumnData::Numeric(Some(number)) => Value::Decimal { mantissa: number.value(), scale: number.scale() },
+        ColumnData::DateTime2(Some(moment)) => {
+            let (ticks, scale) = time(moment.time());
+            Value::DateTime { days: moment.date().days(), ticks, scale }
+        }
+        ColumnData::Bit(Some(bit)) => Value::Bool(bit),
+        ColumnData::U8(Some(number)) => Value::Int(number.into()),
+        ColumnData::I16(Some(number)) => Value::Int(number.into()),
+        ColumnData::F32(Some(number)) => Value::Real(number),
+        ColumnData::F64(Some(number)) => Value::Float(number),
+        ColumnData::Guid(Some(uuid)) => Value::Uuid(uuid.into_bytes()),
+        ColumnData::Binary(Some(bytes)) => Value::Bytes(bytes.into_owned()),
+        ColumnData::Xml(Some(xml)) => Value::Text(xml.into_owned().into_string()),
+        ColumnData::Date(Some(date)) => Value::Date(date.days()),
+        ColumnData::Time(Some(moment)) => {
+            let (ticks, scale) = time(moment);
+            Value::Time { ticks, scale }
+        }
+        ColumnData::DateTime(Some(moment)) => datetime(moment.days().into(), moment.seconds_fragments())?,
+        ColumnData::SmallDateTime(Some(moment)) => {
+            // In spite of its name, the driver's field counts minutes.
+            let ticks = u64::from(moment.seconds_fragments()) * TICKS_PER_MINUTE.unsigned_abs();
+            Value::DateTime { days: day(i64::from(moment.days()) + DAYS_TO_1900)?, ticks, scale: 0 }
+        }
+        ColumnData::DateTimeOffset(Some(moment)) => {
+            let (ticks, scale) = time(moment.datetime2().time());
+            local(moment.datetime2().date().days(), ticks, scale, moment.offset())?
+        }
+        ColumnData::I32(None)
+        | ColumnData::I64(None)
+        | ColumnData::String(None)
+        | ColumnData::Numeric(None)
+        | ColumnData::DateTime2(None)
+        | ColumnData::Bit(None)
+        | ColumnData::U8(None)
+        | ColumnData::I16(None)
+        | ColumnData::F32(None)
+        | ColumnData::F64(None)
+        | ColumnData::Guid(None)
+        | ColumnData::Binary(None)
+        | ColumnData::Xml(None)
+        | ColumnData::Date(None)
+        | ColumnData::Time(None)
+        | ColumnData::DateTime(None)
+        | ColumnData::SmallDateTime(None)
+        | ColumnData::DateTimeOffset(None) => Value::Null,
+    })
+}
+
+/// Ticks since midnight and the declared scale.
+fn time(time: tiberius::time::Time) -> (u64, u8) {
+    let scale = time.scale().min(7);
+    (time.increments() * 10u64.pow(u32::from(7 - scale)), scale)
+}
+
+fn day(days: i64) -> Result<u32, Error> {
+    let in_range = if (0..=LAST_DAY).contains(&days) { u32::try_from(days).ok() } else { None };
+    in_range.ok_or_else(|| Error::Unexpected {
+        doing: "decoding a date",
+        what: format!("day {days} is outside of the years 1 to 9999"),
+    })
+}
+
+fn datetime(days_since_1900: i64, three_hundredths: u32) -> Result<Value, Error> {
+    // Rounded to milliseconds as SQL Server shows them: .000, .003, .007.
+    let milliseconds = (u64::from(three_hundredths) * 20 + 3) / 6;
+    Ok(Value::DateTime { days: day(days_since_1900 + DAYS_TO_1900)?, ticks: milliseconds * TICKS_PER_MILLISECOND, scale: 3 })
+}
+
+/// A `datetimeoffset` travels in UTC beside its offset; it is written in local time.
+fn local(utc_days: u32, utc_ticks: u64, scale: u8, offset_minutes: i16) -> Result<Value, Error> {
+    let total = i64::from(utc_days) * TICKS_PER_DAY + utc_ticks.cast_signed() + i64::from(offset_minutes) * TICKS_PER_MINUTE;
+    let days = day(total.div_euclid(TICKS_PER_DAY))?;
+    Ok(Value::DateTimeOffset { days, ticks: total.rem_euclid(TICKS_PER_DAY).cast_unsigned(), scale, offset_minutes })
+}
+
+/// Reads the columns of a catalog row by their place. A value of another kind than expected is a fault of ours, or a server that is none.
+pub(crate) struct Columns {
+    doing: &'static str,
+    values: std::vec::IntoIter<ColumnData<'static>>,
+    read: usize,
+}
+
+impl Columns {
+    pub(crate) fn new(doing: &'static str, row: Row) -> Self {
+        let values: Vec<ColumnData<'static>> = row.into_iter().collect();
+        Self { doing, values: values.into_iter(), read: 0 }
+    }
+
+    fn unexpected(&self, expected: &str, found: &Value) -> Error {
+        Error::Unexpected {
+            doing: self.doing,
+            what: format!("column {} of the answer should be {expected}, and is {found:?}", self.read),
+        }
+    }
+
+    pub(crate) fn value(&mut self) -> Result<Value, Error> {
+        self.read += 1;
+        let data = self.values.next();
+        data.map_or_else(
+            || Err(Error::Unexpected { doing: self.doing, what: format!("the answer has no column {}", self.read) }),
+            value,
+        )
+    }
+
+    pub(crate) fn optional_text(&mut self) -> Result<Option<String>, Error> {
+        match self.value()? {
+            Value::Null => Ok(None),
+            Value::Text(text) => Ok(Some(text)),
+            other => Err(self.unexpected("text", &other)),
+        }
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String, Error> {
+        self.optional_text()?.ok_or_else(|| self.unexpected("text", &Value::Null))
+    }
+
+    pub(crate) fn optional_int(&mut self) -> Result<Option<i64>, Error> {
+        match self.value()? {
+            Value::Null => Ok(None),
+            Value::Int(number) => Ok(Some(number)),
+            Value::Bool(bit) => Ok(Some(bit.into())),
+            other => Err(self.unexpected("a number", &other)),
+        }
+    }
+
+    pub(crate) fn int(&mut self) -> Result<i64, Error> {
+        self.optional_int()?.ok_or_else(|| self.unexpected("a number", &Value::Null))
+    }
+
+    /// NULL and `0x00…` both mean that there is none.
+    pub(crate) fn lsn(&mut self) -> Result<Option<schemas::Lsn>, Error> {
+        match self.value()? {
+            Value::Null => Ok(None),
+            Value::Bytes(bytes) => match schemas::Lsn::from_slice(&bytes) {
+                Some(lsn) => Ok(Some(lsn).filter(|lsn| !lsn.is_zero())),
+                None => Err(self.unexpected("ten bytes", &Value::Bytes(bytes))),
+            },
+            other => Err(self.unexpected("an LSN", &other)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+    use tiberius::time::{Date, DateTime, DateTime2, DateTimeOffset, SmallDateTime, Time};
+
+    use super::*;
+
+    fn json(data: ColumnData<'static>) -> String {
+        value(data).unwrap().to_json().to_string()
+    }
+
+    #[test]
+    fn every_type_is_written_as_sql_server_shows_it() {
+        let datetime = |fragments| json(ColumnData::DateTime(Some(DateTime::new(0, fragments))));
+        assert_eq!(datetime(1), "\"1900-01-01T00:00:00.003\"");
+        assert_eq!(datetime(2), "\"1900-01-01T00:00:00.007\"");
+        assert_eq!(datetime(25_919_999), "\"1900-01-01T23:59:59.997\"");
+        assert_eq!(json(ColumnData::DateTime(Some(DateTime::new(-53_690, 0)))), "\"1753-01-01T00:00:00.000\"");
+        assert_eq!(json(ColumnData::SmallDateTime(Some(SmallDateTime::new(65_535, 1439)))), "\"2079-06-06T23:59:00\"");
+        let moment = DateTime2::new(Date::new(738_944), Time::new(12_345, 3));
+        assert_eq!(json(ColumnData::DateTime2(Some(moment))), "\"2024-02-29T00:00:12.345\"");
+        let late = DateTime2::new(Date::new(738_944), Time::new(863_999_999_999, 7));
+        assert_eq!(
+            json(ColumnData::DateTimeOffset(Some(DateTimeOffset::new(late, 120)))),
+            "\"2024-03-01T01:59:59.9999999+02:00\""
+        );
+        assert_eq!(json(ColumnData::DateTimeOffset(Some(DateTimeOffset::new(moment, -1)))), "\"2024-02-28T23:59:12.345-00:01\"");
+        assert_eq!(json(ColumnData::Time(Some(Time::new(86_399, 0)))), "\"23:59:59\"");
+        let uuid = tiberius::Uuid::parse_str("6F9619FF-8B86-D011-B42D-00C04FC964FF").unwrap();
+        assert_eq!(json(ColumnData::Guid(Some(uuid))), "\"6F9619FF-8B86-D011-B42D-00C04FC964FF\"");
+        let least = tiberius::numeric::Numeric::new_with_scale(1 - 10i128.pow(38), 38);
+        assert_eq!(json(ColumnData::Numeric(Some(least))), format!("\"-0.{}\"", "9".repeat(38)));
+        assert_eq!(json(ColumnData::Bit(None)), "null");
+    }
+
+    #[test]
+    fn what_the_driver_would_lose_is_converted_on_the_server() {
+        assert_eq!(select("a]b", SqlType::Money, false, Some("t")), "CAST(t.[a]]b] AS decimal(19,4)) AS [a]]b]");
+        assert_eq!(select("a", SqlType::VarChar(Length::Limited(10)), true, None), "CAST([a] AS nvarchar(10)) AS [a]");
+        assert_eq!(select("a", SqlType::VarChar(Length::Limited(8000)), true, None), "CAST([a] AS nvarchar(max)) AS [a]");
+        assert_eq!(select("a", SqlType::Int, false, None), "[a]");
+    }
+
+    proptest! {
+        /// The milliseconds that are written identify the 1/300 s that was stored.
+        #[test]
+        fn datetime_keeps_its_three_hundredths(fragments in 0u32..25_920_000) {
+            let Value::DateTime { ticks, .. } = datetime(0, fragments).unwrap() else { panic!() };
+            let milliseconds = ticks / TICKS_PER_MILLISECOND;
+            prop_assert_eq!((milliseconds * 3 + 5) / 10, u64::from(fragments));
+        }
+
+        #[test]
+        fn offsets_move_the_local_time(days in 1u32..3_652_058, ticks in 0u64..864_000_000_000, offset in -840i16..=840) {
+            let Value::DateTimeOffset { days: local_days, ticks: local_ticks, offset_minutes, .. } = local(days, ticks, 7, offset).unwrap() else { panic!() };
+            let back = i64::from(local_days) * TICKS_PER_DAY + local_ticks.cast_signed() - i64::from(offset_minutes) * TICKS_PER_MINUTE;
+            prop_assert_eq!(back, i64::from(days) * TICKS_PER_DAY + ticks.cast_signed());
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What an importer tells of itself while it runs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use schemas::{Lsn, TableName};
+use serde::Serialize;
+
+/// What the importer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    #[default]
+    Starting,
+    Snapshot,
+    /// The snapshot has been read; capture has yet to pass what it may have seen.
+    SettlingSnapshot,
+    Tailing,
+    /// The source or the streams failed; it is trying again. See `last_error`.
+    Retrying,
+    Stopped,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct TableStatus {
+    /// Since the start of this process.
+    pub published: u64,
+    pub dead_lettered: u64,
+    pub snapshot_rows: u64,
+    /// What the catalog thinks that the table has.
+    pub snapshot_rows_expected: Option<u64>,
+    pub snapshot_done: bool,
+}
+
+/// An importer's state at a moment.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Status {
+    pub activity: Activity,
+    pub epoch: u64,
+    /// Everything at or below it has been published and acknowledged.
+    pub published_lsn: Option<Lsn>,
+    /// Its commit time, in milliseconds since 1970-01-01 UTC.
+    pub published_commit_time_ms: Option<i64>,
+    /// The newest captured LSN that the last look found.
+    pub captured_lsn: Option<Lsn>,
+    /// Age of the newest published transaction while newer ones wait; 0 when caught up.
+    pub lag_ms: Option<i64>,
+    pub tables: BTreeMap<TableName, TableStatus>,
+    pub last_error: Option<String>,
+    /// What an operator should look at though the importer goes on.
+    pub warnings: Vec<String>,
+}
+
+/// Reads an importer's status, from anywhere, at any time.
+#[derive(Debug, Clone, Default)]
+pub struct StatusHandle(Arc<Mutex<Status>>);
+
+impl StatusHandle {
+    pub fn get(&self) -> Status {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn table(&self, name: &TableName, change: impl FnOnce(&mut TableStatus)) {
+        self.update(|status| match status.tables.get_mut(name) {
+            Some(table) => change(table),
+            None => change(status.tables.entry(name.clone()).or_default()),
+        });
+    }
+
+    /// Adds a warning that is not there yet; the list is short, because its texts are of few kinds.
+    pub(crate) fn warn(&self, text: &str) {
+        self.update(|status| {
+            if !status.warnings.iter().any(|known| known == text) && status.warnings.len() < 100 {
+                status.warnings.push(text.to_owned());
+            }
+        });
+    }
+
+    pub(crate) fn unwarn(&self, start: &str) {
+        self.update(|status| status.warnings.retain(|known| !known.starts_with(start)));
+    }
+}
