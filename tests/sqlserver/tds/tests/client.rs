@@ -10,6 +10,7 @@ use tiberius::{ColumnData, EncryptionLevel, IntoSql, Query};
 
 #[allow(dead_code)]
 mod fake;
+#[allow(dead_code)]
 mod support;
 
 use support::{Tiberius, code, start, start_plain};
