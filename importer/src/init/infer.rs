@@ -122,6 +122,13 @@ impl<'c> Graph<'c> {
         !refers_elsewhere && !is_referred_to
     }
 
+    /// Whether a reference leads from a part to the one thing that it is part of. Whoever mentions an address did not ask for the customer whose it is; a
+    /// row that joins two things, though, is nothing without them.
+    fn is_owner(&self, reference: &Reference<'_>) -> bool {
+        let owners = self.references.iter().filter(|other| other.part && other.key.table == reference.key.table);
+        reference.part && owners.count() == 1
+    }
+
     fn entities(&self) -> Vec<EntityDefinition> {
         let keyed = || self.schemas.values().filter(|schema| !schema.key.is_empty());
         let is_part = |name: &TableName| self.references.iter().any(|reference| reference.part && reference.key.table == *name);
@@ -172,7 +179,7 @@ impl<'c> Graph<'c> {
             for reference in
                 self.references.iter().filter(|reference| reference.key.table == *table && Some(&reference.key.name) != came_by)
             {
-                if path.contains(&&reference.key.referenced) {
+                if path.contains(&&reference.key.referenced) || mentions > 0 && self.is_owner(reference) {
                     continue;
                 }
                 let name = self.free(&self.one_names(reference), table, &edges);

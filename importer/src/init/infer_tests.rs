@@ -100,10 +100,8 @@ fn a_shop_becomes_orders_and_customers() {
     let expected = "\
 order: orders
   billing_address: addresses by billing_address_id
-    customer: customers by customer_id
   customer: customers by customer_id
   shipping_address: addresses by shipping_address_id
-    customer: customers by customer_id
   items*: order_items by order_id
     product: products by product_id
     item_taxes*: item_taxes by order_item_id
@@ -147,10 +145,12 @@ order: orders
     partsupp: partsupp by l_partkey,l_suppkey
       part: part by ps_partkey
       supplier: supplier by ps_suppkey
+        nation: nation by s_nationkey
 part: part
   partsupps*: partsupp by ps_partkey
     supplier: supplier by ps_suppkey
       nation: nation by s_nationkey
+        region: region by n_regionkey
 supplier: supplier
   nation: nation by s_nationkey
     region: region by n_regionkey
