@@ -1,9 +1,5 @@
 //! What no target takes, found before it is sent: so that one poisonous change never fails its whole batch.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use schemas::Lsn;
 use schemas::change::EntityChange;
 
 use crate::Rejected;
@@ -43,17 +39,11 @@ pub(crate) fn holds_nul(json: &str) -> bool {
     })
 }
 
-/// Below its floor, an entity's changes are superseded by what the target holds; see [`crate::sql`] for the argument.
-pub(crate) type Floors = HashMap<Arc<str>, Lsn>;
-
 /// The changes worth sending, and those that no target would take.
-pub(crate) fn sort<'a>(changes: &'a [EntityChange], floors: &Floors) -> (Vec<&'a EntityChange>, Vec<Rejected>) {
+pub(crate) fn sort(changes: &[EntityChange]) -> (Vec<&EntityChange>, Vec<Rejected>) {
     let mut accepted = Vec::with_capacity(changes.len());
     let mut rejected = Vec::new();
     for change in changes {
-        if floors.get(&change.entity).is_some_and(|floor| change.version < *floor) {
-            continue;
-        }
         match refusal(change) {
             Some(reason) => rejected.push(Rejected { change: change.clone(), reason }),
             None => accepted.push(change),

@@ -22,8 +22,7 @@ use schemas::entity::EntityInfo;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::check::{self, Floors};
-use crate::{Error, Rejected, Sink, aws, cloudevent};
+use crate::{Error, Rejected, Sink, aws, check, cloudevent};
 
 /// Limits of PublishBatch: entries, and bytes of messages with their attributes.
 const BATCH_ENTRIES: usize = 10;
@@ -196,7 +195,7 @@ impl Sink for SnsSink {
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
         let client = self.client().await;
         let silent = self.loading && !self.config.notify_load;
-        let (accepted, mut rejected) = check::sort(if silent { &[] } else { changes }, &Floors::new());
+        let (accepted, mut rejected) = check::sort(if silent { &[] } else { changes });
         let (batches, too_large) = batches(&accepted, &self.config.source);
         rejected.extend(too_large);
         let this = &*self;

@@ -7,7 +7,7 @@
 //! # Why an older version never replaces a newer one (INV-5), although deleted rows are really gone
 //! For a row that is there, its own version guards it. For one that is not, there are two witnesses:
 //! - its **tombstone** `(entity, key, version)`, written in the transaction that deleted the row: an upsert needs a version at least as high;
-//! - the entity's **floor**: changes below it are dropped unread. It is raised to P, and the tombstones at or below P removed, in one transaction, and only while P is at or
+//! - the entity's **floor**: upserts below it are passed over. It is raised to P, and the tombstones at or below P removed, in one transaction, and only while P is at or
 //!   below the frontier F that this database holds. F says that every change at or below F is here. So a change below P ≤ F that comes again has been superseded by what is
 //!   here, be that a row or the row's absence, and dropping it is right. Nothing else can bring a purged key back, since a change at or above P is by itself as new as the
 //!   tombstone was.

@@ -34,8 +34,7 @@ use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
 
-use crate::check::{self, Floors};
-use crate::{Error, Rejected, Sink, aws};
+use crate::{Error, Rejected, Sink, aws, check};
 
 mod item;
 mod table;
@@ -208,7 +207,7 @@ impl Sink for DynamodbSink {
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
         let client = self.client().await;
-        let (accepted, mut rejected) = check::sort(changes, &Floors::new());
+        let (accepted, mut rejected) = check::sort(changes);
         let this = &*self;
         // The copies share their documents; borrowed ones would tie the stream to a lifetime that it cannot name.
         let owned: Vec<EntityChange> = accepted.into_iter().cloned().collect();

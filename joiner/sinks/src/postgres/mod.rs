@@ -6,7 +6,6 @@
 //! A change that the database refuses for what it says (a constraint or trigger of the table's owner, a value out of range) must not take its batch with it: the
 //! group is halved behind savepoints until the culprits stand alone, and these are answered as [`Rejected`].
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,9 +15,8 @@ use schemas::entity::EntityInfo;
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::check::{self, Floors};
 use crate::sql::{self, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS, quote};
-use crate::{Error, Rejected, Sink, UrlSource};
+use crate::{Error, Rejected, Sink, UrlSource, check};
 
 mod connect;
 mod fault;
@@ -80,8 +78,6 @@ pub struct PostgresSink {
     config: PostgresConfig,
     connector: Connector,
     client: Option<Client>,
-    floors: Floors,
-    frontier: Lsn,
     writes_since_purge: u32,
     newest_ms: i64,
 }
@@ -89,15 +85,7 @@ pub struct PostgresSink {
 impl PostgresSink {
     pub fn new(config: PostgresConfig) -> Result<Self, Error> {
         let connector = Connector::new(&config)?;
-        Ok(Self {
-            config,
-            connector,
-            client: None,
-            floors: Floors::new(),
-            frontier: Lsn::ZERO,
-            writes_since_purge: 0,
-            newest_ms: 0,
-        })
+        Ok(Self { config, connector, client: None, writes_since_purge: 0, newest_ms: 0 })
     }
 
     fn target(&self) -> &str {
@@ -128,21 +116,6 @@ impl PostgresSink {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    async fn load_marks(&mut self, client: &Client) -> Result<(), Error> {
-        let failed = |error| classify(&self.connector.target, &error);
-        let floors = client.query("SELECT entity, lsn FROM _tributary_floor", &[]).await.map_err(failed)?;
-        let frontier = client.query_one("SELECT min(lsn) FROM _tributary_frontier", &[]).await.map_err(failed)?;
-        self.floors.clear();
-        for row in floors {
-            self.floors.insert(Arc::from(row.get::<_, &str>(0)), sql::parse_lsn(&self.connector.target, row.get(1))?);
-        }
-        self.frontier = match frontier.get::<_, Option<&str>>(0) {
-            Some(text) => sql::parse_lsn(&self.connector.target, text)?,
-            None => Lsn::ZERO,
-        };
-        Ok(())
-    }
-
     async fn write_all(
         &mut self,
         client: &mut Client,
@@ -155,24 +128,20 @@ impl PostgresSink {
             write::upsert(&transaction, entity, &group.upserts, &mut rejected).await?;
             write::delete(&transaction, entity, &group.deletions).await?;
         }
-        let reached = frontier.map_or(self.frontier, |frontier| frontier.max(self.frontier));
         if let Some(frontier) = frontier {
             write::frontier(&transaction, frontier).await?;
             self.writes_since_purge += 1;
         }
         self.newest_ms = self.newest_ms.max(sql::newest_ms(changes));
-        let mut raised = Vec::new();
         if self.writes_since_purge >= PURGE_EVERY_WRITES {
-            raised = write::purge(&transaction, self.newest_ms - TOMBSTONE_RETENTION_MS, reached).await?;
+            write::purge(&transaction, self.newest_ms - TOMBSTONE_RETENTION_MS).await?;
             self.writes_since_purge = 0;
         }
         transaction.commit().await?;
-        self.frontier = reached;
-        self.floors.extend(raised);
         Ok(rejected)
     }
 
-    /// A call within its time limit. The connection is given up when the call fails or is late: the server then rolls back what was not committed.
+    /// A write took too long. Its connection has been given up, so that the server rolls back what was not committed.
     fn late(&self) -> Error {
         Error::unavailable(self.target(), format!("no answer within {} ms", self.config.write_limit_ms))
     }
@@ -192,13 +161,12 @@ impl Sink for PostgresSink {
             self.create_table(&client, entity).await?;
         }
         client.batch_execute(write::TEMPORARY_TABLE).await.map_err(|error| classify(self.target(), &error))?;
-        self.load_marks(&client).await?;
         self.client = Some(client);
         Ok(())
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
-        let (accepted, mut rejected) = check::sort(changes, &self.floors);
+        let (accepted, mut rejected) = check::sort(changes);
         let (accepted, with_nul): (Vec<_>, Vec<_>) =
             accepted.into_iter().partition(|change| !change.document.as_deref().is_some_and(check::holds_nul));
         rejected.extend(with_nul.into_iter().map(|change| Rejected {
@@ -215,8 +183,7 @@ impl Sink for PostgresSink {
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
         let mut client = self.client.take().ok_or_else(|| Error::unavailable(self.target(), "not connected"))?;
         // Vanished rows of a large table take as long as they take: no limit here.
-        let floor = write::end_load(&mut client, entity, version).await.map_err(|error| classify(self.target(), &error))?;
-        self.floors.insert(Arc::from(entity), sql::parse_lsn(self.target(), &floor)?);
+        write::end_load(&mut client, entity, version).await.map_err(|error| classify(self.target(), &error))?;
         self.client = Some(client);
         Ok(())
     }

@@ -1,7 +1,5 @@
 //! The statements of a batch.
 
-use std::sync::Arc;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
 use schemas::Lsn;
@@ -65,6 +63,7 @@ fn upsert_statement(entity: &str, source: &str) -> String {
     format!(
         "INSERT INTO {table} AS t (key, version, commit_time_ms, document) SELECT b.key, b.version, b.commit_time_ms, b.document FROM {source} \
          WHERE NOT EXISTS (SELECT 1 FROM _tributary_tombstone AS d WHERE d.entity = '{entity}' AND d.key = b.key AND d.version > b.version) \
+         AND b.version >= coalesce((SELECT f.lsn FROM _tributary_floor AS f WHERE f.entity = '{entity}'), '') \
          ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document \
          WHERE excluded.version > t.version OR (excluded.version = t.version AND excluded.document <> t.document)"
     )
@@ -153,28 +152,26 @@ pub(super) async fn frontier(transaction: &Transaction<'_>, frontier: Lsn) -> Re
 }
 
 /// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there.
-pub(super) async fn purge(transaction: &Transaction<'_>, before_ms: i64, frontier: Lsn) -> Result<Vec<(Arc<str>, Lsn)>, Error> {
+pub(super) async fn purge(transaction: &Transaction<'_>, before_ms: i64) -> Result<(), Error> {
     let raise = "INSERT INTO _tributary_floor AS f (entity, lsn) SELECT entity, max(version) FROM _tributary_tombstone \
-                 WHERE commit_time_ms > 0 AND commit_time_ms < $1 AND version <= $2 GROUP BY entity \
-                 ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn) RETURNING entity, lsn";
-    let rows = transaction.query(raise, &[&before_ms, &frontier.to_string()]).await?;
+                 WHERE commit_time_ms > 0 AND commit_time_ms < $1 AND version <= (SELECT min(lsn) FROM _tributary_frontier) GROUP BY entity \
+                 ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
+    transaction.execute(raise, &[&before_ms]).await?;
     let drop =
         "DELETE FROM _tributary_tombstone AS d USING _tributary_floor AS f WHERE f.entity = d.entity AND d.version <= f.lsn";
     transaction.execute(drop, &[]).await?;
-    Ok(rows.iter().filter_map(|row| Some((Arc::from(row.get::<_, &str>(0)), row.get::<_, &str>(1).parse().ok()?))).collect())
+    Ok(())
 }
 
-/// Answers the entity's new floor.
-pub(super) async fn end_load(client: &mut Client, entity: &str, version: Lsn) -> Result<String, Error> {
+pub(super) async fn end_load(client: &mut Client, entity: &str, version: Lsn) -> Result<(), Error> {
     let version = version.to_string();
     let transaction = client.transaction().await?;
     transaction.execute(&format!("DELETE FROM {} WHERE version < $1", quote(entity)), &[&version]).await?;
     let raise = "INSERT INTO _tributary_floor AS f (entity, lsn) VALUES ($1, $2) \
-                 ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn) RETURNING lsn";
-    let floor = transaction.query_one(raise, &[&entity, &version]).await?.get(0);
+                 ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
+    transaction.execute(raise, &[&entity, &version]).await?;
     transaction.execute("DELETE FROM _tributary_tombstone WHERE entity = $1 AND version <= $2", &[&entity, &version]).await?;
     transaction.commit().await?;
     // A bulk load leaves the planner without figures until autovacuum comes round.
-    client.batch_execute(&format!("ANALYZE {}", quote(entity))).await?;
-    Ok(floor)
+    client.batch_execute(&format!("ANALYZE {}", quote(entity))).await
 }

@@ -16,9 +16,8 @@ use serde::Deserialize;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection, Row, Sqlite, Transaction};
 
-use crate::check::{self, Floors};
 use crate::sql::{self, Group, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS, quote};
-use crate::{Error, Rejected, Sink};
+use crate::{Error, Rejected, Sink, check};
 
 mod reader;
 
@@ -62,8 +61,6 @@ pub struct SqliteSink {
     /// The file, as errors name it.
     target: String,
     connection: Option<SqliteConnection>,
-    floors: Floors,
-    frontier: Lsn,
     writes_since_purge: u32,
     newest_ms: i64,
 }
@@ -71,8 +68,7 @@ pub struct SqliteSink {
 impl SqliteSink {
     pub fn new(config: SqliteConfig) -> Self {
         let target = format!("SQLite file {}", config.path.display());
-        let writes_since_purge = 0;
-        Self { config, target, connection: None, floors: Floors::new(), frontier: Lsn::ZERO, writes_since_purge, newest_ms: 0 }
+        Self { config, target, connection: None, writes_since_purge: 0, newest_ms: 0 }
     }
 
     async fn connect(&self) -> Result<SqliteConnection, Error> {
@@ -124,26 +120,21 @@ impl SqliteSink {
             upsert(&mut transaction, entity, &group).await?;
             delete(&mut transaction, entity, &group).await?;
         }
-        let reached = frontier.map_or(self.frontier, |frontier| frontier.max(self.frontier));
         if let Some(frontier) = frontier {
             sqlx::query("INSERT INTO _tributary_frontier (part, lsn) VALUES ('all', ?1) ON CONFLICT (part) DO UPDATE SET lsn = max(lsn, excluded.lsn)")
                 .bind(frontier.to_string())
                 .execute(&mut *transaction)
                 .await?;
         }
-        let mut raised = Vec::new();
         self.newest_ms = self.newest_ms.max(sql::newest_ms(changes));
         if frontier.is_some() {
             self.writes_since_purge += 1;
         }
         if self.writes_since_purge >= PURGE_EVERY_WRITES {
-            raised = purge(&mut transaction, self.newest_ms - TOMBSTONE_RETENTION_MS, reached).await?;
+            purge(&mut transaction, self.newest_ms - TOMBSTONE_RETENTION_MS).await?;
             self.writes_since_purge = 0;
         }
-        transaction.commit().await?;
-        self.frontier = reached;
-        self.floors.extend(raised);
-        Ok(())
+        transaction.commit().await
     }
 }
 
@@ -155,24 +146,12 @@ impl Sink for SqliteSink {
         for entity in entities {
             self.create_table(&mut connection, entity).await?;
         }
-        let failed = |error| classify(&self.target, error);
-        let floors = sqlx::query("SELECT entity, lsn FROM _tributary_floor").fetch_all(&mut connection).await.map_err(failed)?;
-        let frontier =
-            sqlx::query("SELECT min(lsn) FROM _tributary_frontier").fetch_one(&mut connection).await.map_err(failed)?;
-        self.floors.clear();
-        for row in floors {
-            self.floors.insert(Arc::from(row.get::<&str, _>(0)), sql::parse_lsn(&self.target, row.get(1))?);
-        }
-        self.frontier = match frontier.get::<Option<&str>, _>(0) {
-            Some(text) => sql::parse_lsn(&self.target, text)?,
-            None => Lsn::ZERO,
-        };
         self.connection = Some(connection);
         Ok(())
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
-        let (accepted, rejected) = check::sort(changes, &self.floors);
+        let (accepted, rejected) = check::sort(changes);
         let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
         // A connection that failed in the middle is not used again: it is put back on success only.
         self.write_all(&mut connection, &accepted, frontier).await.map_err(|error| classify(&self.target, error))?;
@@ -182,8 +161,7 @@ impl Sink for SqliteSink {
 
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
         let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
-        let floor = end_load(&mut connection, entity, version).await.map_err(|error| classify(&self.target, error))?;
-        self.floors.insert(Arc::from(entity), sql::parse_lsn(&self.target, &floor)?);
+        end_load(&mut connection, entity, version).await.map_err(|error| classify(&self.target, error))?;
         self.connection = Some(connection);
         Ok(())
     }
@@ -215,6 +193,7 @@ fn upsert_statement(entity: &str, rows: usize) -> String {
     format!(
         "INSERT INTO {table} (key, version, commit_time_ms, document) SELECT v.column1, v.column2, v.column3, v.column4 FROM (VALUES {values}) AS v \
          WHERE NOT EXISTS (SELECT 1 FROM _tributary_tombstone AS d WHERE d.entity = '{entity}' AND d.key = v.column1 AND d.version > v.column2) \
+         AND v.column2 >= coalesce((SELECT f.lsn FROM _tributary_floor AS f WHERE f.entity = '{entity}'), '') \
          ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document \
          WHERE excluded.version > {table}.version OR (excluded.version = {table}.version AND excluded.document <> {table}.document)"
     )
@@ -240,45 +219,37 @@ async fn delete(transaction: &mut Transaction<'_, Sqlite>, entity: &str, group: 
 }
 
 /// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there.
-async fn purge(
-    transaction: &mut Transaction<'_, Sqlite>,
-    before_ms: i64,
-    frontier: Lsn,
-) -> Result<Vec<(Arc<str>, Lsn)>, sqlx::Error> {
-    let rows = sqlx::query(
+async fn purge(transaction: &mut Transaction<'_, Sqlite>, before_ms: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
         "INSERT INTO _tributary_floor (entity, lsn) SELECT entity, max(version) FROM _tributary_tombstone \
-         WHERE commit_time_ms > 0 AND commit_time_ms < ?1 AND version <= ?2 GROUP BY entity \
-         ON CONFLICT (entity) DO UPDATE SET lsn = max(lsn, excluded.lsn) RETURNING entity, lsn",
+         WHERE commit_time_ms > 0 AND commit_time_ms < ?1 AND version <= (SELECT min(lsn) FROM _tributary_frontier) GROUP BY entity \
+         ON CONFLICT (entity) DO UPDATE SET lsn = max(lsn, excluded.lsn)",
     )
     .bind(before_ms)
-    .bind(frontier.to_string())
-    .fetch_all(&mut **transaction)
+    .execute(&mut **transaction)
     .await?;
     sqlx::query("DELETE FROM _tributary_tombstone WHERE version <= (SELECT lsn FROM _tributary_floor AS f WHERE f.entity = _tributary_tombstone.entity)")
         .execute(&mut **transaction)
         .await?;
-    Ok(rows.iter().filter_map(|row| Some((Arc::from(row.get::<&str, _>(0)), row.get::<&str, _>(1).parse().ok()?))).collect())
+    Ok(())
 }
 
-async fn end_load(connection: &mut SqliteConnection, entity: &str, version: Lsn) -> Result<String, sqlx::Error> {
+async fn end_load(connection: &mut SqliteConnection, entity: &str, version: Lsn) -> Result<(), sqlx::Error> {
     let version = version.to_string();
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let remove = format!("DELETE FROM {} WHERE version < ?1", quote(entity));
     sqlx::query(AssertSqlSafe(remove)).bind(&version).execute(&mut *transaction).await?;
-    let row = sqlx::query(
-        "INSERT INTO _tributary_floor (entity, lsn) VALUES (?1, ?2) ON CONFLICT (entity) DO UPDATE SET lsn = max(lsn, excluded.lsn) RETURNING lsn",
-    )
-    .bind(entity)
-    .bind(&version)
-    .fetch_one(&mut *transaction)
-    .await?;
+    sqlx::query("INSERT INTO _tributary_floor (entity, lsn) VALUES (?1, ?2) ON CONFLICT (entity) DO UPDATE SET lsn = max(lsn, excluded.lsn)")
+        .bind(entity)
+        .bind(&version)
+        .execute(&mut *transaction)
+        .await?;
     sqlx::query("DELETE FROM _tributary_tombstone WHERE entity = ?1 AND version <= ?2")
         .bind(entity)
         .bind(&version)
         .execute(&mut *transaction)
         .await?;
-    transaction.commit().await?;
-    Ok(row.get(0))
+    transaction.commit().await
 }
 
 /// SQLite's primary result codes, from <https://www.sqlite.org/rescode.html>, as far as they can be told apart by what to do about them.

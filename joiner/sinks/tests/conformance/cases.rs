@@ -1,0 +1,203 @@
+//! The promises.
+
+use schemas::ErrorClass;
+use serde_json::json;
+
+use super::*;
+
+pub(super) async fn later_versions_replace_earlier_ones(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    sink.write(&[upsert("order", "1", 1, &json!({"n": 1})), upsert("order", "2", 1, &json!({"n": 1}))], None).await.unwrap();
+    sink.write(
+        &[upsert("order", "1", 2, &json!({"n": 2})), deletion("order", "2", 2), upsert("order", "3", 2, &json!({"n": 3}))],
+        Some(lsn(2)),
+    )
+    .await
+    .unwrap();
+    let expected =
+        Held::from([("order/1".to_owned(), (lsn(2), json!({"n": 2}))), ("order/3".to_owned(), (lsn(2), json!({"n": 3})))]);
+    assert_eq!(target.held().await, expected);
+}
+
+pub(super) async fn a_stale_write_changes_nothing(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    sink.write(&[upsert("order", "1", 5, &json!({"n": 5})), upsert("order", "2", 5, &json!({"n": 5}))], None).await.unwrap();
+    let rejected = sink.write(&[upsert("order", "1", 3, &json!({"n": 3})), deletion("order", "2", 3)], None).await.unwrap();
+    assert_eq!(rejected, [], "stale is not wrong");
+    let held = target.held().await;
+    assert_eq!(held["order/1"], (lsn(5), json!({"n": 5})));
+    assert_eq!(held["order/2"], (lsn(5), json!({"n": 5})));
+}
+
+pub(super) async fn a_batch_handed_over_twice_changes_nothing(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    let first = [upsert("order", "1", 1, &json!({"n": 1})), upsert("order", "2", 1, &json!({"n": 1}))];
+    let second = [upsert("order", "1", 2, &json!({"n": 2})), deletion("order", "2", 2)];
+    sink.write(&first, Some(lsn(1))).await.unwrap();
+    sink.write(&second, Some(lsn(2))).await.unwrap();
+    let held = target.held().await;
+    // A crash with the answer lost: another sink hands over both again.
+    let mut sink = prepared(target).await;
+    sink.write(&first, Some(lsn(1))).await.unwrap();
+    assert_eq!(target.held().await, held, "in between, too, nothing old shows");
+    sink.write(&second, Some(lsn(2))).await.unwrap();
+    assert_eq!(target.held().await, held);
+    assert_eq!(held.len(), 1);
+}
+
+pub(super) async fn deleted_entities_stay_deleted(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    sink.write(&[upsert("order", "1", 1, &json!({"n": 1}))], None).await.unwrap();
+    sink.write(&[deletion("order", "1", 4), deletion("order", "never-seen", 4)], None).await.unwrap();
+    assert_eq!(target.held().await, Held::new());
+    sink.write(&[upsert("order", "1", 2, &json!({"n": 2})), upsert("order", "never-seen", 3, &json!({"n": 3}))], None)
+        .await
+        .unwrap();
+    assert_eq!(target.held().await, Held::new(), "an older version must not bring it back");
+    sink.write(&[upsert("order", "1", 6, &json!({"n": 6}))], None).await.unwrap();
+    sink.write(&[deletion("order", "1", 4)], None).await.unwrap();
+    let held = target.held().await;
+    assert_eq!(
+        held,
+        Held::from([("order/1".to_owned(), (lsn(6), json!({"n": 6})))]),
+        "a newer one does, and the old deletion is stale then"
+    );
+}
+
+pub(super) async fn a_load_removes_what_has_vanished(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    let old: Vec<_> = ["1", "2", "3"].iter().map(|key| upsert("order", key, 1, &json!({"n": 1}))).collect();
+    sink.write(&old, Some(lsn(1))).await.unwrap();
+    sink.write(&[upsert("line-item", "1,1", 1, &json!({"n": 1}))], None).await.unwrap();
+    if !target.tells_vanished() {
+        // A topic is silent through a load, and speaks again after it.
+        sink.begin_load().await.unwrap();
+        sink.write(&[upsert("order", "1", 9, &json!({"n": 9}))], None).await.unwrap();
+        sink.end_load("order", lsn(9)).await.unwrap();
+        sink.write(&[], Some(lsn(9))).await.unwrap();
+        sink.write(&[upsert("order", "2", 10, &json!({"n": 10}))], Some(lsn(10))).await.unwrap();
+        let held = target.held().await;
+        assert_eq!((held["order/1"].0, held["order/2"].0), (lsn(1), lsn(10)));
+        return;
+    }
+    let load = [upsert("order", "1", 9, &json!({"n": 9})), upsert("order", "2", 9, &json!({"n": 9}))];
+    // The second time stands for a load that was cut short after its end and is repeated.
+    for _ in 0..2 {
+        let mut sink = prepared(target).await;
+        sink.begin_load().await.unwrap();
+        sink.write(&load, None).await.unwrap();
+        sink.end_load("order", lsn(9)).await.unwrap();
+        sink.write(&[], Some(lsn(9))).await.unwrap();
+    }
+    let expected = Held::from([
+        ("line-item/1,1".to_owned(), (lsn(1), json!({"n": 1}))),
+        ("order/1".to_owned(), (lsn(9), json!({"n": 9}))),
+        ("order/2".to_owned(), (lsn(9), json!({"n": 9}))),
+    ]);
+    assert_eq!(target.held().await, expected, "of this kind of entity, and of no other");
+    sink.write(&[upsert("order", "3", 8, &json!({"n": 8}))], None).await.unwrap();
+    prepared(target).await.write(&[upsert("order", "3", 8, &json!({"n": 8}))], None).await.unwrap();
+    assert_eq!(target.held().await, expected, "what vanished does not come back by something older");
+}
+
+pub(super) async fn the_same_version_with_another_document_replaces(target: &mut dyn Target) {
+    if !target.tells_vanished() {
+        // A subscriber that goes by versions has seen this one.
+        return;
+    }
+    let mut sink = prepared(target).await;
+    sink.write(&[upsert("order", "1", 5, &json!({"n": 5})), deletion("order", "2", 5)], Some(lsn(5))).await.unwrap();
+    // A definition was changed, and the load began at the LSN that the target has reached.
+    sink.write(&[upsert("order", "1", 5, &json!({"number": 5})), upsert("order", "2", 5, &json!({"number": 5}))], None)
+        .await
+        .unwrap();
+    let held = target.held().await;
+    assert_eq!((&held["order/1"].1, &held["order/2"].1), (&json!({"number": 5}), &json!({"number": 5})));
+}
+
+pub(super) async fn the_frontier_moves_forward_only(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    let Some(frontier) = target.frontier().await else { return };
+    assert_eq!(frontier, None, "before the first load has ended");
+    sink.write(&[upsert("order", "1", 1, &json!({}))], None).await.unwrap();
+    assert_eq!(target.frontier().await, Some(None));
+    sink.write(&[], Some(lsn(3))).await.unwrap();
+    assert_eq!(target.frontier().await, Some(Some(lsn(3))));
+    sink.write(&[upsert("order", "1", 2, &json!({}))], Some(lsn(2))).await.unwrap();
+    assert_eq!(target.frontier().await, Some(Some(lsn(3))), "a repeat does not take it back");
+    let mut sink = prepared(target).await;
+    sink.write(&[], Some(lsn(4))).await.unwrap();
+    assert_eq!(target.frontier().await, Some(Some(lsn(4))));
+}
+
+pub(super) async fn many_rows_of_several_entities_are_read_back(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    let document = |n: u32| json!({"id": n, "total": format!("{n}.50"), "text": "a\"b\\c\n✓", "rate": 0.1, "items": [{"n": n}, null, true], "none": null});
+    let changes: Vec<_> = (0..700u32)
+        .map(|n| {
+            if n % 3 == 0 {
+                upsert("line-item", &format!("{n},1"), 7, &document(n))
+            } else {
+                upsert("order", &n.to_string(), 7, &document(n))
+            }
+        })
+        .collect();
+    sink.write(&changes, Some(lsn(7))).await.unwrap();
+    let held = target.held().await;
+    assert_eq!(held.len(), 700);
+    assert_eq!(held["order/698"], (lsn(7), document(698)));
+    assert_eq!(held["line-item/699,1"], (lsn(7), document(699)));
+    let deletions: Vec<_> = (0..700u32).filter(|n| n % 3 != 0).map(|n| deletion("order", &n.to_string(), 8)).collect();
+    sink.write(&deletions, Some(lsn(8))).await.unwrap();
+    assert_eq!(target.held().await.len(), 234);
+}
+
+pub(super) async fn keys_of_any_text_are_kept_apart(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    let parts = ["a b", "a,b", "50%", "x/y", "it's", "\"q\"", "Ünïcødé ✓", "A", "a", " a", "#", "back\\slash"];
+    let keys: Vec<EntityKey> = parts.iter().map(|part| EntityKey::from_parts([part])).collect();
+    let changes: Vec<_> = keys.iter().zip(0..).map(|(key, n)| upsert("order", key.as_str(), 1, &json!({"n": n}))).collect();
+    sink.write(&changes, Some(lsn(1))).await.unwrap();
+    let held = target.held().await;
+    for (key, n) in keys.iter().zip(0..) {
+        assert_eq!(held[&format!("order/{key}")].1, json!({"n": n}), "{key}");
+    }
+    assert_eq!(held.len(), parts.len());
+}
+
+pub(super) async fn poison_is_rejected_and_the_rest_is_written(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    let mut changes: Vec<_> = (0..300u32).map(|n| upsert("order", &n.to_string(), 1, &json!({"n": n}))).collect();
+    changes[17].document = Some("{\"n\": 17".into());
+    changes[200].document = Some("[200]".into());
+    changes.push(upsert("order", &"k".repeat(3000), 1, &json!({})));
+    changes.push(upsert("order", "nul\0", 1, &json!({})));
+    let mut rejected = sink.write(&changes, Some(lsn(1))).await.unwrap();
+    rejected.sort_by(|a, b| a.change.key.cmp(&b.change.key));
+    let keys: Vec<&str> = rejected.iter().map(|rejected| rejected.change.key.as_str()).collect();
+    assert_eq!(keys, ["17", "200", &"k".repeat(3000), "nul\0"]);
+    assert!(rejected[0].reason.contains("not JSON"), "{}", rejected[0].reason);
+    assert!(rejected[2].reason.contains("3000 bytes"), "{}", rejected[2].reason);
+    assert_eq!(target.held().await.len(), 298);
+}
+
+pub(super) async fn a_target_that_was_down_is_caught_up(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    sink.write(&[upsert("order", "1", 1, &json!({"n": 1}))], Some(lsn(1))).await.unwrap();
+    target.down().await;
+    let missed = [upsert("order", "1", 2, &json!({"n": 2})), upsert("order", "2", 2, &json!({"n": 2}))];
+    let error = sink.write(&missed, Some(lsn(2))).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+    // A locked file can still be looked at; whoever cannot even be asked says so as plainly.
+    if let Err(error) = sink.prepare(&entities()).await {
+        assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+    }
+    target.up().await;
+    sink.prepare(&entities()).await.unwrap();
+    sink.write(&missed, Some(lsn(2))).await.unwrap();
+    let held = target.held().await;
+    assert_eq!((held["order/1"].0, held["order/2"].0), (lsn(2), lsn(2)));
+    if target.survives_down() {
+        assert_eq!(held.len(), 2);
+    }
+}

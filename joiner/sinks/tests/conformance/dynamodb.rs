@@ -1,0 +1,79 @@
+//! A DynamoDB table in ministack; not tested against AWS.
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+use sinks::dynamodb::{DynamodbConfig, DynamodbSink};
+use sinks::test_support::Ministack;
+
+use super::*;
+
+pub(super) struct Table {
+    stack: Ministack,
+    sdk: aws_config::SdkConfig,
+    name: String,
+}
+
+impl Table {
+    pub(super) async fn start() -> Self {
+        let stack = Ministack::start();
+        let sdk = stack.sdk_config().await;
+        Self { stack, sdk, name: String::new() }
+    }
+}
+
+fn from_attribute(value: &AttributeValue) -> Value {
+    match value {
+        AttributeValue::S(text) => json!(text),
+        AttributeValue::N(number) => serde_json::from_str(number).unwrap(),
+        AttributeValue::Bool(value) => json!(value),
+        AttributeValue::Null(_) => Value::Null,
+        AttributeValue::L(items) => items.iter().map(from_attribute).collect(),
+        AttributeValue::M(members) => members.iter().map(|(name, value)| (name.clone(), from_attribute(value))).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[async_trait::async_trait]
+impl Target for Table {
+    async fn fresh(&mut self, case: &str) {
+        case.clone_into(&mut self.name);
+    }
+
+    async fn sink(&self) -> Box<dyn Sink> {
+        Box::new(DynamodbSink::with_sdk_config(DynamodbConfig::new(&self.name), &self.sdk))
+    }
+
+    async fn held(&self) -> Held {
+        let mut items =
+            Client::new(&self.sdk).scan().table_name(&self.name).consistent_read(true).into_paginator().items().send();
+        let mut held = Held::new();
+        while let Some(item) = items.next().await {
+            let item = item.unwrap();
+            let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
+            let (Some(entity), Some(document)) = (text("entity"), item.get("document")) else { continue };
+            let key = text("key").unwrap();
+            assert_eq!(text("pk").unwrap(), format!("{entity}#{key}"));
+            held.insert(format!("{entity}/{key}"), (text("version").unwrap().parse().unwrap(), from_attribute(document)));
+        }
+        held
+    }
+
+    async fn frontier(&self) -> Option<Option<Lsn>> {
+        let key = AttributeValue::S("_tributary#frontier".to_owned());
+        let answer =
+            Client::new(&self.sdk).get_item().table_name(&self.name).key("pk", key).consistent_read(true).send().await.unwrap();
+        Some(answer.item.map(|item| item["lsn"].as_s().unwrap().parse().unwrap()))
+    }
+
+    async fn down(&mut self) {
+        self.stack.down();
+    }
+
+    async fn up(&mut self) {
+        self.stack.up();
+    }
+
+    fn survives_down(&self) -> bool {
+        false
+    }
+}

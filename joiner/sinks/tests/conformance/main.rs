@@ -1,0 +1,135 @@
+//! One suite over all sinks: what [`sinks::Sink`] promises, each promise a case, run against real targets.
+//!
+//! A topic keeps nothing: what the SNS sink achieved is what a subscriber holds that keeps, as the sink's documentation says, the highest version of each key.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use schemas::Lsn;
+use schemas::change::{EntityChange, EntityKey};
+use schemas::entity::EntityInfo;
+use schemas::table::SqlType;
+use serde_json::{Value, json};
+use sinks::Sink;
+
+mod cases;
+mod dynamodb;
+mod postgres;
+mod sns;
+mod sqlite;
+
+/// What a target holds: documents and versions by `entity/key`.
+type Held = BTreeMap<String, (Lsn, Value)>;
+
+/// A place under test.
+#[async_trait::async_trait]
+trait Target: Send + Sync {
+    /// Starts a case on empty ground.
+    async fn fresh(&mut self, case: &str);
+    /// A new sink, as after a restart; not prepared.
+    async fn sink(&self) -> Box<dyn Sink>;
+    async fn held(&self) -> Held;
+    /// What the target says of its frontier; the outer `None` where a target keeps none.
+    async fn frontier(&self) -> Option<Option<Lsn>>;
+    /// From now on the target refuses.
+    async fn down(&mut self);
+    async fn up(&mut self);
+    /// Whether `end_load` removes what has vanished.
+    fn tells_vanished(&self) -> bool {
+        true
+    }
+    /// Whether what was written before `down` is there after `up`.
+    fn survives_down(&self) -> bool {
+        true
+    }
+}
+
+fn lsn(number: u32) -> Lsn {
+    let [a, b, c, d] = number.to_be_bytes();
+    Lsn::from_bytes([0, 0, 0, 1, a, b, c, d, 0, 1])
+}
+
+fn entities() -> Vec<EntityInfo> {
+    let schema = json!({"type": "object"});
+    let info =
+        |name: &str, key: Vec<(String, SqlType)>| EntityInfo { name: Arc::from(name), key, document_schema: schema.clone() };
+    vec![
+        info("order", vec![("id".to_owned(), SqlType::Int)]),
+        info("line-item", vec![("order_id".to_owned(), SqlType::Int), ("line".to_owned(), SqlType::Int)]),
+    ]
+}
+
+fn upsert(entity: &str, key: &str, version: u32, document: &Value) -> EntityChange {
+    change(entity, key, version, Some(document.to_string()))
+}
+
+fn deletion(entity: &str, key: &str, version: u32) -> EntityChange {
+    change(entity, key, version, None)
+}
+
+fn change(entity: &str, key: &str, version: u32, document: Option<String>) -> EntityChange {
+    EntityChange {
+        entity: Arc::from(entity),
+        key: EntityKey::from_text(key),
+        version: lsn(version),
+        commit_time_ms: 1_700_000_000_000 + i64::from(version) * 1000,
+        document: document.map(Arc::from),
+    }
+}
+
+async fn prepared(target: &dyn Target) -> Box<dyn Sink> {
+    let mut sink = target.sink().await;
+    sink.prepare(&entities()).await.expect("prepare");
+    sink
+}
+
+/// Every case on every target, in turn: one server serves them all.
+async fn run_all(target: &mut dyn Target) {
+    macro_rules! run {
+        ($($case:ident),* $(,)?) => {$(
+            eprintln!("case {}", stringify!($case));
+            target.fresh(&stringify!($case).replace('_', "-")).await;
+            cases::$case(target).await;
+        )*};
+    }
+    run!(
+        later_versions_replace_earlier_ones,
+        a_stale_write_changes_nothing,
+        a_batch_handed_over_twice_changes_nothing,
+        deleted_entities_stay_deleted,
+        a_load_removes_what_has_vanished,
+        the_same_version_with_another_document_replaces,
+        the_frontier_moves_forward_only,
+        many_rows_of_several_entities_are_read_back,
+        keys_of_any_text_are_kept_apart,
+        poison_is_rejected_and_the_rest_is_written,
+        a_target_that_was_down_is_caught_up,
+    );
+}
+
+#[tokio::test]
+async fn sqlite() {
+    run_all(&mut sqlite::File::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres() {
+    run_all(&mut postgres::Cluster::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dynamodb() {
+    run_all(&mut dynamodb::Table::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sns() {
+    run_all(&mut sns::Topic::start(false).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sns_fifo() {
+    run_all(&mut sns::Topic::start(true).await).await;
+}
