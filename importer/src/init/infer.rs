@@ -2,7 +2,7 @@
 //!
 //! A foreign key says that one row refers to another, and not whether it is a *part* of it (an order's item) or merely *mentions* it (an item's product). These
 //! signs make it a part: the key of the child begins with, or contains, the reference; deleting the parent deletes the child; the child is named after
-//! the parent (`order_items`); or the child refers to nothing else and nothing refers to it. Everything else is a mention.
+//! the parent (`order_items`); or the child refers to nothing else, and whoever refers to it refers to the parent as well. Everything else is a mention.
 //!
 //! - A table that is no part of another, and has parts or is referred to by nobody, is a root: an entity. A table that is only mentioned is a lookup: it stands in
 //!   the documents of those that mention it, and is none itself.
@@ -118,8 +118,12 @@ impl<'c> Graph<'c> {
             return true;
         }
         let refers_elsewhere = self.references.iter().filter(|other| other.key.table == reference.key.table).count() > 1;
-        let is_referred_to = self.references.iter().any(|other| other.key.referenced == reference.key.table);
-        !refers_elsewhere && !is_referred_to
+        // Whoever refers to the child refers to the parent as well: an order mentions its customer beside the customer's address.
+        let refers_to_parent = |table: &TableName| {
+            self.references.iter().any(|other| other.key.table == *table && other.key.referenced == reference.key.referenced)
+        };
+        let mut referrers = self.references.iter().filter(|other| other.key.referenced == reference.key.table);
+        !refers_elsewhere && referrers.all(|other| refers_to_parent(&other.key.table))
     }
 
     /// Whether a reference leads from a part to the one thing that it is part of. Whoever mentions an address did not ask for the customer whose it is; a

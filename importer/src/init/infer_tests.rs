@@ -98,6 +98,8 @@ fn a_shop_becomes_orders_and_customers() {
         ],
     );
     let expected = "\
+customer: customers
+  addresses*: addresses by customer_id
 order: orders
   billing_address: addresses by billing_address_id
   customer: customers by customer_id
