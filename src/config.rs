@@ -12,7 +12,7 @@
 //!   layout: shared                    # table (default on Kinesis) or shared (default otherwise)
 //!   provider: {embedded: {path: data/streams}}
 //! contracts: schemas/tables           # where the table contracts are
-//! entities: entities                  # where the entity definitions are
+//! entities: schemas/entities          # where the entity definitions are
 //! data: data                          # saved progress and the joiner's state
 //! sinks:
 //!   - {type: sqlite, path: data/entities.db}
@@ -85,7 +85,7 @@ fn default_contracts() -> PathBuf {
     "schemas/tables".into()
 }
 fn default_entities() -> PathBuf {
-    "entities".into()
+    "schemas/entities".into()
 }
 fn default_data() -> PathBuf {
     "data".into()
@@ -99,6 +99,24 @@ fn default_shards() -> u32 {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     crate::cli::duration(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+impl Source {
+    /// The source with its password.
+    pub fn resolve(&self) -> anyhow::Result<importer::Source> {
+        let password = match &self.password {
+            Some(reference) => Some(importer::Password::new(reference.resolve("the source's password (source.password)")?.reveal())),
+            None => None,
+        };
+        let settings =
+            importer::SourceSettings { url: Some(importer::SourceUrl::new(&self.url)), password, ..importer::SourceSettings::default() };
+        importer::Source::from_settings(&settings).context("source")
+    }
+
+    /// Which captured tables are imported: those that are named, or all.
+    pub fn filter(&self) -> importer::TableFilter {
+        importer::TableFilter { include: self.tables.iter().map(ToString::to_string).collect(), exclude: Vec::new() }
+    }
 }
 
 impl Config {

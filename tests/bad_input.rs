@@ -90,7 +90,7 @@ async fn a_stopped_capture_job_is_told() {
 async fn entity_definitions_are_checked_before_anything_runs() {
     let server = shop().await;
     let pipeline = pipeline(&server);
-    let place = pipeline.path("entities");
+    let place = pipeline.path("schemas/entities");
     let cases = [
         ("entity: e\ntable: dbo.ordres\n", vec!["dbo.ordres", "dbo.orders"]),
         ("entity: e\ntable: dbo.orders\nfields: [id, statsu]\n", vec!["statsu", "status"]),
@@ -154,7 +154,7 @@ async fn an_event_that_breaks_its_contract_is_set_aside_and_counted() {
 
 /// The name that `init` gave the entity whose root is dbo.orders.
 fn root(pipeline: &Pipeline) -> &'static str {
-    let names: Vec<String> = std::fs::read_dir(pipeline.path("entities")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let names: Vec<String> = std::fs::read_dir(pipeline.path("schemas/entities")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     if names.iter().any(|name| name == "order.yaml") { "order" } else { "orders" }
 }
 
@@ -166,7 +166,7 @@ async fn a_foreign_or_damaged_state_is_refused_and_left_alone() {
     pipeline::wait_for_document(&url, root(&pipeline), "1", LIMIT, |_| true).await;
     assert!(process.terminate().success());
     // Another definition over the same state.
-    let definition = pipeline.path("entities").join(format!("{}.yaml", root(&pipeline)));
+    let definition = pipeline.path("schemas/entities").join(format!("{}.yaml", root(&pipeline)));
     let good = std::fs::read_to_string(&definition).unwrap();
     std::fs::write(&definition, format!("entity: {}\ntable: dbo.orders\nfields: [id]\n", root(&pipeline))).unwrap();
     assert_says(&failure(&["run", "--config", text(&pipeline.config())], PASSWORD), &["state", "definition"]);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use sinks::test_support::Postgres;
+use sinks::test_support::PostgresServer;
 use support::pipeline::{self, Pipeline};
 use support::sqlserver::{SqlServer, capture, execute};
 use support::tpch_load::{Both, Changes, EXPECTED};
@@ -40,14 +40,20 @@ fn assert_equal(expected: &BTreeMap<String, Value>, actual: &BTreeMap<String, Va
     assert!(extra.is_empty(), "should not be there: {extra:?}");
 }
 
+async fn connect(server: &PostgresServer) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
 struct Setting {
     server: SqlServer,
-    postgres: Postgres,
+    postgres: PostgresServer,
 }
 
 impl Setting {
     async fn load(&self) -> tokio_postgres::Client {
-        let postgres = self.postgres.connect().await;
+        let postgres = connect(&self.postgres).await;
         let mut client = self.server.client().await;
         let mut both = Both { sqlserver: &mut client, postgres: &postgres };
         both.load(SCALE).await;
@@ -75,12 +81,12 @@ fn end_key(seed: u64) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded_stream_to_sqlite_equals_the_join_in_postgres() {
-    let setting = Setting { server: SqlServer::start("tpch"), postgres: Postgres::start().await };
+    let setting = Setting { server: SqlServer::start("tpch"), postgres: PostgresServer::start() };
     let postgres = setting.load().await;
     let pipeline = Pipeline::init(&setting.server, &[("order", tpch::FULL_ORDER)]);
     pipeline.configure(
         &setting.server,
-        "{type: embedded, path: data/streams, sync: false}",
+        "{embedded: {path: data/streams, sync: false}}",
         "  - {type: sqlite, path: data/entities.db}\n",
     );
     let (mut process, url) = pipeline.run();

@@ -127,15 +127,17 @@ async fn write_pipeline(args: &DemoArgs, folder: &Path, server: SocketAddr) -> a
     std::fs::write(&password, PASSWORD)?;
     if !config.exists() {
         let url = format!("sqlserver://sa@{server}/{DATABASE}?encrypt=off");
-        let contracts = crate::init::contracts(&url, Some(PASSWORD)).await?;
-        std::fs::create_dir_all(place.join("schemas/tables"))?;
-        for contract in contracts {
-            std::fs::write(place.join("schemas/tables").join(schemas::contract::Contract::file_name(&contract.table.name)), contract.to_text())?;
-        }
-        std::fs::create_dir_all(place.join("entities"))?;
-        for (name, definition) in shop::ENTITIES {
-            std::fs::write(place.join("entities").join(name), definition)?;
-        }
+        let source = importer::Source::from_settings(&importer::SourceSettings {
+            url: Some(importer::SourceUrl::new(&url)),
+            password: Some(importer::Password::new(PASSWORD)),
+            ..importer::SourceSettings::default()
+        })?;
+        let mut inferred = importer::init::infer(&importer::init::read_catalog(&source).await?);
+        inferred.entities = shop::ENTITIES
+            .iter()
+            .map(|(name, text)| Ok(schemas::entity::EntityDefinition::from_yaml(name, text)?))
+            .collect::<anyhow::Result<_>>()?;
+        importer::init::write(&inferred, "", &place)?;
     }
     // Ports may differ from an earlier run's, so the configuration is always written anew.
     let text = format!(

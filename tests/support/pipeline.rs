@@ -30,7 +30,7 @@ impl Pipeline {
         assert!(output.status.success(), "init failed:\n{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let pipeline = Self { folder };
         if !entities.is_empty() {
-            let place = pipeline.path("entities");
+            let place = pipeline.path("schemas/entities");
             std::fs::remove_dir_all(&place).unwrap();
             std::fs::create_dir_all(&place).unwrap();
             for (name, definition) in entities {
@@ -88,7 +88,7 @@ pub async fn entities(url: &str, entity: &str) -> BTreeMap<String, Value> {
             let key = item["key"].as_str().unwrap().to_owned();
             assert!(all.insert(key.clone(), item["document"].clone()).is_none(), "{key} came twice");
         }
-        match page["next_cursor"].as_str() {
+        match page["next"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => return all,
         }
@@ -98,8 +98,7 @@ pub async fn entities(url: &str, entity: &str) -> BTreeMap<String, Value> {
 /// Waits until the entity's document satisfies the condition.
 pub async fn wait_for_document(url: &str, entity: &str, key: &str, limit: Duration, condition: impl Fn(&Value) -> bool) -> Value {
     wait_for(&format!("{entity} {key} as expected"), limit, async || {
-        let answer = http::json(&format!("{url}/v1/entities/{entity}/{key}")).await?;
-        let document = answer["document"].clone();
+        let document = http::json(&format!("{url}/v1/entities/{entity}/{key}")).await?;
         condition(&document).then_some(document)
     })
     .await

@@ -1,1 +1,0 @@
-//! What `tributary init` writes, from what the importer reads in the catalog.
