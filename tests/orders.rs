@@ -7,11 +7,13 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::Value;
-use sinks::test_support::PostgresServer;
+use serde_json::{Value, json};
+use sinks::test_support::{Ministack, PostgresServer};
+use streams::test_support::KinesisLocal;
 use support::pipeline::{self, Pipeline};
 use support::sqlserver::{SqlServer, capture, execute};
 use support::tpch_load::{Both, Changes, EXPECTED};
+use support::wait_for;
 
 const SCALE: f64 = 0.01;
 /// Orders 1 to 60,000 with gaps at this scale.
@@ -23,15 +25,17 @@ async fn expected(postgres: &tokio_postgres::Client) -> BTreeMap<String, Value> 
     rows.into_iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).unwrap())).collect()
 }
 
-/// Equal, entity by entity; an empty sum is compared as a number.
+/// An empty sum is compared as a number: Postgres and Tributary write it with different scales.
+fn normal(document: &Value) -> Value {
+    let mut document = document.clone();
+    if document["item_count"] == 0 {
+        document["items_total"] = Value::from(0);
+    }
+    document
+}
+
+/// Equal, entity by entity.
 fn assert_equal(expected: &BTreeMap<String, Value>, actual: &BTreeMap<String, Value>) {
-    let normal = |document: &Value| {
-        let mut document = document.clone();
-        if document["item_count"] == 0 {
-            document["items_total"] = Value::from(0);
-        }
-        document
-    };
     for (key, document) in expected {
         let other = actual.get(key).unwrap_or_else(|| panic!("order {key} is missing"));
         assert_eq!(normal(document), normal(other), "order {key}");
@@ -102,4 +106,108 @@ async fn embedded_stream_to_sqlite_equals_the_join_in_postgres() {
     assert_equal(&expected(&postgres).await, &pipeline::entities(&url, "order").await);
     let mut client = setting.server.client().await;
     execute(&mut client, "SELECT 1").await;
+}
+
+/// Topic and queue on ministack, the queue subscribed with raw delivery: the topic's ARN and the queue's URL.
+async fn topic_and_queue(stack: &Ministack) -> (String, String) {
+    let sns = aws_sdk_sns::Client::new(&stack.sdk_config().await);
+    let topic = sns.create_topic().name("entities").send().await.unwrap().topic_arn.unwrap();
+    let queue = stack.call("AmazonSQS.CreateQueue", &json!({"QueueName": "entities"}))["QueueUrl"].as_str().unwrap().to_owned();
+    let wanted = json!({"QueueUrl": queue, "AttributeNames": ["QueueArn"]});
+    let arn = stack.call("AmazonSQS.GetQueueAttributes", &wanted)["Attributes"]["QueueArn"].as_str().unwrap().to_owned();
+    let subscription = sns.subscribe().topic_arn(&topic).protocol("sqs").endpoint(arn).attributes("RawMessageDelivery", "true");
+    subscription.send().await.unwrap();
+    (topic, queue)
+}
+
+/// The notifications so far added to `latest`: the newest event of each key, by its version.
+fn receive(stack: &Ministack, queue: &str, latest: &mut BTreeMap<String, Value>) {
+    loop {
+        let answer = stack.call("AmazonSQS.ReceiveMessage", &json!({"QueueUrl": queue, "MaxNumberOfMessages": 10}));
+        let messages = answer["Messages"].as_array().cloned().unwrap_or_default();
+        if messages.is_empty() {
+            return;
+        }
+        for message in messages {
+            let event: Value = serde_json::from_str(message["Body"].as_str().unwrap()).unwrap();
+            let key = event["partitionkey"].as_str().unwrap().to_owned();
+            let newer = latest.get(&key).is_none_or(|known| known["lsn"].as_str() < event["lsn"].as_str());
+            if newer {
+                latest.insert(key, event);
+            }
+            stack.call("AmazonSQS.DeleteMessage", &json!({"QueueUrl": queue, "ReceiptHandle": message["ReceiptHandle"]}));
+        }
+    }
+}
+
+/// Everything that the DynamoDB table holds of the entity, documents as JSON text (`document: json`).
+fn dynamodb_documents(stack: &Ministack) -> BTreeMap<String, Value> {
+    let mut found = BTreeMap::new();
+    let mut start = Value::Null;
+    loop {
+        let mut request = json!({"TableName": "entities", "ConsistentRead": true});
+        if !start.is_null() {
+            request["ExclusiveStartKey"] = start;
+        }
+        let page = stack.call("DynamoDB_20120810.Scan", &request);
+        for item in page["Items"].as_array().unwrap() {
+            if let Some(text) = item["document"]["S"].as_str() {
+                found.insert(item["key"]["S"].as_str().unwrap().to_owned(), serde_json::from_str(text).unwrap());
+            }
+        }
+        start = page["LastEvaluatedKey"].clone();
+        if start.is_null() {
+            return found;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinesis_to_postgres_dynamodb_and_sns_equals_the_join_in_postgres() {
+    let setting = Setting { server: SqlServer::start("tpch"), postgres: PostgresServer::start() };
+    let stack = Ministack::start();
+    let folder = tempfile::tempdir().unwrap();
+    let kinesis = KinesisLocal::start(folder.path()).unwrap();
+    let (topic, queue) = topic_and_queue(&stack).await;
+    let postgres = setting.load().await;
+    let pipeline = Pipeline::init(&setting.server, &[("order", tpch::FULL_ORDER)]);
+    let (region, endpoint) = (stack.region(), stack.endpoint_url());
+    std::fs::write(pipeline.path("postgres-url"), setting.postgres.url()).unwrap();
+    pipeline.configure(
+        &setting.server,
+        &format!(
+            "{{kinesis: {{region: us-east-1, endpoint: '{}', stand_in_credentials: true, read_interval_ms: 20}}}}\n  shards: 3",
+            kinesis.endpoint()
+        ),
+        &format!(
+            "  - {{type: postgres, url: {{file: {}}}}}\n  - {{type: dynamodb, table: entities, document: json, region: {region}, endpoint_url: '{endpoint}'}}\n  \
+             - {{type: sns, topic_arn: '{topic}', region: {region}, endpoint_url: '{endpoint}'}}\n",
+            pipeline.path("postgres-url").display()
+        ),
+    );
+    let (_process, url) = pipeline.run();
+    setting.change(&postgres, 1, 100, "first").await;
+    pipeline::wait_for_document(&url, "order", &end_key(1), LIMIT, |document| document["comment"] == "first").await;
+    // From here on every change is notified.
+    setting.change(&postgres, 2, 200, "second").await;
+    pipeline::wait_for_document(&url, "order", &end_key(2), LIMIT, |document| document["comment"] == "second").await;
+    let expected = expected(&postgres).await;
+    assert_equal(&expected, &pipeline::entities(&url, "order").await);
+
+    wait_for("the last order in DynamoDB", LIMIT, async || dynamodb_documents(&stack).contains_key(&end_key(2)).then_some(())).await;
+    assert_equal(&expected, &dynamodb_documents(&stack));
+
+    let mut latest = BTreeMap::new();
+    wait_for("the last order's notification", LIMIT, async || {
+        receive(&stack, &queue, &mut latest);
+        latest.contains_key(&end_key(2)).then_some(())
+    })
+    .await;
+    for (key, event) in &latest {
+        match expected.get(key) {
+            Some(document) => assert_eq!(normal(&event["data"]), normal(document), "the last notification of order {key}"),
+            None => assert!(event["data"].is_null(), "order {key} is gone, its last notification says otherwise"),
+        }
+    }
+    assert!(latest.len() > 50, "{} keys were notified", latest.len());
 }
