@@ -281,3 +281,17 @@ pub(crate) fn create_storage(db: &Connection, table: &Object) -> rusqlite::Resul
 pub(crate) fn literal(value: &str) -> String {
     text(value)
 }
+
+/// Gives a column another type in the catalog.
+pub(crate) fn set_type(
+    db: &Connection, table: &Object, column: &super::ColumnInfo, data_type: &DataType, type_name: &str, nullable: bool, collation: Option<&str>,
+) -> rusqlite::Result<()> {
+    let (system, user, length, precision, scale) = type_facts(data_type, type_name);
+    let collation = types::is_string(data_type).then(|| collation.unwrap_or(super::DEFAULT_COLLATION));
+    db.execute(
+        "UPDATE \"~columns\" SET type_code = ?3, type_name = ?4, system_type_id = ?5, user_type_id = ?6, max_length = ?7, precision = ?8, scale = ?9, nullable = ?10, collation = ?11 \
+         WHERE object_id = ?1 AND column_id = ?2",
+        rusqlite::params![table.object_id, column.column_id, types::code(data_type), type_name, system, user, length, precision, scale, nullable, collation],
+    )?;
+    touch(db)
+}

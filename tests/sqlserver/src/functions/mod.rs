@@ -6,6 +6,9 @@ mod dates;
 mod numbers;
 mod strings;
 
+pub(crate) use dates::part_name;
+pub(crate) use strings::split_name;
+
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex};
 

@@ -1,0 +1,471 @@
+//! INSERT, UPDATE, DELETE, and the expressions of DDL.
+
+use std::sync::Arc;
+
+use rusqlite::types::Value as Stored;
+use sqlparser::ast::{Expr, SelectItem, TableFactor, TableWithJoins};
+use tds::{Column, DataType, SqlError, Value};
+
+use super::relation::columns_of;
+use super::{Scope, SourceColumn, SourceTable, Translated, Translator, Typed, name_of, result_column};
+use crate::catalog::{ColumnInfo, Object, ObjectKind, quote, same};
+use crate::message;
+use crate::parse::{self, Delete, Insert, Name, Output, Source, Update};
+use crate::types::{self, storage};
+
+/// A part of a row to insert: bound each time, or text of the statement.
+#[derive(Debug, Clone, PartialEq)]
+enum Piece {
+    Constant(Stored),
+    Sql(String),
+}
+
+/// Rows of VALUES that share their text, so that one prepared statement serves them all.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    pub(crate) sql: String,
+    pub(crate) rows: Vec<Vec<Stored>>,
+}
+
+/// A translated INSERT.
+#[derive(Debug, Clone)]
+pub(crate) struct InsertPlan {
+    pub(crate) object: Arc<Object>,
+    pub(crate) database: String,
+    /// One group for INSERT … SELECT, with a single empty row.
+    pub(crate) groups: Vec<Group>,
+    pub(crate) translated: Translated,
+    pub(crate) identity: Option<(i64, i64)>,
+    /// The statement gives the identity column values of its own.
+    pub(crate) explicit_identity: Option<String>,
+}
+
+/// A translated UPDATE or DELETE.
+#[derive(Debug, Clone)]
+pub(crate) struct ChangePlan {
+    pub(crate) object: Arc<Object>,
+    pub(crate) database: String,
+    pub(crate) translated: Translated,
+    /// OUTPUT's rows, read before the change.
+    pub(crate) output: Option<String>,
+}
+
+fn full_name(database: &str, o: &Object) -> String {
+    format!("{database}.{}.{}", if o.schema.is_empty() { "dbo" } else { &o.schema }, o.name)
+}
+
+impl Translator<'_> {
+    /// The table that a DML statement changes.
+    fn target(&mut self, name: &Name, permission: &str) -> Result<(String, Arc<Object>), SqlError> {
+        let (database, object) = self.find(name)?;
+        if object.kind == ObjectKind::View {
+            return Err(message::unsupported("Changing rows through a view"));
+        }
+        self.lookup.authorize(permission, &database, &object)?;
+        Ok((database, object))
+    }
+
+    /// A column's value when the statement gives none: identity, row version, default, NULL.
+    fn missing(&mut self, c: &ColumnInfo, object: &Object, database: &str) -> Result<Option<Typed>, SqlError> {
+        if c.computed.is_some() {
+            return Ok(None);
+        }
+        if c.identity.is_some() {
+            return Ok(Some(Typed::new("next_identity()", DataType::BigInt).not_null()));
+        }
+        if c.is_rowversion() {
+            return Ok(Some(Typed::new("next_rowversion()", DataType::Binary(8)).not_null()));
+        }
+        if let Some(text) = &c.default {
+            return self.default_value(text, c, object, database).map(Some);
+        }
+        let rowid = object.primary_key.len() == 1 && types::is_integer(&c.data_type) && same(&object.primary_key[0], &c.name);
+        Ok(rowid.then(|| Typed::new(not_null_call("NULL", &full_name(database, object), &c.name), c.data_type.clone())))
+    }
+
+    fn default_value(&mut self, text: &str, c: &ColumnInfo, object: &Object, database: &str) -> Result<Typed, SqlError> {
+        let e = parse::expression(text)?;
+        let scopes = std::mem::take(&mut self.scopes);
+        let value = self.value(&e);
+        self.scopes = scopes;
+        let value = value?;
+        self.assign(value, &c.data_type, &full_name(database, object), &c.name)
+    }
+
+    /// A given value as its column takes it.
+    fn given(&mut self, e: Typed, c: &ColumnInfo, object: &Object, database: &str) -> Result<Typed, SqlError> {
+        let e = self.assign(e, &c.data_type, &full_name(database, object), &c.name)?;
+        let single_key = object.primary_key.len() == 1 && same(&object.primary_key[0], &c.name);
+        if single_key && types::is_integer(&c.data_type) && e.nullable {
+            return Ok(Typed { value: None, sql: not_null_call(&e.sql, &full_name(database, object), &c.name), ..e });
+        }
+        Ok(e)
+    }
+
+    /// The columns that the statement gives values, checked.
+    fn insert_columns(&self, insert: &Insert, object: &Object, database: &str, identity_insert: bool) -> Result<Vec<ColumnInfo>, SqlError> {
+        if insert.columns.is_empty() {
+            return Ok(object.columns.iter().filter(|c| c.insertable() && (c.identity.is_none() || identity_insert)).cloned().collect());
+        }
+        let mut list = Vec::new();
+        for name in &insert.columns {
+            let c = object.column(name).ok_or_else(|| message::invalid_column(name))?;
+            if c.is_rowversion() {
+                return Err(message::error(273, 16, "Cannot insert an explicit value into a timestamp column. Use INSERT with a column list to exclude the timestamp column, or insert a DEFAULT into the timestamp column.".into()));
+            }
+            if c.computed.is_some() {
+                return Err(message::error(271, 16, format!("The column \"{}\" cannot be modified because it is either a computed column or is the result of a UNION operator.", c.name)));
+            }
+            if c.identity.is_some() && !identity_insert {
+                return Err(message::error(544, 16, format!("Cannot insert explicit value for identity column in table '{}' when IDENTITY_INSERT is set to OFF.", object.name)));
+            }
+            if list.iter().any(|l: &ColumnInfo| l.column_id == c.column_id) {
+                return Err(message::error(264, 16, format!("The column name '{name}' is specified more than once in the SET clause or column list of an INSERT.")));
+            }
+            list.push(c.clone());
+        }
+        if let Some(c) = object.columns.iter().find(|c| c.identity.is_some()).filter(|c| identity_insert && !list.iter().any(|l| l.column_id == c.column_id)) {
+            let _ = c;
+            return Err(message::error(545, 16, format!("Explicit value must be specified for identity column in table '{}' either when IDENTITY_INSERT is set to ON or when a replication user is inserting into a NOT FOR REPLICATION identity column.", full_name(database, object))));
+        }
+        Ok(list)
+    }
+
+    pub(crate) fn insert(mut self, insert: &Insert, identity_insert: &dyn Fn(&Object) -> bool, rows: Option<Vec<Vec<(Value, DataType)>>>) -> Result<InsertPlan, SqlError> {
+        let (database, object) = self.target(&insert.target, "INSERT")?;
+        let given = self.insert_columns(insert, &object, &database, identity_insert(&object))?;
+        let table = self.storage(&database, &object);
+        let mut names: Vec<String> = given.iter().map(|c| quote(&c.name)).collect();
+        let mut extra = Vec::new();
+        for c in object.columns.iter().filter(|c| !given.iter().any(|g| g.column_id == c.column_id)) {
+            if let Some(e) = self.missing(c, &object, &database)? {
+                names.push(quote(&c.name));
+                extra.push(e);
+            }
+        }
+        let explicit_identity = given.iter().find(|c| c.identity.is_some()).map(|c| c.name.clone());
+        let identity = object.columns.iter().find_map(|c| c.identity);
+        let groups = match (&insert.source, rows) {
+            (_, Some(rows)) => {
+                let rows = rows.into_iter().map(|r| r.into_iter().map(|(v, t)| Some(Typed::constant(v, t))).collect()).collect();
+                self.value_groups(rows, &given, &extra, &object, &database)?
+            }
+            (Source::Values(list), None) => {
+                let mut rows = Vec::with_capacity(list.len());
+                for row in list {
+                    rows.push(row.iter().map(|e| e.as_ref().map(|e| self.value(e)).transpose()).collect::<Result<Vec<_>, _>>()?);
+                }
+                self.value_groups(rows, &given, &extra, &object, &database)?
+            }
+            (Source::DefaultValues, None) => {
+                names.drain(..given.len());
+                self.value_groups(vec![Vec::new()], &[], &extra, &object, &database)?
+            }
+            (Source::Query(q), None) => {
+                let with = self.with_clause(insert.with.as_ref())?;
+                let (sql, columns) = self.subquery(q)?;
+                if columns.len() != given.len() {
+                    return Err(count_mismatch(columns.len() < given.len(), insert.columns.is_empty()));
+                }
+                let inner: Vec<String> = (1..=columns.len()).map(|i| format!("\"{i}\"")).collect();
+                let mut items = Vec::new();
+                for (i, (c, target)) in columns.iter().zip(&given).enumerate() {
+                    let e = Typed { nullable: c.nullable, ..Typed::new(format!("\"{}\"", i + 1), c.data_type.clone()) };
+                    items.push(self.given(e, target, &object, &database)?.sql);
+                }
+                items.extend(extra.iter().map(|e| e.sql.clone()));
+                vec![Group { sql: format!("WITH \"~src\"({}) AS ({with}{sql}) SELECT {} FROM \"~src\" WHERE true", inner.join(", "), items.join(", ")), rows: vec![Vec::new()] }]
+            }
+            (Source::Execute(_), None) => Vec::new(),
+        };
+        let returning = self.returning(insert.output.as_ref(), &object, "inserted")?;
+        let head = if names.is_empty() { format!("INSERT INTO {table}") } else { format!("INSERT INTO {table} ({})", names.join(", ")) };
+        let groups = groups
+            .into_iter()
+            .map(|g| Group { sql: if names.is_empty() { format!("{head} DEFAULT VALUES{returning}") } else { format!("{head} {}{returning}", g.sql) }, rows: g.rows })
+            .collect();
+        Ok(InsertPlan { object, database, groups, translated: self.finish(String::new()), identity: identity.filter(|_| explicit_identity.is_none()), explicit_identity })
+    }
+
+    fn value_groups(&mut self, rows: Vec<Vec<Option<Typed>>>, given: &[ColumnInfo], extra: &[Typed], object: &Object, database: &str) -> Result<Vec<Group>, SqlError> {
+        let mut pieces = Vec::with_capacity(rows.len());
+        for row in rows {
+            if row.len() != given.len() {
+                return Err(count_mismatch(row.len() < given.len(), false));
+            }
+            let mut list = Vec::with_capacity(given.len() + extra.len());
+            for (e, c) in row.into_iter().zip(given) {
+                let e = match e {
+                    Some(e) => self.given(e, c, object, database)?,
+                    None => match self.missing(c, object, database)? {
+                        Some(e) => e,
+                        None => Typed { data_type: c.data_type.clone(), ..Typed::null() },
+                    },
+                };
+                list.push(piece(&e));
+            }
+            list.extend(extra.iter().map(piece));
+            pieces.push(list);
+        }
+        // Constants take the numbers behind the parameters, which are known by now.
+        let first = self.out.parameters.len() + 1;
+        let mut groups: Vec<Group> = Vec::new();
+        for list in pieces {
+            let mut next = first;
+            let mut text = Vec::with_capacity(list.len());
+            let mut constants = Vec::new();
+            for p in list {
+                match p {
+                    Piece::Constant(v) => {
+                        text.push(format!("?{next}"));
+                        next += 1;
+                        constants.push(v);
+                    }
+                    Piece::Sql(s) => text.push(s),
+                }
+            }
+            let sql = format!("VALUES ({})", text.join(", "));
+            match groups.last_mut().filter(|g| g.sql == sql) {
+                Some(g) => g.rows.push(constants),
+                None => groups.push(Group { sql, rows: vec![constants] }),
+            }
+        }
+        Ok(groups)
+    }
+
+    /// RETURNING for OUTPUT, and the columns that clients see.
+    fn returning(&mut self, output: Option<&Output>, object: &Object, exposed: &str) -> Result<String, SqlError> {
+        let Some(output) = output else { return Ok(String::new()) };
+        let columns = columns_of(object, "");
+        self.push_scope(vec![SourceTable { exposed: exposed.to_string(), schema: None, columns }]);
+        let (list, columns) = self.output_items(output)?;
+        self.pop_scope();
+        self.out.columns = columns;
+        Ok(format!(" RETURNING {}", list.join(", ")))
+    }
+
+    fn output_items(&mut self, output: &Output) -> Result<(Vec<String>, Vec<Column>), SqlError> {
+        let (mut list, mut columns) = (Vec::new(), Vec::new());
+        for item in &output.items {
+            let (name, e) = match item {
+                SelectItem::UnnamedExpr(e) => {
+                    let name = match e {
+                        Expr::CompoundIdentifier(p) => p.last().map(|i| i.value.clone()).unwrap_or_default(),
+                        _ => String::new(),
+                    };
+                    (name, self.value(e)?)
+                }
+                SelectItem::ExprWithAlias { expr, alias } => (alias.value.clone(), self.value(expr)?),
+                SelectItem::QualifiedWildcard(sqlparser::ast::SelectItemQualifiedWildcardKind::ObjectName(n), _) => {
+                    for (name, e) in self.wildcard(Some(&name_of(n).object))? {
+                        columns.push(result_column(&name, &e));
+                        list.push(e.sql);
+                    }
+                    continue;
+                }
+                other => return Err(message::unsupported(&format!("'{other}' in OUTPUT"))),
+            };
+            columns.push(result_column(&name, &e));
+            list.push(e.sql);
+        }
+        Ok((list, columns))
+    }
+
+    /// The assignments of an UPDATE: SQLite column and value.
+    fn assignments(&mut self, update: &Update, object: &Object, database: &str) -> Result<Vec<(ColumnInfo, Typed)>, SqlError> {
+        let mut list = Vec::new();
+        for (name, e) in &update.set {
+            if name.starts_with('@') {
+                return Err(message::unsupported("Assigning variables in UPDATE"));
+            }
+            let c = object.column(name).cloned().ok_or_else(|| message::invalid_column(name))?;
+            if c.identity.is_some() {
+                return Err(message::error(8102, 16, format!("Cannot update identity column '{}'.", c.name)));
+            }
+            if c.is_rowversion() {
+                return Err(message::error(272, 16, "Cannot update a timestamp column.".into()));
+            }
+            if c.computed.is_some() {
+                return Err(message::error(271, 16, format!("The column \"{}\" cannot be modified because it is either a computed column or is the result of a UNION operator.", c.name)));
+            }
+            let value = match e {
+                Some(e) => {
+                    let e = self.value(e)?;
+                    self.given(e, &c, object, database)?
+                }
+                None => match &c.default {
+                    Some(text) => self.default_value(&text.clone(), &c, object, database)?,
+                    None => Typed { data_type: c.data_type.clone(), ..Typed::null() },
+                },
+            };
+            list.push((c, value));
+        }
+        for c in object.columns.iter().filter(|c| c.is_rowversion()) {
+            list.push((c.clone(), Typed::new("next_rowversion()", DataType::Binary(8))));
+        }
+        Ok(list)
+    }
+
+    pub(crate) fn update(mut self, update: &Update) -> Result<ChangePlan, SqlError> {
+        let target = aliased(&update.from, &update.target).unwrap_or_else(|| update.target.clone());
+        let (database, object) = self.target(&target, "UPDATE")?;
+        let table = self.storage(&database, &object);
+        let with = self.with_clause(update.with.as_ref())?;
+        let exposed = update.target.object.clone();
+        let (source, condition) = self.change_scope(&update.from, update.condition.as_ref(), &object, &table, &exposed, &target)?;
+        let set = self.assignments(update, &object, &database)?;
+        let output = match &update.output {
+            Some(o) => Some(self.update_output(o, &object, &exposed, &set, &source, &condition, &with)?),
+            None => None,
+        };
+        let top = match &update.top {
+            Some(e) => {
+                let e = self.value(e)?;
+                Some(self.cast(e, &DataType::BigInt, 0, false)?.sql)
+            }
+            None => None,
+        };
+        self.pop_scope();
+        let filter = if condition.is_empty() { String::new() } else { format!(" WHERE {condition}") };
+        let sql = if update.from.is_empty() && top.is_none() {
+            let set: Vec<String> = set.iter().map(|(c, e)| format!("{} = {}", quote(&c.name), e.sql)).collect();
+            format!("{with}UPDATE {table} AS {} SET {}{filter}", quote(&exposed), set.join(", "))
+        } else {
+            let limit = top.map(|t| format!(" LIMIT {t}")).unwrap_or_default();
+            let items: Vec<String> = set.iter().enumerate().map(|(i, (_, e))| format!("{} AS \"{}\"", e.sql, i + 1)).collect();
+            let assigned: Vec<String> = set.iter().enumerate().map(|(i, (c, _))| format!("{} = \"~s\".\"{}\"", quote(&c.name), i + 1)).collect();
+            format!(
+                "{with}UPDATE {table} AS \"~t\" SET {} FROM (SELECT {}._rowid_ AS \"~r\", {} FROM {source}{filter}{limit}) AS \"~s\" WHERE \"~t\"._rowid_ = \"~s\".\"~r\"",
+                assigned.join(", "), quote(&exposed), items.join(", ")
+            )
+        };
+        Ok(ChangePlan { object, database, translated: self.finish(sql), output })
+    }
+
+    /// OUTPUT of an UPDATE: `deleted` are the columns before it, `inserted` the assigned values.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one statement")]
+    fn update_output(
+        &mut self, output: &Output, object: &Object, exposed: &str, set: &[(ColumnInfo, Typed)], source: &str, condition: &str, with: &str,
+    ) -> Result<String, SqlError> {
+        let old = columns_of(object, &format!("{}.", quote(exposed)));
+        let new = old
+            .iter()
+            .map(|c| match set.iter().find(|(s, _)| same(&s.name, &c.name)) {
+                Some((_, e)) => SourceColumn { sql: e.sql.clone(), is_column: false, ..c.clone() },
+                None => c.clone(),
+            })
+            .collect();
+        let tables = vec![SourceTable { exposed: "deleted".into(), schema: None, columns: old }, SourceTable { exposed: "inserted".into(), schema: None, columns: new }];
+        self.scopes.push(Scope { tables });
+        let items = self.output_items(output);
+        self.scopes.pop();
+        let (list, columns) = items?;
+        self.out.columns = columns;
+        let filter = if condition.is_empty() { String::new() } else { format!(" WHERE {condition}") };
+        Ok(format!("{with}SELECT {} FROM {source}{filter}", list.join(", ")))
+    }
+
+    /// The rows that an UPDATE or DELETE changes: FROM's text with the target in it, and the condition. The scope stays open.
+    fn change_scope(
+        &mut self, from: &[TableWithJoins], condition: Option<&Expr>, object: &Object, table: &str, exposed: &str, target: &Name,
+    ) -> Result<(String, String), SqlError> {
+        let mut source = self.from(from)?;
+        let known = self.scopes.last().is_some_and(|s| s.tables.iter().any(|t| same(&t.exposed, exposed)));
+        if !known {
+            let columns = columns_of(object, &format!("{}.", quote(exposed)));
+            let schema = Some(target.schema.clone().unwrap_or_else(|| "dbo".into()));
+            if let Some(scope) = self.scopes.last_mut() {
+                scope.tables.push(SourceTable { exposed: exposed.to_string(), schema, columns });
+            }
+            let own = format!("{table} AS {}", quote(exposed));
+            source = if source.is_empty() { own } else { format!("{own}, {source}") };
+        }
+        let condition = match condition {
+            Some(e) => self.condition(e)?,
+            None => String::new(),
+        };
+        Ok((source, condition))
+    }
+
+    pub(crate) fn delete(mut self, delete: &Delete) -> Result<ChangePlan, SqlError> {
+        let target = aliased(&delete.from, &delete.target).unwrap_or_else(|| delete.target.clone());
+        let (database, object) = self.target(&target, "DELETE")?;
+        let table = self.storage(&database, &object);
+        let with = self.with_clause(delete.with.as_ref())?;
+        let exposed = delete.target.object.clone();
+        let (source, condition) = self.change_scope(&delete.from, delete.condition.as_ref(), &object, &table, &exposed, &target)?;
+        let top = match &delete.top {
+            Some(e) => {
+                let e = self.value(e)?;
+                Some(self.cast(e, &DataType::BigInt, 0, false)?.sql)
+            }
+            None => None,
+        };
+        self.pop_scope();
+        let filter = if condition.is_empty() { String::new() } else { format!(" WHERE {condition}") };
+        let mut sql = if delete.from.is_empty() && top.is_none() {
+            format!("{with}DELETE FROM {table} AS {}{filter}", quote(&exposed))
+        } else {
+            let limit = top.map(|t| format!(" LIMIT {t}")).unwrap_or_default();
+            format!("{with}DELETE FROM {table} WHERE _rowid_ IN (SELECT {}._rowid_ FROM {source}{filter}{limit})", quote(&exposed))
+        };
+        sql.push_str(&self.returning(delete.output.as_ref(), &object, "deleted")?);
+        Ok(ChangePlan { object, database, translated: self.finish(sql), output: None })
+    }
+
+    /// A condition or value over one table's own columns, unqualified, for CHECK constraints, computed columns and filtered indexes.
+    pub(crate) fn over_table(&mut self, columns: Vec<SourceColumn>, e: &Expr, condition: bool) -> Result<Typed, SqlError> {
+        self.push_scope(vec![SourceTable { exposed: String::new(), schema: None, columns }]);
+        let answer = if condition { self.condition(e).map(|sql| Typed::new(sql, DataType::Bit)) } else { self.value(e) };
+        self.pop_scope();
+        let answer = answer?;
+        if !self.out.parameters.is_empty() {
+            return Err(message::error(4936, 16, "Computed column or constraint cannot be persisted because its expression is non-deterministic.".into()));
+        }
+        Ok(answer)
+    }
+}
+
+fn piece(e: &Typed) -> Piece {
+    match &e.value {
+        Some(v) => Piece::Constant(storage::encode(v, &e.data_type)),
+        None => Piece::Sql(e.sql.clone()),
+    }
+}
+
+fn not_null_call(sql: &str, table: &str, column: &str) -> String {
+    format!("nn({sql}, {}, {})", crate::catalog::text(table), crate::catalog::text(column))
+}
+
+fn count_mismatch(fewer: bool, no_list: bool) -> SqlError {
+    match (fewer, no_list) {
+        (_, true) => message::error(213, 16, "Column name or number of supplied values does not match table definition.".into()),
+        (true, _) => message::error(109, 15, "There are more columns in the INSERT statement than values specified in the VALUES clause. The number of values in the VALUES clause must match the number of columns specified in the INSERT statement.".into()),
+        (false, _) => message::error(110, 15, "There are fewer columns in the INSERT statement than values specified in the VALUES clause. The number of values in the VALUES clause must match the number of columns specified in the INSERT statement.".into()),
+    }
+}
+
+/// The table behind an alias of FROM that an UPDATE or DELETE names as its target.
+fn aliased(from: &[TableWithJoins], target: &Name) -> Option<Name> {
+    if target.schema.is_some() {
+        return None;
+    }
+    let factors = from.iter().flat_map(|t| std::iter::once(&t.relation).chain(t.joins.iter().map(|j| &j.relation)));
+    for f in factors {
+        if let TableFactor::Table { name, alias: Some(alias), .. } = f
+            && same(&alias.name.value, &target.object)
+        {
+            return Some(name_of(name));
+        }
+    }
+    // Without an alias the table may stand in FROM with its schema.
+    let factors = from.iter().flat_map(|t| std::iter::once(&t.relation).chain(t.joins.iter().map(|j| &j.relation)));
+    for f in factors {
+        if let TableFactor::Table { name, alias: None, .. } = f
+            && same(&name_of(name).object, &target.object)
+        {
+            return Some(name_of(name));
+        }
+    }
+    None
+}
