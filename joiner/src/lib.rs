@@ -1,1 +1,111 @@
 //! Streams to entities: consume, keyed state in RocksDB, assemble, outbox, delivery.
+//!
+//! What comes out is always the join of the source as it stood at one commit LSN (INV-4). The pieces, from the outside in:
+//! - [`Joiner`] runs everything: `consume` reads the streams, `deliver` writes the sinks; [`Handle`] lets others look in.
+//! - [`Engine`] is the joiner without tasks: `core` decides what may be applied, `step` applies and assembles, `scan` assembles everything.
+//! - `route` turns records into what the core works on, `buffer` keeps changes until they are complete, `catalog` is the entity definitions compiled.
+//! - `state` is what is on the disk; `assemble` makes documents of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemas::plan::Plan;
+use streams::{Layout, Provider};
+use tokio_util::sync::CancellationToken;
+
+mod assemble;
+mod buffer;
+mod catalog;
+mod consume;
+mod core;
+pub mod deliver;
+mod engine;
+mod error;
+mod handle;
+pub mod metrics;
+mod route;
+mod scan;
+mod state;
+mod status;
+mod step;
+
+pub use deliver::{NamedSink, NullSink};
+pub use engine::Engine;
+pub use error::Error;
+pub use handle::{Handle, Head, Outbox, Page};
+pub use route::DeadLetter;
+pub use state::Memory;
+pub use state::meta::TableCounts;
+pub use status::{JoinerPhase, SinkState, SinkStatus, Status};
+
+/// What a joiner works on and with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The state's directory: empty, or one that this joiner has used.
+    pub state_dir: PathBuf,
+    pub plans: Vec<Arc<Plan>>,
+    /// The source's name, as in the progress records.
+    pub source: String,
+    /// What the streams' names begin with.
+    pub stream_prefix: String,
+    pub layout: Layout,
+    /// Changes that wait for their progress record are kept in memory up to this, and on the disk past it.
+    pub buffer_bytes: usize,
+    /// Entities assembled and written at once; a step that touches more is done in several writes, and seen when it is whole.
+    pub chunk_entities: usize,
+    pub memory: Memory,
+    /// Outbox entries are kept for this long, and no more than this many, but never dropped before every sink has them.
+    pub outbox_age: Duration,
+    pub outbox_entries: u64,
+    /// Threads that assemble when a sink is loaded.
+    pub scan_threads: usize,
+}
+
+impl Config {
+    pub fn new(
+        state_dir: impl Into<PathBuf>,
+        plans: Vec<Arc<Plan>>,
+        source: impl Into<String>,
+        stream_prefix: impl Into<String>,
+    ) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            plans,
+            source: source.into(),
+            stream_prefix: stream_prefix.into(),
+            layout: Layout::default(),
+            buffer_bytes: 256 << 20,
+            chunk_entities: 20_000,
+            memory: Memory::default(),
+            outbox_age: Duration::from_secs(24 * 3600),
+            outbox_entries: 10_000_000,
+            scan_threads: std::thread::available_parallelism().map_or(2, usize::from),
+        }
+    }
+}
+
+/// A joiner, opened and not yet running.
+#[derive(Debug)]
+pub struct Joiner {
+    engine: Engine,
+    config: Config,
+}
+
+impl Joiner {
+    /// Opens the state, or makes it; goes on with a step that was interrupted. Blocks while it does.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let engine = Engine::open(&config)?;
+        Ok(Self { engine, config })
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.engine.handle()
+    }
+
+    /// Reads, joins and delivers until `shutdown`, or until something happens that needs help: that is also in the status then. The state stays as it is and goes on
+    /// where it was when it is opened again.
+    pub async fn run(self, provider: Arc<dyn Provider>, sinks: Vec<NamedSink>, shutdown: CancellationToken) -> Result<(), Error> {
+        consume::run(self.engine, self.config, provider, sinks, shutdown).await
+    }
+}

@@ -1,0 +1,282 @@
+//! Documents from rows: a pure function of a [`View`], so that what comes out is the join of exactly what the view holds (INV-4).
+//!
+//! Each node of the entity has its own cursor: going down the tree, no two visits share one, and roots assembled in key order move every cursor forward. Subtrees behind a `one` edge
+//! are kept while the view lasts, because many parents refer to the same few rows.
+
+use std::collections::HashMap;
+
+use schemas::change::EntityKey;
+use schemas::plan::NodeId;
+
+mod aggregate;
+
+use aggregate::Running;
+
+use crate::catalog::{Entity, Many, Node};
+use crate::error::Error;
+use crate::state::key;
+use crate::state::row::{Row, Spans};
+use crate::state::view::{Cursor, View, start_key};
+
+/// Bytes of subtrees that are kept; past it all are dropped.
+const KEPT_BYTES: usize = 64 << 20;
+
+/// Assembles documents of one entity from one view.
+pub(crate) struct Assembler<'a> {
+    view: View<'a>,
+    entity: &'a Entity,
+    cursors: Vec<Option<Cursor<'a>>>,
+    scratch: Vec<Scratch>,
+    /// Subtrees of `one` edges by the key they are looked up with; `None`: no such row.
+    kept: Vec<HashMap<Box<[u8]>, Option<Box<[u8]>>>>,
+    kept_bytes: usize,
+    sequential: bool,
+}
+
+/// Buffers of a node, kept from row to row.
+#[derive(Default)]
+struct Scratch {
+    spans: Spans,
+    key: Vec<u8>,
+}
+
+/// The text of an entity key.
+pub(crate) fn entity_key(entity: &Entity, mut bytes: &[u8]) -> Option<EntityKey> {
+    let mut parts = Vec::with_capacity(entity.key.len());
+    for part in &entity.key {
+        let (text, rest) = key::decode(bytes, part.key_type)?;
+        parts.push(text);
+        bytes = rest;
+    }
+    Some(EntityKey::from_parts(parts))
+}
+
+impl<'a> Assembler<'a> {
+    /// `sequential`: roots will be asked for in key order, all of a range.
+    pub(crate) fn new(view: View<'a>, entity: &'a Entity, sequential: bool) -> Self {
+        let nodes = entity.nodes.len();
+        Self {
+            view,
+            entity,
+            cursors: (0..nodes).map(|_| None).collect(),
+            scratch: (0..nodes).map(|_| Scratch::default()).collect(),
+            kept: vec![HashMap::new(); nodes],
+            kept_bytes: 0,
+            sequential,
+        }
+    }
+
+    /// Appends the document of the entity with these key bytes; false (and nothing appended) when there is none.
+    pub(crate) fn document(&mut self, key: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
+        let mut prefix = Vec::with_capacity(key.len() + 2);
+        start_key(self.entity.nodes[0].rows, &mut prefix);
+        prefix.extend_from_slice(key);
+        self.first(0, &prefix, out)
+    }
+
+    /// Appends the document of a root whose row has been read already.
+    pub(crate) fn document_of_row(&mut self, row: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
+        self.node(0, row, out, &mut Vec::new())
+    }
+
+    fn cursor(&mut self, node: NodeId) -> Result<Cursor<'a>, Error> {
+        match self.cursors[node].take() {
+            Some(cursor) => Ok(cursor),
+            None => self.view.cursor(self.entity.nodes[node].rows, self.sequential && self.entity.nodes[node].parent.is_none()),
+        }
+    }
+
+    /// The first row of a cluster.
+    fn first(&mut self, node: NodeId, prefix: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
+        let index = self.entity.nodes[node].rows;
+        if self.view.catalog.indexes[index].suffix.is_empty() {
+            let view = self.view;
+            return Ok(view.get(index, prefix, |row| self.node(node, row, out, &mut Vec::new()))?.transpose()?.unwrap_or(false));
+        }
+        let mut cursor = self.cursor(node)?;
+        let mut present = false;
+        let visited = cursor.visit(prefix, |_, row| {
+            present = self.node(node, row, out, &mut Vec::new())?;
+            Ok(false)
+        });
+        self.cursors[node] = Some(cursor);
+        visited.map(|()| present)
+    }
+
+    /// Appends the document of a row at a node; false (and nothing appended) when something required is missing. `sums`: the aggregates of the parent over this node.
+    fn node(&mut self, id: NodeId, bytes: &[u8], out: &mut Vec<u8>, sums: &mut Vec<(usize, Running)>) -> Result<bool, Error> {
+        let start = out.len();
+        let node: &'a Node = &self.entity.nodes[id];
+        let mut spans = std::mem::take(&mut self.scratch[id].spans);
+        let row = spans.read(bytes);
+        for (name, slot) in &node.fields {
+            out.extend_from_slice(name);
+            put(row.get(*slot), out);
+        }
+        let present = self.edges(node, row, out)?;
+        if present {
+            if node.fields.is_empty() && node.ones.is_empty() && node.manys.is_empty() {
+                out.push(b'{');
+            }
+            out.push(b'}');
+            for (slot, running) in sums {
+                running.add(row.get(*slot));
+            }
+        } else {
+            out.truncate(start);
+        }
+        self.scratch[id].spans = spans;
+        Ok(present)
+    }
+
+    fn edges(&mut self, node: &'a Node, row: Row<'_>, out: &mut Vec<u8>) -> Result<bool, Error> {
+        for (name, child) in &node.ones {
+            out.extend_from_slice(name);
+            if !self.one(*child, row, out)? {
+                if self.entity.nodes[*child].require {
+                    return Ok(false);
+                }
+                out.extend_from_slice(b"null");
+            }
+        }
+        let mut sums: Vec<Vec<(usize, Running)>> = Vec::new();
+        for many in &node.manys {
+            out.extend_from_slice(&many.name);
+            let over = node.aggregates.iter().filter(|aggregate| aggregate.over == many.node);
+            let mut running: Vec<(usize, Running)> =
+                over.map(|aggregate| (aggregate.slot, Running::new(aggregate.kind))).collect();
+            let children = self.many(many, row, out, &mut running)?;
+            if children == 0 && self.entity.nodes[many.node].require {
+                return Ok(false);
+            }
+            sums.push(running);
+        }
+        for aggregate in &node.aggregates {
+            out.extend_from_slice(&aggregate.name);
+            let which = node.manys.iter().position(|many| many.node == aggregate.over).unwrap_or_default();
+            let nth = node
+                .aggregates
+                .iter()
+                .filter(|other| other.over == aggregate.over)
+                .position(|other| std::ptr::eq(other, aggregate));
+            if let Some((_, running)) = nth.and_then(|nth| sums[which].get(nth)) {
+                running.write(out);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The prefix under which the rows of a child stand; `None` when the parent refers to nothing.
+    fn child_prefix(&mut self, child: NodeId, parent: Row<'_>) -> Result<Option<Vec<u8>>, Error> {
+        let node = &self.entity.nodes[child];
+        let mut key = std::mem::take(&mut self.scratch[child].key);
+        start_key(node.rows, &mut key);
+        for link in &node.link {
+            let value = key::encode(parent.get(link.parent_slot), link.key_type, &mut key)
+                .map_err(|error| self.view.store.corrupt(format!("{}: {error}", self.entity.plan.nodes[child].path)))?;
+            if !value {
+                self.scratch[child].key = key;
+                return Ok(None);
+            }
+        }
+        Ok(Some(key))
+    }
+
+    fn one(&mut self, child: NodeId, parent: Row<'_>, out: &mut Vec<u8>) -> Result<bool, Error> {
+        let Some(prefix) = self.child_prefix(child, parent)? else { return Ok(false) };
+        if let Some(kept) = self.kept[child].get(prefix.as_slice()) {
+            let present = kept.is_some();
+            out.extend_from_slice(kept.as_deref().unwrap_or_default());
+            self.scratch[child].key = prefix;
+            return Ok(present);
+        }
+        let start = out.len();
+        let present = self.first(child, &prefix, out)?;
+        self.keep(child, &prefix, present.then(|| &out[start..]));
+        self.scratch[child].key = prefix;
+        Ok(present)
+    }
+
+    fn keep(&mut self, node: NodeId, key: &[u8], document: Option<&[u8]>) {
+        self.kept_bytes += key.len() + document.map_or(0, <[u8]>::len) + 64;
+        if self.kept_bytes > KEPT_BYTES {
+            self.kept.iter_mut().for_each(HashMap::clear);
+            self.kept_bytes = 0;
+        }
+        self.kept[node].insert(key.into(), document.map(Into::into));
+    }
+
+    fn many(
+        &mut self,
+        many: &Many,
+        parent: Row<'_>,
+        out: &mut Vec<u8>,
+        sums: &mut Vec<(usize, Running)>,
+    ) -> Result<usize, Error> {
+        out.push(b'[');
+        let Some(prefix) = self.child_prefix(many.node, parent)? else {
+            out.push(b']');
+            return Ok(0);
+        };
+        let mut cursor = self.cursor(many.node)?;
+        let mut count = 0;
+        let visited = match &many.order {
+            None => cursor.visit(&prefix, |_, row| {
+                let start = out.len();
+                if count > 0 {
+                    out.push(b',');
+                }
+                if self.node(many.node, row, out, sums)? {
+                    count += 1;
+                } else {
+                    out.truncate(start);
+                }
+                Ok(true)
+            }),
+            Some(order) => {
+                let mut documents = Vec::new();
+                let mut children = Vec::new();
+                let visited = cursor.visit(&prefix, |_, row| {
+                    let start = documents.len();
+                    if self.node(many.node, row, &mut documents, sums)? {
+                        children.push((self.sort_key(many, order, row)?, start, documents.len()));
+                    }
+                    Ok(true)
+                });
+                children.sort_by(|a, b| a.0.cmp(&b.0));
+                for (_, start, end) in &children {
+                    if count > 0 {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(&documents[*start..*end]);
+                    count += 1;
+                }
+                visited
+            }
+        };
+        self.cursors[many.node] = Some(cursor);
+        self.scratch[many.node].key = prefix;
+        out.push(b']');
+        visited.map(|()| count)
+    }
+
+    fn sort_key(&mut self, many: &Many, order: &[(crate::catalog::SlotPart, bool)], row: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut spans = std::mem::take(&mut self.scratch[many.node].spans);
+        let row = spans.read(row);
+        let mut key = Vec::new();
+        for (part, descending) in order {
+            let start = key.len();
+            key::encode(row.get(part.slot), part.key_type, &mut key)
+                .map_err(|error| self.view.store.corrupt(format!("{}: {error}", self.entity.plan.nodes[many.node].path)))?;
+            if *descending {
+                key[start..].iter_mut().for_each(|byte| *byte = !*byte);
+            }
+        }
+        self.scratch[many.node].spans = spans;
+        Ok(key)
+    }
+}
+
+fn put(fragment: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(if fragment.is_empty() { b"null" } else { fragment });
+}

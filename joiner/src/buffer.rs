@@ -1,0 +1,271 @@
+//! Changes that have been read and wait for their step.
+//!
+//! They are kept in memory up to a bound and in the `spill` column family past it, because a transaction may be larger than memory. Spilled changes need not survive a restart: input positions never pass a
+//! change that is not applied, so what was lost is read again.
+//!
+//! Spill key: commit LSN (10), command id (i32, sign bit turned), seqval (10), operation (1), table (u16), all big-endian: the total order. Value: kind (1), length of the before image plus one (u32; 0: none), the
+//! before image, then the after image in the same way.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use rocksdb::WriteBatch;
+use schemas::{Lsn, Position};
+
+use crate::catalog::TableId;
+use crate::error::Error;
+use crate::state::{Family, Store};
+
+/// What a change asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// To put and remove rows.
+    Rows,
+    /// Nothing: no used column changed.
+    Nothing,
+    /// Nothing: it could not be read, and has been dead-lettered.
+    Dead,
+}
+
+/// A change to one row; images hold the used columns as [`crate::state::row`] keeps them.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) position: Position,
+    pub(crate) table: u16,
+    pub(crate) kind: Kind,
+    pub(crate) before: Option<(u32, u32)>,
+    pub(crate) after: Option<(u32, u32)>,
+    /// Shared by the changes that were read together.
+    pub(crate) arena: Arc<Vec<u8>>,
+}
+
+/// A change, wherever it is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChangeRef<'a> {
+    pub(crate) table: TableId,
+    pub(crate) kind: Kind,
+    pub(crate) before: Option<&'a [u8]>,
+    pub(crate) after: Option<&'a [u8]>,
+}
+
+impl Change {
+    fn image(&self, span: Option<(u32, u32)>) -> Option<&[u8]> {
+        span.map(|(start, end)| &self.arena[start as usize..end as usize])
+    }
+
+    fn borrow(&self) -> ChangeRef<'_> {
+        let (before, after) = (self.image(self.before), self.image(self.after));
+        ChangeRef { table: usize::from(self.table), kind: self.kind, before, after }
+    }
+
+    fn bytes(&self) -> usize {
+        let length = |span: Option<(u32, u32)>| span.map_or(0, |(start, end)| (end - start) as usize);
+        std::mem::size_of::<Self>() + length(self.before) + length(self.after)
+    }
+}
+
+fn spill_key(position: &Position, table: u16) -> Vec<u8> {
+    let mut key = Vec::with_capacity(27);
+    key.extend_from_slice(position.commit_lsn.as_bytes());
+    key.extend_from_slice(&(position.command_id.cast_unsigned() ^ 1 << 31).to_be_bytes());
+    key.extend_from_slice(position.seqval.as_bytes());
+    key.push(position.operation);
+    key.extend_from_slice(&table.to_be_bytes());
+    key
+}
+
+fn read_spill_key(key: &[u8]) -> Option<(Position, u16)> {
+    let command = u32::from_be_bytes(*key.get(10..14)?.first_chunk()?) ^ 1 << 31;
+    let position = Position {
+        commit_lsn: Lsn::from_slice(key.get(..10)?)?,
+        command_id: command.cast_signed(),
+        seqval: Lsn::from_slice(key.get(14..24)?)?,
+        operation: *key.get(24)?,
+    };
+    Some((position, u16::from_be_bytes(*key.get(25..27)?.first_chunk()?)))
+}
+
+fn spill_value(change: ChangeRef<'_>) -> Vec<u8> {
+    let mut out = vec![match change.kind {
+        Kind::Rows => 0,
+        Kind::Nothing => 1,
+        Kind::Dead => 2,
+    }];
+    for image in [change.before, change.after] {
+        out.extend_from_slice(&image.map_or(0, |image| image.len() as u32 + 1).to_be_bytes());
+        out.extend_from_slice(image.unwrap_or_default());
+    }
+    out
+}
+
+fn read_spill_value(bytes: &[u8], table: u16) -> Option<ChangeRef<'_>> {
+    let (kind, rest) = bytes.split_first()?;
+    let kind = match kind {
+        0 => Kind::Rows,
+        1 => Kind::Nothing,
+        2 => Kind::Dead,
+        _ => return None,
+    };
+    let image = |bytes| -> Option<(Option<&[u8]>, &[u8])> {
+        let (length, rest): (&[u8; 4], &[u8]) = <[u8]>::split_first_chunk(bytes)?;
+        match (u32::from_be_bytes(*length) as usize).checked_sub(1) {
+            None => Some((None, rest)),
+            Some(length) => rest.split_at_checked(length).map(|(image, rest)| (Some(image), rest)),
+        }
+    };
+    let (before, rest) = image(rest)?;
+    let (after, _) = image(rest)?;
+    Some(ChangeRef { table: usize::from(table), kind, before, after })
+}
+
+/// Changes past the frontier.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    store: Arc<Store>,
+    changes: Vec<Change>,
+    bytes: usize,
+    limit_bytes: usize,
+    spilled: bool,
+}
+
+impl Buffer {
+    pub(crate) fn new(store: Arc<Store>, limit_bytes: usize) -> Self {
+        Self { store, changes: Vec::new(), bytes: 0, limit_bytes, spilled: false }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn push(&mut self, changes: Vec<Change>) -> Result<(), Error> {
+        self.bytes += changes.iter().map(Change::bytes).sum::<usize>();
+        self.changes.extend(changes);
+        if self.bytes > self.limit_bytes { self.spill() } else { Ok(()) }
+    }
+
+    fn spill(&mut self) -> Result<(), Error> {
+        let cf = self.store.family(Family::Spill)?;
+        let mut batch = WriteBatch::default();
+        for change in self.changes.drain(..) {
+            batch.put_cf(cf, spill_key(&change.position, change.table), spill_value(change.borrow()));
+            if batch.size_in_bytes() > 8 << 20 {
+                self.store.write(std::mem::take(&mut batch), false)?;
+            }
+        }
+        self.store.write(batch, false)?;
+        self.bytes = 0;
+        self.spilled = true;
+        Ok(())
+    }
+
+    /// Takes the changes at or below `to`. When some have been spilled, all are, and the taken ones must be given back with [`forget`](Self::forget) when their step is written.
+    pub(crate) fn take(&mut self, to: Lsn) -> Result<Taken, Error> {
+        if self.spilled {
+            self.spill()?;
+            return Ok(Taken::Spilled { store: self.store.clone(), to });
+        }
+        let mut taken: Vec<Change> = self.changes.extract_if(.., |change| change.position.commit_lsn <= to).collect();
+        self.bytes -= taken.iter().map(Change::bytes).sum::<usize>();
+        taken.sort_unstable_by_key(|change| (change.position, change.table));
+        Ok(Taken::Memory(taken))
+    }
+
+    /// Drops changes at or below `to`.
+    pub(crate) fn forget(&mut self, to: Lsn) -> Result<(), Error> {
+        self.changes.retain(|change| change.position.commit_lsn > to);
+        self.bytes = self.changes.iter().map(Change::bytes).sum();
+        if !self.spilled {
+            return Ok(());
+        }
+        let cf = self.store.family(Family::Spill)?;
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(cf, Lsn::ZERO.as_bytes(), to.next().as_bytes());
+        self.store.write(batch, false)?;
+        let mut rest = self.store.db().raw_iterator_cf(cf);
+        rest.seek_to_first();
+        self.spilled = rest.valid();
+        rest.status().map_err(|error| self.store.error(&error))
+    }
+}
+
+/// The changes of one step.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Memory(Vec<Change>),
+    Spilled { store: Arc<Store>, to: Lsn },
+}
+
+impl Taken {
+    /// Calls `each` with the changes in total order, each identity once. An identity is (table, commit LSN, seqval, operation): the command id is no part of it,
+    /// because two capture instances of a table may give it differently.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(ChangeRef<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        let mut seen: HashSet<(u16, Lsn, u8)> = HashSet::new();
+        let mut transaction = Lsn::ZERO;
+        let mut first = move |position: &Position, table: u16| {
+            if position.commit_lsn != transaction {
+                transaction = position.commit_lsn;
+                seen.clear();
+            }
+            seen.insert((table, position.seqval, position.operation))
+        };
+        match self {
+            Self::Memory(changes) => {
+                for change in changes {
+                    if first(&change.position, change.table) {
+                        each(change.borrow())?;
+                    }
+                }
+                Ok(())
+            }
+            Self::Spilled { store, to } => {
+                let mut iterator = store.db().raw_iterator_cf(store.family(Family::Spill)?);
+                iterator.seek_to_first();
+                while let Some((key, value)) = iterator.item() {
+                    let (position, table) =
+                        read_spill_key(key).ok_or_else(|| store.corrupt("spill: a key that is no position"))?;
+                    if position.commit_lsn > *to {
+                        break;
+                    }
+                    if first(&position, table) {
+                        each(
+                            read_spill_value(value, table).ok_or_else(|| store.corrupt("spill: a change that cannot be read"))?,
+                        )?;
+                    }
+                    iterator.next();
+                }
+                iterator.status().map_err(|error| store.error(&error))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn positions() -> impl Strategy<Value = Position> {
+        (any::<[u8; 10]>(), any::<i32>(), any::<[u8; 10]>(), any::<u8>()).prop_map(|(commit, command_id, seqval, operation)| {
+            Position { commit_lsn: Lsn::from_bytes(commit), command_id, seqval: Lsn::from_bytes(seqval), operation }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn spill_keys_keep_the_total_order(a in positions(), b in positions(), table: u16) {
+            prop_assert_eq!(spill_key(&a, table).cmp(&spill_key(&b, table)), a.cmp(&b));
+            prop_assert_eq!(read_spill_key(&spill_key(&a, table)), Some((a, table)));
+        }
+
+        #[test]
+        fn spill_values_round_trip(before: Option<Vec<u8>>, after: Option<Vec<u8>>, damage: Vec<u8>) {
+            let change = ChangeRef { table: 7, kind: Kind::Rows, before: before.as_deref(), after: after.as_deref() };
+            let value = spill_value(change);
+            let read = read_spill_value(&value, 7).unwrap();
+            prop_assert_eq!((read.kind, read.before, read.after), (Kind::Rows, before.as_deref(), after.as_deref()));
+            let _ = read_spill_value(&damage, 7);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Reads the event streams and the progress stream, and drives the [`Engine`].
+//!
+//! For each event stream one task reads and one sorts out what was read (on a blocking thread), so that parsing runs beside the core's own work; channels between them are short, and
+//! a core that is busy holds the readers back. The core's work is done on a blocking thread as well, everything that has come in at a time.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use schemas::progress::{ProgressRecord, StreamName};
+use schemas::{ErrorClass, Lsn};
+use streams::{Batch, Layout, Positions, Provider};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Progress;
+use crate::deliver::{self, NamedSink};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::handle::Shared;
+use crate::route::{Routed, route};
+use crate::status::JoinerPhase;
+use crate::{Config, metrics};
+
+/// Batches taken in at a time.
+const INBOX: usize = 32;
+/// Progress records that wait for their events; past it no more are read.
+const WAITING_RECORDS: usize = 1000;
+const RETRY: Duration = Duration::from_secs(1);
+/// Attempts in a row before a stream's transient failure is taken for a lasting one.
+const ATTEMPTS: u32 = 60;
+const TRIM_EVERY: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(
+    engine: Engine,
+    config: Config,
+    provider: Arc<dyn Provider>,
+    sinks: Vec<NamedSink>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let shared = engine.shared().clone();
+    let stop = shutdown.child_token();
+    let mut deliveries = JoinSet::new();
+    for sink in sinks {
+        shared.with_sink(&sink.name, |_| {});
+        deliveries.spawn(deliver::run(shared.clone(), sink, config.scan_threads, stop.clone()));
+    }
+    let result = consume(engine, &config, provider, &stop).await;
+    if let Err(error) = &result {
+        tracing::error!(error = %error, "the joiner has stopped");
+        shared.with_status(|status| {
+            status.phase = JoinerPhase::Failed;
+            status.failure = Some(error.to_string());
+        });
+        // Sinks go on until they hold everything that has been joined, or are told to stop.
+        deliveries.spawn(deliver::drained(shared.clone(), stop.clone()));
+    } else {
+        stop.cancel();
+        shared.with_status(|status| status.phase = JoinerPhase::Stopped);
+    }
+    while let Some(ended) = deliveries.join_next().await {
+        if let Err(error) = ended {
+            return Err(Error::Task { what: error.to_string() });
+        }
+    }
+    result
+}
+
+async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, stop: &CancellationToken) -> Result<(), Error> {
+    let shared = engine.shared().clone();
+    let (routed_in, mut routed) = mpsc::channel(8);
+    let (records_in, mut records) = mpsc::channel(64);
+    let frontier = watch::Sender::new(engine.frontier());
+    let mut readers: JoinSet<Result<(), Error>> = JoinSet::new();
+    for stream in engine.streams() {
+        let after = engine.positions().get(stream).cloned().unwrap_or_default();
+        let (raw_in, raw) = mpsc::channel(2);
+        readers.spawn(read(provider.clone(), stream.clone(), after, raw_in));
+        readers.spawn(sort_out(shared.clone(), raw, routed_in.clone(), frontier.subscribe()));
+    }
+    drop(routed_in);
+    let progress_stream = Layout::progress_stream(&config.stream_prefix);
+    let after = engine.positions().get(&progress_stream).cloned().unwrap_or_default();
+    let (raw_in, raw) = mpsc::channel(2);
+    readers.spawn(read(provider, progress_stream, after, raw_in));
+    readers.spawn(read_records(raw, records_in));
+
+    let mut engine = Some(engine);
+    let mut trim = tokio::time::interval(TRIM_EVERY);
+    trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut waiting = 0;
+    let mut inbox = Inbox::default();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            ended = readers.join_next() => return Err(reader_ended(ended)),
+            _ = trim.tick() => inbox.trim = Some(trim_bound(config, &shared)),
+            record = records.recv(), if waiting < WAITING_RECORDS => inbox.records.extend(record),
+            _ = routed.recv_many(&mut inbox.batches, INBOX) => {}
+        }
+        while let Some(record) = records.try_recv().ok().filter(|_| inbox.records.len() < WAITING_RECORDS) {
+            inbox.records.push(record);
+        }
+        let Some(mut working) = engine.take() else { break };
+        let work = std::mem::take(&mut inbox);
+        let done = tokio::task::spawn_blocking(move || work_off(&mut working, work).map(|()| working));
+        let mut back = done.await.map_err(|error| Error::Task { what: error.to_string() })??;
+        frontier.send_if_modified(|frontier| std::mem::replace(frontier, back.frontier()) != back.frontier());
+        let buffered = back.core().buffered_bytes();
+        waiting = back.core().waiting();
+        shared.with_status(|status| metrics::status(status, buffered));
+        engine = Some(back);
+    }
+    readers.shutdown().await;
+    Ok(())
+}
+
+/// What has come in since the core was last at work.
+#[derive(Default)]
+struct Inbox {
+    batches: Vec<Routed>,
+    records: Vec<Progress>,
+    trim: Option<TrimBound>,
+}
+
+struct TrimBound {
+    entries: u64,
+    after_ms: i64,
+    needed: u64,
+}
+
+fn work_off(engine: &mut Engine, inbox: Inbox) -> Result<(), Error> {
+    for routed in inbox.batches {
+        engine.routed(routed)?;
+    }
+    for progress in inbox.records {
+        engine.core().progress(progress)?;
+    }
+    engine.advance()?;
+    if let Some(bound) = inbox.trim {
+        engine.core().trim(bound.entries, bound.after_ms, bound.needed)?;
+        metrics::state_bytes(engine.shared().store.bytes());
+    }
+    Ok(())
+}
+
+fn trim_bound(config: &Config, shared: &Shared) -> TrimBound {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let after = now.saturating_sub(config.outbox_age);
+    let needed = shared.with_status(|status| status.sinks.iter().map(|sink| sink.cursor.map_or(1, |cursor| cursor + 1)).min());
+    TrimBound {
+        entries: config.outbox_entries,
+        after_ms: i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+        needed: needed.unwrap_or(u64::MAX),
+    }
+}
+
+fn reader_ended(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Error {
+    match ended {
+        Some(Ok(Err(error))) => error,
+        Some(Err(error)) => Error::Task { what: error.to_string() },
+        Some(Ok(Ok(()))) | None => Error::Task { what: "a reader ended".to_owned() },
+    }
+}
+
+/// Reads a stream from `after` on. A stream that does not exist yet is waited for; transient failures are tried again from where reading stood.
+async fn read(
+    provider: Arc<dyn Provider>,
+    stream: StreamName,
+    mut after: Positions,
+    out: mpsc::Sender<Batch>,
+) -> Result<(), Error> {
+    let mut failed = 0;
+    let mut told = false;
+    loop {
+        let error = match provider.reader(&stream, &after).await {
+            Ok(mut reader) => loop {
+                match reader.next().await {
+                    Ok(batch) => {
+                        failed = 0;
+                        if let Some((last, _)) = batch.records.last() {
+                            after.insert(batch.shard.clone(), last.clone());
+                        }
+                        if out.send(batch).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    Err(error) => break error,
+                }
+            },
+            Err(error) => error,
+        };
+        match error {
+            streams::Error::NoSuchStream { .. } if after.is_empty() => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(stream = %stream, "waiting for the importer to make the stream");
+                }
+            }
+            error if error.class() == ErrorClass::Transient && failed < ATTEMPTS => {
+                failed += 1;
+                tracing::warn!(stream = %stream, error = %error, "reading failed, trying again");
+            }
+            error => return Err(error.into()),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn sort_out(
+    shared: Arc<Shared>,
+    mut raw: mpsc::Receiver<Batch>,
+    out: mpsc::Sender<Routed>,
+    frontier: watch::Receiver<Lsn>,
+) -> Result<(), Error> {
+    while let Some(batch) = raw.recv().await {
+        let (shared, frontier) = (shared.clone(), *frontier.borrow());
+        let routed = tokio::task::spawn_blocking(move || route(&shared.store, &shared.catalog, frontier, &batch));
+        let routed = routed.await.map_err(|error| Error::Task { what: error.to_string() })??;
+        if out.send(routed).await.is_err() {
+            break;
+        }
+    }
+    // The reader's own end tells why.
+    std::future::pending().await
+}
+
+async fn read_records(mut raw: mpsc::Receiver<Batch>, out: mpsc::Sender<Progress>) -> Result<(), Error> {
+    while let Some(batch) = raw.recv().await {
+        for (sequence, data) in batch.records {
+            let record: ProgressRecord = serde_json::from_slice(&data).map_err(|error| Error::ProgressRecord {
+                stream: batch.stream.clone(),
+                sequence: sequence.clone(),
+                what: error.to_string(),
+            })?;
+            let progress = Progress { stream: batch.stream.clone(), shard: batch.shard.clone(), sequence, record };
+            if out.send(progress).await.is_err() {
+                break;
+            }
+        }
+    }
+    std::future::pending().await
+}

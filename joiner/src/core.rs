@@ -1,0 +1,465 @@
+//! The joiner's heart: what has been read, what may be applied, how far everything has come. Synchronous, and a pure function of what it is handed: no clock, no network.
+//!
+//! # When a step may be taken
+//! A progress record says that everything up to its `to_lsn` was published, and where each shard stood then. Once every shard has been read up to there, the buffer holds every change up to
+//! `to_lsn`, whatever order shards were read in. The counts prove it (INV-6): fewer changes than were published are an error that stops the joiner.
+//!
+//! # Input positions
+//! A shard's stored position never passes a change that is not applied: of the batches read from it, in order, those whose changes all lie at or below the frontier are behind it. After a
+//! restart the rest are read again, and what the frontier covers is dropped as a duplicate. Snapshot rows are written when they are read, with the position behind them.
+//!
+//! # Epochs (INV-1)
+//! Records of an importer that has been replaced (a lower epoch) are refused. What it may still publish as events does no harm: they are the same changes with the same identities.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use rocksdb::WriteBatch;
+use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, StreamName};
+use schemas::{Lsn, TableName};
+
+use crate::buffer::Buffer;
+use crate::catalog::Catalog;
+use crate::error::Error;
+use crate::route::{DeadLetter, Routed, SnapshotRows};
+use crate::state::meta::{Stage, Standing};
+use crate::state::{Family, Store, outbox};
+use crate::step::{self, Report};
+
+/// Bounds of the core's work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) buffer_bytes: usize,
+    /// Entities assembled and written at once.
+    pub(crate) chunk: usize,
+}
+
+/// How far a shard has been read, and the batches that are not behind its stored position yet.
+#[derive(Debug, Default)]
+struct Shard {
+    read: Option<SequenceNumber>,
+    /// The last sequence number of a batch, and the greatest commit LSN among its changes.
+    batches: VecDeque<(SequenceNumber, Lsn)>,
+}
+
+/// A progress record and where it stood.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    pub(crate) stream: StreamName,
+    pub(crate) shard: ShardId,
+    pub(crate) sequence: SequenceNumber,
+    pub(crate) record: ProgressRecord,
+}
+
+pub(crate) struct Core {
+    store: Arc<Store>,
+    catalog: Arc<Catalog>,
+    source: String,
+    limits: Limits,
+    standing: Standing,
+    buffer: Buffer,
+    shards: HashMap<(StreamName, ShardId), Shard>,
+    streams: Vec<StreamName>,
+    records: VecDeque<Progress>,
+    /// Since the last record applied: dead letters of no known table.
+    unknown: u64,
+    /// Entities assembled and changed since the core was made.
+    pub(crate) report: Report,
+}
+
+impl Core {
+    /// `streams`: the event streams that are read.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        catalog: Arc<Catalog>,
+        source: &str,
+        streams: Vec<StreamName>,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let standing = store.standing()?;
+        let buffer = Buffer::new(store.clone(), limits.buffer_bytes);
+        let report = Report::default();
+        Ok(Self {
+            store,
+            catalog,
+            source: source.to_owned(),
+            limits,
+            standing,
+            buffer,
+            shards: HashMap::new(),
+            streams,
+            records: VecDeque::new(),
+            unknown: 0,
+            report,
+        })
+    }
+
+    pub(crate) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.buffer.bytes()
+    }
+
+    /// How many progress records wait for their events.
+    pub(crate) fn waiting(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Goes on with a step that was being assembled when the joiner stopped.
+    pub(crate) fn resume(&mut self) -> Result<(), Error> {
+        while step::drain(&self.store, &self.catalog, &mut self.standing, self.limits.chunk, &mut self.report)? {}
+        Ok(())
+    }
+
+    fn count(&mut self, table: usize, received: u64, applied: u64, dead: u64) {
+        if received + applied + dead > 0 {
+            let counts = self.standing.tables.entry(self.catalog.tables[table].schema.name.to_string()).or_default();
+            counts.received += received;
+            counts.applied += applied;
+            counts.dead_lettered += dead;
+        }
+    }
+
+    /// Takes in a batch.
+    pub(crate) fn events(&mut self, routed: Routed) -> Result<(), Error> {
+        let Routed { stream, shard, last, greatest, received, changes, snapshots, dead, unknown } = routed;
+        for (table, count) in received.into_iter().enumerate() {
+            self.count(table, count, 0, 0);
+        }
+        self.unknown += unknown;
+        self.dead_letters(&dead)?;
+        let frontier = self.standing.frontier;
+        let live = changes.into_iter().filter(|change| change.position.commit_lsn > frontier).collect();
+        self.buffer.push(live)?;
+        let entry = self.shards.entry((stream, shard)).or_default();
+        entry.read = Some(last.clone());
+        entry.batches.push_back((last, greatest));
+        let count = snapshots.len();
+        for (nth, rows) in snapshots.into_iter().enumerate() {
+            // The position may pass the batch only with the last of its rows.
+            self.snapshot_rows(rows, nth + 1 == count)?;
+        }
+        Ok(())
+    }
+
+    /// Dead letters are kept under where they stood, so that reading them again changes nothing.
+    fn dead_letters(&mut self, dead: &[DeadLetter]) -> Result<(), Error> {
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        for letter in dead {
+            let place = format!("event/{}/{}/{:0>60}", letter.stream, letter.shard, letter.sequence);
+            if self.store.get(Family::Meta, format!("{}{place}", crate::state::DEAD).as_bytes())?.is_none() {
+                self.standing.dead_letters += 1;
+                tracing::warn!(
+                    stream = letter.stream,
+                    shard = letter.shard,
+                    sequence = letter.sequence,
+                    reason = letter.reason,
+                    "event dead-lettered"
+                );
+            }
+            self.store.put_dead_letter(&mut batch, &place, &serde_json::json!(letter))?;
+        }
+        self.store.put_standing(&mut batch, &self.standing)?;
+        self.write(batch)
+    }
+
+    /// Writes with the log, except while snapshot rows are written without it: a standing in the log would outlive rows that are not.
+    fn write(&self, batch: WriteBatch) -> Result<(), Error> {
+        self.store.write(batch, !matches!(self.standing.stage, Stage::Snapshot { .. }))
+    }
+
+    /// Moves the stored positions as far as they may go.
+    fn move_positions(&mut self) {
+        let frontier = self.standing.frontier;
+        for ((stream, shard), state) in &mut self.shards {
+            let mut to = None;
+            while let Some((sequence, _)) = state.batches.front().filter(|(_, greatest)| *greatest <= frontier) {
+                to = Some(sequence.clone());
+                state.batches.pop_front();
+            }
+            if let Some(to) = to {
+                self.standing.positions.entry(stream.clone()).or_default().insert(shard.clone(), to);
+            }
+        }
+    }
+
+    /// Puts rows of a snapshot into the state. Rows of a later snapshot than the one that the state stands on begin a new load; rows of an earlier one, or of one that is complete, are left out.
+    fn snapshot_rows(&mut self, rows: SnapshotRows, last: bool) -> Result<(), Error> {
+        let newer = self.standing.stage.start_lsn().is_none_or(|start| rows.start_lsn > start);
+        if newer {
+            self.begin_load(rows.start_lsn)?;
+        }
+        if self.standing.stage != (Stage::Snapshot { start_lsn: rows.start_lsn }) {
+            return Ok(());
+        }
+        for (table, (received, dead)) in rows.received.iter().zip(&rows.dead).enumerate() {
+            self.count(table, *received, received - dead, *dead);
+            if *received > 0 {
+                self.standing.snapshot.entry(self.catalog.tables[table].schema.name.to_string()).or_default().1 += received;
+            }
+        }
+        let mut puts = rows.puts;
+        if last {
+            self.move_positions();
+        }
+        self.store.put_standing(&mut puts, &self.standing)?;
+        self.store.write(puts, false)
+    }
+
+    /// Empties the state for a new snapshot. Sinks are loaded again when it is complete, and subscribers are told that the outbox was trimmed.
+    fn begin_load(&mut self, start_lsn: Lsn) -> Result<(), Error> {
+        let mut batch = WriteBatch::default();
+        for family in [Family::Rows, Family::Links, Family::Hashes, Family::Pending, Family::Outbox] {
+            self.store.clear_in(&mut batch, family)?;
+        }
+        let standing = &mut self.standing;
+        if standing.stage != Stage::Empty {
+            tracing::warn!(start_lsn = %start_lsn, "a new snapshot has begun: the state is built anew");
+        }
+        standing.head = standing.pending.map_or(standing.head, |pending| pending.tail);
+        standing.pending = None;
+        standing.oldest = standing.head + 1;
+        standing.load += 1;
+        standing.snapshot.clear();
+        standing.stage = Stage::Snapshot { start_lsn };
+        standing.frontier = start_lsn;
+        self.store.put_standing(&mut batch, standing)?;
+        self.store.write(batch, true)?;
+        self.buffer.forget(start_lsn)?;
+        self.store.flush()
+    }
+
+    /// Takes in a progress record.
+    pub(crate) fn progress(&mut self, progress: Progress) -> Result<(), Error> {
+        if progress.record.source != self.source {
+            return Err(Error::StreamOfOtherSource { found: progress.record.source, expected: self.source.clone() });
+        }
+        self.records.push_back(progress);
+        Ok(())
+    }
+
+    fn is_read(&self, record: &ProgressRecord) -> bool {
+        let ours = record.positions.iter().filter(|(stream, _)| self.streams.contains(stream));
+        ours.flat_map(|(stream, shards)| shards.iter().map(move |(shard, sequence)| (stream, shard, sequence))).all(
+            |(stream, shard, sequence)| {
+                let read = self.shards.get(&(stream.clone(), shard.clone())).and_then(|shard| shard.read.as_ref());
+                let stored = || self.standing.positions.get(stream).and_then(|shards| shards.get(shard));
+                read.or_else(stored).is_some_and(|read| read >= sequence)
+            },
+        )
+    }
+
+    /// Does what can be done now. Answers whether the frontier, or the stage, has moved.
+    pub(crate) fn advance(&mut self) -> Result<bool, Error> {
+        let mut moved = false;
+        while let Some(progress) = self.records.pop_front() {
+            if !self.is_read(&progress.record) {
+                self.records.push_front(progress);
+                break;
+            }
+            moved |= match progress.record.phase {
+                Phase::Tail => {
+                    let run = self.run_of_tail(progress)?;
+                    self.tail(&run)?
+                }
+                _ => self.snapshot_record(&progress)?,
+            };
+        }
+        Ok(moved)
+    }
+
+    /// Whether a record comes from an importer that has been replaced.
+    fn is_fenced(&mut self, record: &ProgressRecord) -> bool {
+        if record.epoch < self.standing.epoch {
+            tracing::warn!(epoch = record.epoch, current = self.standing.epoch, "progress record of a replaced importer refused");
+            return true;
+        }
+        self.standing.epoch = record.epoch;
+        false
+    }
+
+    /// The record and those that follow it and are ready as well: they make one step.
+    fn run_of_tail(&mut self, first: Progress) -> Result<Vec<Progress>, Error> {
+        let mut run = vec![first];
+        while let Some(next) = self.records.front().filter(|next| next.record.phase == Phase::Tail && self.is_read(&next.record))
+        {
+            run.push(next.clone());
+            self.records.pop_front();
+        }
+        Ok(run)
+    }
+
+    fn passed(&mut self, progress: &Progress) {
+        let shards = self.standing.positions.entry(progress.stream.clone()).or_default();
+        shards.insert(progress.shard.clone(), progress.sequence.clone());
+    }
+
+    /// A record of the snapshot's phase. Answers whether something moved.
+    fn snapshot_record(&mut self, progress: &Progress) -> Result<bool, Error> {
+        let record = &progress.record;
+        self.passed(progress);
+        if self.is_fenced(record) {
+            return Ok(false);
+        }
+        if record.phase == Phase::Snapshot && self.standing.stage.start_lsn().is_none_or(|start| record.to_lsn > start) {
+            // A snapshot that has not shown a row of ours yet.
+            self.begin_load(record.to_lsn)?;
+        }
+        let start_lsn = match (self.standing.stage, record.phase) {
+            (Stage::Snapshot { start_lsn }, Phase::Snapshot) if start_lsn == record.to_lsn => start_lsn,
+            (Stage::Snapshot { start_lsn }, Phase::SnapshotComplete { .. }) => start_lsn,
+            (Stage::Empty, Phase::SnapshotComplete { .. }) => {
+                self.begin_load(record.from_lsn)?;
+                record.from_lsn
+            }
+            // Of a snapshot that is complete already, or of an older one.
+            _ => return Ok(false),
+        };
+        self.check_snapshot(record)?;
+        if let Phase::SnapshotComplete { consistent_from } = record.phase {
+            self.standing.stage = if consistent_from <= self.standing.frontier {
+                Stage::Live { start_lsn }
+            } else {
+                Stage::CatchUp { start_lsn, consistent_from }
+            };
+            self.standing.commit_time_ms = record.commit_time_ms;
+            self.settle_head();
+            // What was written without the log has to be there before anything is written with it that relies on it.
+            self.store.flush()?;
+        }
+        let mut batch = WriteBatch::default();
+        self.move_positions();
+        self.store.put_standing(&mut batch, &self.standing)?;
+        self.write(batch)?;
+        Ok(true)
+    }
+
+    fn settle_head(&mut self) {
+        if matches!(self.standing.stage, Stage::Live { .. }) {
+            (self.standing.head_frontier, self.standing.head_commit_time_ms) =
+                (self.standing.frontier, self.standing.commit_time_ms);
+        }
+    }
+
+    /// INV-6 for snapshot rows: over the whole load, because a record may speak of rows that were read before a restart.
+    fn check_snapshot(&mut self, record: &ProgressRecord) -> Result<(), Error> {
+        for (table, count) in &record.counts {
+            if self.catalog.table(table).is_none() {
+                continue;
+            }
+            let (published, received) = self.standing.snapshot.entry(table.to_string()).or_default();
+            *published += count;
+            if *received + self.unknown < *published {
+                let (published, received) = (*published, *received);
+                return Err(Error::Missing {
+                    table: table.clone(),
+                    from: record.from_lsn,
+                    to: record.to_lsn,
+                    published,
+                    received,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A run of tail records: one step. Answers whether the frontier moved.
+    fn tail(&mut self, run: &[Progress]) -> Result<bool, Error> {
+        let mut published: BTreeMap<TableName, u64> = BTreeMap::new();
+        let (from, mut exact) = (self.standing.frontier, true);
+        let (mut to, mut commit_time_ms) = (from, self.standing.commit_time_ms);
+        for progress in run {
+            self.passed(progress);
+            let record = &progress.record;
+            if self.is_fenced(record) || record.to_lsn <= to {
+                continue;
+            }
+            match self.standing.stage {
+                Stage::Empty => return Err(Error::NoSnapshot),
+                // A new snapshot is on its way; the tail of the old one says nothing any more.
+                Stage::Snapshot { .. } => continue,
+                Stage::CatchUp { .. } | Stage::Live { .. } => {}
+            }
+            if record.from_lsn > to {
+                return Err(Error::Gap { frontier: to, from: record.from_lsn });
+            }
+            exact &= record.from_lsn == to;
+            for (table, count) in &record.counts {
+                *published.entry(table.clone()).or_default() += count;
+            }
+            to = record.to_lsn;
+            if record.commit_time_ms > 0 {
+                commit_time_ms = record.commit_time_ms;
+            }
+        }
+        if to == from {
+            return Ok(false);
+        }
+        let taken = self.buffer.take(to)?;
+        let mut applied = step::apply(&self.store, &self.catalog, &taken)?;
+        if exact {
+            self.check_tail(&published, &applied.report, from, to)?;
+        }
+        self.standing.frontier = to;
+        self.standing.commit_time_ms = commit_time_ms;
+        for table in 0..self.catalog.tables.len() {
+            self.count(table, 0, applied.report.applied[table], applied.report.dead[table]);
+        }
+        self.unknown = 0;
+        self.move_positions();
+        if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage {
+            if to >= consistent_from {
+                self.standing.stage = Stage::Live { start_lsn };
+                self.settle_head();
+            }
+            step::write_rows(&self.store, &self.catalog, &applied, &self.standing)?;
+        } else {
+            step::finish(&self.store, &self.catalog, &taken, &mut applied, &mut self.standing, self.limits.chunk)?;
+            while step::drain(&self.store, &self.catalog, &mut self.standing, self.limits.chunk, &mut applied.report)? {}
+        }
+        self.report.assembled += applied.report.assembled;
+        self.report.changed += applied.report.changed;
+        self.buffer.forget(to)?;
+        Ok(true)
+    }
+
+    /// INV-6 for the tail, for records that cover exactly what lies between the frontiers. A record of a restarted importer may begin below the frontier; its counts then include what was applied, and
+    /// proved, before, and cannot be told apart.
+    fn check_tail(&self, published: &BTreeMap<TableName, u64>, report: &Report, from: Lsn, to: Lsn) -> Result<(), Error> {
+        for (table, &published) in published {
+            let Some(id) = self.catalog.table(table) else { continue };
+            let received = report.applied[id] + report.dead[id];
+            if received + self.unknown < published {
+                return Err(Error::Missing { table: table.clone(), from, to, published, received });
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops outbox entries that are older than `keep_after_ms`, or more than `keep_entries` behind, and that every sink has (`needed`: the least sequence number that
+    /// some sink still needs). Looks at no more than a bounded number of entries.
+    pub(crate) fn trim(&mut self, keep_entries: u64, keep_after_ms: i64, needed: u64) -> Result<(), Error> {
+        let standing = &self.standing;
+        let bound = needed.min(standing.head + 1);
+        let mut oldest = standing.oldest.max((standing.head + 1).saturating_sub(keep_entries)).min(bound);
+        for _ in 0..10_000 {
+            if oldest >= bound || outbox::commit_time_ms(&self.store, oldest)?.is_some_and(|time| time >= keep_after_ms) {
+                break;
+            }
+            oldest += 1;
+        }
+        if oldest > self.standing.oldest {
+            self.standing.oldest = oldest;
+            let mut batch = WriteBatch::default();
+            outbox::trim(&self.store, &mut batch, oldest)?;
+            self.store.put_standing(&mut batch, &self.standing)?;
+            self.write(batch)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! What can go wrong in the joiner.
+
+use std::path::PathBuf;
+
+use schemas::progress::{SequenceNumber, ShardId, StreamName};
+use schemas::{ErrorClass, Lsn, TableName};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path} holds files, but no joiner state: nothing was touched. Name an empty directory, or the one that the joiner has used", path = .path.display())]
+    Foreign { path: PathBuf },
+    #[error("the joiner state in {path} is damaged: {what}. Restore it from a copy, or name an empty directory and take a new snapshot with the importer", path = .path.display())]
+    Corrupt { path: PathBuf, what: String },
+    #[error("the joiner state in {path} has format {found}, this version reads {expected}. Name an empty directory and take a new snapshot with the importer", path = .path.display())]
+    Format { path: PathBuf, found: u32, expected: u32 },
+    #[error("the joiner state in {path} belongs to source {found:?}, the configuration says {expected:?}. Correct the source's name, or name another directory", path = .path.display())]
+    OtherSource { path: PathBuf, found: String, expected: String },
+    #[error(
+        "the entity definitions or the contracts of their tables have changed since the joiner state in {path} was built. Name an empty state directory and take a new \
+         snapshot with the importer: the entities are rebuilt there, and this directory stays as it is until you remove it", path = .path.display()
+    )]
+    OtherDefinitions { path: PathBuf },
+    #[error("the joiner state in {path} is in use by another process: stop that one first", path = .path.display())]
+    Locked { path: PathBuf },
+    #[error("the joiner state in {path} cannot be written: {what}. Make room on the disk or correct its permissions, then start again: nothing is lost", path = .path.display())]
+    Disk { path: PathBuf, what: String },
+    #[error("entity {entity:?} is defined twice")]
+    DuplicateEntity { entity: String },
+    #[error("no entities are defined: add a definition to the configuration's `entities`")]
+    NoEntities,
+    #[error(
+        "table {table} has no key of its own, and two entity definitions name different keys for it. Name the key's columns in the table's contract (`x-key`)"
+    )]
+    KeyConflict { table: TableName },
+    #[error("too many indexes for one joiner ({count}): split the entities over several joiners")]
+    TooManyIndexes { count: usize },
+    #[error(transparent)]
+    Stream(#[from] streams::Error),
+    #[error(
+        "stream {stream}, record {sequence}: not a progress record: {what}. Is this stream written by something else than the importer?"
+    )]
+    ProgressRecord { stream: StreamName, sequence: SequenceNumber, what: String },
+    #[error(
+        "the progress stream speaks of source {found:?}, the configuration says {expected:?}: correct the stream prefix or the source's name"
+    )]
+    StreamOfOtherSource { found: String, expected: String },
+    #[error(
+        "changes are missing: the stream goes on at {from}, everything up to {frontier} has been applied, and nothing tells of what is between (INV-6). Take a new \
+         snapshot with the importer"
+    )]
+    Gap { frontier: Lsn, from: Lsn },
+    #[error(
+        "changes are missing (INV-6): the importer published {published} events of {table} in ({from}, {to}], {received} have been received. Do not rely on the \
+         entities of this table; take a new snapshot with the importer, and report this"
+    )]
+    Missing { table: TableName, from: Lsn, to: Lsn, published: u64, received: u64 },
+    #[error(
+        "the stream does not begin with a snapshot: its start has been trimmed, or the importer was told not to take one. Take a new snapshot with the importer"
+    )]
+    NoSnapshot,
+    #[error("stream {stream}, shard {shard} is not among the joiner's streams")]
+    UnknownShard { stream: StreamName, shard: ShardId },
+    #[error("no entity {entity:?} is defined")]
+    UnknownEntity { entity: String },
+    #[error("a task of the joiner ended unexpectedly: {what}")]
+    Task { what: String },
+}
+
+impl Error {
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Stream(error) => error.class(),
+            Self::Task { .. } | Self::UnknownShard { .. } | Self::TooManyIndexes { .. } => ErrorClass::Bug,
+            Self::UnknownEntity { .. } => ErrorClass::Definite,
+            _ => ErrorClass::Misconfigured,
+        }
+    }
+
+    /// What a failure of RocksDB means to the operator.
+    pub(crate) fn rocksdb(path: &std::path::Path, error: &rocksdb::Error) -> Self {
+        let (path, what) = (path.to_owned(), error.to_string());
+        match error.kind() {
+            rocksdb::ErrorKind::IOError if what.contains("lock") || what.contains("LOCK") => Self::Locked { path },
+            rocksdb::ErrorKind::IOError if !what.contains("No such file") => Self::Disk { path, what },
+            _ => Self::Corrupt { path, what },
+        }
+    }
+}

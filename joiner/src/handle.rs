@@ -1,0 +1,190 @@
+//! What others may ask of a running joiner: its status, its outbox, single entities.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use schemas::Lsn;
+use schemas::change::{EntityChange, EntityKey};
+use schemas::entity::EntityInfo;
+use tokio::sync::watch;
+
+use crate::catalog::Catalog;
+use crate::error::Error;
+use crate::state::meta::{Stage, Standing};
+use crate::state::{Store, key, outbox};
+use crate::status::{SinkStatus, Status};
+use crate::step;
+
+/// The outbox's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Head {
+    /// The last entry's sequence number; 0 before the first.
+    pub sequence: u64,
+    /// Everything at or below it is in the outbox up to `sequence` (or was there when sinks were loaded).
+    pub frontier: Lsn,
+    pub commit_time_ms: i64,
+    /// Whether the first load has ended: before, there is nothing to read.
+    pub live: bool,
+    /// Counts loads of the state. With another number every reader starts anew: what it holds may contain entities that have vanished.
+    pub load: u64,
+    /// The oldest entry kept; `sequence + 1` when there are none.
+    pub oldest: u64,
+}
+
+/// Entries of the outbox, or that they are gone.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Page {
+    /// In sequence order; empty at the head.
+    Changes { changes: Vec<(u64, EntityChange)>, head: Head },
+    /// Entries after the one asked for have been trimmed: read the entities as they are, and go on after `head`.
+    Trimmed { oldest: u64, head: Head },
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<Store>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) head: watch::Sender<Head>,
+    status: Mutex<Status>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("head", &*self.head.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(store: Arc<Store>, catalog: Arc<Catalog>) -> Result<Arc<Self>, Error> {
+        let standing = store.standing()?;
+        let mut status = Status::default();
+        status.stand(&standing);
+        let head = watch::Sender::new(head(&standing));
+        Ok(Arc::new(Self { store, catalog, head, status: Mutex::new(status) }))
+    }
+
+    /// Tells everyone how far the joiner has come.
+    pub(crate) fn publish(&self, standing: &Standing) {
+        self.with_status(|status| status.stand(standing));
+        let new = head(standing);
+        self.head.send_if_modified(|head| {
+            let changed = *head != new;
+            *head = new;
+            changed
+        });
+    }
+
+    pub(crate) fn with_status<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn with_sink(&self, name: &str, change: impl FnOnce(&mut SinkStatus)) {
+        self.with_status(|status| {
+            let which = status.sinks.iter().position(|sink| sink.name == name).unwrap_or_else(|| {
+                status.sinks.push(SinkStatus::new(name));
+                status.sinks.len() - 1
+            });
+            change(&mut status.sinks[which]);
+            let head = status.outbox_head;
+            let sink = &mut status.sinks[which];
+            sink.behind = head.saturating_sub(sink.cursor.unwrap_or(0));
+        });
+    }
+}
+
+fn head(standing: &Standing) -> Head {
+    Head {
+        sequence: standing.head,
+        frontier: standing.head_frontier,
+        commit_time_ms: standing.head_commit_time_ms,
+        live: matches!(standing.stage, Stage::Live { .. }),
+        load: standing.load,
+        oldest: standing.oldest,
+    }
+}
+
+/// A handle on the joiner's state; cheap to clone. All calls read the local database, and block for as long as that takes.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub fn outbox(&self) -> Outbox {
+        Outbox { shared: self.shared.clone() }
+    }
+
+    pub fn status(&self) -> Status {
+        let mut status = self.shared.with_status(|status| status.clone());
+        status.state_bytes = self.shared.store.bytes();
+        status
+    }
+
+    pub fn entities(&self) -> Vec<EntityInfo> {
+        self.shared.catalog.entities.iter().map(|entity| entity.plan.info()).collect()
+    }
+
+    /// The one text that stands for a key, however it was written; `None` when it cannot be a key of this entity.
+    pub fn normalize_key(&self, entity: &str, key: &EntityKey) -> Option<EntityKey> {
+        let entity = self.shared.catalog.entity(entity)?;
+        self.shared.catalog.entities[entity].plan.normalize_key(key)
+    }
+
+    /// Assembles an entity from the state as it stands: its document and the LSN that it reflects. `None`: there is none, or the first load has not ended.
+    pub fn get(&self, entity: &str, key: &EntityKey) -> Result<Option<(Lsn, String)>, Error> {
+        let Shared { catalog, store, .. } = &*self.shared;
+        let id = catalog.entity(entity).ok_or_else(|| Error::UnknownEntity { entity: entity.to_owned() })?;
+        let parts = key.parts();
+        let wanted = &catalog.entities[id].key;
+        let mut bytes = Vec::new();
+        if parts.len() != wanted.len() {
+            return Ok(None);
+        }
+        for (part, text) in wanted.iter().zip(&parts) {
+            if key::encode_text(text, part.key_type, &mut bytes).is_err() {
+                return Ok(None);
+            }
+        }
+        let (standing, found) = step::assemble_now(store, catalog, id, &bytes)?;
+        Ok(found.filter(|_| matches!(standing.stage, Stage::Live { .. })))
+    }
+}
+
+/// Reads the outbox.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Outbox {
+    /// The outbox's end, and a notification whenever it moves (also when only the frontier does).
+    pub fn head(&self) -> watch::Receiver<Head> {
+        self.shared.head.subscribe()
+    }
+
+    /// At most `limit` entries after `sequence`.
+    pub fn read_after(&self, sequence: u64, limit: usize) -> Result<Page, Error> {
+        self.read_bounded(sequence, limit, usize::MAX)
+    }
+
+    /// The same, ended also by the size of the documents (at least one entry is read).
+    pub fn read_bounded(&self, sequence: u64, limit: usize, limit_bytes: usize) -> Result<Page, Error> {
+        let Shared { store, catalog, .. } = &*self.shared;
+        let standing = store.standing()?;
+        let head = head(&standing);
+        if sequence + 1 < standing.oldest || sequence > standing.head {
+            return Ok(Page::Trimmed { oldest: standing.oldest, head });
+        }
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        if limit > 0 {
+            outbox::read(store, catalog, &standing, sequence, &mut |sequence, change| {
+                bytes += change.document.as_ref().map_or(0, |document| document.len());
+                changes.push((sequence, change));
+                changes.len() < limit && bytes < limit_bytes
+            })?;
+        }
+        // Trimming may have removed entries while they were read.
+        match changes.first() {
+            Some((first, _)) if *first != sequence + 1 => Ok(Page::Trimmed { oldest: *first, head }),
+            _ => Ok(Page::Changes { changes, head }),
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! From the records of a stream to what the core works on: snapshot rows as puts into the state, changes for the buffer, dead letters.
+//!
+//! Runs beside the core, one batch at a time, and touches no state. Duplicates are told by their position, before their rows are looked at.
+//!
+//! # What is refused
+//! An event that cannot be read, lacks a column of its table's key, or holds a value that a key cannot be made of, is a dead letter: everything that is put into the state can be looked up
+//! and assembled without fail. Where such an event's position is known it still counts as received (INV-6).
+
+use std::sync::Arc;
+
+use rocksdb::WriteBatch;
+use schemas::event::Op;
+use schemas::parse::{Head, RowSlices};
+use schemas::progress::{SequenceNumber, ShardId, StreamName};
+use schemas::{Lsn, TableName};
+use streams::Batch;
+
+use crate::buffer::{Change, Kind};
+use crate::catalog::{Catalog, Table, TableId};
+use crate::error::Error;
+use crate::state::row::{self, Row, Spans};
+use crate::state::view::{family, place};
+use crate::state::{Store, key};
+
+/// What was in a batch.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub(crate) stream: StreamName,
+    pub(crate) shard: ShardId,
+    pub(crate) last: SequenceNumber,
+    /// The greatest commit LSN among `changes`; zero when there are none.
+    pub(crate) greatest: Lsn,
+    /// By table: change events, repeats included.
+    pub(crate) received: Vec<u64>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) snapshots: Vec<SnapshotRows>,
+    pub(crate) dead: Vec<DeadLetter>,
+    /// Dead letters of which not even the table is known.
+    pub(crate) unknown: u64,
+}
+
+/// Rows of one snapshot, ready to be written.
+pub(crate) struct SnapshotRows {
+    pub(crate) start_lsn: Lsn,
+    pub(crate) puts: WriteBatch,
+    /// By table.
+    pub(crate) received: Vec<u64>,
+    pub(crate) dead: Vec<u64>,
+}
+
+impl std::fmt::Debug for SnapshotRows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotRows")
+            .field("start_lsn", &self.start_lsn)
+            .field("received", &self.received)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An event that was set aside.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct DeadLetter {
+    pub stream: String,
+    pub shard: String,
+    pub sequence: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit_lsn: Option<Lsn>,
+    pub reason: String,
+    /// The event's beginning.
+    pub event: String,
+}
+
+/// Why one event was refused.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Parse(#[from] schemas::parse::ParseError),
+    #[error("a {0:?} event without its {1} image")]
+    NoImage(Op, &'static str),
+    #[error("the {image} image has no column {column:?}, which is part of the table's key")]
+    NoKey { image: &'static str, column: String },
+    #[error("the {image} image: {error}")]
+    Key { image: &'static str, error: key::KeyError },
+}
+
+pub(crate) struct Router<'a> {
+    store: &'a Store,
+    catalog: &'a Catalog,
+    frontier: Lsn,
+    arena: Vec<u8>,
+    drafts: Vec<Change>,
+    spans: Spans,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    empty: Arc<Vec<u8>>,
+    out: Routed,
+}
+
+/// Sorts out a batch. Changes at or below `frontier` have been applied and are dropped.
+pub(crate) fn route(store: &Store, catalog: &Catalog, frontier: Lsn, batch: &Batch) -> Result<Routed, Error> {
+    let tables = catalog.tables.len();
+    let last = batch.records.last().map_or(SequenceNumber::from(0), |(sequence, _)| sequence.clone());
+    let mut router = Router {
+        store,
+        catalog,
+        frontier,
+        arena: Vec::with_capacity(batch.records.iter().map(|(_, data)| data.len()).sum::<usize>() / 2),
+        drafts: Vec::new(),
+        spans: Spans::default(),
+        key: Vec::new(),
+        value: Vec::new(),
+        empty: Arc::default(),
+        out: Routed {
+            stream: batch.stream.clone(),
+            shard: batch.shard.clone(),
+            last,
+            greatest: Lsn::ZERO,
+            received: vec![0; tables],
+            changes: Vec::new(),
+            snapshots: Vec::new(),
+            dead: Vec::new(),
+            unknown: 0,
+        },
+    };
+    let (mut before, mut after) = (RowSlices::default(), RowSlices::default());
+    let mut recent: Option<(TableName, Option<TableId>)> = None;
+    for (sequence, data) in &batch.records {
+        router.event(data, sequence, &mut before, &mut after, &mut recent)?;
+    }
+    let arena = Arc::new(router.arena);
+    let mut out = router.out;
+    out.changes = router.drafts;
+    for change in &mut out.changes {
+        change.arena = arena.clone();
+    }
+    Ok(out)
+}
+
+impl Router<'_> {
+    fn event<'a>(
+        &mut self,
+        data: &'a [u8],
+        sequence: &SequenceNumber,
+        before: &mut RowSlices<'a>,
+        after: &mut RowSlices<'a>,
+        recent: &mut Option<(TableName, Option<TableId>)>,
+    ) -> Result<(), Error> {
+        let head = match Head::read(data) {
+            Ok(head) => head,
+            Err(error) => {
+                self.out.unknown += 1;
+                self.dead_letter(data, sequence, None, &error.into());
+                return Ok(());
+            }
+        };
+        // Runs of one table are the rule: its name is looked up once a run.
+        let known =
+            recent.as_ref().filter(|(name, _)| name.table == head.table && name.schema == head.schema).map(|(_, table)| *table);
+        let table = known.unwrap_or_else(|| {
+            let name = TableName::new(head.schema.as_ref(), head.table.as_ref());
+            let table = self.catalog.table(&name);
+            *recent = Some((name, table));
+            table
+        });
+        let Some(table) = table else { return Ok(()) };
+        if head.op == Op::Read {
+            return self.snapshot_row(&head, data, table, sequence, before, after);
+        }
+        self.out.received[table] += 1;
+        if head.position.commit_lsn <= self.frontier {
+            return Ok(());
+        }
+        self.out.greatest = self.out.greatest.max(head.position.commit_lsn);
+        let start = self.arena.len();
+        let (kind, images) = match self.images(&head, table, before, after) {
+            Ok(images) => images,
+            Err(refused) => {
+                self.arena.truncate(start);
+                self.dead_letter(data, sequence, Some((table, head.position.commit_lsn)), &refused);
+                (Kind::Dead, (None, None))
+            }
+        };
+        let (position, arena) = (head.position, self.empty.clone());
+        self.drafts.push(Change { position, table: table as u16, kind, before: images.0, after: images.1, arena });
+        Ok(())
+    }
+
+    /// Reads a change's images into the arena.
+    #[allow(clippy::type_complexity)]
+    fn images<'a>(
+        &mut self,
+        head: &Head<'a>,
+        id: TableId,
+        before: &mut RowSlices<'a>,
+        after: &mut RowSlices<'a>,
+    ) -> Result<(Kind, (Option<(u32, u32)>, Option<(u32, u32)>)), Refused> {
+        let table = &self.catalog.tables[id];
+        head.rows(&table.columns, before, after)?;
+        let (wants_before, wants_after) =
+            (matches!(head.op, Op::Update | Op::Delete), matches!(head.op, Op::Update | Op::Create));
+        if wants_before && !before.present {
+            return Err(Refused::NoImage(head.op, "before"));
+        }
+        if wants_after && !after.present {
+            return Err(Refused::NoImage(head.op, "after"));
+        }
+        let old = if wants_before { Some(self.image(table, before, "before")?) } else { None };
+        let new = if wants_after { Some(self.image(table, after, "after")?) } else { None };
+        let same = |(a, b): (&&[u8], &&[u8])| a == b || row::is_unavailable(b);
+        if head.op == Op::Update && before.values.iter().zip(&after.values).all(same) {
+            return Ok((Kind::Nothing, (None, None)));
+        }
+        Ok((Kind::Rows, (old, new)))
+    }
+
+    /// Appends an image to the arena, once it is known that every key can be made of it.
+    fn image(&mut self, table: &Table, row: &RowSlices<'_>, image: &'static str) -> Result<(u32, u32), Refused> {
+        for part in &table.own_key {
+            if row.values[part.slot].is_empty() {
+                let column = table.own_key_column(part.slot);
+                return Err(Refused::NoKey { image, column });
+            }
+        }
+        let start = self.arena.len();
+        row.values.iter().for_each(|fragment| row::put(fragment, &mut self.arena));
+        let bytes = &self.arena[start..];
+        let row = self.spans.read(bytes);
+        let refused = |error| Refused::Key { image, error };
+        for &index in &table.indexes {
+            place(index, &self.catalog.indexes[index], row, &mut self.key).map_err(refused)?;
+        }
+        for part in &table.checked {
+            self.key.clear();
+            key::encode(row.get(part.slot), part.key_type, &mut self.key).map_err(refused)?;
+        }
+        Ok((start as u32, self.arena.len() as u32))
+    }
+
+    fn snapshot_row<'a>(
+        &mut self,
+        head: &Head<'a>,
+        data: &[u8],
+        id: TableId,
+        sequence: &SequenceNumber,
+        before: &mut RowSlices<'a>,
+        after: &mut RowSlices<'a>,
+    ) -> Result<(), Error> {
+        let catalog = self.catalog;
+        let table = &catalog.tables[id];
+        let start_lsn = head.position.commit_lsn;
+        let which = match self.out.snapshots.iter().position(|rows| rows.start_lsn == start_lsn) {
+            Some(which) => which,
+            None => {
+                let none = vec![0; catalog.tables.len()];
+                self.out.snapshots.push(SnapshotRows {
+                    start_lsn,
+                    puts: WriteBatch::default(),
+                    received: none.clone(),
+                    dead: none,
+                });
+                self.out.snapshots.len() - 1
+            }
+        };
+        self.out.snapshots[which].received[id] += 1;
+        let start = self.arena.len();
+        let read = head.rows(&table.columns, before, after).map_err(Refused::from).and_then(|()| {
+            if after.present { self.image(table, after, "after") } else { Err(Refused::NoImage(head.op, "after")) }
+        });
+        if let Err(refused) = read {
+            self.arena.truncate(start);
+            self.out.snapshots[which].dead[id] += 1;
+            self.dead_letter(data, sequence, Some((id, start_lsn)), &refused);
+            return Ok(());
+        }
+        let puts = &mut self.out.snapshots[which].puts;
+        let row = self.spans.read(&self.arena[start..]);
+        for &id in &table.indexes {
+            let index = &catalog.indexes[id];
+            // The image has been checked: every key can be made.
+            if place(id, index, row, &mut self.key).unwrap_or(false) {
+                let value = stored(table, &index.stored, row, &self.arena[start..], &mut self.value);
+                puts.put_cf(self.store.family(family(index.kind))?, &self.key, value);
+            }
+        }
+        self.arena.truncate(start);
+        Ok(())
+    }
+
+    fn dead_letter(&mut self, data: &[u8], sequence: &SequenceNumber, place: Option<(TableId, Lsn)>, refused: &Refused) {
+        let event: String = String::from_utf8_lossy(&data[..data.len().min(2000)]).into_owned();
+        self.out.dead.push(DeadLetter {
+            stream: self.out.stream.to_string(),
+            shard: self.out.shard.to_string(),
+            sequence: sequence.to_string(),
+            table: place.map(|(table, _)| self.catalog.tables[table].schema.name.clone()),
+            commit_lsn: place.map(|(_, lsn)| lsn),
+            reason: refused.to_string(),
+            event,
+        });
+    }
+}
+
+impl Table {
+    fn own_key_column(&self, slot: usize) -> String {
+        let which = self.own_key.iter().position(|part| part.slot == slot);
+        which
+            .and_then(|which| self.schema.key.get(which))
+            .map_or_else(String::new, |&column| self.schema.columns[column].name.clone())
+    }
+}
+
+/// The value that an index keeps of a row.
+pub(crate) fn stored<'a>(table: &Table, slots: &[usize], row: Row<'_>, bytes: &'a [u8], out: &'a mut Vec<u8>) -> &'a [u8] {
+    if slots.len() == table.slots {
+        return bytes;
+    }
+    out.clear();
+    slots.iter().for_each(|&slot| row::put(row.get(slot), out));
+    out
+}

@@ -1,0 +1,138 @@
+//! What the state says of itself.
+//!
+//! `identity.json` beside the database names the format and whom the state belongs to; it is written before the database is made and never changes. The *standing* is a JSON value in the
+//! database's `meta` column family: how far everything has come, written with every batch that moves it (INV-3).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use schemas::Lsn;
+use schemas::progress::ShardPositions;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Changes when the bytes of the state change their meaning.
+pub(crate) const FORMAT: u32 = 1;
+const IDENTITY_FILE: &str = "identity.json";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    /// Says that this directory is ours.
+    tributary_joiner_state: u32,
+    source: String,
+    definitions: String,
+}
+
+/// Checks whose the directory is; an empty or missing one becomes ours.
+pub(crate) fn claim(path: &Path, source: &str, definitions: &str) -> Result<(), Error> {
+    let disk = |error: std::io::Error| Error::Disk { path: path.to_owned(), what: error.to_string() };
+    std::fs::create_dir_all(path).map_err(disk)?;
+    let file = path.join(IDENTITY_FILE);
+    let ours = Identity { tributary_joiner_state: FORMAT, source: source.to_owned(), definitions: definitions.to_owned() };
+    match std::fs::read(&file) {
+        Ok(bytes) => {
+            let found: Identity = serde_json::from_slice(&bytes)
+                .map_err(|error| Error::Corrupt { path: path.to_owned(), what: format!("{IDENTITY_FILE}: {error}") })?;
+            check(path, found, &ours)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if std::fs::read_dir(path).map_err(disk)?.next().is_some() {
+                return Err(Error::Foreign { path: path.to_owned() });
+            }
+            let text = serde_json::to_string_pretty(&ours).map_err(std::io::Error::other).map_err(disk)?;
+            std::fs::write(&file, text).map_err(disk)
+        }
+        Err(error) => Err(disk(error)),
+    }
+}
+
+fn check(path: &Path, found: Identity, ours: &Identity) -> Result<(), Error> {
+    let path = path.to_owned();
+    if found.tributary_joiner_state != FORMAT {
+        return Err(Error::Format { path, found: found.tributary_joiner_state, expected: FORMAT });
+    }
+    if found.source != ours.source {
+        return Err(Error::OtherSource { path, found: found.source, expected: ours.source.clone() });
+    }
+    if found.definitions != ours.definitions {
+        return Err(Error::OtherDefinitions { path });
+    }
+    Ok(())
+}
+
+/// Which part of the work the state is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Stage {
+    /// Nothing has been read yet.
+    #[default]
+    Empty,
+    /// Snapshot rows are going in. `start_lsn`: from where the tail will follow.
+    Snapshot { start_lsn: Lsn },
+    /// All snapshot rows are in; the tail is applied, and nothing is assembled until it has passed `consistent_from`.
+    CatchUp { start_lsn: Lsn, consistent_from: Lsn },
+    /// Every entity is the join of the source as of the frontier.
+    Live { start_lsn: Lsn },
+}
+
+impl Stage {
+    /// The LSN that names the snapshot which the state stands on.
+    pub(crate) const fn start_lsn(self) -> Option<Lsn> {
+        match self {
+            Self::Empty => None,
+            Self::Snapshot { start_lsn } | Self::CatchUp { start_lsn, .. } | Self::Live { start_lsn } => Some(start_lsn),
+        }
+    }
+}
+
+/// Events of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TableCounts {
+    /// Read from the streams, repeats included.
+    pub received: u64,
+    /// Put into the state, snapshot rows included.
+    pub applied: u64,
+    pub dead_lettered: u64,
+}
+
+/// A step whose rows are in the state and whose documents are still being assembled, chunk by chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pending {
+    /// The last outbox entry written; those past the head are not to be seen yet.
+    pub(crate) tail: u64,
+}
+
+/// How far everything has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    pub(crate) stage: Stage,
+    pub(crate) epoch: u64,
+    /// The rows are the source's as of this LSN (once the stage is live).
+    pub(crate) frontier: Lsn,
+    pub(crate) commit_time_ms: i64,
+    /// After a restart, reading goes on after these.
+    pub(crate) positions: ShardPositions,
+    /// The last outbox entry to be seen, and the frontier and commit time that it stands for.
+    pub(crate) head: u64,
+    pub(crate) head_frontier: Lsn,
+    pub(crate) head_commit_time_ms: i64,
+    /// The oldest outbox entry kept (`head + 1` when there are none).
+    pub(crate) oldest: u64,
+    pub(crate) pending: Option<Pending>,
+    /// Counts loads: a sink that was loaded in an earlier one has to be loaded again.
+    pub(crate) load: u64,
+    pub(crate) tables: BTreeMap<String, TableCounts>,
+    /// In the present load, by table: snapshot rows published according to the progress records, and received.
+    pub(crate) snapshot: BTreeMap<String, (u64, u64)>,
+    pub(crate) dead_letters: u64,
+}
+
+/// How far a sink has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cursor {
+    /// The [`Standing::load`] that it was loaded in.
+    pub(crate) load: u64,
+    /// The last outbox entry that it holds.
+    pub(crate) sequence: u64,
+}

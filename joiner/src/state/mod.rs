@@ -1,0 +1,244 @@
+//! The keyed state, in RocksDB.
+//!
+//! | column family | key | value |
+//! |---|---|---|
+//! | `rows` | index (u16), cluster parts, rest of the own key ([`key`]) | all used columns ([`row`]) |
+//! | `links` (locators and back references) | the same | the columns that the way up needs |
+//! | `hashes` | entity (u16), entity key parts | xxh3-128 of the last document |
+//! | `pending` | entity (u16), entity key parts | xxh3-128 of the document before the step that is being assembled, empty: there was none |
+//! | `outbox` | sequence (u64) | an entity change ([`outbox`]) |
+//! | `spill` | position, table ([`crate::buffer`]) | a buffered change; worthless after a restart |
+//! | `meta` | `standing`, `cursor/<sink>`, `dead/<place>` | JSON |
+//!
+//! All integers are big-endian. The format's number stands in the directory's `identity.json` ([`meta`]).
+//!
+//! # Atomicity (INV-3)
+//! Rows, links, positions, frontier, outbox and hashes of a step are one [`rocksdb::WriteBatch`]. RocksDB's log keeps batches in order and whole over all column families, so that after
+//! a crash the state is that of some batch boundary. The log is not forced to the disk with each batch: after a power failure the state may be some batches older, and reading goes on at its older positions.
+//! While a snapshot is loaded the log is left out altogether; `atomic_flush` then makes the state fall back to the last flush of all column families at once, again with its own positions.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
+
+pub(crate) mod key;
+pub(crate) mod meta;
+pub(crate) mod outbox;
+pub(crate) mod row;
+pub(crate) mod view;
+
+use crate::error::Error;
+use meta::{Cursor, Standing};
+
+/// A column family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    Rows,
+    Links,
+    Hashes,
+    Pending,
+    Outbox,
+    Spill,
+    Meta,
+}
+
+impl Family {
+    const ALL: [Self; 7] = [Self::Rows, Self::Links, Self::Hashes, Self::Pending, Self::Outbox, Self::Spill, Self::Meta];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Links => "links",
+            Self::Hashes => "hashes",
+            Self::Pending => "pending",
+            Self::Outbox => "outbox",
+            Self::Spill => "spill",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+const STANDING: &[u8] = b"standing";
+const CURSOR: &str = "cursor/";
+pub(crate) const DEAD: &str = "dead/";
+
+/// Sizes that the state is opened with.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Write buffers over all column families.
+    pub write_buffer_bytes: usize,
+    pub block_cache_bytes: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { write_buffer_bytes: 256 << 20, block_cache_bytes: 512 << 20 }
+    }
+}
+
+/// The open database. Only one thread writes rows; anyone reads.
+pub(crate) struct Store {
+    db: DB,
+    path: PathBuf,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the state in `path`, which must be ours ([`meta::claim`]).
+    pub(crate) fn open(path: &Path, memory: Memory) -> Result<Arc<Self>, Error> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_atomic_flush(true);
+        options.set_keep_log_file_num(4);
+        options.set_max_background_jobs(3);
+        options.set_db_write_buffer_size(memory.write_buffer_bytes);
+        options.set_max_total_wal_size(memory.write_buffer_bytes as u64 * 2);
+        let cache = Cache::new_lru_cache(memory.block_cache_bytes);
+        let families =
+            Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, memory, &cache)));
+        let database = path.join("db");
+        let db = DB::open_cf_descriptors(&options, database, families).map_err(|error| Error::rocksdb(path, &error))?;
+        let store = Self { db, path: path.to_owned() };
+        store.clear(&[Family::Spill])?;
+        Ok(Arc::new(store))
+    }
+
+    pub(crate) fn db(&self) -> &DB {
+        &self.db
+    }
+
+    pub(crate) fn error(&self, error: &rocksdb::Error) -> Error {
+        Error::rocksdb(&self.path, error)
+    }
+
+    pub(crate) fn corrupt(&self, what: impl Into<String>) -> Error {
+        Error::Corrupt { path: self.path.clone(), what: what.into() }
+    }
+
+    /// Every family was created with the database, so the handle is there.
+    pub(crate) fn family(&self, family: Family) -> Result<&ColumnFamily, Error> {
+        self.db.cf_handle(family.name()).ok_or_else(|| self.corrupt(format!("column family {} is missing", family.name())))
+    }
+
+    pub(crate) fn write(&self, batch: WriteBatch, log: bool) -> Result<(), Error> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(!log);
+        self.db.write_opt(batch, &options).map_err(|error| self.error(&error))
+    }
+
+    /// Makes everything written without the log durable.
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        let families = Family::ALL.iter().map(|&family| self.family(family)).collect::<Result<Vec<_>, _>>()?;
+        self.db.flush_cfs_opt(&families, &rocksdb::FlushOptions::default()).map_err(|error| self.error(&error))
+    }
+
+    /// Empties column families, each at once.
+    pub(crate) fn clear(&self, families: &[Family]) -> Result<(), Error> {
+        let mut batch = WriteBatch::default();
+        for &family in families {
+            self.clear_in(&mut batch, family)?;
+        }
+        self.write(batch, true)
+    }
+
+    pub(crate) fn clear_in(&self, batch: &mut WriteBatch, family: Family) -> Result<(), Error> {
+        // No key is as long as this, nor starts with that many of the greatest byte.
+        batch.delete_range_cf(self.family(family)?, &[][..], &[0xff; 24][..]);
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.db.get_cf(self.family(family)?, key).map_err(|error| self.error(&error))
+    }
+
+    fn parse<T: serde::de::DeserializeOwned>(&self, key: &str, bytes: &[u8]) -> Result<T, Error> {
+        serde_json::from_slice(bytes).map_err(|error| self.corrupt(format!("meta {key}: {error}")))
+    }
+
+    pub(crate) fn standing(&self) -> Result<Standing, Error> {
+        match self.get(Family::Meta, STANDING)? {
+            Some(bytes) => self.parse("standing", &bytes),
+            None => Ok(Standing { oldest: 1, ..Standing::default() }),
+        }
+    }
+
+    /// The standing that goes with the rows of a snapshot.
+    pub(crate) fn standing_at(&self, snapshot: &rocksdb::Snapshot<'_>) -> Result<Standing, Error> {
+        match snapshot.get_cf(self.family(Family::Meta)?, STANDING).map_err(|error| self.error(&error))? {
+            Some(bytes) => self.parse("standing", &bytes),
+            None => Ok(Standing { oldest: 1, ..Standing::default() }),
+        }
+    }
+
+    pub(crate) fn put_standing(&self, batch: &mut WriteBatch, standing: &Standing) -> Result<(), Error> {
+        let bytes = serde_json::to_vec(standing).map_err(|error| self.corrupt(error.to_string()))?;
+        batch.put_cf(self.family(Family::Meta)?, STANDING, bytes);
+        Ok(())
+    }
+
+    pub(crate) fn cursor(&self, sink: &str) -> Result<Option<Cursor>, Error> {
+        let key = format!("{CURSOR}{sink}");
+        self.get(Family::Meta, key.as_bytes())?.map(|bytes| self.parse(&key, &bytes)).transpose()
+    }
+
+    pub(crate) fn put_cursor(&self, sink: &str, cursor: &Cursor) -> Result<(), Error> {
+        let bytes = serde_json::to_vec(cursor).map_err(|error| self.corrupt(error.to_string()))?;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.family(Family::Meta)?, format!("{CURSOR}{sink}"), bytes);
+        self.write(batch, true)
+    }
+
+    pub(crate) fn put_dead_letter(&self, batch: &mut WriteBatch, place: &str, letter: &serde_json::Value) -> Result<(), Error> {
+        batch.put_cf(self.family(Family::Meta)?, format!("{DEAD}{place}"), letter.to_string());
+        Ok(())
+    }
+
+    /// What the state takes on the disk and in write buffers.
+    pub(crate) fn bytes(&self) -> u64 {
+        let sum = |property: &str| -> u64 {
+            let families = Family::ALL.iter().filter_map(|family| self.db.cf_handle(family.name()));
+            families.filter_map(|cf| self.db.property_int_value_cf(cf, property).ok().flatten()).sum()
+        };
+        sum("rocksdb.total-sst-files-size") + sum("rocksdb.cur-size-all-mem-tables")
+    }
+}
+
+fn family_options(family: Family, memory: Memory, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_format_version(5);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    match family {
+        // Point lookups.
+        Family::Hashes => table.set_bloom_filter(10.0, false),
+        Family::Rows | Family::Links => {
+            table.set_bloom_filter(10.0, false);
+            table.set_block_size(16 << 10);
+        }
+        _ => {}
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    let share = match family {
+        Family::Rows => memory.write_buffer_bytes / 2,
+        Family::Links | Family::Outbox => memory.write_buffer_bytes / 4,
+        _ => memory.write_buffer_bytes / 8,
+    };
+    options.set_write_buffer_size(share);
+    options.set_max_write_buffer_number(3);
+    if family == Family::Rows {
+        options.set_level_zero_file_num_compaction_trigger(8);
+        options.set_level_zero_slowdown_writes_trigger(24);
+        options.set_level_zero_stop_writes_trigger(40);
+    }
+    options
+}

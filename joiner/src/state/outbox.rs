@@ -1,0 +1,102 @@
+//! The outbox: entity changes by sequence number, kept for sinks and subscribers, each of which has its own cursor in it.
+//!
+//! Key: the sequence number, u64 big-endian. Value: entity (u16), version (10 bytes), commit time (i64), length of the key's text (u32), the key's text, then `1` and the
+//! document, or `0` for a tombstone.
+//!
+//! Entries past the standing's head are those of a step that is still being assembled: they are not to be seen.
+
+use std::sync::Arc;
+
+use rocksdb::WriteBatch;
+use schemas::Lsn;
+use schemas::change::{EntityChange, EntityKey};
+
+use super::meta::Standing;
+use super::{Family, Store};
+use crate::catalog::Catalog;
+use crate::error::Error;
+
+/// A change before it has been given its entity's name.
+pub(crate) struct Entry<'a> {
+    pub(crate) entity: usize,
+    pub(crate) key: &'a EntityKey,
+    pub(crate) version: Lsn,
+    pub(crate) commit_time_ms: i64,
+    pub(crate) document: Option<&'a [u8]>,
+}
+
+fn encode(entry: &Entry<'_>) -> Vec<u8> {
+    let key = entry.key.as_str().as_bytes();
+    let document = entry.document.unwrap_or_default();
+    let mut out = Vec::with_capacity(25 + key.len() + document.len());
+    out.extend_from_slice(&(entry.entity as u16).to_be_bytes());
+    out.extend_from_slice(entry.version.as_bytes());
+    out.extend_from_slice(&entry.commit_time_ms.to_be_bytes());
+    out.extend_from_slice(&(key.len() as u32).to_be_bytes());
+    out.extend_from_slice(key);
+    out.push(u8::from(entry.document.is_some()));
+    out.extend_from_slice(document);
+    out
+}
+
+fn decode(bytes: &[u8], catalog: &Catalog) -> Option<EntityChange> {
+    let (entity, rest) = bytes.split_first_chunk::<2>()?;
+    let (version, rest) = rest.split_first_chunk::<10>()?;
+    let (time, rest) = rest.split_first_chunk::<8>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    let (present, document) = rest.split_first()?;
+    let document = match present {
+        0 => None,
+        _ => Some(Arc::from(std::str::from_utf8(document).ok()?)),
+    };
+    Some(EntityChange {
+        entity: catalog.entities.get(usize::from(u16::from_be_bytes(*entity)))?.name.clone(),
+        key: EntityKey::from_text(std::str::from_utf8(key).ok()?),
+        version: Lsn::from_bytes(*version),
+        commit_time_ms: i64::from_be_bytes(*time),
+        document,
+    })
+}
+
+pub(crate) fn append(store: &Store, batch: &mut WriteBatch, sequence: u64, entry: &Entry<'_>) -> Result<(), Error> {
+    batch.put_cf(store.family(Family::Outbox)?, sequence.to_be_bytes(), encode(entry));
+    Ok(())
+}
+
+/// Calls `each` with the entries in (`after`, `head`], until it answers false. `standing` names the head and must not be newer than what the database holds.
+pub(crate) fn read(
+    store: &Store,
+    catalog: &Catalog,
+    standing: &Standing,
+    after: u64,
+    each: &mut dyn FnMut(u64, EntityChange) -> bool,
+) -> Result<(), Error> {
+    let mut iterator = store.db().raw_iterator_cf(store.family(Family::Outbox)?);
+    iterator.seek((after + 1).to_be_bytes());
+    while let Some((key, value)) = iterator.item() {
+        let sequence =
+            key.try_into().map(u64::from_be_bytes).map_err(|_| store.corrupt("outbox: a key that is no sequence number"))?;
+        if sequence > standing.head {
+            break;
+        }
+        let change = decode(value, catalog).ok_or_else(|| store.corrupt(format!("outbox entry {sequence} cannot be read")))?;
+        if !each(sequence, change) {
+            break;
+        }
+        iterator.next();
+    }
+    iterator.status().map_err(|error| store.error(&error))
+}
+
+/// Removes entries below `oldest`.
+pub(crate) fn trim(store: &Store, batch: &mut WriteBatch, oldest: u64) -> Result<(), Error> {
+    batch.delete_range_cf(store.family(Family::Outbox)?, 0u64.to_be_bytes(), oldest.to_be_bytes());
+    Ok(())
+}
+
+/// The commit time of the first entry from `sequence` on.
+pub(crate) fn commit_time_ms(store: &Store, sequence: u64) -> Result<Option<i64>, Error> {
+    let Some(bytes) = store.get(Family::Outbox, &sequence.to_be_bytes())? else { return Ok(None) };
+    Ok(bytes.get(12..20).and_then(|time| time.try_into().ok()).map(i64::from_be_bytes))
+}

@@ -1,0 +1,101 @@
+//! What the joiner tells of itself while it runs.
+
+use std::collections::BTreeMap;
+
+use schemas::Lsn;
+use serde::Serialize;
+
+use crate::state::meta::{Stage, Standing, TableCounts};
+
+/// The joiner at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Status {
+    pub phase: JoinerPhase,
+    /// Why the joiner stopped, when `phase` is `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// The entities are the join of the source as of this LSN; none before the first load has ended.
+    pub frontier: Option<Lsn>,
+    /// Commit time of the frontier, in milliseconds since 1970-01-01 UTC; 0 when it is not known.
+    pub commit_time_ms: i64,
+    pub epoch: u64,
+    pub tables: BTreeMap<String, TableCounts>,
+    pub dead_letters: u64,
+    pub outbox_oldest: u64,
+    pub outbox_head: u64,
+    pub state_bytes: u64,
+    pub sinks: Vec<SinkStatus>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinerPhase {
+    /// Nothing has been read yet: the importer has published nothing, or its streams do not exist yet.
+    #[default]
+    Waiting,
+    /// Snapshot rows are read.
+    Snapshot,
+    /// The snapshot is in; changes made while it was read are applied.
+    CatchUp,
+    Live,
+    Failed,
+    Stopped,
+}
+
+/// A sink at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SinkStatus {
+    pub name: String,
+    pub state: SinkState,
+    /// The last outbox entry that it holds; none before it has been loaded.
+    pub cursor: Option<u64>,
+    /// Outbox entries that it does not hold yet.
+    pub behind: u64,
+    pub written: u64,
+    pub rejected: u64,
+    /// Why it does not move.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkState {
+    /// Waits for the joiner to be live.
+    Waiting,
+    Loading,
+    Following,
+    /// Failed for now, and will be tried again.
+    Retrying,
+    /// Needs help: see `error`.
+    Stopped,
+}
+
+impl SinkStatus {
+    pub(crate) fn new(name: &str) -> Self {
+        let name = name.to_owned();
+        Self { name, state: SinkState::Waiting, cursor: None, behind: 0, written: 0, rejected: 0, error: None }
+    }
+}
+
+impl Status {
+    /// Takes over what the standing tells.
+    pub(crate) fn stand(&mut self, standing: &Standing) {
+        self.phase = match standing.stage {
+            Stage::Empty => JoinerPhase::Waiting,
+            Stage::Snapshot { .. } => JoinerPhase::Snapshot,
+            Stage::CatchUp { .. } => JoinerPhase::CatchUp,
+            Stage::Live { .. } => JoinerPhase::Live,
+        };
+        self.frontier = matches!(standing.stage, Stage::Live { .. }).then_some(standing.head_frontier);
+        self.commit_time_ms = standing.head_commit_time_ms;
+        self.epoch = standing.epoch;
+        self.tables.clone_from(&standing.tables);
+        self.dead_letters = standing.dead_letters;
+        self.outbox_oldest = standing.oldest;
+        self.outbox_head = standing.head;
+        for sink in &mut self.sinks {
+            sink.behind = standing.head.saturating_sub(sink.cursor.unwrap_or(0));
+        }
+    }
+}
