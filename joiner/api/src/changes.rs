@@ -4,7 +4,7 @@
 //! - `change`: data is a CloudEvent ([`sinks::cloudevent`]).
 //! - `progress`: data is `{"lsn", "time"}`. Whoever has received this has received every change (that the subscription asks for) at or below `lsn`. The first comes at once when
 //!   the subscription starts at the present, so that there is a token to resume from; then whenever the frontier has moved, at most once a second, and at the latest every
-//!   `progress_interval_ms`: silence is a fault, never an idle source.
+//!   `progress_interval_ms`: silence is a fault, never an idle source. While a subscription is still catching up, `lsn` is null.
 //! - `trimmed`: the reader fell so far behind that changes it has not seen are gone. The connection ends; resuming is answered 410.
 //!
 //! Every `change` and `progress` has an `id`, the resume token: `incarnation-sequence`, the position in the outbox up to which the reader has everything.
@@ -197,7 +197,7 @@ impl Subscription {
     /// The next event; `None` ends the connection.
     async fn next(&mut self) -> Option<Event> {
         debug_assert!(self.permit.num_permits() == 1);
-        while !self.ended {
+        while !self.ended && !self.shutdown.is_cancelled() {
             if let Some((sequence, change)) = self.pending.pop_front() {
                 self.cursor = sequence;
                 let event = Event::default().event("change").id(token(self.feed.incarnation(), sequence));
@@ -262,7 +262,14 @@ impl Subscription {
 
     /// Progress once caught up: the first at once, then as the module says.
     fn progress_if_due(&mut self) -> Option<Event> {
-        let head = self.caught_up?;
+        let Some(head) = self.caught_up else {
+            if self.told_at.elapsed() < self.interval {
+                return None;
+            }
+            // Of many changes that are passed over, nothing is heard but this.
+            self.told_at = Instant::now();
+            return Some(self.progress(&Head::default()));
+        };
         let since = self.told_at.elapsed();
         let due = self.told.is_none() || since >= self.interval || (since >= PROGRESS_SPACING && self.told != Some(head));
         if !due {
@@ -271,8 +278,12 @@ impl Subscription {
         self.cursor = self.cursor.max(head.sequence);
         self.told = Some(head);
         self.told_at = Instant::now();
+        Some(self.progress(&head))
+    }
+
+    fn progress(&self, head: &Head) -> Event {
         let data = json!({"lsn": head.frontier, "time": cloudevent::time(head.commit_time_ms)});
-        Some(Event::default().event("progress").id(token(self.feed.incarnation(), self.cursor)).data(data.to_string()))
+        Event::default().event("progress").id(token(self.feed.incarnation(), self.cursor)).data(data.to_string())
     }
 }
 

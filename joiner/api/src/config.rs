@@ -22,6 +22,8 @@ pub struct Config {
     pub query_limit_ms: u64,
     /// A subscription gets a progress event at least this often. Default: 5000.
     pub progress_interval_ms: u64,
+    /// How long a shutdown waits for answers under way. Default: 5000.
+    pub drain_limit_ms: u64,
     /// Subscriptions at once. Default: 1000.
     pub subscription_limit: usize,
 }
@@ -35,6 +37,7 @@ impl Default for Config {
             wait_limit_ms: 2_000,
             query_limit_ms: 10_000,
             progress_interval_ms: 5_000,
+            drain_limit_ms: 5_000,
             subscription_limit: 1_000,
         }
     }

@@ -1,7 +1,7 @@
 //! Waiting until a sink holds what a client must see (read your writes).
 //!
 //! `min_lsn` waits for the sink's frontier to reach it. `min_time` is a commit time at the source: once the outbox's head has a commit time at or after it, every change that was
-//! committed by then is at or below the head's frontier, and the wait goes on for that LSN. The sink's frontier is asked at most once in [`FRESH_FOR`], however many wait.
+//! committed by then is at or below the head's frontier, and the wait goes on for that LSN. The sink's frontier is asked at most once in [`FRESH_FOR`] for all who wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,8 +71,13 @@ impl Freshness {
         Self { reader, feed, wait_limit, query_limit: Duration::from_millis(config.query_limit_ms), seen: Mutex::new(None) }
     }
 
-    /// The sink's frontier, at most [`FRESH_FOR`] old.
+    /// The sink's frontier, as of now.
     pub(crate) async fn frontier(&self) -> Result<Option<Lsn>, Problem> {
+        self.limited(self.reader.frontier()).await
+    }
+
+    /// The sink's frontier, at most [`FRESH_FOR`] old: for those who wait, of whom there may be many.
+    async fn recent_frontier(&self) -> Result<Option<Lsn>, Problem> {
         // Held while asking: whoever waits for the lock finds the answer fresh.
         let mut seen = self.seen.lock().await;
         if let Some((at, frontier)) = *seen
@@ -80,7 +85,7 @@ impl Freshness {
         {
             return Ok(frontier);
         }
-        let frontier = self.limited(self.reader.frontier()).await?;
+        let frontier = self.frontier().await?;
         *seen = Some((Instant::now(), frontier));
         Ok(frontier)
     }
@@ -123,7 +128,7 @@ impl Freshness {
             let reached = reached.map_err(|_| Problem::Unavailable { detail: "the joiner has stopped".to_owned() })?;
             target = target.max(reached.frontier.unwrap_or(Lsn::ZERO));
         }
-        while !self.frontier().await?.is_some_and(|frontier| frontier >= target) {
+        while !self.recent_frontier().await?.is_some_and(|frontier| frontier >= target) {
             sleep(FRESH_FOR).await;
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware;
@@ -70,7 +71,7 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown`; then answers what is under way, ends subscriptions, and returns.
+    /// Serves until `shutdown`; then ends subscriptions, answers what is under way within `drain_limit_ms`, and returns. A client that does not take its answer is left behind.
     pub async fn run(self, parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
         let address = self.address;
         let shared = Arc::new(Shared {
@@ -81,10 +82,18 @@ impl Server {
             config: self.config,
             parts,
         });
+        let drain_limit = Duration::from_millis(shared.config.drain_limit_ms);
         let router = routes(shared, self.guard);
         tracing::info!(listen = %address, "the API answers");
-        let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-        served.map_err(|source| Error::Serve { listen: address, source })
+        let too_long = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(drain_limit).await;
+        };
+        let serving = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        tokio::select! {
+            served = serving => served.map_err(|source| Error::Serve { listen: address, source }),
+            () = too_long => Ok(()),
+        }
     }
 }
 
