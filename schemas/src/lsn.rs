@@ -11,7 +11,9 @@ pub struct Lsn([u8; 10]);
 
 /// Text that is not an LSN.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not an LSN: expected eight, eight and four hexadecimal digits with colons (00000027:00000ac0:0002), or 0x and twenty digits")]
+#[error(
+    "{text:?} is not an LSN: expected eight, eight and four hexadecimal digits with colons (00000027:00000ac0:0002), or 0x and twenty digits"
+)]
 pub struct ParseLsnError {
     pub text: String,
 }

@@ -101,7 +101,10 @@ pub enum SqlType {
     Real,
     Float,
     /// decimal and numeric.
-    Decimal { precision: u8, scale: u8 },
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
     Money,
     SmallMoney,
     Char(u16),
@@ -115,11 +118,17 @@ pub enum SqlType {
     Image,
     UniqueIdentifier,
     Date,
-    Time { scale: u8 },
+    Time {
+        scale: u8,
+    },
     DateTime,
     SmallDateTime,
-    DateTime2 { scale: u8 },
-    DateTimeOffset { scale: u8 },
+    DateTime2 {
+        scale: u8,
+    },
+    DateTimeOffset {
+        scale: u8,
+    },
     /// rowversion, also called timestamp.
     RowVersion,
     Xml,
@@ -174,7 +183,9 @@ impl fmt::Display for SqlType {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a SQL Server type that Tributary knows: write it as the catalog does, such as int, decimal(10,2), nvarchar(max)")]
+#[error(
+    "{text:?} is not a SQL Server type that Tributary knows: write it as the catalog does, such as int, decimal(10,2), nvarchar(max)"
+)]
 pub struct ParseSqlTypeError {
     pub text: String,
 }
@@ -305,7 +316,9 @@ mod tests {
 
     #[test]
     fn declared_types_round_trip() {
-        for text in ["int", "decimal(38,10)", "nvarchar(max)", "varbinary(16)", "datetime2(3)", "time(0)", "rowversion", "char(10)"] {
+        for text in
+            ["int", "decimal(38,10)", "nvarchar(max)", "varbinary(16)", "datetime2(3)", "time(0)", "rowversion", "char(10)"]
+        {
             assert_eq!(text.parse::<SqlType>().unwrap().to_string(), text);
         }
         assert_eq!("numeric".parse::<SqlType>().unwrap().to_string(), "decimal(18,0)");

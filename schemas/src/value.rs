@@ -37,7 +37,10 @@ pub enum Value {
     Real(f32),
     Float(f64),
     /// `mantissa / 10^scale`.
-    Decimal { mantissa: i128, scale: u8 },
+    Decimal {
+        mantissa: i128,
+        scale: u8,
+    },
     Text(String),
     Bytes(Vec<u8>),
     /// In the byte order of the text form.
@@ -45,10 +48,22 @@ pub enum Value {
     /// Days since 0001-01-01.
     Date(u32),
     /// 100-nanosecond ticks since midnight; `scale` fraction digits are declared.
-    Time { ticks: u64, scale: u8 },
-    DateTime { days: u32, ticks: u64, scale: u8 },
+    Time {
+        ticks: u64,
+        scale: u8,
+    },
+    DateTime {
+        days: u32,
+        ticks: u64,
+        scale: u8,
+    },
     /// Local date and time, and the offset from UTC.
-    DateTimeOffset { days: u32, ticks: u64, scale: u8, offset_minutes: i16 },
+    DateTimeOffset {
+        days: u32,
+        ticks: u64,
+        scale: u8,
+        offset_minutes: i16,
+    },
 }
 
 impl Value {
@@ -202,7 +217,10 @@ mod tests {
             (Value::Bytes(vec![0, 255, 1]), "\"AP8B\""),
             (Value::Bytes(vec![]), "\"\""),
             (Value::Bytes(vec![7]), "\"Bw==\""),
-            (Value::Uuid(*b"\x6f\x96\x19\xff\x8b\x86\xd0\x11\xb4\x2d\x00\xc0\x4f\xc9\x64\xff"), "\"6F9619FF-8B86-D011-B42D-00C04FC964FF\""),
+            (
+                Value::Uuid(*b"\x6f\x96\x19\xff\x8b\x86\xd0\x11\xb4\x2d\x00\xc0\x4f\xc9\x64\xff"),
+                "\"6F9619FF-8B86-D011-B42D-00C04FC964FF\"",
+            ),
             (Value::Date(0), "\"0001-01-01\""),
             (Value::Date(3_652_058), "\"9999-12-31\""),
             (Value::Date(738_944), "\"2024-02-29\""),

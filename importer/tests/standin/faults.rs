@@ -1,0 +1,217 @@
+//! Lost connections, lost answers, failing streams, purged ranges.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use importer::{Error, SourceFailure};
+use schemas::ErrorClass;
+use schemas::progress::{ShardPositions, StreamName};
+use sqlserver::{Fault, SqlError};
+use streams::memory::Memory;
+use streams::{Positions, Provider, Record, StreamReader, StreamWriter};
+
+use crate::support::{World, check_progress, tail_in_order};
+use crate::workload::{SHOP, assert_equal, fill};
+
+const CHANGES: &str = "
+BEGIN TRANSACTION; UPDATE dbo.orders SET total = total + 1 WHERE id <= 10; UPDATE dbo.items SET product = 'x' WHERE order_id <= 10; COMMIT TRANSACTION;
+GO
+DELETE FROM dbo.items WHERE order_id = 1;
+GO
+UPDATE dbo.orders SET id = 1000 WHERE id = 1;
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connection_is_cut_at_every_request_of_the_tail() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
+    world.config.page_rows = 4;
+    world.import_all().await;
+    let import = world.import();
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    let text = |text: &str| text.to_owned();
+    let faults = [
+        Fault::CutAtRequest { matching: text("lsn_time_mapping"), nth: 1 },
+        Fault::LoseAnswer { matching: text("lsn_time_mapping"), nth: 1 },
+        Fault::CutAtRequest { matching: text("AS max_lsn FROM cdc.["), nth: 1 },
+        Fault::CutAtRequest { matching: text("_CT] WHERE"), nth: 1 },
+        Fault::CutInResult { matching: text("_CT] WHERE"), nth: 1, rows: 2 },
+        Fault::LoseAnswer { matching: text("_CT] WHERE"), nth: 2 },
+        Fault::CutInResult { matching: text("AS page ORDER BY"), nth: 1, rows: 1 },
+        Fault::CutAtRequest { matching: text("AS page ORDER BY"), nth: 3 },
+        Fault::FailRequest {
+            matching: text("_CT] WHERE"),
+            nth: 1,
+            error: SqlError { number: 1205, state: 1, class: 13, message: "deadlock victim".into(), procedure: String::new(), line: 1 },
+        },
+    ];
+    for (round, fault) in faults.into_iter().enumerate() {
+        let struck = world.server.faults().struck();
+        world.server.faults().inject(fault.clone());
+        world
+            .sql(&CHANGES.replace("id = 1;", &format!("id = {};", 1 + round)).replace("1000", &(1000 + round).to_string()))
+            .await;
+        import.reaches(world.captured().await).await;
+        assert_eq!(world.server.faults().struck(), struck + 1, "{fault:?} did not strike");
+    }
+    import.stop().await;
+    assert_equal(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connection_is_cut_all_over_the_snapshot() {
+    for nth in [1, 2, 3, 5, 8] {
+        let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
+        world.config.chunk_rows = 5;
+        world.server.faults().inject(Fault::CutAtRequest { matching: "AS t".into(), nth });
+        world.server.faults().inject(Fault::CutInResult { matching: "AS t".into(), nth: nth + 1, rows: 2 });
+        world.import_all().await;
+        assert_equal(&world).await;
+    }
+}
+
+/// A provider whose writers fail at a chosen call.
+struct Failing {
+    inner: Memory,
+    calls: Arc<AtomicU64>,
+    /// Every so many calls of `append` and `flush`, one fails: in turn before and after it has had its effect.
+    every: u64,
+}
+
+struct FailingWriter {
+    inner: Box<dyn StreamWriter>,
+    calls: Arc<AtomicU64>,
+    every: u64,
+}
+
+fn failure() -> streams::Error {
+    streams::Error::Io { path: "test".into(), source: std::io::Error::other("the answer was lost") }
+}
+
+impl FailingWriter {
+    /// Whether this call fails, and whether before its effect.
+    fn fails(&self) -> Option<bool> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        (call % self.every == 0).then_some(call / self.every % 2 == 0)
+    }
+}
+
+#[async_trait]
+impl StreamWriter for FailingWriter {
+    async fn append(&mut self, stream: &StreamName, records: Vec<Record>) -> Result<(), streams::Error> {
+        match self.fails() {
+            Some(true) => Err(failure()),
+            Some(false) => {
+                self.inner.append(stream, records).await?;
+                Err(failure())
+            }
+            None => self.inner.append(stream, records).await,
+        }
+    }
+
+    async fn flush(&mut self) -> Result<ShardPositions, streams::Error> {
+        let positions = self.inner.flush().await?;
+        if self.fails().is_some() { Err(failure()) } else { Ok(positions) }
+    }
+}
+
+#[async_trait]
+impl Provider for Failing {
+    async fn ensure(&self, stream: &StreamName, shards: u32) -> Result<(), streams::Error> {
+        self.inner.ensure(stream, shards).await
+    }
+    async fn writer(&self) -> Result<Box<dyn StreamWriter>, streams::Error> {
+        Ok(Box::new(FailingWriter { inner: self.inner.writer().await?, calls: Arc::clone(&self.calls), every: self.every }))
+    }
+    async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, streams::Error> {
+        self.inner.reader(stream, after).await
+    }
+    async fn tips(&self, stream: &StreamName) -> Result<Positions, streams::Error> {
+        self.inner.tips(stream).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_fail_now_and_then_cost_repeats_and_nothing_else() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
+    world.config.chunk_rows = 5;
+    let failing = Failing { inner: world.streams.clone(), calls: Arc::default(), every: 11 };
+    let import = world.import_into(Arc::new(failing));
+    for round in 0..6 {
+        world
+            .sql(&CHANGES.replace("id = 1;", &format!("id = {};", 1 + round)).replace("1000", &(1000 + round).to_string()))
+            .await;
+        import.reaches(world.captured().await).await;
+    }
+    import.stop().await;
+    assert_equal(&world).await;
+    check_progress(&world.progress().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purged_range_is_a_gap_and_is_told() {
+    let world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    world.import_all().await;
+    world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1;\nGO\nUPDATE dbo.orders SET total = 10 WHERE id = 1;").await;
+    let published = world.progress().await.len();
+    world.captured().await;
+    world
+        .sql(
+            "DECLARE @to binary(10) = (SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping);
+             EXEC sys.sp_cdc_cleanup_change_table @capture_instance = N'dbo_orders', @low_water_mark = @to;",
+        )
+        .await;
+    let error = world.import_error().await;
+    assert!(matches!(error, Error::Source(SourceFailure::Gap { .. })), "{error}");
+    let message = error.to_string();
+    assert!(
+        message.contains("dbo.orders") && message.contains("dbo_orders") && message.contains("sp_cdc_change_job"),
+        "{message}"
+    );
+    assert_eq!(world.progress().await.len(), published, "nothing was promised past the gap");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_of_what_was_read_is_no_gap() {
+    let world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1;").await;
+    world.import_all().await;
+    world
+        .sql(
+            "DECLARE @to binary(10) = (SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping);
+             EXEC sys.sp_cdc_cleanup_change_table @capture_instance = N'dbo_orders', @low_water_mark = @to;
+             EXEC sys.sp_cdc_cleanup_change_table @capture_instance = N'dbo_items', @low_water_mark = @to;",
+        )
+        .await;
+    world.sql("UPDATE dbo.orders SET total = 11 WHERE id = 2;").await;
+    world.import_all().await;
+    assert_equal(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_instance_is_told() {
+    let world = World::start(&(SHOP.to_owned() + &fill(1))).await;
+    let import = world.import();
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    world.sql("EXEC sys.sp_cdc_disable_table @source_schema = N'dbo', @source_name = N'items', @capture_instance = N'dbo_items'; UPDATE dbo.orders SET total = 5;").await;
+    let error = tokio::time::timeout(Duration::from_secs(60), import.task).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Misconfigured, "{error}");
+    assert!(error.to_string().contains("dbo.items") || error.to_string().contains("dbo_items"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_transaction_is_read_in_pages() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(1))).await;
+    world.config.page_rows = 100;
+    world.import_all().await;
+    let mut script = String::from("BEGIN TRANSACTION;\n");
+    for id in 1000..3000 {
+        script.push_str(&format!("INSERT INTO dbo.orders (id, customer, total) VALUES ({id}, N'x', 1);\n"));
+    }
+    script.push_str("UPDATE dbo.orders SET total = 2 WHERE id >= 1000; COMMIT TRANSACTION;");
+    world.sql(&script).await;
+    world.import_all().await;
+    assert_equal(&world).await;
+    assert_eq!(tail_in_order(&world.events().await).len(), 4000);
+}

@@ -1,0 +1,12 @@
+//! The importer against the stand-in: what is published is what was done, whatever happens in between.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod contracts;
+mod faults;
+mod init;
+mod order;
+mod resume;
+mod support;
+mod types;
+mod workload;

@@ -1,0 +1,237 @@
+//! A stand-in, an importer and memory streams, and reading back what was published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use importer::{Activity, Config, Encryption, Error, Importer, Password, Source, Status, StatusHandle};
+use schemas::progress::{Phase, ProgressRecord, StreamName};
+use schemas::{Lsn, TableName};
+use serde_json::Value as Json;
+use sqlserver::{Options, Running};
+use streams::memory::Memory;
+use streams::{Layout, Positions, Provider};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything takes on a slow machine: a failing test ends by it, a passing one never waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct World {
+    pub server: Arc<Running>,
+    pub streams: Memory,
+    pub directory: TempDir,
+    pub config: Config,
+}
+
+impl World {
+    /// A stand-in with the database `shop`, in which the script has been run.
+    pub async fn start(script: &str) -> Self {
+        let options = Options { capture_interval: Duration::from_millis(20), ..Options::default() };
+        let password = options.sa_password.clone();
+        let server = Arc::new(sqlserver::start(options).await.unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let source = Source {
+            host: server.address().ip().to_string(),
+            port: server.address().port(),
+            database: "shop".into(),
+            user: "sa".into(),
+            password: Password::new(password),
+            encrypt: Encryption::Off,
+            trust_certificate: false,
+            ca_file: None,
+        };
+        let mut config = Config::new("shop", source, directory.path().join("importer"));
+        config.layout = Layout::Shared;
+        config.poll_interval = Duration::from_millis(10);
+        config.startup_patience = Duration::ZERO;
+        let world = Self { server, streams: Memory::new(), directory, config };
+        world.sql(script).await;
+        world
+    }
+
+    pub async fn sql(&self, script: &str) -> Vec<Vec<Vec<sqlserver::Value>>> {
+        let (server, text) = (Arc::clone(&self.server), script.to_owned());
+        let results = tokio::task::spawn_blocking(move || server.execute(&text)).await.unwrap();
+        let results = results.unwrap_or_else(|error| panic!("{script}: {error:?}"));
+        results.into_iter().map(|result| result.rows).collect()
+    }
+
+    pub fn import(&self) -> Import {
+        self.import_into(Arc::new(self.streams.clone()))
+    }
+
+    pub fn import_into(&self, provider: Arc<dyn Provider>) -> Import {
+        let importer = Importer::new(self.config.clone(), provider);
+        let (status, stop) = (importer.status(), CancellationToken::new());
+        let task = tokio::spawn(importer.run(stop.clone()));
+        Import { status, stop, task }
+    }
+
+    /// Runs the importer until it fails.
+    pub async fn import_error(&self) -> Error {
+        let import = self.import();
+        let result =
+            tokio::time::timeout(PATIENCE, import.task).await.unwrap_or_else(|_| panic!("it goes on: {:?}", import.status.get()));
+        result.unwrap().unwrap_err()
+    }
+
+    /// Everything committed so far has been captured; answers up to which LSN.
+    pub async fn captured(&self) -> Lsn {
+        let server = Arc::clone(&self.server);
+        tokio::task::spawn_blocking(move || server.capture_now("shop")).await.unwrap().unwrap();
+        let rows = self.sql("SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping").await;
+        match &rows[0][0][0] {
+            sqlserver::Value::Bytes(bytes) => Lsn::from_slice(bytes).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All records of a stream, of all shards.
+    pub async fn records(&self, stream: &StreamName) -> Vec<Json> {
+        let Ok(tips) = self.streams.tips(stream).await else { return Vec::new() };
+        let mut reader = self.streams.reader(stream, &Positions::new()).await.unwrap();
+        let mut left: BTreeMap<_, _> = tips.into_iter().collect();
+        let mut records = Vec::new();
+        while !left.is_empty() {
+            let batch = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap();
+            for (number, data) in &batch.records {
+                if left.get(&batch.shard).is_some_and(|tip| number >= tip) {
+                    left.remove(&batch.shard);
+                }
+                records.push(serde_json::from_slice(data).unwrap());
+            }
+        }
+        records
+    }
+
+    /// The events, in the order in which they were published.
+    pub async fn events(&self) -> Vec<Json> {
+        self.records(&self.config.layout.stream(&self.config.prefix, &TableName::new("dbo", "orders"))).await
+    }
+
+    pub async fn progress(&self) -> Vec<ProgressRecord> {
+        let records = self.records(&Layout::progress_stream(&self.config.prefix)).await;
+        records.into_iter().map(|record| serde_json::from_value(record).unwrap()).collect()
+    }
+
+    /// Runs the importer until all that has been committed is published, and stops it.
+    pub async fn import_all(&self) {
+        let import = self.import();
+        import.reaches(self.captured().await).await;
+        import.stop().await;
+    }
+}
+
+pub struct Import {
+    pub status: StatusHandle,
+    stop: CancellationToken,
+    pub task: JoinHandle<Result<(), Error>>,
+}
+
+impl Import {
+    /// Waits for a condition on the status.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status.get();
+            if condition(&status) {
+                return;
+            }
+            assert!(Instant::now() < deadline && !self.task.is_finished(), "{what} did not come: {status:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub async fn reaches(&self, lsn: Lsn) {
+        self.until("the LSN", |status| {
+            status.activity == Activity::Tailing
+                && (status.published_lsn >= Some(lsn) || status.published_lsn.is_none() && status.lag_ms == Some(0))
+        })
+        .await;
+    }
+
+    /// Stops it and waits for its end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// Ends it as a crash would: at whatever it is doing.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+/// Where an event stands in the order.
+pub fn position(event: &Json) -> (String, i64, String, i64) {
+    let source = &event["source"];
+    let operation = match event["op"].as_str().unwrap() {
+        "d" => 1,
+        "c" => 2,
+        "u" => 4,
+        _ => 0,
+    };
+    let text = |key: &str| source[key].as_str().unwrap_or_default().to_owned();
+    (text("commit_lsn"), source["command_id"].as_i64().unwrap(), text("change_lsn"), operation)
+}
+
+/// Event identity: (table, commit LSN, seqval, operation).
+pub fn identity(event: &Json) -> (String, String, String, i64) {
+    let (lsn, _, seqval, operation) = position(event);
+    (event["source"]["table"].as_str().unwrap().to_owned(), lsn, seqval, operation)
+}
+
+pub fn table_of(event: &Json) -> &str {
+    event["source"]["table"].as_str().unwrap()
+}
+
+/// The tail's events without repeats, which must be in the total order: an event that is new must stand after all that came before.
+pub fn tail_in_order(events: &[Json]) -> Vec<Json> {
+    let mut seen = BTreeSet::new();
+    let mut last = None;
+    let mut first = Vec::new();
+    for event in events.iter().filter(|event| event["op"] != "r") {
+        if !seen.insert(identity(event)) {
+            continue;
+        }
+        let here = position(event);
+        assert!(last.as_ref().is_none_or(|last| *last <= here), "{here:?} comes after {last:?}");
+        last = Some(here);
+        first.push(event.clone());
+    }
+    first
+}
+
+/// The tables as a consumer holds them that applies the snapshot and then the tail in order, repeats and all.
+pub fn replay(events: &[Json], key: &dyn Fn(&str, &Json) -> String) -> BTreeMap<String, BTreeMap<String, Json>> {
+    let mut tables: BTreeMap<String, BTreeMap<String, Json>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event["op"] == "r").chain(&tail_in_order(events)) {
+        let table = table_of(event).to_owned();
+        let rows = tables.entry(table.clone()).or_default();
+        if !event["before"].is_null() {
+            rows.remove(&key(&table, &event["before"]));
+        }
+        if !event["after"].is_null() {
+            rows.insert(key(&table, &event["after"]), event["after"].clone());
+        }
+    }
+    tables
+}
+
+/// Holds progress records against each other and against the events: ranges follow on, epochs grow, counts add up.
+pub fn check_progress(progress: &[ProgressRecord]) {
+    let mut last: Option<&ProgressRecord> = None;
+    for record in progress {
+        if let Some(last) = last {
+            assert!(record.epoch >= last.epoch, "{record:?}");
+            if record.phase == Phase::Tail && last.phase == Phase::Tail && record.epoch == last.epoch {
+                assert!(record.from_lsn == last.to_lsn || record.from_lsn == last.from_lsn, "{last:?} is followed by {record:?}");
+            }
+        }
+        assert!(record.from_lsn <= record.to_lsn);
+        last = Some(record);
+    }
+}
