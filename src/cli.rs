@@ -13,19 +13,19 @@ use crate::logging::LogFormat;
 /// Exit codes: 0 done, 1 failed (the reason is on standard error), 2 the command line is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "tributary", version, propagate_version = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
     /// How logs are written (to standard error).
     #[arg(long, global = true, value_enum, default_value = "text")]
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
     /// More logs; twice: still more. The variable RUST_LOG overrides it.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    pub(crate) verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Everything in one process, embedded, with a live shop database; opens a web page.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
@@ -47,85 +47,83 @@ pub enum Command {
     #[cfg(feature = "demo")]
     Sqlserver(SqlserverArgs),
     /// Prints a completion script for a shell.
-    Completion {
-        shell: clap_complete::Shell,
-    },
+    Completion { shell: clap_complete::Shell },
 }
 
 #[derive(Debug, Args)]
-pub struct ConfigArgs {
+pub(crate) struct ConfigArgs {
     /// The configuration file. Paths inside it are relative to its folder.
     #[arg(long, short, default_value = "tributary.yaml", env = "TRIBUTARY_CONFIG")]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub struct InitArgs {
+pub(crate) struct InitArgs {
     /// The source: sqlserver://user@host:1433/database?encrypt=on. The password is best left out and given by --password-env.
     #[arg(long)]
-    pub source: String,
+    pub(crate) source: String,
     /// The environment variable that holds the password; the written configuration refers to it.
     #[arg(long, value_name = "NAME")]
-    pub password_env: Option<String>,
+    pub(crate) password_env: Option<String>,
     /// The folder to write to. Files that exist are never overwritten.
     #[arg(long, default_value = ".")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Where the API listens.
     #[arg(long, default_value = "http://127.0.0.1:8080")]
-    pub url: String,
+    pub(crate) url: String,
     /// The environment variable that holds the API's bearer token.
     #[arg(long, value_name = "NAME")]
-    pub token_env: Option<String>,
+    pub(crate) token_env: Option<String>,
 }
 
 #[cfg(feature = "demo")]
 #[derive(Debug, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// End by itself after this time, with a summary and a comparison of every entity with SQL.
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
-    pub duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
     /// Transactions a second.
     #[arg(long, default_value_t = 50.0)]
-    pub rate: f64,
+    pub(crate) rate: f64,
     /// The port of the web page and the API; 0: any free one.
     #[arg(long, default_value_t = 8080)]
-    pub port: u16,
+    pub(crate) port: u16,
     /// The port of the SQL Server stand-in; 0: any free one.
     #[arg(long, default_value_t = 1433)]
-    pub sql_port: u16,
+    pub(crate) sql_port: u16,
     /// Where to keep everything; default: a temporary folder that is removed at the end.
     #[arg(long)]
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// Seed of the generator of rows and transactions.
     #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 #[cfg(feature = "demo")]
 #[derive(Debug, Args)]
-pub struct SqlserverArgs {
+pub(crate) struct SqlserverArgs {
     #[arg(long, default_value = "127.0.0.1:1433")]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Where to keep the databases; default: in memory.
     #[arg(long)]
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// The database to create.
     #[arg(long, default_value = "shop")]
-    pub database: String,
+    pub(crate) database: String,
     /// The password of the login sa.
     #[arg(long, default_value = "Tributary-1", env = "MSSQL_SA_PASSWORD", hide_env_values = true)]
-    pub sa_password: String,
+    pub(crate) sa_password: String,
     /// How often the capture job runs (SQL Server's own default is 5s).
     #[arg(long, default_value = "5s", value_parser = duration)]
-    pub capture_interval: Duration,
+    pub(crate) capture_interval: Duration,
 }
 
 /// `250ms`, `30s`, `5m`, `2h`.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..split].parse().map_err(|_| format!("{text:?} is not a duration: write 250ms, 30s, 5m or 2h"))?;
     let seconds = match &text[split..] {

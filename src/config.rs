@@ -37,48 +37,48 @@ use streams::Layout;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
-    pub source: Source,
-    pub streams: Streams,
+pub(crate) struct Config {
+    pub(crate) source: Source,
+    pub(crate) streams: Streams,
     #[serde(default = "default_contracts")]
-    pub contracts: PathBuf,
+    pub(crate) contracts: PathBuf,
     #[serde(default = "default_entities")]
-    pub entities: PathBuf,
+    pub(crate) entities: PathBuf,
     #[serde(default = "default_data")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     #[serde(default)]
-    pub sinks: Vec<SinkConfig>,
+    pub(crate) sinks: Vec<SinkConfig>,
     #[serde(default)]
-    pub read_from: Option<String>,
+    pub(crate) read_from: Option<String>,
     #[serde(default)]
-    pub api: api::Config,
+    pub(crate) api: api::Config,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Source {
+pub(crate) struct Source {
     /// Letters, digits, `-` and `_`: it stands in stream names.
-    pub name: String,
-    pub url: String,
+    pub(crate) name: String,
+    pub(crate) url: String,
     #[serde(default)]
-    pub password: Option<SecretReference>,
+    pub(crate) password: Option<SecretReference>,
     #[serde(default = "default_poll_interval", deserialize_with = "duration")]
-    pub poll_interval: Duration,
+    pub(crate) poll_interval: Duration,
     #[serde(default)]
-    pub tables: Vec<TableName>,
+    pub(crate) tables: Vec<TableName>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Streams {
+pub(crate) struct Streams {
     #[serde(default)]
-    pub prefix: Option<String>,
+    pub(crate) prefix: Option<String>,
     #[serde(default)]
-    pub layout: Option<Layout>,
+    pub(crate) layout: Option<Layout>,
     /// Shards of a stream that is created.
     #[serde(default = "default_shards")]
-    pub shards: u32,
-    pub provider: streams::Config,
+    pub(crate) shards: u32,
+    pub(crate) provider: streams::config::Config,
 }
 
 fn default_contracts() -> PathBuf {
@@ -103,28 +103,35 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 
 impl Source {
     /// The source with its password.
-    pub fn resolve(&self) -> anyhow::Result<importer::Source> {
+    pub(crate) fn resolve(&self) -> anyhow::Result<importer::Source> {
         let password = match &self.password {
-            Some(reference) => Some(importer::Password::new(reference.resolve("the source's password (source.password)")?.reveal())),
+            Some(reference) => {
+                Some(importer::Password::new(reference.resolve("the source's password (source.password)")?.reveal()))
+            }
             None => None,
         };
-        let settings =
-            importer::SourceSettings { url: Some(importer::SourceUrl::new(&self.url)), password, ..importer::SourceSettings::default() };
+        let settings = importer::SourceSettings {
+            url: Some(importer::SourceUrl::new(&self.url)),
+            password,
+            ..importer::SourceSettings::default()
+        };
         importer::Source::from_settings(&settings).context("source")
     }
 
     /// Which captured tables are imported: those that are named, or all.
-    pub fn filter(&self) -> importer::TableFilter {
+    pub(crate) fn filter(&self) -> importer::TableFilter {
         importer::TableFilter { include: self.tables.iter().map(ToString::to_string).collect(), exclude: Vec::new() }
     }
 }
 
 impl Config {
     /// Reads the file. Errors name it, the line and the key.
-    pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{}: cannot be read. `tributary init` writes one, --config names another", path.display()))?;
-        let mut config: Self = serde_yaml_ng::from_str(&text).with_context(|| format!("{}: the configuration is wrong", path.display()))?;
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("{}: cannot be read. `tributary init` writes one, --config names another", path.display())
+        })?;
+        let mut config: Self =
+            serde_yaml_ng::from_str(&text).with_context(|| format!("{}: the configuration is wrong", path.display()))?;
         config.check().with_context(|| format!("{}: the configuration is wrong", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.resolve_paths(folder);
@@ -132,9 +139,13 @@ impl Config {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        let plain =
+            |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
         if !plain(&self.source.name) {
-            bail!("source.name {:?}: only letters, digits, '-', '_' and '.', because it stands in stream names", self.source.name);
+            bail!(
+                "source.name {:?}: only letters, digits, '-', '_' and '.', because it stands in stream names",
+                self.source.name
+            );
         }
         if !plain(self.prefix()) {
             bail!("streams.prefix {:?}: only letters, digits, '-', '_' and '.'", self.prefix());
@@ -147,7 +158,9 @@ impl Config {
         if let Some(name) = &self.read_from {
             match self.sinks.iter().find(|sink| sink.name() == name) {
                 None => bail!("read_from: there is no sink {name:?}; there are {names:?}"),
-                Some(sink) if !sink.can_be_read() => bail!("read_from: queries cannot be read from {name:?}: name a SQLite or Postgres sink"),
+                Some(sink) if !sink.can_be_read() => {
+                    bail!("read_from: queries cannot be read from {name:?}: name a SQLite or Postgres sink")
+                }
                 Some(_) => {}
             }
         }
@@ -158,7 +171,7 @@ impl Config {
         for path in [&mut self.contracts, &mut self.entities, &mut self.data] {
             *path = folder.join(&path);
         }
-        if let streams::Config::Embedded(embedded) = &mut self.streams.provider {
+        if let streams::config::Config::Embedded(embedded) = &mut self.streams.provider {
             embedded.path = folder.join(&embedded.path);
         }
         for sink in &mut self.sinks {
@@ -168,17 +181,18 @@ impl Config {
         }
     }
 
-    pub fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         self.streams.prefix.as_deref().unwrap_or(&self.source.name)
     }
 
-    pub fn layout(&self) -> Layout {
-        let default = if matches!(self.streams.provider, streams::Config::Kinesis(_)) { Layout::Table } else { Layout::Shared };
+    pub(crate) fn layout(&self) -> Layout {
+        let default =
+            if matches!(self.streams.provider, streams::config::Config::Kinesis(_)) { Layout::Table } else { Layout::Shared };
         self.streams.layout.unwrap_or(default)
     }
 
     /// The sink that queries read.
-    pub fn readable_sink(&self) -> Option<&SinkConfig> {
+    pub(crate) fn readable_sink(&self) -> Option<&SinkConfig> {
         match &self.read_from {
             Some(name) => self.sinks.iter().find(|sink| sink.name() == name),
             None => self.sinks.iter().find(|sink| sink.can_be_read()),
@@ -186,26 +200,32 @@ impl Config {
     }
 
     /// The table contracts, by file name.
-    pub fn load_contracts(&self) -> anyhow::Result<Vec<Contract>> {
+    pub(crate) fn load_contracts(&self) -> anyhow::Result<Vec<Contract>> {
         let contracts = read_folder(&self.contracts, "json", |name, text| Ok(Contract::parse(name, text)?))?;
         if contracts.is_empty() {
-            bail!("{}: no table contracts (*.json) there: `tributary init` writes them from the catalog", self.contracts.display());
+            bail!(
+                "{}: no table contracts (*.json) there: `tributary init` writes them from the catalog",
+                self.contracts.display()
+            );
         }
         Ok(contracts)
     }
 
     /// The entity definitions, by file name.
-    pub fn load_entities(&self) -> anyhow::Result<Vec<EntityDefinition>> {
+    pub(crate) fn load_entities(&self) -> anyhow::Result<Vec<EntityDefinition>> {
         let entities = read_folder(&self.entities, "yaml", |name, text| Ok(EntityDefinition::from_yaml(name, text)?))?;
         if entities.is_empty() {
-            bail!("{}: no entity definitions (*.yaml) there: `tributary init` infers them from the foreign keys", self.entities.display());
+            bail!(
+                "{}: no entity definitions (*.yaml) there: `tributary init` infers them from the foreign keys",
+                self.entities.display()
+            );
         }
         Ok(entities)
     }
 }
 
 /// Looks tables up in contracts.
-pub fn table_of<'a>(contracts: &'a [Contract]) -> impl Fn(&TableName) -> Option<Arc<TableSchema>> + 'a {
+pub(crate) fn table_of<'a>(contracts: &'a [Contract]) -> impl Fn(&TableName) -> Option<Arc<TableSchema>> + 'a {
     move |name| contracts.iter().find(|contract| contract.table.name == *name).map(|contract| contract.table.clone())
 }
 

@@ -6,13 +6,13 @@ use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     Text,
     Json,
 }
 
 /// Starts logging. `RUST_LOG` overrides the level that `verbose` stands for.
-pub fn start(format: LogFormat, verbose: u8) {
+pub(crate) fn start(format: LogFormat, verbose: u8) {
     let level = match verbose {
         0 => "info",
         1 => "debug",

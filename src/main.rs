@@ -5,6 +5,7 @@ mod commands;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
+mod feed;
 mod logging;
 mod pipeline;
 

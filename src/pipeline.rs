@@ -18,29 +18,30 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, table_of};
+use crate::feed::Feed;
 
 /// Which parts run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parts {
-    pub importer: bool,
-    pub joiner: bool,
-    pub api: bool,
+pub(crate) struct Parts {
+    pub(crate) importer: bool,
+    pub(crate) joiner: bool,
+    pub(crate) api: bool,
 }
 
 /// More for the status, beside what the parts say (the demo's hints).
-pub type StatusExtra = Arc<dyn Fn() -> Json + Send + Sync>;
+pub(crate) type StatusExtra = Arc<dyn Fn() -> Json + Send + Sync>;
 
 /// What each part says of itself when it is asked.
 #[derive(Clone)]
 struct Status {
     name: String,
     importer: Option<StatusHandle>,
-    joiner: Option<joiner::Status>,
+    joiner: Option<joiner::Handle>,
     extra: Option<StatusExtra>,
 }
 
 /// A running pipeline.
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     shutdown: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     ended: Mutex<mpsc::Receiver<(&'static str, anyhow::Result<()>)>>,
@@ -50,12 +51,12 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    pub async fn start(config: Config, parts: Parts) -> anyhow::Result<Self> {
+    pub(crate) async fn start(config: Config, parts: Parts) -> anyhow::Result<Self> {
         Self::start_with(config, parts, None).await
     }
 
     /// Checks everything that can be checked without the source, then starts the parts.
-    pub async fn start_with(config: Config, parts: Parts, extra: Option<StatusExtra>) -> anyhow::Result<Self> {
+    pub(crate) async fn start_with(config: Config, parts: Parts, extra: Option<StatusExtra>) -> anyhow::Result<Self> {
         let contracts = config.load_contracts()?;
         let plans = plans(&config, &contracts)?;
         let reader = match config.readable_sink() {
@@ -79,7 +80,7 @@ impl Pipeline {
             reader: reader.clone(),
             status: Status { name: config.source.name.clone(), importer: None, joiner: None, extra },
         };
-        let provider = streams::open(&config.streams.provider).await?;
+        let provider = streams::config::open(&config.streams.provider).await?;
         let infos = plans.iter().map(Plan::info).collect();
         let mut feed = None;
         if parts.joiner {
@@ -108,7 +109,8 @@ impl Pipeline {
         settings.shards = config.streams.shards;
         settings.poll_interval = config.source.poll_interval;
         settings.tables = config.source.filter();
-        settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect::<BTreeMap<_, _>>();
+        settings.contracts =
+            contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect::<BTreeMap<_, _>>();
         let importer = Importer::new(settings, provider);
         self.status.importer = Some(importer.status());
         let shutdown = self.shutdown.clone();
@@ -123,11 +125,21 @@ impl Pipeline {
         provider: Arc<dyn Provider>,
         report: &Report,
     ) -> anyhow::Result<Arc<dyn api::ChangeFeed>> {
-        let settings = joiner::Config::new(&config.source.name, config.data.join("state"), plans);
-        let joiner = Joiner::open(settings)?;
-        let sinks = config.sinks.iter().map(|sink| Ok((sink.name().to_owned(), sinks::open(sink)?))).collect::<anyhow::Result<Vec<_>>>()?;
-        let feed = Arc::new(Feed(joiner.outbox()));
+        let plans = plans.into_iter().map(Arc::new).collect();
+        let mut settings = joiner::Config::new(config.data.join("state"), plans, &config.source.name, config.prefix());
+        settings.layout = config.layout();
+        let joiner =
+            tokio::task::spawn_blocking(move || Joiner::open(settings)).await.context("opening the joiner's state")??;
+        let handle = joiner.handle();
+        let sinks = config
+            .sinks
+            .iter()
+            .map(|sink| Ok(joiner::NamedSink { name: sink.name().to_owned(), sink: sinks::open(sink)? }))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let feed = Arc::new(Feed::new(handle.outbox()));
+        self.status.joiner = Some(handle);
         let shutdown = self.shutdown.clone();
+        tokio::spawn(feed.clone().follow(shutdown.clone()));
         self.spawn("joiner", report, async move { Ok(joiner.run(provider, sinks, shutdown).await?) });
         Ok(feed)
     }
@@ -163,20 +175,20 @@ impl Pipeline {
     }
 
     /// Where the API listens.
-    pub fn api_address(&self) -> Option<SocketAddr> {
+    pub(crate) fn api_address(&self) -> Option<SocketAddr> {
         self.api_address
     }
 
-    pub fn reader(&self) -> Option<Arc<dyn EntityReader>> {
+    pub(crate) fn reader(&self) -> Option<Arc<dyn EntityReader>> {
         self.reader.clone()
     }
 
-    pub fn status(&self) -> Json {
+    pub(crate) fn status(&self) -> Json {
         self.status.json()
     }
 
     /// Returns when a part has ended by itself: its error, or that it ended without being asked to.
-    pub async fn failed(&self) -> anyhow::Result<()> {
+    pub(crate) async fn failed(&self) -> anyhow::Result<()> {
         match self.ended.lock().await.recv().await {
             Some((_, Err(error))) => Err(error),
             Some((name, Ok(()))) => anyhow::bail!("the {name} ended although nobody told it to"),
@@ -185,7 +197,7 @@ impl Pipeline {
     }
 
     /// Stops every part, and waits until each has come to an orderly end.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.shutdown.cancel();
         for task in self.tasks {
             task.await.context("a part ended abnormally")?;
@@ -201,7 +213,68 @@ impl Pipeline {
 type Report = mpsc::Sender<(&'static str, anyhow::Result<()>)>;
 
 /// The entity definitions, held against the contracts.
-pub fn plans(config: &Config, contracts: &[Contract]) -> anyhow::Result<Vec<Plan>> {
+pub(crate) fn plans(config: &Config, contracts: &[Contract]) -> anyhow::Result<Vec<Plan>> {
     let tables = table_of(contracts);
     config.load_entities()?.iter().map(|definition| Ok(Plan::resolve(definition, &tables)?)).collect()
+}
+
+impl Status {
+    /// What `GET /v1/status` answers; the members are described at [`api::StatusSource`].
+    fn json(&self) -> Json {
+        let mut status = json!({"source": {"name": self.name}});
+        if let Some(importer) = &self.importer {
+            status["source"] = source(&self.name, &importer.get());
+        }
+        if let Some(joiner) = &self.joiner {
+            let joined = joiner.status();
+            let sinks: Vec<Json> = joined.sinks.iter().map(|sink| self::sink(sink, &joined)).collect();
+            let sum = |count: fn(&joiner::TableCounts) -> u64| joined.tables.values().map(count).sum::<u64>();
+            let (applied, emitted) = (sum(|table| table.applied), joined.outbox_head);
+            let mut part = json!(joined);
+            if let Some(members) = part.as_object_mut() {
+                members.remove("sinks");
+                members.insert("applied_total".to_owned(), json!(applied));
+                members.insert("emitted_total".to_owned(), json!(emitted));
+            }
+            status["joiner"] = part;
+            status["sinks"] = json!(sinks);
+        }
+        if let Some(extra) = &self.extra {
+            status["demo"] = extra();
+        }
+        status
+    }
+}
+
+fn source(name: &str, status: &importer::Status) -> Json {
+    let tables = &status.tables;
+    json!({
+        "name": name,
+        "phase": status.activity,
+        "epoch": status.epoch,
+        "captured_lsn": status.captured_lsn,
+        "published_lsn": status.published_lsn,
+        "published_commit_time_ms": status.published_commit_time_ms,
+        "lag_ms": status.lag_ms,
+        "events_total": tables.values().map(|table| table.published + table.snapshot_rows).sum::<u64>(),
+        "dead_lettered_total": tables.values().map(|table| table.dead_lettered).sum::<u64>(),
+        "tables": tables.iter().map(|(name, table)| (name.to_string(), json!(table.published + table.snapshot_rows))).collect::<serde_json::Map<_, _>>(),
+        "table_details": tables.iter().map(|(name, table)| (name.to_string(), json!(table))).collect::<serde_json::Map<_, _>>(),
+        "last_error": status.last_error,
+        "warnings": status.warnings,
+    })
+}
+
+fn sink(sink: &joiner::SinkStatus, joined: &joiner::Status) -> Json {
+    json!({
+        "name": sink.name,
+        "state": sink.state,
+        // A sink with nothing before it in the outbox holds the joiner's frontier.
+        "frontier": if sink.behind == 0 && sink.cursor.is_some() { json!(joined.frontier) } else { Json::Null },
+        "cursor": sink.cursor,
+        "behind": sink.behind,
+        "written_total": sink.written,
+        "rejected_total": sink.rejected,
+        "error": sink.error,
+    })
 }

@@ -154,7 +154,10 @@ async fn an_event_that_breaks_its_contract_is_set_aside_and_counted() {
 
 /// The name that `init` gave the entity whose root is dbo.orders.
 fn root(pipeline: &Pipeline) -> &'static str {
-    let names: Vec<String> = std::fs::read_dir(pipeline.path("schemas/entities")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let names: Vec<String> = std::fs::read_dir(pipeline.path("schemas/entities"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     if names.iter().any(|name| name == "order.yaml") { "order" } else { "orders" }
 }
 
@@ -211,7 +214,7 @@ async fn a_stream_trimmed_past_our_position_is_told() {
 /// What a retention that is too short does: a writer whose segments are small and whose retention is one byte pushes out all that was there.
 async fn trim(folder: &Path) {
     let config = format!("{{embedded: {{path: {}, segment_bytes: 1024, retention_bytes: 1}}}}", folder.display());
-    let provider = streams::open(&serde_yaml_ng::from_str(&config).unwrap()).await.unwrap();
+    let provider = streams::config::open(&serde_yaml_ng::from_str(&config).unwrap()).await.unwrap();
     let mut writer = provider.writer().await.unwrap();
     for _ in 0..8 {
         let record = streams::Record { partition_key: "1".into(), data: vec![b' '; 900].into() };
@@ -229,7 +232,8 @@ async fn a_full_disk_stops_the_pipeline_and_nothing_is_lost() {
     let server = shop().await;
     let pipeline = pipeline(&server);
     // No file may grow past 64 KiB: the log's writer is told so by the system, as it would be by a full disk.
-    let limited = format!("trap '' XFSZ; ulimit -f 64; exec {} run --config {}", env!("CARGO_BIN_EXE_tributary"), text(&pipeline.config()));
+    let limited =
+        format!("trap '' XFSZ; ulimit -f 64; exec {} run --config {}", env!("CARGO_BIN_EXE_tributary"), text(&pipeline.config()));
     let mut command = std::process::Command::new("bash");
     command.args(["-c", &limited]).env(PASSWORD_VARIABLE, PASSWORD).env_remove("RUST_LOG");
     let mut process = Process::spawn("run with a full disk", &mut command);

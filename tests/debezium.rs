@@ -61,7 +61,10 @@ fn script() -> Vec<String> {
     .map(str::to_owned)
     .into();
     script.push(format!("INSERT INTO dbo.kinds VALUES (3, {FULL_ROW}), (4, {nulls})"));
-    script.push("UPDATE dbo.kinds SET vc = 'no longer null', r = 0.5, dt = '0001-01-01', d2 = '9999-12-31T23:59:59.9999999' WHERE id = 4".into());
+    script.push(
+        "UPDATE dbo.kinds SET vc = 'no longer null', r = 0.5, dt = '0001-01-01', d2 = '9999-12-31T23:59:59.9999999' WHERE id = 4"
+            .into(),
+    );
     script
 }
 
@@ -101,7 +104,8 @@ fn temporal(text: &str) -> String {
 }
 
 fn clients() -> PathBuf {
-    let folder = std::env::var("TRIBUTARY_CLIENTS").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/.setup/clients").to_owned());
+    let folder =
+        std::env::var("TRIBUTARY_CLIENTS").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/.setup/clients").to_owned());
     let python = Path::new(&folder).join("venv/bin/python");
     assert!(python.exists(), "{} is missing: run `make setup`", python.display());
     python
@@ -181,9 +185,12 @@ async fn our_events_equal_debeziums() {
 
     // Both have taken their snapshot (6 rows; `finish` is empty) before the script runs.
     wait_for("Debezium's snapshot", LIMIT, async || (debezium_events(&file).len() >= 6).then_some(())).await;
-    let config: streams::Config = serde_yaml_ng::from_str(&format!("{{embedded: {{path: {}}}}}", pipeline.path("streams").display())).unwrap();
-    let provider = streams::open(&config).await.unwrap();
-    let reader = wait_for("our stream", LIMIT, async || provider.reader(&StreamName("tpch.events".into()), &Positions::new()).await.ok()).await;
+    let config: streams::config::Config =
+        serde_yaml_ng::from_str(&format!("{{embedded: {{path: {}}}}}", pipeline.path("streams").display())).unwrap();
+    let provider = streams::config::open(&config).await.unwrap();
+    let reader =
+        wait_for("our stream", LIMIT, async || provider.reader(&StreamName("tpch.events".into()), &Positions::new()).await.ok())
+            .await;
     let mut ours = Ours { reader, events: Vec::new() };
     ours.read_until(|events| events.len() >= 6).await;
 

@@ -21,7 +21,8 @@ fn the_demo_ends_with_every_entity_equal_to_sql() {
 fn the_page_is_live_in_a_browser() {
     let demo = Process::start(&["demo", "--rate", "20", "--port", "0", "--sql-port", "0"]);
     let url = demo.line_after("Page: ").trim().to_owned();
-    let browser = std::env::var("TRIBUTARY_BROWSER").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/.setup/browser").to_owned());
+    let browser =
+        std::env::var("TRIBUTARY_BROWSER").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/.setup/browser").to_owned());
     assert!(
         std::path::Path::new(&browser).join("node_modules/playwright-core").exists(),
         "{browser} has no playwright-core: run `make setup`"

@@ -84,7 +84,8 @@ impl Load {
 
 /// Every change that subscribers are given, from the oldest kept: no document is torn, and no key goes back to an older version.
 async fn check_changes(url: &str, expected: usize) {
-    let changes = support::http::events(&format!("{url}/v1/changes?entity=order&from=oldest"), |events| events.len() >= expected).await;
+    let changes =
+        support::http::events(&format!("{url}/v1/changes?entity=order&from=oldest"), |events| events.len() >= expected).await;
     let mut last: BTreeMap<String, (String, i64)> = BTreeMap::new();
     for change in &changes {
         let document = &change["data"];

@@ -74,7 +74,10 @@ impl Setting {
         for _ in 0..count {
             both.transaction(&changes.next()).await;
         }
-        let end = format!("UPDATE dbo.customer SET c_name = '{mark}' WHERE c_custkey = 1; INSERT INTO dbo.orders VALUES ({}, 1, 'O', 1.00, '1998-05-06', '1-URGENT', 'Clerk#1', 0, '{mark}')", 1_000_000 + seed);
+        let end = format!(
+            "UPDATE dbo.customer SET c_name = '{mark}' WHERE c_custkey = 1; INSERT INTO dbo.orders VALUES ({}, 1, 'O', 1.00, '1998-05-06', '1-URGENT', 'Clerk#1', 0, '{mark}')",
+            1_000_000 + seed
+        );
         both.transaction(&[end]).await;
     }
 }
@@ -194,7 +197,8 @@ async fn kinesis_to_postgres_dynamodb_and_sns_equals_the_join_in_postgres() {
     let expected = expected(&postgres).await;
     assert_equal(&expected, &pipeline::entities(&url, "order").await);
 
-    wait_for("the last order in DynamoDB", LIMIT, async || dynamodb_documents(&stack).contains_key(&end_key(2)).then_some(())).await;
+    wait_for("the last order in DynamoDB", LIMIT, async || dynamodb_documents(&stack).contains_key(&end_key(2)).then_some(()))
+        .await;
     assert_equal(&expected, &dynamodb_documents(&stack));
 
     let mut latest = BTreeMap::new();

@@ -8,7 +8,7 @@ use crate::cli::ConfigArgs;
 use crate::config::Config;
 use crate::pipeline::plans;
 
-pub async fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let contracts = config.load_contracts()?;
     let plans = plans(&config, &contracts)?;

@@ -2,6 +2,6 @@
 
 use clap::CommandFactory;
 
-pub fn run(shell: clap_complete::Shell) {
+pub(crate) fn run(shell: clap_complete::Shell) {
     clap_complete::generate(shell, &mut crate::cli::Cli::command(), "tributary", &mut std::io::stdout());
 }

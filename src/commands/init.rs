@@ -7,10 +7,11 @@ use importer::init::Inferred;
 
 use crate::cli::InitArgs;
 
-pub async fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     let password = match &args.password_env {
         Some(name) => {
-            let text = std::env::var(name).with_context(|| format!("the environment variable {name} (--password-env) is not set: export {name}=…"))?;
+            let text = std::env::var(name)
+                .with_context(|| format!("the environment variable {name} (--password-env) is not set: export {name}=…"))?;
             Some(importer::Password::new(text))
         }
         None => None,
@@ -39,8 +40,11 @@ pub async fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
 /// The text of `tributary.yaml`. A password in the URL is not written: the file refers to where it is kept.
 fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred) -> String {
     let options = args.source.split_once('?').map(|(_, options)| format!("?{options}")).unwrap_or_default();
-    let name: String =
-        source.database.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c.to_ascii_lowercase() } else { '-' }).collect();
+    let name: String = source
+        .database
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c.to_ascii_lowercase() } else { '-' })
+        .collect();
     let variable = args.password_env.as_deref().unwrap_or("MSSQL_PASSWORD");
     let entities: Vec<&str> = inferred.entities.iter().map(|entity| entity.entity.as_str()).collect();
     format!(

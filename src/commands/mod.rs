@@ -13,7 +13,7 @@ use crate::cli::{Command, ConfigArgs};
 use crate::config::Config;
 use crate::pipeline::{Parts, Pipeline};
 
-pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(args).await,
@@ -49,7 +49,7 @@ async fn pipeline(args: &ConfigArgs, parts: Parts) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns at SIGINT or SIGTERM.
-pub async fn interrupted() -> anyhow::Result<()> {
+pub(crate) async fn interrupted() -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         result = tokio::signal::ctrl_c() => result?,
@@ -60,7 +60,7 @@ pub async fn interrupted() -> anyhow::Result<()> {
 
 /// How to reach the stand-in with clients that people have.
 #[cfg(feature = "demo")]
-pub fn connect_hints(address: std::net::SocketAddr, database: &str, password: &str) -> Vec<String> {
+pub(crate) fn connect_hints(address: std::net::SocketAddr, database: &str, password: &str) -> Vec<String> {
     let (host, port) = (address.ip(), address.port());
     vec![
         format!("sqlcmd -S {host},{port} -U sa -P '{password}' -C -d {database}"),

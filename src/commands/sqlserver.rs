@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::cli::SqlserverArgs;
 
-pub async fn run(args: SqlserverArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: SqlserverArgs) -> anyhow::Result<ExitCode> {
     let running = sqlserver::start(sqlserver::Options {
         listen: args.listen,
         data: args.data,

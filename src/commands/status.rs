@@ -14,7 +14,7 @@ use crate::cli::StatusArgs;
 /// A status is small: more than this is not one.
 const LIMIT: usize = 16 << 20;
 
-pub async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let url = format!("{}/v1/status", args.url.trim_end_matches('/'));
     let mut request = hyper::Request::get(&url).header("accept", "application/json");
     if let Some(name) = &args.token_env {
@@ -28,7 +28,8 @@ pub async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("{url} does not answer. Is `tributary run` running there? --url names another address"))?;
     let status = response.status();
-    let body = http_body_util::Limited::new(response.into_body(), LIMIT).collect().await.map_err(|error| anyhow::anyhow!(error))?;
+    let body =
+        http_body_util::Limited::new(response.into_body(), LIMIT).collect().await.map_err(|error| anyhow::anyhow!(error))?;
     let body = body.to_bytes();
     if status.as_u16() == 401 {
         bail!("{url} wants its bearer token: put it into an environment variable and name that with --token-env");
@@ -44,5 +45,7 @@ pub async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 /// Whether some part says of itself that it has stopped for an error.
 fn has_failed(status: &Value) -> bool {
     let failed = |part: &Value| part["phase"] == "failed" || part["state"] == "failed";
-    failed(&status["source"]) || failed(&status["joiner"]) || status["sinks"].as_array().is_some_and(|sinks| sinks.iter().any(failed))
+    failed(&status["source"])
+        || failed(&status["joiner"])
+        || status["sinks"].as_array().is_some_and(|sinks| sinks.iter().any(failed))
 }

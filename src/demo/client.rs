@@ -3,19 +3,19 @@
 use tokio::net::TcpStream;
 use tokio_util::compat::{Compat, TokioAsyncWriteCompatExt};
 
-pub type Client = tiberius::Client<Compat<TcpStream>>;
+pub(crate) type Client = tiberius::Client<Compat<TcpStream>>;
 
 /// Where the stand-in listens.
 #[derive(Debug, Clone)]
-pub struct Target {
-    pub host: String,
-    pub port: u16,
-    pub password: String,
-    pub database: String,
+pub(crate) struct Target {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) password: String,
+    pub(crate) database: String,
 }
 
 impl Target {
-    pub async fn connect(&self) -> anyhow::Result<Client> {
+    pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
         let mut config = tiberius::Config::new();
         config.host(&self.host);
         config.port(self.port);
@@ -29,7 +29,7 @@ impl Target {
 }
 
 /// Runs a batch to its end; its results are of no interest.
-pub async fn execute(client: &mut Client, sql: &str) -> anyhow::Result<()> {
+pub(crate) async fn execute(client: &mut Client, sql: &str) -> anyhow::Result<()> {
     client.simple_query(sql).await?.into_results().await?;
     Ok(())
 }

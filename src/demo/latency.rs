@@ -18,28 +18,34 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Measured latencies, in milliseconds.
 #[derive(Debug, Default)]
-pub struct Latencies(Mutex<Vec<f64>>);
+pub(crate) struct Latencies(Mutex<Vec<f64>>);
 
 impl Latencies {
     fn push(&self, milliseconds: f64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(milliseconds);
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// p50 and p99, in milliseconds; zeros before the first.
-    pub fn percentiles(&self) -> (f64, f64) {
+    pub(crate) fn percentiles(&self) -> (f64, f64) {
         let mut sorted = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| sorted.get(((sorted.len() as f64 - 1.0) * share).round().max(0.0) as usize).copied().unwrap_or_default();
+        let at =
+            |share: f64| sorted.get(((sorted.len() as f64 - 1.0) * share).round().max(0.0) as usize).copied().unwrap_or_default();
         (at(0.5), at(0.99))
     }
 }
 
 /// Probes until it is told to stop. The first probe only waits for the first load to end.
-pub async fn probe(target: Target, reader: Arc<dyn EntityReader>, latencies: Arc<Latencies>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn probe(
+    target: Target,
+    reader: Arc<dyn EntityReader>,
+    latencies: Arc<Latencies>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut client = target.connect().await?;
     mark(&mut client, reader.as_ref(), "first", LIMIT).await?;
     let mut pace = tokio::time::interval(Duration::from_millis(100));
@@ -56,7 +62,12 @@ pub async fn probe(target: Target, reader: Arc<dyn EntityReader>, latencies: Arc
 }
 
 /// Commits a mark and waits until it can be queried: the time in between.
-pub async fn mark(client: &mut Client, reader: &dyn EntityReader, mark: &str, limit: Duration) -> anyhow::Result<Duration> {
+pub(crate) async fn mark(
+    client: &mut Client,
+    reader: &dyn EntityReader,
+    mark: &str,
+    limit: Duration,
+) -> anyhow::Result<Duration> {
     client::execute(client, &format!("UPDATE dbo.customers SET email = '{mark}@example.com' WHERE id = {CUSTOMER}")).await?;
     let committed = Instant::now();
     let expected = format!("\"{mark}@example.com\"");

@@ -32,7 +32,7 @@ const PASSWORD: &str = "Tributary-1";
 /// How long the pipeline may take to come to the last commit after the workload has stopped.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
-pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let temporary = tempfile::tempdir().context("a temporary folder cannot be made; --data names a folder to use")?;
     let folder = args.data.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
@@ -102,7 +102,9 @@ async fn start_server(args: &DemoArgs, folder: &Path, size: shop::Size) -> anyho
 /// Creates and fills the shop, unless it is there from an earlier run.
 fn fill(server: &sqlserver::Running, size: shop::Size, seed: u64) -> anyhow::Result<()> {
     let execute = |sql: &str| {
-        server.execute(sql).map_err(|error| anyhow::anyhow!("setting up the shop: {} (error {}): {}", error.message, error.number, &sql[..sql.len().min(120)]))
+        server.execute(sql).map_err(|error| {
+            anyhow::anyhow!("setting up the shop: {} (error {}): {}", error.message, error.number, &sql[..sql.len().min(120)])
+        })
     };
     let there = execute("SELECT name FROM sys.tables WHERE name = 'shipments'")?;
     if there.first().is_some_and(|set| !set.rows.is_empty()) {
@@ -201,7 +203,8 @@ async fn summarise(
     let transactions = counters.transactions.load(Ordering::Relaxed);
     println!("  transactions   {transactions} committed, {} rolled back", counters.rolled_back.load(Ordering::Relaxed));
     println!("  rows published {}", pipeline.status()["source"]["events_total"]);
-    for (entity, expected) in [("order", verify::orders(&mut client).await?), ("customer", verify::customers(&mut client).await?)] {
+    for (entity, expected) in [("order", verify::orders(&mut client).await?), ("customer", verify::customers(&mut client).await?)]
+    {
         let actual = documents(reader, entity).await?;
         let differences = verify::differences(entity, &expected, &actual, 5);
         let verdict = if differences.is_empty() { "all equal to the join by SQL" } else { "DIFFERENT from the join by SQL" };
@@ -209,7 +212,10 @@ async fn summarise(
         found.extend(differences);
     }
     let (p50, p99) = latencies.percentiles();
-    println!("  commit to queryable: p50 {p50:.1} ms, p99 {p99:.1} ms ({} probes; the capture job's 20 ms included)", latencies.count());
+    println!(
+        "  commit to queryable: p50 {p50:.1} ms, p99 {p99:.1} ms ({} probes; the capture job's 20 ms included)",
+        latencies.count()
+    );
     if found.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

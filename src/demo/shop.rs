@@ -8,18 +8,18 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 /// The tables, children after their parents.
-pub const TABLES: [&str; 8] =
+pub(crate) const TABLES: [&str; 8] =
     ["customers", "addresses", "products", "orders", "order_items", "item_taxes", "payments", "shipments"];
 
 /// `CREATE TABLE` for all of them.
-pub const SCHEMA: &str = include_str!("shop.sql");
+pub(crate) const SCHEMA: &str = include_str!("shop.sql");
 
 /// How many rows the shop starts with.
 #[derive(Debug, Clone, Copy)]
-pub struct Size {
-    pub customers: u32,
-    pub products: u32,
-    pub orders: u32,
+pub(crate) struct Size {
+    pub(crate) customers: u32,
+    pub(crate) products: u32,
+    pub(crate) orders: u32,
 }
 
 impl Default for Size {
@@ -29,7 +29,7 @@ impl Default for Size {
 }
 
 /// Statements that switch change data capture on.
-pub fn capture_statements() -> Vec<String> {
+pub(crate) fn capture_statements() -> Vec<String> {
     let mut statements = vec!["EXEC sys.sp_cdc_enable_db".to_owned()];
     statements.extend(TABLES.iter().map(|table| {
         format!(
@@ -40,61 +40,77 @@ pub fn capture_statements() -> Vec<String> {
 }
 
 const FIRST: [&str; 16] = [
-    "Ada", "Grace", "Edsger", "Barbara", "Alan", "Radia", "Donald", "Frances", "Niklaus", "Margaret", "Tony", "Joan", "Ken", "Jean",
-    "Zoë", "Søren",
+    "Ada", "Grace", "Edsger", "Barbara", "Alan", "Radia", "Donald", "Frances", "Niklaus", "Margaret", "Tony", "Joan", "Ken",
+    "Jean", "Zoë", "Søren",
 ];
 const LAST: [&str; 16] = [
-    "Lovelace", "Hopper", "Dijkstra", "Liskov", "Turing", "Perlman", "Knuth", "Allen", "Wirth", "Hamilton", "Hoare", "Clarke", "Thompson",
-    "Bartik", "O'Neill", "Ångström",
+    "Lovelace",
+    "Hopper",
+    "Dijkstra",
+    "Liskov",
+    "Turing",
+    "Perlman",
+    "Knuth",
+    "Allen",
+    "Wirth",
+    "Hamilton",
+    "Hoare",
+    "Clarke",
+    "Thompson",
+    "Bartik",
+    "O'Neill",
+    "Ångström",
 ];
 const CITIES: [(&str, &str); 8] = [
-    ("Utrecht", "NL"), ("Lyon", "FR"), ("Porto", "PT"), ("Köln", "DE"), ("Gdańsk", "PL"), ("Aarhus", "DK"), ("Leeds", "GB"), ("Graz", "AT"),
+    ("Utrecht", "NL"),
+    ("Lyon", "FR"),
+    ("Porto", "PT"),
+    ("Köln", "DE"),
+    ("Gdańsk", "PL"),
+    ("Aarhus", "DK"),
+    ("Leeds", "GB"),
+    ("Graz", "AT"),
 ];
 const ADJECTIVES: [&str; 10] = ["Small", "Large", "Blue", "Quiet", "Solid", "Folding", "Electric", "Woollen", "Copper", "Nordic"];
 const THINGS: [&str; 12] =
     ["Lamp", "Kettle", "Chair", "Desk", "Bicycle", "Radio", "Blanket", "Teapot", "Clock", "Shelf", "Umbrella", "Typewriter"];
 const CARRIERS: [&str; 4] = ["PostNL", "DHL", "Chronopost", "DPD"];
-pub const STATUSES: [&str; 4] = ["NEW", "PAID", "SHIPPED", "DELIVERED"];
+pub(crate) const STATUSES: [&str; 4] = ["NEW", "PAID", "SHIPPED", "DELIVERED"];
 
 fn pick<'a, T: ?Sized>(random: &mut ChaCha8Rng, choices: &[&'a T]) -> &'a T {
     choices[random.random_range(0..choices.len())]
 }
 
 /// A T-SQL string literal.
-pub fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     format!("N'{}'", text.replace('\'', "''"))
 }
 
 /// An amount in cents as a decimal literal.
-pub fn money(cents: i64) -> String {
+pub(crate) fn money(cents: i64) -> String {
     format!("{}.{:02}", cents / 100, cents % 100)
 }
 
-pub fn customer_name(random: &mut ChaCha8Rng) -> String {
+pub(crate) fn customer_name(random: &mut ChaCha8Rng) -> String {
     format!("{} {}", pick(random, &FIRST), pick(random, &LAST))
 }
 
-pub fn city(random: &mut ChaCha8Rng) -> (&'static str, &'static str) {
+pub(crate) fn city(random: &mut ChaCha8Rng) -> (&'static str, &'static str) {
     CITIES[random.random_range(0..CITIES.len())]
 }
 
-pub fn carrier(random: &mut ChaCha8Rng) -> &'static str {
+pub(crate) fn carrier(random: &mut ChaCha8Rng) -> &'static str {
     pick(random, &CARRIERS)
 }
 
 /// A version 4 GUID from the generator, in its text form.
-pub fn guid(random: &mut ChaCha8Rng) -> String {
+pub(crate) fn guid(random: &mut ChaCha8Rng) -> String {
     let (a, b, c, d): (u32, u16, u16, u64) = (random.random(), random.random(), random.random(), random.random());
-    format!(
-        "{a:08X}-{b:04X}-4{:03X}-{:04X}-{:012X}",
-        c & 0xfff,
-        0x8000 | (d >> 48) & 0x3fff,
-        d & 0xffff_ffff_ffff
-    )
+    format!("{a:08X}-{b:04X}-4{:03X}-{:04X}-{:012X}", c & 0xfff, 0x8000 | (d >> 48) & 0x3fff, d & 0xffff_ffff_ffff)
 }
 
 /// A moment in 2026, as text to the millisecond.
-pub fn moment(random: &mut ChaCha8Rng) -> String {
+pub(crate) fn moment(random: &mut ChaCha8Rng) -> String {
     format!(
         "2026-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}",
         random.random_range(1..=10),
@@ -133,7 +149,7 @@ impl Inserts {
 }
 
 /// The rows that the shop starts with, as T-SQL batches in an order that its foreign keys allow.
-pub fn rows(size: Size, random: &mut ChaCha8Rng) -> Vec<String> {
+pub(crate) fn rows(size: Size, random: &mut ChaCha8Rng) -> Vec<String> {
     let mut customers = Inserts::new("dbo.customers (name, email, tier, created_at)");
     let mut addresses = Inserts::new("dbo.addresses (customer_id, street, city, postcode, country)");
     for id in 1..=size.customers {
@@ -142,7 +158,11 @@ pub fn rows(size: Size, random: &mut ChaCha8Rng) -> Vec<String> {
         customers.row(format_args!("{}, 'c{id}@example.com', '{tier}', '{}'", literal(&name), moment(random)));
         let (city, country) = city(random);
         let number: u16 = random.random_range(1..200);
-        addresses.row(format_args!("{id}, N'Main Street {number}', {}, '{:05}', '{country}'", literal(city), random.random_range(1000..99999)));
+        addresses.row(format_args!(
+            "{id}, N'Main Street {number}', {}, '{:05}', '{country}'",
+            literal(city),
+            random.random_range(1000..99999)
+        ));
     }
     let mut products = Inserts::new("dbo.products (id, sku, name, price, weight_kg)");
     let mut prices = Vec::new();
@@ -150,8 +170,11 @@ pub fn rows(size: Size, random: &mut ChaCha8Rng) -> Vec<String> {
         let name = format!("{} {}", pick(random, &ADJECTIVES), pick(random, &THINGS));
         let cents = random.random_range(199..50_000);
         prices.push(cents);
-        let weight =
-            if random.random_bool(0.8) { format!("{}.{:03}", random.random_range(0..20), random.random_range(0..1000)) } else { "NULL".into() };
+        let weight = if random.random_bool(0.8) {
+            format!("{}.{:03}", random.random_range(0..20), random.random_range(0..1000))
+        } else {
+            "NULL".into()
+        };
         products.row(format_args!("{id}, 'SKU-{id:05}', {}, {}, {weight}", literal(&name), money(cents)));
     }
     let mut orders = Inserts::new("dbo.orders (customer_id, shipping_address_id, status, note, placed_at)");
@@ -182,8 +205,12 @@ pub fn rows(size: Size, random: &mut ChaCha8Rng) -> Vec<String> {
             shipments.row(format_args!("{id}, N'{}', 'T{:010}', '{}', {delivered}", carrier(random), id * 7919, moment(random)));
         }
     }
-    [customers, addresses, products, orders, items, taxes, payments, shipments].into_iter().flat_map(|inserts| inserts.statements).collect()
+    [customers, addresses, products, orders, items, taxes, payments, shipments]
+        .into_iter()
+        .flat_map(|inserts| inserts.statements)
+        .collect()
 }
 
 /// The demo's entity definitions, one YAML text each.
-pub const ENTITIES: [(&str, &str); 2] = [("order.yaml", include_str!("order.yaml")), ("customer.yaml", include_str!("customer.yaml"))];
+pub(crate) const ENTITIES: [(&str, &str); 2] =
+    [("order.yaml", include_str!("order.yaml")), ("customer.yaml", include_str!("customer.yaml"))];

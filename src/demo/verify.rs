@@ -13,9 +13,10 @@ use tiberius::ColumnData;
 use super::client::Client;
 
 /// The documents that should be there, by entity key.
-pub type Documents = BTreeMap<String, Json>;
+pub(crate) type Documents = BTreeMap<String, Json>;
 
-const ORDERS: &str = "SELECT o.id, o.status, o.note, o.placed_at, c.id, c.name, c.email, c.tier, a.street, a.city, a.postcode, a.country
+const ORDERS: &str =
+    "SELECT o.id, o.status, o.note, o.placed_at, c.id, c.name, c.email, c.tier, a.street, a.city, a.postcode, a.country
  FROM dbo.orders o LEFT JOIN dbo.customers c ON c.id = o.customer_id LEFT JOIN dbo.addresses a ON a.id = o.shipping_address_id";
 const ITEMS: &str = "SELECT i.order_id, i.id, i.quantity, i.amount, p.sku, p.name, p.price
  FROM dbo.order_items i LEFT JOIN dbo.products p ON p.id = i.product_id ORDER BY i.order_id, i.id";
@@ -29,9 +30,10 @@ const ADDRESSES: &str = "SELECT customer_id, street, city, postcode, country FRO
 const CUSTOMER_ORDERS: &str = "SELECT customer_id, id, status FROM dbo.orders ORDER BY customer_id, id DESC";
 
 /// The `order` entities by SQL.
-pub async fn orders(client: &mut Client) -> anyhow::Result<Documents> {
+pub(crate) async fn orders(client: &mut Client) -> anyhow::Result<Documents> {
     let mut taxes = grouped(query(client, ITEM_TAXES).await?, |row| json!({"kind": row[1], "rate": row[2], "amount": row[3]}));
-    let tax_sums: HashMap<String, Json> = query(client, TAX_SUMS).await?.into_iter().map(|row| (key(&row[0]), row[1].clone())).collect();
+    let tax_sums: HashMap<String, Json> =
+        query(client, TAX_SUMS).await?.into_iter().map(|row| (key(&row[0]), row[1].clone())).collect();
     let mut items = grouped(query(client, ITEMS).await?, |row| {
         let id = key(&row[1]);
         let product = if row[4].is_null() { Json::Null } else { json!({"sku": row[4], "name": row[5], "price": row[6]}) };
@@ -43,17 +45,22 @@ pub async fn orders(client: &mut Client) -> anyhow::Result<Documents> {
     let mut rows = query(client, PAYMENTS).await?;
     rows.sort_by_key(|row| (row[3].to_string(), row[4].to_string()));
     let mut payments = grouped(rows, |row| json!({"method": row[1], "amount": row[2], "paid_at": row[3]}));
-    let mut shipments = grouped(query(client, SHIPMENTS).await?, |row| {
-        json!({"carrier": row[1], "tracking": row[2], "shipped_at": row[3], "delivered_at": row[4]})
-    });
+    let mut shipments = grouped(
+        query(client, SHIPMENTS).await?,
+        |row| json!({"carrier": row[1], "tracking": row[2], "shipped_at": row[3], "delivered_at": row[4]}),
+    );
     let totals: HashMap<String, (Json, Json)> =
         query(client, TOTALS).await?.into_iter().map(|row| (key(&row[0]), (row[1].clone(), row[2].clone()))).collect();
     let mut documents = Documents::new();
     for row in query(client, ORDERS).await? {
         let id = key(&row[0]);
-        let customer = if row[4].is_null() { Json::Null } else { json!({"id": row[4], "name": row[5], "email": row[6], "tier": row[7]}) };
-        let ship_to =
-            if row[8].is_null() { Json::Null } else { json!({"street": row[8], "city": row[9], "postcode": row[10], "country": row[11]}) };
+        let customer =
+            if row[4].is_null() { Json::Null } else { json!({"id": row[4], "name": row[5], "email": row[6], "tier": row[7]}) };
+        let ship_to = if row[8].is_null() {
+            Json::Null
+        } else {
+            json!({"street": row[8], "city": row[9], "postcode": row[10], "country": row[11]})
+        };
         let (count, total) = totals.get(&id).cloned().unwrap_or((json!(0), json!(0)));
         let document = json!({
             "id": row[0], "status": row[1], "note": row[2], "placed_at": row[3], "customer": customer, "ship_to": ship_to,
@@ -66,10 +73,11 @@ pub async fn orders(client: &mut Client) -> anyhow::Result<Documents> {
 }
 
 /// The `customer` entities by SQL.
-pub async fn customers(client: &mut Client) -> anyhow::Result<Documents> {
-    let mut addresses = grouped(query(client, ADDRESSES).await?, |row| {
-        json!({"street": row[1], "city": row[2], "postcode": row[3], "country": row[4]})
-    });
+pub(crate) async fn customers(client: &mut Client) -> anyhow::Result<Documents> {
+    let mut addresses = grouped(
+        query(client, ADDRESSES).await?,
+        |row| json!({"street": row[1], "city": row[2], "postcode": row[3], "country": row[4]}),
+    );
     let mut orders = grouped(query(client, CUSTOMER_ORDERS).await?, |row| json!({"id": row[1], "status": row[2]}));
     let mut documents = Documents::new();
     for row in query(client, CUSTOMERS).await? {
@@ -85,12 +93,14 @@ pub async fn customers(client: &mut Client) -> anyhow::Result<Documents> {
 }
 
 /// The first differences between what should be there and what is, at most `limit`; empty: they are equal.
-pub fn differences(entity: &str, expected: &Documents, actual: &Documents, limit: usize) -> Vec<String> {
+pub(crate) fn differences(entity: &str, expected: &Documents, actual: &Documents, limit: usize) -> Vec<String> {
     let mut found = Vec::new();
     for (id, document) in expected {
         match actual.get(id) {
             None => found.push(format!("{entity} {id}: missing")),
-            Some(other) if !same(document, other) => found.push(format!("{entity} {id}:\n  by SQL:   {document}\n  tributary: {other}")),
+            Some(other) if !same(document, other) => {
+                found.push(format!("{entity} {id}:\n  by SQL:   {document}\n  tributary: {other}"))
+            }
             Some(_) => {}
         }
     }
@@ -145,7 +155,9 @@ fn cell(data: &ColumnData<'_>) -> anyhow::Result<Value> {
         ColumnData::I32(value) => value.map_or(Value::Null, |value| Value::Int(value.into())),
         ColumnData::I64(value) => value.map_or(Value::Null, Value::Int),
         ColumnData::String(value) => value.as_ref().map_or(Value::Null, |text| Value::Text(text.to_string())),
-        ColumnData::Numeric(value) => value.map_or(Value::Null, |value| Value::Decimal { mantissa: value.value(), scale: value.scale() }),
+        ColumnData::Numeric(value) => {
+            value.map_or(Value::Null, |value| Value::Decimal { mantissa: value.value(), scale: value.scale() })
+        }
         // tiberius hands money over as a float; the demo's amounts are far from where that loses a digit.
         ColumnData::F64(value) => {
             value.map_or(Value::Null, |value| Value::Decimal { mantissa: (value * 10_000.0).round() as i128, scale: 4 })

@@ -13,13 +13,13 @@ use super::shop;
 
 /// What the workload has done, for the summary.
 #[derive(Debug, Default)]
-pub struct Counters {
-    pub transactions: AtomicU64,
-    pub rolled_back: AtomicU64,
+pub(crate) struct Counters {
+    pub(crate) transactions: AtomicU64,
+    pub(crate) rolled_back: AtomicU64,
 }
 
 /// Runs `rate` transactions a second until it is told to stop.
-pub async fn run(
+pub(crate) async fn run(
     target: client::Target,
     size: shop::Size,
     rate: f64,
@@ -70,19 +70,28 @@ impl Work {
             }
             35..50 => pay(random, order),
             50..62 => ship(random, order),
-            62..70 => vec![format!("UPDATE dbo.shipments SET delivered_at = '{}' WHERE order_id = {order}", shop::moment(random)),
-                format!("UPDATE dbo.orders SET status = 'DELIVERED' WHERE id = {order}")],
+            62..70 => vec![
+                format!("UPDATE dbo.shipments SET delivered_at = '{}' WHERE order_id = {order}", shop::moment(random)),
+                format!("UPDATE dbo.orders SET status = 'DELIVERED' WHERE id = {order}"),
+            ],
             70..78 => change_quantity(random, order),
             78..84 => move_item(random, order, orders),
             84..89 => cancel(order),
             89..93 => {
                 let (city, country) = shop::city(random);
                 let customer = random.random_range(1..=size.customers);
-                vec![format!("UPDATE dbo.addresses SET city = {}, country = '{country}' WHERE customer_id = {customer}", shop::literal(city))]
+                vec![format!(
+                    "UPDATE dbo.addresses SET city = {}, country = '{country}' WHERE customer_id = {customer}",
+                    shop::literal(city)
+                )]
             }
             93..96 => {
                 let name = shop::customer_name(random);
-                vec![format!("UPDATE dbo.customers SET name = {} WHERE id = {}", shop::literal(&name), random.random_range(1..=size.customers))]
+                vec![format!(
+                    "UPDATE dbo.customers SET name = {} WHERE id = {}",
+                    shop::literal(&name),
+                    random.random_range(1..=size.customers)
+                )]
             }
             96..99 => {
                 let price = shop::money(random.random_range(199..50_000));

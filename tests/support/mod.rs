@@ -1,5 +1,5 @@
 //! What the scenarios share: the program's processes, clients, and waiting for conditions.
-#![allow(clippy::unwrap_used, dead_code)]
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 pub mod http;
 pub mod pipeline;

@@ -23,11 +23,17 @@ impl Pipeline {
     /// A folder as `tributary init` writes it, with the entity definitions replaced where some are given.
     pub fn init(server: &SqlServer, entities: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let output = tributary(&["init", "--source", &server.url(), "--password-env", PASSWORD_VARIABLE, "--out", text(folder.path())])
-            .env(PASSWORD_VARIABLE, PASSWORD)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "init failed:\n{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let output =
+            tributary(&["init", "--source", &server.url(), "--password-env", PASSWORD_VARIABLE, "--out", text(folder.path())])
+                .env(PASSWORD_VARIABLE, PASSWORD)
+                .output()
+                .unwrap();
+        assert!(
+            output.status.success(),
+            "init failed:\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         let pipeline = Self { folder };
         if !entities.is_empty() {
             let place = pipeline.path("schemas/entities");

@@ -58,7 +58,9 @@ impl Process {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => panic!("{}: no line with {text:?} within a minute:\n{}", self.name, self.log()),
-                Err(RecvTimeoutError::Disconnected) => panic!("{} ended without a line with {text:?}:\n{}", self.name, self.log()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("{} ended without a line with {text:?}:\n{}", self.name, self.log())
+                }
             }
         }
     }
@@ -102,7 +104,11 @@ impl Drop for Process {
 /// Runs to the end: success, standard output, standard error.
 pub fn run(arguments: &[&str]) -> (bool, String, String) {
     let output = tributary(arguments).stdin(Stdio::null()).output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 pub fn text(path: &Path) -> &str {

@@ -65,11 +65,20 @@ impl Changes {
         let order = self.random.random_range(1..=self.orders);
         match self.random.random_range(0..100) {
             0..40 => vec![
-                format!("UPDATE dbo.orders SET o_totalprice = {}, o_comment = 'changed {order}' WHERE o_orderkey = {order}", self.price()),
-                format!("UPDATE dbo.lineitem SET l_extendedprice = {}, l_quantity = 7.00 WHERE l_orderkey = {order}", self.price()),
+                format!(
+                    "UPDATE dbo.orders SET o_totalprice = {}, o_comment = 'changed {order}' WHERE o_orderkey = {order}",
+                    self.price()
+                ),
+                format!(
+                    "UPDATE dbo.lineitem SET l_extendedprice = {}, l_quantity = 7.00 WHERE l_orderkey = {order}",
+                    self.price()
+                ),
             ],
             40..55 => vec![self.item(order), format!("UPDATE dbo.orders SET o_orderstatus = 'P' WHERE o_orderkey = {order}")],
-            55..65 => vec![format!("DELETE FROM dbo.lineitem WHERE l_orderkey = {order} AND l_linenumber >= {}", self.random.random_range(1..4))],
+            55..65 => vec![format!(
+                "DELETE FROM dbo.lineitem WHERE l_orderkey = {order} AND l_linenumber >= {}",
+                self.random.random_range(1..4)
+            )],
             65..75 => {
                 // A line item goes over to another order: its key changes.
                 self.next_line += 1;
@@ -99,13 +108,31 @@ impl Changes {
             90..95 => {
                 let customer = self.random.random_range(1..=1500);
                 vec![
-                    format!("UPDATE dbo.customer SET c_acctbal = {}, c_nationkey = {} WHERE c_custkey = {customer}", self.price(), self.random.random_range(0..25)),
-                    format!("UPDATE dbo.orders SET o_custkey = {customer} WHERE o_orderkey = {order} AND EXISTS (SELECT 1 FROM dbo.customer WHERE c_custkey = {customer})"),
+                    format!(
+                        "UPDATE dbo.customer SET c_acctbal = {}, c_nationkey = {} WHERE c_custkey = {customer}",
+                        self.price(),
+                        self.random.random_range(0..25)
+                    ),
+                    format!(
+                        "UPDATE dbo.orders SET o_custkey = {customer} WHERE o_orderkey = {order} AND EXISTS (SELECT 1 FROM dbo.customer WHERE c_custkey = {customer})"
+                    ),
                 ]
             }
-            95..98 => vec![format!("UPDATE dbo.part SET p_brand = 'Brand#{}' WHERE p_partkey = {}", self.random.random_range(10..60), self.random.random_range(1..=2000))],
-            98 => vec![format!("UPDATE dbo.supplier SET s_phone = '{}' WHERE s_suppkey = {}", self.random.random_range(100..999), self.random.random_range(1..=100))],
-            _ => vec![format!("UPDATE dbo.nation SET n_name = 'NATION {}' WHERE n_nationkey = {}", self.random.random_range(0..1000), self.random.random_range(0..25))],
+            95..98 => vec![format!(
+                "UPDATE dbo.part SET p_brand = 'Brand#{}' WHERE p_partkey = {}",
+                self.random.random_range(10..60),
+                self.random.random_range(1..=2000)
+            )],
+            98 => vec![format!(
+                "UPDATE dbo.supplier SET s_phone = '{}' WHERE s_suppkey = {}",
+                self.random.random_range(100..999),
+                self.random.random_range(1..=100)
+            )],
+            _ => vec![format!(
+                "UPDATE dbo.nation SET n_name = 'NATION {}' WHERE n_nationkey = {}",
+                self.random.random_range(0..1000),
+                self.random.random_range(0..25)
+            )],
         }
     }
 }
