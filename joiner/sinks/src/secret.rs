@@ -30,12 +30,32 @@ impl fmt::Debug for Secret {
 
 /// Where a secret is found.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(try_from = "Places")]
 pub enum SecretReference {
     /// An environment variable.
     Env(String),
     /// A file; a line break at its end is not part of the secret.
     File(PathBuf),
+}
+
+/// How a reference is written: a mapping with one key. (An enum in YAML would be a tag.)
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Places {
+    env: Option<String>,
+    file: Option<PathBuf>,
+}
+
+impl TryFrom<Places> for SecretReference {
+    type Error = &'static str;
+
+    fn try_from(places: Places) -> Result<Self, Self::Error> {
+        match (places.env, places.file) {
+            (Some(name), None) => Ok(Self::Env(name)),
+            (None, Some(path)) => Ok(Self::File(path)),
+            _ => Err("a secret is named by exactly one of {env: NAME} and {file: PATH}"),
+        }
+    }
 }
 
 impl SecretReference {

@@ -4,7 +4,7 @@
 //! temporary table, small ones as arrays; both end in the same guarded upsert. How stale writes and deleted entities are told is argued in the `sql` module.
 //!
 //! A change that the database refuses for what it says (a constraint or trigger of the table's owner, a value out of range) must not take its batch with it: the
-//! group is halved behind savepoints until the culprits stand alone, and these are answered as [`Rejected`].
+//! batch is then written once more, and its groups are halved behind savepoints until the culprits stand alone; these are answered as [`Rejected`].
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ mod reader;
 mod write;
 
 use connect::Connector;
-use fault::classify;
+use fault::{classify, is_about_data};
 pub use reader::PostgresReader;
 
 const COLUMNS: [(&str, &str); 4] = [("key", "text"), ("version", "text"), ("commit_time_ms", "bigint"), ("document", "jsonb")];
@@ -78,6 +78,8 @@ pub struct PostgresSink {
     config: PostgresConfig,
     connector: Connector,
     client: Option<Client>,
+    /// Of this client.
+    statements: write::Statements,
     writes_since_purge: u32,
     newest_ms: i64,
 }
@@ -85,7 +87,14 @@ pub struct PostgresSink {
 impl PostgresSink {
     pub fn new(config: PostgresConfig) -> Result<Self, Error> {
         let connector = Connector::new(&config)?;
-        Ok(Self { config, connector, client: None, writes_since_purge: 0, newest_ms: 0 })
+        Ok(Self {
+            config,
+            connector,
+            client: None,
+            statements: write::Statements::default(),
+            writes_since_purge: 0,
+            newest_ms: 0,
+        })
     }
 
     fn target(&self) -> &str {
@@ -122,14 +131,33 @@ impl PostgresSink {
         changes: &[&EntityChange],
         frontier: Option<Lsn>,
     ) -> Result<Vec<Rejected>, tokio_postgres::Error> {
+        match self.write_once(client, changes, frontier, false).await {
+            Err(error) if is_about_data(&error) => self.write_once(client, changes, frontier, true).await,
+            written => written,
+        }
+    }
+
+    /// One transaction. With `singling_out`, rows that the database refuses are set aside instead of failing it.
+    async fn write_once(
+        &mut self,
+        client: &mut Client,
+        changes: &[&EntityChange],
+        frontier: Option<Lsn>,
+        singling_out: bool,
+    ) -> Result<Vec<Rejected>, tokio_postgres::Error> {
         let transaction = client.transaction().await?;
+        let mut batch = write::Batch { transaction: &transaction, statements: &mut self.statements, copied: false };
         let mut rejected = Vec::new();
         for (entity, group) in sql::group(changes) {
-            write::upsert(&transaction, entity, &group.upserts, &mut rejected).await?;
-            write::delete(&transaction, entity, &group.deletions).await?;
+            if singling_out {
+                batch.upsert_what_is_taken(entity, &group.upserts, &mut rejected).await?;
+            } else {
+                batch.upsert(entity, &group.upserts).await?;
+            }
+            batch.delete(entity, &group.deletions).await?;
         }
         if let Some(frontier) = frontier {
-            write::frontier(&transaction, frontier).await?;
+            batch.frontier(frontier).await?;
             self.writes_since_purge += 1;
         }
         self.newest_ms = self.newest_ms.max(sql::newest_ms(changes));
@@ -155,6 +183,7 @@ impl PostgresSink {
 impl Sink for PostgresSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
         self.client = None;
+        self.statements = write::Statements::default();
         self.connector.migrate(&self.config.schema).await?;
         let client = self.connector.connect(&self.config.schema, 0).await?;
         for entity in entities {

@@ -1,10 +1,12 @@
 //! The statements of a batch.
 
+use std::collections::HashMap;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
 use schemas::Lsn;
 use schemas::change::EntityChange;
-use tokio_postgres::{Client, Error, Transaction};
+use tokio_postgres::{Client, Error, Statement, Transaction};
 
 use super::fault::{describe, is_about_data};
 use crate::Rejected;
@@ -17,43 +19,144 @@ pub(super) const TEMPORARY_TABLE: &str = "CREATE TEMPORARY TABLE _tributary_batc
 const COPY_FROM_ROWS: usize = 200;
 const COPY_CHUNK_BYTES: usize = 256 * 1024;
 
-/// Writes what is newer than what is there. Rows that the database will not have go to `rejected`.
-pub(super) async fn upsert(
-    transaction: &Transaction<'_>,
-    entity: &str,
-    changes: &[&EntityChange],
-    rejected: &mut Vec<Rejected>,
-) -> Result<(), Error> {
-    if changes.is_empty() {
-        return Ok(());
-    }
-    // Ranges still to be written, the first on top. Halving keeps the good rows of a poisoned batch in few statements.
-    let mut ranges = vec![changes];
-    while let Some(range) = ranges.pop() {
-        transaction.batch_execute("SAVEPOINT tributary").await?;
-        match send(transaction, entity, range).await {
-            Ok(()) => transaction.batch_execute("RELEASE SAVEPOINT tributary").await?,
-            Err(error) if is_about_data(&error) => {
-                transaction.batch_execute("ROLLBACK TO SAVEPOINT tributary; RELEASE SAVEPOINT tributary").await?;
-                match range {
-                    [change] => rejected.push(Rejected { change: (*change).clone(), reason: describe(&error) }),
-                    _ => {
-                        let (first, second) = range.split_at(range.len() / 2);
-                        ranges.extend([second, first]);
-                    }
-                }
-            }
-            Err(error) => return Err(error),
+/// The statements that a connection has prepared, by their text: a small batch is then one round trip a statement.
+#[derive(Default)]
+pub(super) struct Statements(HashMap<String, Statement>);
+
+impl Statements {
+    async fn prepared(&mut self, transaction: &Transaction<'_>, text: String) -> Result<Statement, Error> {
+        if let Some(statement) = self.0.get(&text) {
+            return Ok(statement.clone());
         }
+        let statement = transaction.prepare(&text).await?;
+        self.0.insert(text, statement.clone());
+        Ok(statement)
     }
-    Ok(())
 }
 
-async fn send(transaction: &Transaction<'_>, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
-    if changes.len() >= COPY_FROM_ROWS {
-        send_by_copy(transaction, entity, changes).await
-    } else {
-        send_as_arrays(transaction, entity, changes).await
+/// One batch's transaction.
+pub(super) struct Batch<'a> {
+    pub(super) transaction: &'a Transaction<'a>,
+    pub(super) statements: &'a mut Statements,
+    /// Whether rows have been copied in this transaction already.
+    pub(super) copied: bool,
+}
+
+impl Batch<'_> {
+    /// Writes what is newer than what is there, taking it for granted that the database will have it.
+    pub(super) async fn upsert(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+        match changes.len() {
+            0 => Ok(()),
+            COPY_FROM_ROWS.. => self.send_by_copy(entity, changes).await,
+            _ => self.send_as_arrays(entity, changes).await,
+        }
+    }
+
+    /// The same; rows that the database will not have go to `rejected`.
+    pub(super) async fn upsert_what_is_taken(
+        &mut self,
+        entity: &str,
+        changes: &[&EntityChange],
+        rejected: &mut Vec<Rejected>,
+    ) -> Result<(), Error> {
+        // Ranges still to be written, the first on top. Halving keeps the good rows of a poisoned batch in few statements.
+        let mut ranges = vec![changes];
+        while let Some(range) = ranges.pop() {
+            self.transaction.batch_execute("SAVEPOINT tributary").await?;
+            match self.upsert(entity, range).await {
+                Ok(()) => self.transaction.batch_execute("RELEASE SAVEPOINT tributary").await?,
+                Err(error) if is_about_data(&error) => {
+                    self.transaction.batch_execute("ROLLBACK TO SAVEPOINT tributary; RELEASE SAVEPOINT tributary").await?;
+                    match range {
+                        [change] => rejected.push(Rejected { change: (*change).clone(), reason: describe(&error) }),
+                        _ => {
+                            let (first, second) = range.split_at(range.len() / 2);
+                            ranges.extend([second, first]);
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_as_arrays(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+        let source = "(SELECT key, version, commit_time_ms, document::jsonb FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) \
+                      AS u (key, version, commit_time_ms, document)) AS b";
+        let statement = self.statements.prepared(self.transaction, upsert_statement(entity, source)).await?;
+        let Columns { keys, versions, times } = Columns::of(changes);
+        let documents: Vec<&str> = changes.iter().map(|change| change.document.as_deref().unwrap_or("null")).collect();
+        self.transaction.execute(&statement, &[&keys, &versions, &times, &documents]).await?;
+        Ok(())
+    }
+
+    async fn send_by_copy(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+        if std::mem::replace(&mut self.copied, true) {
+            self.transaction.batch_execute("TRUNCATE _tributary_batch").await?;
+        }
+        let statement = "COPY _tributary_batch (key, version, commit_time_ms, document) FROM STDIN (FORMAT binary)";
+        let copy = self.transaction.copy_in::<_, Bytes>(statement).await?;
+        let mut copy = std::pin::pin!(copy);
+        let mut buffer = BytesMut::with_capacity(COPY_CHUNK_BYTES + 4096);
+        // Signature, flags, length of the header's extension.
+        buffer.put_slice(b"PGCOPY\n\xff\r\n\0");
+        buffer.put_u64(0);
+        for change in changes {
+            put_row(&mut buffer, change);
+            if buffer.len() >= COPY_CHUNK_BYTES {
+                copy.send(buffer.split().freeze()).await?;
+            }
+        }
+        buffer.put_i16(-1);
+        copy.send(buffer.freeze()).await?;
+        copy.finish().await?;
+        self.transaction.batch_execute(&upsert_statement(entity, "_tributary_batch AS b")).await
+    }
+
+    pub(super) async fn delete(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let Columns { keys, versions, times } = Columns::of(changes);
+        let remove = format!(
+            "DELETE FROM {} AS t USING unnest($1::text[], $2::text[]) AS b (key, version) \
+             WHERE t.key = b.key COLLATE \"C\" AND t.version <= b.version COLLATE \"C\"",
+            quote(entity)
+        );
+        let mark = "INSERT INTO _tributary_tombstone AS d (entity, key, version, commit_time_ms) SELECT $1, key, version, commit_time_ms \
+                    FROM unnest($2::text[], $3::text[], $4::bigint[]) AS b (key, version, commit_time_ms) ON CONFLICT (entity, key) \
+                    DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms WHERE excluded.version > d.version";
+        let remove = self.statements.prepared(self.transaction, remove).await?;
+        self.transaction.execute(&remove, &[&keys, &versions]).await?;
+        let mark = self.statements.prepared(self.transaction, mark.to_owned()).await?;
+        self.transaction.execute(&mark, &[&entity, &keys, &versions, &times]).await?;
+        Ok(())
+    }
+
+    pub(super) async fn frontier(&mut self, frontier: Lsn) -> Result<(), Error> {
+        let statement = "INSERT INTO _tributary_frontier AS f (part, lsn) VALUES ('all', $1) \
+                         ON CONFLICT (part) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
+        let statement = self.statements.prepared(self.transaction, statement.to_owned()).await?;
+        self.transaction.execute(&statement, &[&frontier.to_string()]).await?;
+        Ok(())
+    }
+}
+
+/// Changes as arrays.
+struct Columns<'a> {
+    keys: Vec<&'a str>,
+    versions: Vec<String>,
+    times: Vec<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(changes: &[&'a EntityChange]) -> Self {
+        Self {
+            keys: changes.iter().map(|change| change.key.as_str()).collect(),
+            versions: changes.iter().map(|change| change.version.to_string()).collect(),
+            times: changes.iter().map(|change| change.commit_time_ms).collect(),
+        }
     }
 }
 
@@ -67,40 +170,6 @@ fn upsert_statement(entity: &str, source: &str) -> String {
          ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document \
          WHERE excluded.version > t.version OR (excluded.version = t.version AND excluded.document <> t.document)"
     )
-}
-
-async fn send_as_arrays(transaction: &Transaction<'_>, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
-    let source = "(SELECT key, version, commit_time_ms, document::jsonb FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) \
-                  AS u (key, version, commit_time_ms, document)) AS b";
-    let statement = upsert_statement(entity, source);
-    let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
-    let versions: Vec<String> = changes.iter().map(|change| change.version.to_string()).collect();
-    let times: Vec<i64> = changes.iter().map(|change| change.commit_time_ms).collect();
-    let documents: Vec<&str> = changes.iter().map(|change| change.document.as_deref().unwrap_or("null")).collect();
-    transaction.execute(&statement, &[&keys, &versions, &times, &documents]).await?;
-    Ok(())
-}
-
-async fn send_by_copy(transaction: &Transaction<'_>, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
-    let statement = "COPY _tributary_batch (key, version, commit_time_ms, document) FROM STDIN (FORMAT binary)";
-    let copy = transaction.copy_in::<_, Bytes>(statement).await?;
-    let mut copy = std::pin::pin!(copy);
-    let mut buffer = BytesMut::with_capacity(COPY_CHUNK_BYTES + 4096);
-    // Signature, flags, length of the header's extension.
-    buffer.put_slice(b"PGCOPY\n\xff\r\n\0");
-    buffer.put_u64(0);
-    for change in changes {
-        put_row(&mut buffer, change);
-        if buffer.len() >= COPY_CHUNK_BYTES {
-            copy.send(buffer.split().freeze()).await?;
-        }
-    }
-    buffer.put_i16(-1);
-    copy.send(buffer.freeze()).await?;
-    copy.finish().await?;
-    transaction.batch_execute(&upsert_statement(entity, "_tributary_batch AS b")).await?;
-    // A second entity in this transaction finds it empty.
-    transaction.batch_execute("TRUNCATE _tributary_batch").await
 }
 
 /// One row of `COPY`'s binary format: the number of fields, and each with its length. jsonb's binary form is a version byte and the text.
@@ -122,33 +191,6 @@ fn put_row(buffer: &mut BytesMut, change: &EntityChange) {
 /// Longer than the format allows cannot be told from negative on the other side; the server refuses a field of `i32::MAX` for its size.
 fn put_length(buffer: &mut BytesMut, length: usize) {
     buffer.put_i32(i32::try_from(length).unwrap_or(i32::MAX));
-}
-
-pub(super) async fn delete(transaction: &Transaction<'_>, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
-    if changes.is_empty() {
-        return Ok(());
-    }
-    let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
-    let versions: Vec<String> = changes.iter().map(|change| change.version.to_string()).collect();
-    let times: Vec<i64> = changes.iter().map(|change| change.commit_time_ms).collect();
-    let remove = format!(
-        "DELETE FROM {} AS t USING unnest($1::text[], $2::text[]) AS b (key, version) \
-         WHERE t.key = b.key COLLATE \"C\" AND t.version <= b.version COLLATE \"C\"",
-        quote(entity)
-    );
-    let mark = "INSERT INTO _tributary_tombstone AS d (entity, key, version, commit_time_ms) SELECT $1, key, version, commit_time_ms \
-                FROM unnest($2::text[], $3::text[], $4::bigint[]) AS b (key, version, commit_time_ms) ON CONFLICT (entity, key) \
-                DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms WHERE excluded.version > d.version";
-    transaction.execute(&remove, &[&keys, &versions]).await?;
-    transaction.execute(mark, &[&entity, &keys, &versions, &times]).await?;
-    Ok(())
-}
-
-pub(super) async fn frontier(transaction: &Transaction<'_>, frontier: Lsn) -> Result<(), Error> {
-    let statement = "INSERT INTO _tributary_frontier AS f (part, lsn) VALUES ('all', $1) \
-                     ON CONFLICT (part) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
-    transaction.execute(statement, &[&frontier.to_string()]).await?;
-    Ok(())
 }
 
 /// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there.
