@@ -19,7 +19,11 @@ pub(crate) fn start(format: LogFormat, verbose: u8) {
         _ => "trace",
     };
     let ours = ["tributary", "schemas", "streams", "importer", "joiner", "sinks", "api", "sqlserver", "tds", "cdc"];
-    let directives = ours.iter().fold("warn".to_owned(), |all, name| format!("{all},{name}={level}"));
+    let directives = ours.iter().fold(
+        // The driver warns of every connection without TLS, which the configuration asked for.
+        "warn,tiberius=error".to_owned(),
+        |all, name| format!("{all},{name}={level}"),
+    );
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {

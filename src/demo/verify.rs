@@ -155,6 +155,7 @@ fn cell(data: &ColumnData<'_>) -> anyhow::Result<Value> {
         ColumnData::I32(value) => value.map_or(Value::Null, |value| Value::Int(value.into())),
         ColumnData::I64(value) => value.map_or(Value::Null, Value::Int),
         ColumnData::String(value) => value.as_ref().map_or(Value::Null, |text| Value::Text(text.to_string())),
+        ColumnData::Guid(value) => value.map_or(Value::Null, |guid| Value::Uuid(*guid.as_bytes())),
         ColumnData::Numeric(value) => {
             value.map_or(Value::Null, |value| Value::Decimal { mantissa: value.value(), scale: value.scale() })
         }
