@@ -3,7 +3,7 @@
 //! The file `progress.json` in the data directory, replaced as a whole and synced. It is written only after the streams have acknowledged what it speaks of
 //! (INV-2): a crash before it is written repeats work, and nothing is ever skipped.
 //!
-//! Format 1: `{"format":1,"source":…,"database":…,"tables":{"dbo.orders":{"object_id":…,"floor":…}},"phase":{"snapshot":…}|{"tail":…}}`. Members are added, never
+//! Format 1: `{"format":1,"source":…,"database":…,"tables":{"dbo.orders":{"object_id":…,"instance":…,"floor":…}},"phase":{"snapshot":…}|{"tail":…}}`. Members are added, never
 //! changed; another format is refused.
 
 use std::collections::BTreeMap;
@@ -31,6 +31,8 @@ pub(crate) struct Saved {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SavedTable {
     pub(crate) object_id: i64,
+    /// The capture instance at the time of the snapshot, for messages.
+    pub(crate) instance: String,
     /// Where the table's capture instance began when the snapshot did: earlier changes are in the snapshot.
     pub(crate) floor: Lsn,
 }
@@ -117,7 +119,7 @@ mod tests {
         let orders = TableName::new("my schema", "orders");
         let progress = TableProgress { rows: 7, after: Some(vec![KeyPart::Int(-1), KeyPart::Text("ü".into())]), done: false };
         let phase = SavedPhase::Snapshot { lsn: Lsn::from_bytes([1; 10]), tables: [(orders.clone(), progress)].into() };
-        let table = SavedTable { object_id: 5, floor: Lsn::ZERO };
+        let table = SavedTable { object_id: 5, instance: "dbo_orders".into(), floor: Lsn::ZERO };
         let saved = Saved::new("shop", "shopdb", [(orders, table)].into(), phase);
         file.save(&saved).unwrap();
         assert_eq!(file.load("shop").unwrap(), Some(saved.clone()));

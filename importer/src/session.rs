@@ -70,6 +70,7 @@ impl<'a> Session<'a> {
             Some(saved) => saved,
             None => first_progress(config, &catalog, &selected, &mut client).await?,
         };
+        check_still_captured(config, &catalog, &saved)?;
         let mut tables = Vec::new();
         let mut contracts = Vec::new();
         for captured in selected {
@@ -167,13 +168,26 @@ async fn first_progress(
 ) -> Result<Saved, Error> {
     let mut tables = BTreeMap::new();
     for table in selected {
-        let floor = table.instances.first().map_or(Lsn::ZERO, |instance| instance.start_lsn);
-        tables.insert(table.name.clone(), SavedTable { object_id: table.object_id, floor });
+        let Some(instance) = table.instances.first() else { continue };
+        let saved = SavedTable { object_id: table.object_id, instance: instance.name.clone(), floor: instance.start_lsn };
+        tables.insert(table.name.clone(), saved);
     }
     let captured = snapshot::max_lsn(client).await?;
     let lsn = snapshot::starting_lsn(captured, tables.values().map(|table| table.floor));
     tracing::info!(%lsn, tables = tables.len(), "the initial snapshot begins");
     Ok(Saved::new(&config.name, &catalog.database, tables, snapshot::start(lsn)))
+}
+
+/// A table of the snapshot that is not captured any more would otherwise simply fall silent.
+fn check_still_captured(config: &Config, catalog: &Catalog, saved: &Saved) -> Result<(), Error> {
+    let gone = saved.tables.iter().find(|(name, _)| config.tables.takes(name) && catalog.table(name).is_none());
+    match gone {
+        None => Ok(()),
+        Some((table, before)) => {
+            let (table, instance) = (table.clone(), before.instance.clone());
+            Err(sqlserver::Error::InstanceGone { table, instance, from: saved.lsn() }.into())
+        }
+    }
 }
 
 /// How a table is read and what it is held to.

@@ -44,7 +44,11 @@ struct Transaction {
 /// Follows the source for ever; ends with an error alone.
 pub(crate) async fn run(session: &mut Session<'_>) -> Result<std::convert::Infallible, Error> {
     check_not_behind(session).await?;
-    session.status.update(|status| status.activity = Activity::Tailing);
+    let saved = session.saved.lsn();
+    session.status.update(|status| {
+        status.activity = Activity::Tailing;
+        status.published_lsn = Some(saved);
+    });
     let mut quiet_since = Instant::now();
     loop {
         if tick(session).await? {

@@ -16,7 +16,7 @@ use crate::support::{World, check_progress, tail_in_order};
 use crate::workload::{SHOP, assert_equal, fill};
 
 const CHANGES: &str = "
-BEGIN TRANSACTION; UPDATE dbo.orders SET total = total + 1 WHERE id <= 10; UPDATE dbo.items SET product = 'x' WHERE order_id <= 10; COMMIT TRANSACTION;
+BEGIN TRANSACTION; UPDATE dbo.orders SET total = total + 1 WHERE id <= 12 OR id >= 1000; UPDATE dbo.items SET product = 'x' WHERE order_id <= 12; COMMIT TRANSACTION;
 GO
 DELETE FROM dbo.items WHERE order_id = 1;
 GO
@@ -43,7 +43,14 @@ async fn the_connection_is_cut_at_every_request_of_the_tail() {
         Fault::FailRequest {
             matching: text("_CT] WHERE"),
             nth: 1,
-            error: SqlError { number: 1205, state: 1, class: 13, message: "deadlock victim".into(), procedure: String::new(), line: 1 },
+            error: SqlError {
+                number: 1205,
+                state: 1,
+                class: 13,
+                message: "deadlock victim".into(),
+                procedure: String::new(),
+                line: 1,
+            },
         },
     ];
     for (round, fault) in faults.into_iter().enumerate() {
