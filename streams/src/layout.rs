@@ -29,6 +29,11 @@ impl Layout {
     pub fn progress_stream(prefix: &str) -> StreamName {
         StreamName(format!("{prefix}.progress"))
     }
+
+    /// Whether the stream has the name of a progress stream. (So has the stream of a table called `progress`: callers must be right with both.)
+    pub fn is_progress_stream(stream: &StreamName) -> bool {
+        stream.0.ends_with(".progress")
+    }
 }
 
 fn plain(name: &str) -> String {
@@ -54,5 +59,7 @@ mod tests {
         assert_eq!(stream(Layout::Table, "a b"), "shop.dbo.a_20_b");
         assert_eq!(stream(Layout::Shared, "a b"), "shop.events");
         assert_eq!(Layout::progress_stream("shop").0, "shop.progress");
+        assert!(Layout::is_progress_stream(&Layout::progress_stream("shop")));
+        assert!(!Layout::is_progress_stream(&Layout::Shared.stream("shop", &TableName::new("dbo", "a"))));
     }
 }

@@ -15,11 +15,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use schemas::progress::{SequenceNumber, ShardId, ShardPositions, StreamName};
 
+pub mod config;
 pub mod embedded;
 mod error;
 pub mod hash;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
 mod layout;
 pub mod memory;
+pub mod metrics;
+#[cfg(feature = "stub")]
+pub mod stub;
+#[cfg(feature = "test-support")]
+pub mod test_support;
 
 pub use error::Error;
 pub use layout::Layout;

@@ -127,7 +127,7 @@ impl Provider for Embedded {
         blocking(&self.options.path, move || {
             let mut tips = BTreeMap::new();
             for shard in 0..meta.shards {
-                if let Some(tip) = reader::tip(&folder.join(directory::shard_folder(shard)), meta)? {
+                if let Some(tip) = reader::tip(&folder.join(directory::shard_folder(shard)))? {
                     tips.insert(directory::shard_id(shard), SequenceNumber::from(tip));
                 }
             }

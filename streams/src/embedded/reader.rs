@@ -236,15 +236,15 @@ impl Cursor {
             return Ok(true);
         }
         let Some(reader) = open(segment)? else { return self.open_following() };
-        if reader.header.previous_next > current.next {
+        if reader.header.previous_next > current.after_last() {
             return Err(if at == 0 {
-                self.trimmed(current.next.saturating_sub(1), reader.header.first)
+                self.trimmed(current.after_last().saturating_sub(1), reader.header.first)
             } else {
-                let what = format!("the segment before it, with the records from {} on, is missing", current.next);
+                let what = format!("the segment before it, with the records from {} on, is missing", current.after_last());
                 damaged(&reader.path, 0, what)
             });
         }
-        if reader.header.previous_next < current.next {
+        if reader.header.previous_next < current.after_last() {
             return Err(damaged(&current.path, current.offset, "more records than the next segment counts"));
         }
         self.segment = Some(reader);
@@ -275,13 +275,17 @@ fn open(segment: &Segment) -> Result<Option<SegmentReader>, Error> {
 }
 
 /// The last number of a shard that can be read.
-pub(super) fn tip(folder: &Path, meta: Meta) -> Result<Option<u64>, Error> {
-    let Some(last) = segments(folder)?.pop() else { return Ok(None) };
-    let mut reader = SegmentReader::open(&last.path)?;
-    let mut records = Vec::new();
-    while reader.read(&mut records)? == Stop::More {
-        records.clear();
+pub(super) fn tip(folder: &Path) -> Result<Option<u64>, Error> {
+    // The last segment may have no record yet.
+    for segment in segments(folder)?.iter().rev() {
+        let Some(mut reader) = open(segment)? else { break };
+        let mut records = Vec::new();
+        while reader.read(&mut records)? == Stop::More {
+            records.clear();
+        }
+        if reader.next > reader.header.first {
+            return Ok(Some(reader.next - 1));
+        }
     }
-    let next = if reader.next > reader.header.first { reader.next } else { reader.header.previous_next };
-    Ok((next > meta.first_sequence).then(|| next - 1))
+    Ok(None)
 }

@@ -8,8 +8,8 @@
 //! mark     2^32 - 1                | crc u32 | magic "SYNCED\r\n" | next u64
 //! ```
 //!
-//! `first` is the sequence number of the segment's first record; the others follow by counting. `previous_next` is the number after the last record of the
-//! segment before (the stream's own first number where there is none), so that a missing segment is noticed. A record's CRC-32 covers its sequence
+//! `first` is the sequence number of the segment's first record; the others follow by counting. `previous_next` is the number after the last record
+//! before the segment (the stream's own first number where there is none), so that a missing segment is noticed. A record's CRC-32 covers its sequence
 //! number, its length and its data: a record at the wrong place, a run of zeros, and half a record all fail it. A mark says that everything before it was durable
 //! before it was written; its CRC covers its own offset, so that a copy of it inside a record's data is not taken for one.
 //!
@@ -203,6 +203,11 @@ impl SegmentReader {
         }
         let header = Header::decode(&bytes).map_err(|what| damaged(path, 0, what))?;
         Ok(Self { file, path: path.to_owned(), header, offset: HEADER_BYTES, next: header.first, at_mark: false })
+    }
+
+    /// The number after the last record up to here: of this segment, or of the one before while this one has none.
+    pub(super) fn after_last(&self) -> u64 {
+        if self.next > self.header.first { self.next } else { self.header.previous_next }
     }
 
     pub(super) fn length(&self) -> Result<u64, Error> {

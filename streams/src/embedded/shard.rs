@@ -33,6 +33,8 @@ pub(super) struct ShardWriter {
     length: u64,
     buffer: Vec<u8>,
     first_in_segment: u64,
+    /// The number after the last record before this segment.
+    previous_next: u64,
     next: u64,
     /// The number after the last durable record.
     durable: u64,
@@ -64,13 +66,19 @@ impl ShardWriter {
             length,
             buffer: Vec::new(),
             first_in_segment: header.first,
+            previous_next: header.previous_next,
             next,
             durable: next,
             mark_due: false,
             options: options.clone(),
         };
         if !clean {
+            let former = (next == header.first).then(|| this.path.clone());
             this.begin_segment(next + GAP)?;
+            if let Some(empty) = former {
+                // It holds nothing, and the new one knows what was before it.
+                std::fs::remove_file(&empty).map_err(|error| io_error(&empty, error))?;
+            }
         }
         this.enforce_retention()?;
         Ok(this)
@@ -153,10 +161,12 @@ impl ShardWriter {
     /// Begins a segment whose first record is `first`. Everything in the one before is durable.
     fn begin_segment(&mut self, first: u64) -> Result<(), Error> {
         self.write_mark();
-        let header = Header { shard: self.shard, first, previous_next: self.next };
+        let previous_next = if self.next > self.first_in_segment { self.next } else { self.previous_next };
+        let header = Header { shard: self.shard, first, previous_next };
         let (path, file) = directory::create_segment(&self.folder, header, self.options.sync)?;
         (self.path, self.file, self.length) = (path, Arc::new(file), HEADER_BYTES);
-        (self.first_in_segment, self.next, self.durable) = (first, first, first);
+        (self.first_in_segment, self.previous_next) = (first, previous_next);
+        (self.next, self.durable) = (first, first);
         Ok(())
     }
 

@@ -280,6 +280,29 @@ async fn positions_of_another_stream_are_refused() {
     assert!(matches!(read(&store, &after(&kinesis), 1).await, Err(Error::ForeignPosition { .. })));
 }
 
+#[tokio::test]
+async fn writers_that_wrote_nothing_leave_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(Options { segment_bytes: 1000, retention_bytes: Some(1000), sync: false, ..options(&directory) }).await;
+    let last = write(&store, [b"one".to_vec()]).await;
+    let mut follower = store.reader(&name(), &after(&last)).await.unwrap();
+    for _ in 0..3 {
+        let mut writer = store.writer().await.unwrap();
+        writer.append(&name(), Vec::new()).await.unwrap();
+        writer.append(&name(), vec![record("lost: never flushed")]).await.unwrap();
+        // The follower is in whichever segment is the last one now.
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(20), follower.next()).await.is_err());
+    }
+    assert_eq!(segments(&shard_folder_of(&directory)).unwrap().len(), 2);
+    assert_eq!(store.tips(&name()).await.unwrap(), after(&last));
+    // What the reader has read is gone, and it has missed nothing.
+    fs::remove_file(&segments(&shard_folder_of(&directory)).unwrap()[0].path).unwrap();
+    assert!(store.tips(&name()).await.unwrap().is_empty());
+    write(&store, [b"two".to_vec()]).await;
+    assert_eq!(bodies(&read(&store, &after(&last), 1).await.unwrap()), [b"two"]);
+    assert_eq!(follower.next().await.unwrap().records[0].1, "two");
+}
+
 const CHILD_DIRECTORY: &str = "STREAMS_TEST_CHILD_DIRECTORY";
 
 /// Not a test by itself: the other process of the next one. Prints what it reads.

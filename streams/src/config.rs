@@ -1,0 +1,202 @@
+//! Which stream store to use, as the configuration file says it: exactly one of
+//!
+//! ```yaml
+//! memory: {}
+//! embedded: {path: ./data/streams}
+//! kinesis: {region: eu-central-1}
+//! ```
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::embedded::{self, Embedded};
+use crate::memory::Memory;
+use crate::{Error, Provider};
+
+/// The choice of a stream store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Choices", into = "Choices")]
+pub enum Config {
+    Memory,
+    Embedded(embedded::Options),
+    Kinesis(KinesisOptions),
+}
+
+/// How Kinesis is reached and used. Credentials come from where every AWS tool takes them: environment, profile, container or instance role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KinesisOptions {
+    /// Default: `AWS_REGION`, or the profile's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Another endpoint than the region's: a VPC endpoint, or a stand-in. Default: the region's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Uses made-up credentials, for stand-ins that check none. Default: false.
+    pub stand_in_credentials: bool,
+    /// The largest Kinesis record written, partition key included. Default: 1 MiB, which every stream takes; up to 10 MiB where the stream allows it.
+    pub max_record_bytes: usize,
+    /// Bytes of records that wait, or are in flight, for one stream before `append` waits. Default: 32 MiB.
+    pub queue_bytes: usize,
+    /// How long one call may take. Default: 30.
+    pub call_timeout_seconds: u64,
+    /// How long a call that fails is tried again before the writer or reader gives up. Default: 300.
+    pub retry_seconds: u64,
+    /// The pause between two reads of one shard. AWS allows five reads a second for all consumers of a shard together. Default: 250.
+    pub read_interval_ms: u64,
+    /// Records asked for in one read (at most 10000). Default: 10000.
+    pub read_records: u32,
+    /// What a saved position whose own record has been trimmed means. Default: `by_progress`.
+    pub aged_positions: AgedPositions,
+}
+
+/// A reader comes back with a position, and the record at that position is gone. Kinesis cannot say whether others, after it, are gone as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgedPositions {
+    /// Refuse on progress streams, trust on the others. A progress stream is written as long as its source lives, so a position in it that is still there shows that the
+    /// consumer was not away for longer than the retention; then nothing after its positions in the other streams is gone either, quiet as they may have
+    /// been. All streams of a source need the same retention for this.
+    #[default]
+    ByProgress,
+    /// Report [`Error::Trimmed`], also where a stream was merely quiet for longer than its retention.
+    Refuse,
+    /// Go on with the oldest record that is kept.
+    Trust,
+}
+
+impl AgedPositions {
+    /// Whether a position of this stream whose record is gone is an error.
+    #[cfg(feature = "kinesis")]
+    pub(crate) fn refuses(self, stream: &schemas::progress::StreamName) -> bool {
+        match self {
+            Self::ByProgress => crate::Layout::is_progress_stream(stream),
+            Self::Refuse => true,
+            Self::Trust => false,
+        }
+    }
+}
+
+impl Default for KinesisOptions {
+    fn default() -> Self {
+        Self {
+            region: None,
+            endpoint: None,
+            stand_in_credentials: false,
+            max_record_bytes: 1 << 20,
+            queue_bytes: 32 << 20,
+            call_timeout_seconds: 30,
+            retry_seconds: 300,
+            read_interval_ms: 250,
+            read_records: 10_000,
+            aged_positions: AgedPositions::default(),
+        }
+    }
+}
+
+impl KinesisOptions {
+    /// For a stand-in at this address: made-up credentials, and reads as fast as it answers.
+    pub fn stand_in(endpoint: impl Into<String>) -> Self {
+        Self {
+            region: Some("us-east-1".into()),
+            endpoint: Some(endpoint.into()),
+            stand_in_credentials: true,
+            read_interval_ms: 5,
+            ..Self::default()
+        }
+    }
+}
+
+/// How the choice is written: a mapping with one key. (An enum in YAML would be a tag, and an inner tag would lose the line of an error.)
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Choices {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Nothing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedded: Option<embedded::Options>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kinesis: Option<KinesisOptions>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Debug, thiserror::Error)]
+#[error("name exactly one stream store: `memory`, `embedded` or `kinesis`")]
+struct NotOne;
+
+impl TryFrom<Choices> for Config {
+    type Error = NotOne;
+
+    fn try_from(choices: Choices) -> Result<Self, NotOne> {
+        match (choices.memory, choices.embedded, choices.kinesis) {
+            (Some(Nothing {}), None, None) => Ok(Self::Memory),
+            (None, Some(options), None) => Ok(Self::Embedded(options)),
+            (None, None, Some(options)) => Ok(Self::Kinesis(options)),
+            _ => Err(NotOne),
+        }
+    }
+}
+
+impl From<Config> for Choices {
+    fn from(config: Config) -> Self {
+        let none = Self { memory: None, embedded: None, kinesis: None };
+        match config {
+            Config::Memory => Self { memory: Some(Nothing {}), ..none },
+            Config::Embedded(options) => Self { embedded: Some(options), ..none },
+            Config::Kinesis(options) => Self { kinesis: Some(options), ..none },
+        }
+    }
+}
+
+/// Opens the store. Two openings of `memory` share nothing: keep the provider, and hand it to writers and readers.
+pub async fn open(config: &Config) -> Result<Arc<dyn Provider>, Error> {
+    match config {
+        Config::Memory => Ok(Arc::new(Memory::new())),
+        Config::Embedded(options) => Ok(Arc::new(Embedded::open(options.clone())?)),
+        #[cfg(feature = "kinesis")]
+        Config::Kinesis(options) => Ok(Arc::new(crate::kinesis::Kinesis::connect(options.clone()).await?)),
+        #[cfg(not(feature = "kinesis"))]
+        Config::Kinesis(_) => Err(Error::NotBuilt { provider: "kinesis" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_choice_reads_back() {
+        let read = |text: &str| serde_json::from_str::<Config>(text);
+        assert_eq!(read(r#"{"memory": {}}"#).unwrap(), Config::Memory);
+        assert_eq!(read(r#"{"embedded": {"path": "d"}}"#).unwrap(), Config::Embedded(embedded::Options::new("d")));
+        assert_eq!(read(r#"{"kinesis": {}}"#).unwrap(), Config::Kinesis(KinesisOptions::default()));
+        let text = r#"{"kinesis":{"endpoint":"http://localhost:4568","retry_seconds":5,"aged_positions":"trust"}}"#;
+        let config = read(text).unwrap();
+        assert_eq!(read(&serde_json::to_string(&config).unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn typos_and_doubt_are_refused() {
+        let refused = |text: &str| serde_json::from_str::<Config>(text).unwrap_err().to_string();
+        assert!(refused(r#"{"memroy": {}}"#).contains("unknown field `memroy`"));
+        assert!(refused(r#"{"memory": {"x": 1}}"#).contains("unknown field `x`"));
+        assert!(refused(r#"{"embedded": {"path": "d", "fsync": true}}"#).contains("unknown field `fsync`"));
+        assert!(refused(r#"{"embedded": {}}"#).contains("missing field `path`"));
+        assert!(refused(r#"{"kinesis": {"rgion": "x"}}"#).contains("unknown field `rgion`"));
+        assert!(refused("{}").contains("exactly one"));
+        assert!(refused(r#"{"memory": {}, "kinesis": {}}"#).contains("exactly one"));
+    }
+
+    #[tokio::test]
+    async fn opens_what_is_chosen() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config::Embedded(embedded::Options::new(directory.path().join("new")));
+        open(&config).await.unwrap().ensure(&schemas::progress::StreamName("s".into()), 1).await.unwrap();
+        assert!(directory.path().join("new/s/stream.json").exists());
+    }
+}

@@ -1,0 +1,225 @@
+//! Several records in one Kinesis record: the format of the Kinesis Producer Library, which KCL, Flink, Lambda and Spark read.
+//!
+//! ```text
+//! F3 89 9A C2 | message | MD5 of the message
+//! message AggregatedRecord { repeated string partition_key_table = 1; repeated string explicit_hash_key_table = 2; repeated Record records = 3; }
+//! message Record { required uint64 partition_key_index = 1; optional uint64 explicit_hash_key_index = 2; required bytes data = 3; repeated Tag tags = 4; }
+//! ```
+//!
+//! What does not read as this in every detail is a plain record, as the KCL has it.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use md5::{Digest, Md5};
+
+use crate::hash::key_hash;
+
+const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
+const DIGEST_BYTES: usize = 16;
+/// No sub-record takes more than this beyond its key and its data: two tags, two indices, three lengths.
+pub(super) const RECORD_OVERHEAD_BYTES: usize = 32;
+/// Magic and digest.
+pub(super) const OVERHEAD_BYTES: usize = MAGIC.len() + DIGEST_BYTES;
+
+/// Whether a reader might take this data for an aggregate; then it must travel in one.
+pub(super) fn looks_aggregated(data: &[u8]) -> bool {
+    data.starts_with(&MAGIC)
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
+    out.push(field << 3 | 2);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn varint_length(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// The aggregate of these (partition key, data) pairs.
+pub(super) fn encode<'a>(records: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Vec<u8> {
+    let mut keys = HashMap::new();
+    let bytes: usize = records.clone().map(|(key, data)| key.len() + data.len() + RECORD_OVERHEAD_BYTES).sum();
+    let mut out = Vec::with_capacity(bytes + OVERHEAD_BYTES);
+    out.extend_from_slice(&MAGIC);
+    for (key, _) in records.clone() {
+        let next = keys.len() as u64;
+        keys.entry(key).or_insert_with(|| {
+            put_bytes(&mut out, 1, key.as_bytes());
+            next
+        });
+    }
+    for (key, data) in records {
+        let index = keys[key];
+        let length = 1 + varint_length(index) + 1 + varint_length(data.len() as u64) + data.len();
+        out.push(3 << 3 | 2);
+        put_varint(&mut out, length as u64);
+        out.push(1 << 3);
+        put_varint(&mut out, index);
+        put_bytes(&mut out, 3, data);
+    }
+    let digest = Md5::digest(&out[MAGIC.len()..]);
+    out.extend_from_slice(&digest);
+    out
+}
+
+/// A record out of an aggregate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SubRecord {
+    /// Its place in the hash space, by its explicit hash key or its partition key.
+    pub(super) hash: u128,
+    pub(super) data: Bytes,
+}
+
+/// The records of an aggregate, as slices of it; none when it is a plain record.
+pub(super) fn decode(record: &Bytes) -> Option<Vec<SubRecord>> {
+    let message = record.len().checked_sub(DIGEST_BYTES).filter(|end| *end >= MAGIC.len() && looks_aggregated(record))?;
+    if Md5::digest(&record[MAGIC.len()..message])[..] != record[message..] {
+        return None;
+    }
+    let mut fields = Fields { message: record.slice(MAGIC.len()..message) };
+    let (mut keys, mut explicit, mut found) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some(field) = fields.next()? {
+        match field {
+            (1, Value::Bytes(key)) => keys.push(key_hash(std::str::from_utf8(&key).ok()?)),
+            (2, Value::Bytes(key)) => explicit.push(std::str::from_utf8(&key).ok()?.parse::<u128>().ok()?),
+            (3, Value::Bytes(record)) => found.push(sub_record(record)?),
+            _ => {}
+        }
+    }
+    let records = found.into_iter().map(|(key, explicit_key, data)| {
+        let hash = match explicit_key {
+            Some(index) => explicit.get(usize::try_from(index).ok()?)?,
+            None => keys.get(usize::try_from(key).ok()?)?,
+        };
+        Some(SubRecord { hash: *hash, data })
+    });
+    records.collect()
+}
+
+fn sub_record(message: Bytes) -> Option<(u64, Option<u64>, Bytes)> {
+    let mut fields = Fields { message };
+    let (mut key, mut explicit, mut data) = (None, None, None);
+    while let Some(field) = fields.next()? {
+        match field {
+            (1, Value::Number(index)) => key = Some(index),
+            (2, Value::Number(index)) => explicit = Some(index),
+            (3, Value::Bytes(bytes)) => data = Some(bytes),
+            _ => {}
+        }
+    }
+    Some((key?, explicit, data?))
+}
+
+enum Value {
+    Number(u64),
+    Bytes(Bytes),
+}
+
+/// The fields of a protobuf message.
+struct Fields {
+    message: Bytes,
+}
+
+impl Fields {
+    /// The next field; `Some(None)` at the end; `None` where the bytes are not a message.
+    #[expect(clippy::option_option, reason = "the two ends of a message differ, and `?` fits only this shape")]
+    fn next(&mut self) -> Option<Option<(u64, Value)>> {
+        if self.message.is_empty() {
+            return Some(None);
+        }
+        let tag = self.varint()?;
+        let value = match tag & 7 {
+            0 => Value::Number(self.varint()?),
+            1 => Value::Bytes(self.take(8)?),
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => Value::Bytes(self.take(4)?),
+            _ => return None,
+        };
+        Some(Some((tag >> 3, value)))
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for at in 0..10 {
+            let byte = *self.message.get(at)?;
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            if byte < 0x80 {
+                self.message = self.message.slice(at + 1..);
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, length: u64) -> Option<Bytes> {
+        let length = usize::try_from(length).ok().filter(|length| *length <= self.message.len())?;
+        Some(self.message.split_to(length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_bytes_are_the_producer_librarys() {
+        let bytes = encode([("a", &b"x"[..]), ("b", b"yz"), ("a", b"")].into_iter());
+        let message = [
+            &[0x0a, 1, b'a', 0x0a, 1, b'b'][..],
+            &[0x1a, 5, 0x08, 0, 0x1a, 1, b'x'],
+            &[0x1a, 6, 0x08, 1, 0x1a, 2, b'y', b'z'],
+            &[0x1a, 4, 0x08, 0, 0x1a, 0],
+        ]
+        .concat();
+        let digest: [u8; 16] = Md5::digest(&message).into();
+        assert_eq!(bytes, [&MAGIC[..], &message, &digest].concat());
+    }
+
+    #[test]
+    fn an_explicit_hash_key_decides() {
+        let message = [&[0x0a, 1, b'a', 0x12, 2, b'4', b'2', 0x1a, 7, 0x08, 0, 0x10, 0, 0x1a, 1, b'x'][..]].concat();
+        let digest: [u8; 16] = Md5::digest(&message).into();
+        let records = decode(&Bytes::from([&MAGIC[..], &message, &digest].concat())).unwrap();
+        assert_eq!(records, [SubRecord { hash: 42, data: Bytes::from_static(b"x") }]);
+    }
+
+    proptest! {
+        #[test]
+        fn reads_back(records in prop::collection::vec((".{0,20}", prop::collection::vec(any::<u8>(), 0..300)), 1..50)) {
+            let bytes = Bytes::from(encode(records.iter().map(|(key, data)| (&key[..], &data[..]))));
+            let limit: usize = records.iter().map(|(key, data)| key.len() + data.len() + RECORD_OVERHEAD_BYTES).sum();
+            prop_assert!(bytes.len() <= limit + OVERHEAD_BYTES);
+            let read = decode(&bytes).unwrap();
+            let expected: Vec<_> = records.iter().map(|(key, data)| SubRecord { hash: key_hash(key), data: data.clone().into() }).collect();
+            prop_assert_eq!(read, expected);
+        }
+
+        #[test]
+        fn anything_else_is_plain(mut bytes in prop::collection::vec(any::<u8>(), 0..200), digest: bool) {
+            prop_assert_eq!(decode(&bytes.clone().into()), None);
+            // Right magic and digest around nonsense: never a panic.
+            bytes.splice(0..0, MAGIC);
+            if digest {
+                let digest = Md5::digest(&bytes[4..]);
+                bytes.extend_from_slice(&digest);
+            }
+            let _ = decode(&bytes.into());
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The writer: a task for each stream, in it a lane for each open shard.
+//!
+//! # Why the order of a key is kept
+//! `PutRecords` writes the entries that it can and reports the others as failed, so a request with two records of one key may write the second and not
+//! the first. Here a request carries **one** Kinesis record (a run of the lane's records, aggregated), which is written whole or not at all; a lane sends the next request only
+//! when the one before it is acknowledged; and a failed request is repeated as it was. A key belongs to one lane, so its records are written in order.
+//! An answer that is lost leads to a repeat: the run stands in the stream twice, each time in order.
+//!
+//! # Reshards
+//! An aggregate is routed by its explicit hash key, the first hash of the lane's shard. When the shard has been split meanwhile, the aggregate
+//! lands in one of the children, whole, together with records that belong to the other. Readers drop those (ours and every one built on the KCL: a sub-record counts only in
+//! a shard whose range holds its hash), and the writer sees that the answered shard is not the expected one. It then (1) begins no request on any lane of the stream,
+//! (2) puts the records that were dropped back at the front of their lane, (3) waits for the requests that are in flight, (4) reads the shard map again and
+//! deals the queues out to new lanes. A key moves between lanes only at (4), when nothing of it is in flight, and with all its records, in order.
+//!
+//! # Acknowledgement
+//! `flush` answers when every record accepted before it has been acknowledged in a shard whose range holds it (INV-2 rests on this).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use schemas::progress::{ShardPositions, StreamName};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::client::{Attempts, Client, Failure, Kind, Shard};
+use super::lane::{Answer, Lane, Queued, put};
+use super::{aggregate, bug, joined};
+use crate::hash::key_hash;
+use crate::{Error, Positions, Record, StreamWriter, check_partition_key};
+
+/// Runs of accepted records that wait for a stream's task; their bytes are bounded apart from this.
+const COMMANDS: usize = 64;
+
+pub(super) struct Writer {
+    client: Arc<Client>,
+    streams: HashMap<StreamName, Stream>,
+}
+
+/// A stream's task, as the writer holds it.
+struct Stream {
+    commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+    failure: Arc<Mutex<Option<Error>>>,
+    task: JoinHandle<()>,
+}
+
+enum Command {
+    Append(Vec<Queued>),
+    Flush(oneshot::Sender<Positions>),
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Writer {
+    pub(super) fn new(client: Arc<Client>) -> Self {
+        Self { client, streams: HashMap::new() }
+    }
+
+    async fn stream(&mut self, name: &StreamName) -> Result<&Stream, Error> {
+        if !self.streams.contains_key(name) {
+            let room = Arc::new(Semaphore::new(self.queue_bytes()));
+            let failure = Arc::new(Mutex::new(None));
+            let mut task = Task::start(Arc::clone(&self.client), name.clone(), Arc::clone(&room)).await?;
+            let (commands, mut receiver) = mpsc::channel(COMMANDS);
+            let slot = Arc::clone(&failure);
+            let task = tokio::spawn(async move {
+                if let Err(error) = task.work(&mut receiver).await {
+                    // Before the channel and the promises to `flush` are dropped, so that whoever sees them gone finds the reason.
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+                drop((task, receiver));
+            });
+            self.streams.insert(name.clone(), Stream { commands, room, failure, task });
+        }
+        Ok(&self.streams[name])
+    }
+
+    fn queue_bytes(&self) -> usize {
+        self.client.options.queue_bytes.clamp(1 << 20, 1 << 30)
+    }
+}
+
+impl Stream {
+    /// Why the task has ended.
+    fn failure(&self, stream: &StreamName) -> Error {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.unwrap_or_else(|| bug("PutRecords", stream, "this writer has failed before: make a new one"))
+    }
+
+    async fn append(&self, stream: &StreamName, run: Vec<Queued>, permits: usize) -> Result<(), Error> {
+        // The semaphore is never closed; permits come back as records are acknowledged.
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        tokio::select! {
+            permit = self.room.acquire_many(permits) => permit.map_err(|_| self.failure(stream))?.forget(),
+            () = self.commands.closed() => return Err(self.failure(stream)),
+        }
+        self.commands.send(Command::Append(run)).await.map_err(|_| self.failure(stream))
+    }
+}
+
+#[async_trait]
+impl StreamWriter for Writer {
+    async fn append(&mut self, name: &StreamName, records: Vec<Record>) -> Result<(), Error> {
+        let limit = self.client.options.max_record_bytes;
+        for record in &records {
+            check_partition_key(name, &record.partition_key)?;
+            let wrapping = if aggregate::looks_aggregated(&record.data) {
+                aggregate::OVERHEAD_BYTES + aggregate::RECORD_OVERHEAD_BYTES
+            } else {
+                0
+            };
+            let key = record.partition_key.len().max(1);
+            let bytes = record.data.len() + key + if wrapping > 0 { key + wrapping } else { 0 };
+            if bytes > limit {
+                return Err(Error::TooLarge { stream: name.clone(), bytes, limit });
+            }
+        }
+        // A run is a fraction of the room, so that runs follow each other without a gap.
+        let run_bytes = self.queue_bytes() / 8;
+        let stream = self.stream(name).await?;
+        let (mut run, mut bytes) = (Vec::new(), 0);
+        for Record { partition_key, data } in records {
+            let queued = Queued { hash: key_hash(&partition_key), partition_key, data };
+            let cost = permits(&queued, run_bytes);
+            if bytes + cost > run_bytes {
+                stream.append(name, std::mem::take(&mut run), std::mem::take(&mut bytes)).await?;
+            }
+            bytes += cost;
+            run.push(queued);
+        }
+        if run.is_empty() { Ok(()) } else { stream.append(name, run, bytes).await }
+    }
+
+    async fn flush(&mut self) -> Result<ShardPositions, Error> {
+        let mut waiting = Vec::new();
+        for (name, stream) in &self.streams {
+            let (answer, answered) = oneshot::channel();
+            stream.commands.send(Command::Flush(answer)).await.map_err(|_| stream.failure(name))?;
+            waiting.push((name, stream, answered));
+        }
+        let mut positions = BTreeMap::new();
+        for (name, stream, answered) in waiting {
+            positions.insert(name.clone(), answered.await.map_err(|_| stream.failure(name))?);
+        }
+        Ok(positions)
+    }
+}
+
+/// What a record takes of the room; at most a run's share, so that a large one does not wait for ever.
+fn permits(record: &Queued, run_bytes: usize) -> usize {
+    record.cost().min(run_bytes)
+}
+
+/// The work on one stream.
+struct Task {
+    client: Arc<Client>,
+    stream: StreamName,
+    room: Arc<Semaphore>,
+    run_bytes: usize,
+    /// By the hashes of their shards, which together are the whole space.
+    lanes: Vec<Lane>,
+    puts: JoinSet<(usize, Result<Answer, Error>)>,
+    /// The shard map has changed: nothing is sent until nothing is in flight and the lanes are new.
+    stale: bool,
+    last: Positions,
+    flushes: Vec<oneshot::Sender<Positions>>,
+}
+
+impl Task {
+    async fn start(client: Arc<Client>, stream: StreamName, room: Arc<Semaphore>) -> Result<Self, Error> {
+        let run_bytes = room.available_permits() / 8;
+        let mut task = Self {
+            client,
+            stream,
+            room,
+            run_bytes,
+            lanes: Vec::new(),
+            puts: JoinSet::new(),
+            stale: false,
+            last: Positions::new(),
+            flushes: Vec::new(),
+        };
+        task.renew_lanes().await?;
+        Ok(task)
+    }
+
+    async fn work(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), Error> {
+        loop {
+            if self.stale && self.puts.is_empty() {
+                self.renew_lanes().await?;
+            }
+            if !self.stale {
+                self.launch();
+            }
+            if self.puts.is_empty() {
+                // Nothing in flight, and `launch` has left nothing queued.
+                for flush in self.flushes.drain(..) {
+                    // Whoever asked may have stopped waiting.
+                    let _ = flush.send(self.last.clone());
+                }
+            }
+            tokio::select! {
+                command = commands.recv() => match command {
+                    None => return Ok(()),
+                    Some(Command::Flush(answer)) => self.flushes.push(answer),
+                    Some(Command::Append(run)) => {
+                        for record in run {
+                            let lane = self.lane_of(record.hash)?;
+                            self.lanes[lane].queue.push_back(record);
+                        }
+                    }
+                },
+                Some(done) = self.puts.join_next(), if !self.puts.is_empty() => {
+                    let (lane, answer) = done.map_err(|error| bug("PutRecords", &self.stream, error.to_string()))?;
+                    self.acknowledge(lane, answer?).await?;
+                }
+            }
+        }
+    }
+
+    fn launch(&mut self) {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.in_flight.is_empty()
+                && let Some(entry) = lane.launch()
+            {
+                let (client, stream) = (Arc::clone(&self.client), self.stream.clone());
+                self.puts.spawn(async move { (index, put(client, stream, entry).await) });
+            }
+        }
+    }
+
+    fn lane_of(&self, hash: u128) -> Result<usize, Error> {
+        let after = self.lanes.partition_point(|lane| lane.shard.first_hash <= hash);
+        after.checked_sub(1).ok_or_else(|| bug("ListShards", &self.stream, "no open shard holds the hash"))
+    }
+
+    async fn acknowledge(&mut self, index: usize, answer: Answer) -> Result<(), Error> {
+        self.lanes[index].adapt(answer.throttled);
+        let sent = std::mem::take(&mut self.lanes[index].in_flight);
+        let lone = sent.len() == 1 && !aggregate::looks_aggregated(&sent[0].data);
+        let range = if answer.shard == self.lanes[index].shard.id || lone { None } else { Some(self.find(&answer.shard).await?) };
+        self.stale |= answer.shard != self.lanes[index].shard.id;
+        let (mut accepted, mut misrouted) = (None, Vec::new());
+        for (place, record) in sent.into_iter().enumerate() {
+            if range.as_ref().is_none_or(|shard| shard.holds(record.hash)) {
+                self.room.add_permits(permits(&record, self.run_bytes));
+                accepted = Some(place);
+            } else {
+                misrouted.push(record);
+            }
+        }
+        for record in misrouted.into_iter().rev() {
+            self.lanes[index].queue.push_front(record);
+        }
+        if let Some(place) = accepted {
+            let position = joined(&self.stream, &answer.sequence, place)?;
+            self.last.insert(answer.shard, position);
+        }
+        Ok(())
+    }
+
+    /// A shard that has just answered. The shard map may take a moment to show it.
+    async fn find(&self, id: &schemas::progress::ShardId) -> Result<Shard, Error> {
+        let mut attempts = Attempts::new(self.client.options.retry_seconds);
+        loop {
+            if let Some(shard) = self.client.shards(&self.stream).await?.into_iter().find(|shard| shard.id == *id) {
+                return Ok(shard);
+            }
+            self.wait_for_map(&mut attempts, format!("shard {id} took a record, and is not listed")).await?;
+        }
+    }
+
+    async fn wait_for_map(&self, attempts: &mut Attempts, message: String) -> Result<(), Error> {
+        let failure = Failure { kind: Kind::Transient, message };
+        attempts.pause("ListShards", failure).await.map_err(|failure| failure.into_error("ListShards", &self.stream))
+    }
+
+    /// Reads the shard map and deals the queues out to new lanes. Nothing is in flight.
+    async fn renew_lanes(&mut self) -> Result<(), Error> {
+        let mut attempts = Attempts::new(self.client.options.retry_seconds);
+        let mut open = loop {
+            let mut open: Vec<_> =
+                self.client.shards(&self.stream).await?.into_iter().filter(|shard| shard.ending.is_none()).collect();
+            open.sort_by_key(|shard| shard.first_hash);
+            if covers_the_space(&open) {
+                break open;
+            }
+            self.wait_for_map(&mut attempts, "the open shards do not cover the hash space".into()).await?;
+        };
+        let lanes = open.drain(..).map(|shard| Lane::new(shard, self.client.options.max_record_bytes)).collect();
+        for lane in std::mem::replace(&mut self.lanes, lanes) {
+            for record in lane.queue {
+                let new = self.lane_of(record.hash)?;
+                self.lanes[new].queue.push_back(record);
+            }
+        }
+        self.stale = false;
+        Ok(())
+    }
+}
+
+/// Whether sorted shards are the whole hash space, each hash once. In the middle of a reshard they may not be.
+fn covers_the_space(shards: &[Shard]) -> bool {
+    let mut next = Some(0);
+    for shard in shards {
+        if next != Some(shard.first_hash) {
+            return false;
+        }
+        next = shard.last_hash.checked_add(1);
+    }
+    next.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::progress::ShardId;
+
+    #[test]
+    fn a_map_with_a_hole_or_an_overlap_is_waited_out() {
+        let shards = |ranges: &[(u128, u128)]| -> Vec<Shard> {
+            let shard = |&(first_hash, last_hash): &(u128, u128)| Shard {
+                id: ShardId(String::new()),
+                first_hash,
+                last_hash,
+                parents: Vec::new(),
+                starting: String::new(),
+                ending: None,
+            };
+            ranges.iter().map(shard).collect()
+        };
+        assert!(covers_the_space(&shards(&[(0, u128::MAX)])));
+        assert!(covers_the_space(&shards(&[(0, 9), (10, u128::MAX)])));
+        assert!(!covers_the_space(&shards(&[])));
+        assert!(!covers_the_space(&shards(&[(0, 9), (11, u128::MAX)])));
+        assert!(!covers_the_space(&shards(&[(0, 9), (5, u128::MAX)])));
+        assert!(!covers_the_space(&shards(&[(0, 9)])));
+    }
+}

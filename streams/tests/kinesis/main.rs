@@ -1,0 +1,7 @@
+//! What only Kinesis can be asked: reshards while writing and reading (kinesis-local), and faults (the crate's own stub).
+#![allow(clippy::unwrap_used)]
+
+mod faults;
+mod reshards;
+#[path = "../support/mod.rs"]
+mod support;
