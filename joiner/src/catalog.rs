@@ -15,7 +15,7 @@ use std::sync::Arc;
 use schemas::TableName;
 use schemas::parse::Columns;
 use schemas::plan::{AggregateKind, Edge, KeyPart, KeyType, NodeId, Plan};
-use schemas::table::TableSchema;
+use schemas::table::{Length, SqlType, TableSchema};
 
 use crate::error::Error;
 
@@ -43,6 +43,8 @@ pub(crate) struct Index {
     pub(crate) suffix: Vec<SlotPart>,
     /// The slots that are kept, in order; for Rows all of them.
     pub(crate) stored: Vec<usize>,
+    /// Whether rows with NULL in the cluster are kept, though nothing joins with them: an update may leave out values that only the row itself can tell.
+    pub(crate) keeps_null: bool,
     table: TableId,
 }
 
@@ -237,7 +239,10 @@ impl Builder {
             return id;
         }
         let suffix = self.tables[table].own_key.iter().filter(|part| !cluster.contains(part)).copied().collect();
-        self.indexes.push(Index { kind, cluster, suffix, stored: stored.iter().copied().collect(), table });
+        let draft = &self.tables[table];
+        let may_be_left_out = |&column: &usize| may_be_unavailable(draft.schema.columns[column].sql_type);
+        let keeps_null = kind == IndexKind::Rows && draft.columns.iter().any(may_be_left_out);
+        self.indexes.push(Index { kind, cluster, suffix, stored: stored.iter().copied().collect(), keeps_null, table });
         self.indexes.len() - 1
     }
 
@@ -408,6 +413,24 @@ impl Builder {
             order.len() <= suffix.len() && order.iter().zip(suffix).all(|((part, descending), own)| part == own && !descending);
         (!natural).then_some(order)
     }
+}
+
+/// Whether CDC leaves a value of this type out of an update that does not change it.
+fn may_be_unavailable(sql_type: SqlType) -> bool {
+    matches!(
+        sql_type,
+        SqlType::VarChar(Length::Max)
+            | SqlType::NVarChar(Length::Max)
+            | SqlType::VarBinary(Length::Max)
+            | SqlType::Text
+            | SqlType::NText
+            | SqlType::Image
+            | SqlType::Xml
+            | SqlType::SqlVariant
+            | SqlType::HierarchyId
+            | SqlType::Geometry
+            | SqlType::Geography
+    )
 }
 
 /// Changes when anything changes that the state's bytes or the documents depend on.

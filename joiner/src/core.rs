@@ -306,20 +306,15 @@ impl Core {
         if self.is_fenced(record) {
             return Ok(false);
         }
-        if record.phase == Phase::Snapshot && self.standing.stage.start_lsn().is_none_or(|start| record.to_lsn > start) {
+        let start_lsn = record.from_lsn;
+        if self.standing.stage.start_lsn().is_none_or(|start| start_lsn > start) {
             // A snapshot that has not shown a row of ours yet.
-            self.begin_load(record.to_lsn)?;
+            self.begin_load(start_lsn)?;
         }
-        let start_lsn = match (self.standing.stage, record.phase) {
-            (Stage::Snapshot { start_lsn }, Phase::Snapshot) if start_lsn == record.to_lsn => start_lsn,
-            (Stage::Snapshot { start_lsn }, Phase::SnapshotComplete { .. }) => start_lsn,
-            (Stage::Empty, Phase::SnapshotComplete { .. }) => {
-                self.begin_load(record.from_lsn)?;
-                record.from_lsn
-            }
+        if self.standing.stage != (Stage::Snapshot { start_lsn }) {
             // Of a snapshot that is complete already, or of an older one.
-            _ => return Ok(false),
-        };
+            return Ok(false);
+        }
         self.check_snapshot(record)?;
         if let Phase::SnapshotComplete { consistent_from } = record.phase {
             self.standing.stage = if consistent_from <= self.standing.frontier {

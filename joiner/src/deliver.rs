@@ -230,6 +230,7 @@ impl Delivery {
     /// Writes all entities as of one snapshot, and sets the cursor.
     async fn load(&mut self) -> Result<(), Interrupted> {
         self.state(SinkState::Loading, None);
+        self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
         let (out, mut batches) = mpsc::channel(4);
         let (shared, threads) = (self.shared.clone(), self.scan_threads);
         let scanning = tokio::task::spawn_blocking(move || load_scan(&shared, threads, &out));

@@ -127,7 +127,11 @@ fn scan_range(
     let mut document = Vec::new();
     while let Some((key, row)) = rows.item() {
         let parts = &key[2..];
-        let length = cluster_length(entity, parts).ok_or_else(|| store.corrupt("a root row whose key cannot be read"))?;
+        let Some(length) = cluster_length(entity, parts) else {
+            // NULL in the key: such a row is kept, but it is no entity.
+            rows.next();
+            continue;
+        };
         // Of several rows with one entity key, the first is the entity.
         if parts[..length] != last[..] {
             last.clear();

@@ -46,7 +46,7 @@ pub(crate) fn put_parts(parts: &[SlotPart], row: Row<'_>, nulls: bool, out: &mut
 /// The key at which an index keeps a row; false when it does not: NULL in the cluster joins with nothing.
 pub(crate) fn place(id: IndexId, index: &Index, row: Row<'_>, out: &mut Vec<u8>) -> Result<bool, KeyError> {
     start_key(id, out);
-    Ok(put_parts(&index.cluster, row, false, out)? && put_parts(&index.suffix, row, true, out)?)
+    Ok(put_parts(&index.cluster, row, index.keeps_null, out)? && put_parts(&index.suffix, row, true, out)?)
 }
 
 type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;

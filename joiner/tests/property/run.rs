@@ -1,0 +1,427 @@
+//! One case: a source that publishes, streams, and a joiner that is fed, stopped and checked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use joiner::{Config, Engine, Memory, Page};
+use schemas::Lsn;
+use schemas::change::EntityKey;
+use schemas::envelope::Encoder;
+use schemas::event::{ChangeEvent, Op};
+use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, ShardPositions, StreamName};
+use serde_json::Value as Json;
+use streams::{Batch, Layout};
+use tempfile::TempDir;
+
+use crate::brute::Brute;
+use crate::dice::Dice;
+use crate::world::{Database, World};
+
+const SHARDS: usize = 2;
+
+fn lsn(n: u64) -> Lsn {
+    let mut bytes = [0; 10];
+    bytes[2..].copy_from_slice(&n.to_be_bytes());
+    Lsn::from_bytes(bytes)
+}
+
+/// What has been published: records by stream and shard, and the progress records.
+#[derive(Default)]
+struct Streams {
+    events: BTreeMap<(StreamName, ShardId), Vec<bytes::Bytes>>,
+    progress: Vec<ProgressRecord>,
+}
+
+/// The source and its importer.
+struct Source<'a> {
+    world: &'a World,
+    layout: Layout,
+    database: Database,
+    /// The database after each LSN.
+    history: BTreeMap<u64, Database>,
+    log: Vec<ChangeEvent>,
+    now: u64,
+    epoch: u64,
+    streams: Streams,
+    counts: BTreeMap<schemas::TableName, u64>,
+}
+
+impl Source<'_> {
+    fn commit(&mut self, dice: &mut Dice) {
+        self.now += 1 + dice.below(3) as u64;
+        let events = self.world.transaction(dice, &mut self.database, lsn(self.now));
+        self.log.extend(events);
+        self.history.insert(self.now, self.database.clone());
+    }
+
+    fn publish(&mut self, event: &ChangeEvent) {
+        let mut data = Vec::new();
+        Encoder::new("shop", "db").encode(event, &mut data);
+        let stream = self.layout.stream("p", &event.table.name);
+        let table = self.world.tables.iter().position(|table| table.name == event.table.name).unwrap();
+        let key = self.world.normal_key(table, event.row().unwrap()).concat();
+        let shard = key.bytes().map(usize::from).sum::<usize>() % SHARDS;
+        self.streams.events.entry((stream, ShardId(shard.to_string()))).or_default().push(data.into());
+        *self.counts.entry(event.table.name.clone()).or_default() += 1;
+    }
+
+    fn record(&mut self, phase: Phase, from: u64, to: u64) {
+        let mut positions = ShardPositions::new();
+        for ((stream, shard), records) in &self.streams.events {
+            positions.entry(stream.clone()).or_default().insert(shard.clone(), SequenceNumber::from(records.len() as u64));
+        }
+        self.streams.progress.push(ProgressRecord {
+            source: "shop".into(),
+            epoch: self.epoch,
+            phase,
+            from_lsn: lsn(from),
+            to_lsn: lsn(to),
+            commit_time_ms: to as i64,
+            counts: std::mem::take(&mut self.counts),
+            dead_lettered: BTreeMap::new(),
+            positions,
+        });
+    }
+
+    fn read_rows(&self, table: usize) -> Vec<Vec<schemas::value::Value>> {
+        self.database[table].values().cloned().collect()
+    }
+
+    /// Reads tables in pieces while transactions go on, and answers the snapshot's LSN.
+    fn snapshot(&mut self, dice: &mut Dice) -> u64 {
+        let start = self.now;
+        for table in 0..self.world.tables.len() {
+            // A piece may be read twice: the importer was restarted.
+            for _ in 0..1 + usize::from(dice.chance(25)) {
+                for row in self.read_rows(table) {
+                    let position = schemas::Position { commit_lsn: lsn(start), ..Default::default() };
+                    let schema = self.world.tables[table].clone();
+                    self.publish(&ChangeEvent {
+                        table: schema,
+                        op: Op::Read,
+                        before: None,
+                        after: Some(row),
+                        position,
+                        commit_time_ms: 1,
+                    });
+                }
+                if dice.chance(50) {
+                    self.record(Phase::Snapshot, start, start);
+                }
+                for _ in 0..dice.below(3) {
+                    self.commit(dice);
+                }
+            }
+        }
+        let consistent_from = lsn(self.now);
+        self.record(Phase::SnapshotComplete { consistent_from }, start, start);
+        start
+    }
+
+    /// Publishes changes in (`from`, `to`]; not in the total order across shards.
+    fn tick(&mut self, dice: &mut Dice, from: u64, to: u64) {
+        let mut events: Vec<ChangeEvent> = self
+            .log
+            .iter()
+            .filter(|event| event.position.commit_lsn > lsn(from) && event.position.commit_lsn <= lsn(to))
+            .cloned()
+            .collect();
+        if dice.chance(30) {
+            events.sort_by_key(|event| event.table.name.clone());
+        }
+        events.iter().for_each(|event| self.publish(event));
+    }
+
+    fn tail(&mut self, dice: &mut Dice, start: u64, ticks: usize) {
+        let mut saved = start;
+        for _ in 0..ticks {
+            for _ in 0..dice.below(4) {
+                self.commit(dice);
+            }
+            let to = self.now;
+            self.tick(dice, saved, to);
+            if dice.chance(12) {
+                // The importer dies before it says what it has done, and a new one begins again.
+                self.counts.clear();
+                self.epoch += 1;
+                self.tick(dice, saved, to);
+            }
+            self.record(Phase::Tail, saved, to);
+            if !dice.chance(15) {
+                // Otherwise it dies before it saves its progress: the next record overlaps this one.
+                saved = to;
+            }
+        }
+    }
+}
+
+/// The joiner and its surroundings.
+struct Reader<'a> {
+    world: &'a World,
+    config: Config,
+    engine: Option<Engine>,
+    /// How far each shard has been handed over since the engine was opened.
+    handed: BTreeMap<(StreamName, ShardId), usize>,
+    handed_records: usize,
+    /// What the outbox has told: entities by definition.
+    told: Option<(u64, u64, Vec<BTreeMap<EntityKey, Json>>)>,
+    dirs: Vec<TempDir>,
+    checks: u64,
+}
+
+fn dir() -> TempDir {
+    // Memory where there is some; anywhere else otherwise.
+    let base = Path::new("/dev/shm");
+    if base.is_dir() { tempfile::tempdir_in(base).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// The files of a directory and how long they are.
+fn listing(dir: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => files.extend(listing(&entry.path())),
+            Ok(metadata) if entry.file_name() != "LOCK" && entry.file_name() != "LOG" => {
+                drop(files.insert(entry.path(), metadata.len()))
+            }
+            _ => {}
+        }
+    }
+    files
+}
+
+/// Copies a state as a crash would leave it. Files may come and go in the background while they are copied: then it is done again.
+fn crash_copy(from: &Path) -> TempDir {
+    loop {
+        let to = dir();
+        let files = listing(from);
+        let copied = files.keys().all(|file| {
+            let target = to.path().join(file.strip_prefix(from).unwrap());
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::copy(file, target).is_ok()
+        });
+        if copied && listing(from) == files {
+            return to;
+        }
+    }
+}
+
+impl Reader<'_> {
+    fn engine(&mut self) -> &mut Engine {
+        self.engine.as_mut().unwrap()
+    }
+
+    fn open(&mut self, streams: &Streams) {
+        let engine = Engine::open(&self.config).unwrap_or_else(|error| panic!("{error}"));
+        self.handed.clear();
+        let position = |stream: &StreamName, shard: &ShardId| {
+            let sequence = engine.positions().get(stream).and_then(|shards| shards.get(shard));
+            sequence.map_or(0, |sequence| sequence.to_u64().unwrap() as usize)
+        };
+        for (stream, shard) in streams.events.keys() {
+            self.handed.insert((stream.clone(), shard.clone()), position(stream, shard));
+        }
+        self.handed_records = position(&Layout::progress_stream("p"), &ShardId("0".into()));
+        self.engine = Some(engine);
+        self.check_after_advance(&BTreeMap::new());
+    }
+
+    /// Stops the engine, cleanly or by leaving what a crash leaves, and opens it again.
+    fn restart(&mut self, dice: &mut Dice, streams: &Streams) {
+        if dice.chance(50) {
+            let left = crash_copy(&self.config.state_dir);
+            self.engine = None;
+            self.config.state_dir = left.path().to_owned();
+            self.dirs.push(left);
+        }
+        self.engine = None;
+        self.open(streams);
+    }
+
+    /// Hands over something that has been published and not handed over; false when there is nothing.
+    fn feed(&mut self, dice: &mut Dice, streams: &Streams) -> bool {
+        let open: Vec<(StreamName, ShardId)> = streams
+            .events
+            .iter()
+            .filter(|(place, records)| self.handed.get(*place).copied().unwrap_or(0) < records.len())
+            .map(|(place, _)| place.clone())
+            .collect();
+        let more_records = self.handed_records < streams.progress.len();
+        if open.is_empty() && !more_records {
+            return false;
+        }
+        if more_records && (open.is_empty() || dice.chance(25)) {
+            let record = streams.progress[self.handed_records].clone();
+            self.handed_records += 1;
+            let sequence = SequenceNumber::from(self.handed_records as u64);
+            self.engine().progress(&Layout::progress_stream("p"), &ShardId("0".into()), &sequence, record).unwrap();
+            return true;
+        }
+        let (stream, shard) = dice.pick(&open).clone();
+        let records = &streams.events[&(stream.clone(), shard.clone())];
+        let from = self.handed.get(&(stream.clone(), shard.clone())).copied().unwrap_or(0);
+        let to = (from + 1 + dice.below(12)).min(records.len());
+        self.handed.insert((stream.clone(), shard.clone()), to);
+        let numbered = (from..to).map(|nth| (SequenceNumber::from(nth as u64 + 1), records[nth].clone())).collect();
+        let engine = self.engine();
+        if engine.streams().contains(&stream) {
+            engine.events(&Batch { stream, shard, records: numbered }).unwrap();
+        }
+        true
+    }
+
+    /// Compares everything with the brute-force join, once the joiner is live.
+    fn check_after_advance(&mut self, history: &BTreeMap<u64, Database>) {
+        let handle = self.engine().handle();
+        let head = *handle.outbox().head().borrow();
+        if !head.live || history.is_empty() {
+            return;
+        }
+        let frontier = u64::from_be_bytes(head.frontier.as_bytes()[2..].try_into().unwrap());
+        let empty = self.world.empty();
+        let database = history.range(..=frontier).next_back().map_or(&empty, |(_, database)| database);
+        let brute = Brute { world: self.world, database };
+        let expected: Vec<BTreeMap<EntityKey, Json>> =
+            self.world.plans.iter().map(|plan| brute.entities(&plan.definition)).collect();
+        let scanned: Vec<BTreeMap<EntityKey, Json>> = self.world.plans.iter().map(|plan| self.scan(&plan.entity)).collect();
+        assert_eq!(
+            scanned,
+            expected,
+            "scanned at {frontier}: {:#?}",
+            self.world.plans.iter().map(|plan| &plan.definition).collect::<Vec<_>>()
+        );
+        for (plan, entities) in self.world.plans.iter().zip(&expected) {
+            for (key, document) in entities.iter().take(3) {
+                let (version, text) = handle.get(&plan.entity, key).unwrap().unwrap();
+                assert_eq!((version, serde_json::from_str::<Json>(&text).unwrap()), (head.frontier, document.clone()));
+            }
+        }
+        match self.told.take().filter(|(load, ..)| *load == head.load) {
+            None => self.told = Some((head.load, head.sequence, scanned)),
+            Some((load, mut cursor, mut told)) => {
+                let Page::Changes { changes, .. } = handle.outbox().read_after(cursor, usize::MAX).unwrap() else {
+                    panic!("trimmed")
+                };
+                for (sequence, change) in changes {
+                    assert_eq!(sequence, cursor + 1);
+                    cursor = sequence;
+                    let entities = &mut told[self.world.plans.iter().position(|plan| plan.entity == change.entity).unwrap()];
+                    match change.document {
+                        Some(text) => {
+                            let document: Json = serde_json::from_str(&text).unwrap();
+                            assert_ne!(
+                                entities.insert(change.key.clone(), document.clone()),
+                                Some(document),
+                                "told again: {}",
+                                change.key
+                            );
+                        }
+                        None => {
+                            assert!(entities.remove(&change.key).is_some(), "a tombstone for what was not there: {}", change.key)
+                        }
+                    }
+                }
+                assert_eq!(told, expected, "told by the outbox at {frontier}");
+                self.told = Some((load, cursor, told));
+            }
+        }
+        self.checks += 1;
+    }
+
+    fn scan(&mut self, entity: &str) -> BTreeMap<EntityKey, Json> {
+        let found = Mutex::new(BTreeMap::new());
+        let receive = |changes: Vec<schemas::change::EntityChange>| {
+            for change in changes {
+                let document = serde_json::from_str(change.document.as_deref().unwrap()).unwrap();
+                assert!(found.lock().unwrap().insert(change.key.clone(), document).is_none(), "twice: {}", change.key);
+            }
+            true
+        };
+        self.engine().scan(entity, 1, &receive).unwrap();
+        found.into_inner().unwrap()
+    }
+}
+
+/// Runs a case; answers how many frontiers were compared.
+pub(crate) fn case(seed: u64) -> u64 {
+    let mut dice = Dice::new(seed);
+    let world = World::new(&mut dice);
+    let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
+    let mut source = Source {
+        world: &world,
+        layout,
+        database: world.empty(),
+        history: BTreeMap::new(),
+        log: Vec::new(),
+        now: 1,
+        epoch: 1,
+        streams: Streams::default(),
+        counts: BTreeMap::new(),
+    };
+    for _ in 0..dice.below(8) {
+        source.commit(&mut dice);
+    }
+    let start = source.snapshot(&mut dice);
+    let ticks = 2 + dice.below(8);
+    source.tail(&mut dice, start, ticks);
+    if dice.chance(10) {
+        // After a gap: rows have changed and vanished that nobody was told of.
+        for _ in 0..3 {
+            source.commit(&mut dice);
+        }
+        source.log.clear();
+        source.epoch += 1;
+        let start = source.snapshot(&mut dice);
+        source.tail(&mut dice, start, 3);
+    }
+
+    if std::env::var("TRIBUTARY_SEED").is_ok() {
+        for event in &source.log {
+            eprintln!(
+                "{} {:?} {} {:?} -> {:?}",
+                event.position.commit_lsn, event.op, event.table.name, event.before, event.after
+            );
+        }
+        for record in &source.streams.progress {
+            eprintln!("{:?} {} {} epoch {}", record.phase, record.from_lsn, record.to_lsn, record.epoch);
+        }
+    }
+    let state = dir();
+    let mut config = Config::new(state.path(), world.plans.clone(), "shop", "p");
+    config.layout = layout;
+    config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20 };
+    config.chunk_entities = if dice.chance(30) { 1 + dice.below(4) } else { 1000 };
+    config.buffer_bytes = if dice.chance(25) { 200 } else { 1 << 20 };
+    let mut reader = Reader {
+        world: &world,
+        config,
+        engine: None,
+        handed: BTreeMap::new(),
+        handed_records: 0,
+        told: None,
+        dirs: vec![state],
+        checks: 0,
+    };
+    reader.open(&source.streams);
+    let restarts = if dice.chance(40) { 3 } else { 0 };
+    loop {
+        let mut any = false;
+        for _ in 0..1 + dice.below(20) {
+            any |= reader.feed(&mut dice, &source.streams);
+        }
+        if reader.engine().advance().unwrap() {
+            reader.check_after_advance(&source.history);
+        }
+        if !any {
+            break;
+        }
+        if dice.chance(restarts) {
+            reader.restart(&mut dice, &source.streams);
+            reader.check_after_advance(&source.history);
+        }
+    }
+    let last = source.streams.progress.last().unwrap();
+    assert_eq!(reader.engine().frontier(), last.to_lsn, "not everything was applied");
+    reader.checks
+}

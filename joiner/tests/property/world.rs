@@ -1,0 +1,308 @@
+//! A random world: tables, entity definitions over them, and transactions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use schemas::entity::{Aggregate, EntityDefinition, Field, ManyEdge, OneEdge, OrderBy, Path};
+use schemas::event::{ChangeEvent, Op, Row};
+use schemas::plan::Plan;
+use schemas::table::{Column, TableSchema};
+use schemas::value::Value;
+use schemas::{Lsn, Position, TableName};
+
+use crate::dice::Dice;
+
+/// Every table has the same columns; what they are, and which are the key, differs.
+pub(crate) const K1: usize = 0;
+pub(crate) const K2: usize = 1;
+pub(crate) const F1: usize = 2;
+pub(crate) const F2: usize = 3;
+pub(crate) const D: usize = 4;
+pub(crate) const M: usize = 5;
+pub(crate) const X: usize = 6;
+pub(crate) const U: usize = 7;
+const NAMES: [&str; 8] = ["k1", "k2", "f1", "f2", "d", "m", "x", "u"];
+
+/// Rows by the normal form of their key.
+pub(crate) type Rows = BTreeMap<Vec<String>, Row>;
+/// A database at one LSN: rows by table.
+pub(crate) type Database = Vec<Rows>;
+
+pub(crate) struct World {
+    pub(crate) tables: Vec<Arc<TableSchema>>,
+    pub(crate) plans: Vec<Arc<Plan>>,
+    textual: bool,
+    /// How many values of a key there are: few, so that rows meet.
+    keys: usize,
+}
+
+impl World {
+    pub(crate) fn new(dice: &mut Dice) -> Self {
+        let textual = dice.chance(40);
+        let keys = 2 + dice.below(4);
+        let tables: Vec<_> = (0..2 + dice.below(3)).map(|n| table(dice, n, textual)).collect();
+        let mut world = Self { tables, plans: Vec::new(), textual, keys };
+        for n in 0..1 + dice.below(2) {
+            let definition = world.entity(dice, n);
+            let lookup = |name: &TableName| world.tables.iter().find(|table| table.name == *name).cloned();
+            let plan = Plan::resolve(&definition, &lookup).unwrap_or_else(|error| panic!("{error}\n{definition:?}"));
+            world.plans.push(Arc::new(plan));
+        }
+        world
+    }
+
+    fn entity(&self, dice: &mut Dice, n: usize) -> EntityDefinition {
+        let table = dice.below(self.tables.len());
+        let (one, many, aggregates) = self.edges(dice, 0);
+        let composite = self.tables[table].key.len() == 2;
+        EntityDefinition {
+            entity: format!("e{n}"),
+            table: self.tables[table].name.clone(),
+            // Several rows may then have one entity key.
+            key: if composite && dice.chance(20) { vec!["k1".into()] } else { Vec::new() },
+            fields: fields(dice),
+            one,
+            many,
+            aggregates,
+        }
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn edges(
+        &self,
+        dice: &mut Dice,
+        depth: usize,
+    ) -> (BTreeMap<String, OneEdge>, BTreeMap<String, ManyEdge>, BTreeMap<String, Aggregate>) {
+        let (mut one, mut many, mut aggregates) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let columns = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+        let count = if depth >= 3 { 0 } else { dice.below(3 - usize::from(depth > 1)) + usize::from(depth == 0) };
+        for n in 0..count {
+            let table = dice.pick(&self.tables).name.clone();
+            let (inner_one, inner_many, inner_aggregates) = self.edges(dice, depth + 1);
+            let require = dice.chance(15);
+            if dice.chance(45) {
+                let (by, references) = dice
+                    .pick(&[(&["f1"][..], &["k1"][..]), (&["f1", "f2"], &["k1", "k2"]), (&["k1"], &["k1"]), (&["f2"], &["d"])])
+                    .to_owned();
+                let edge = OneEdge {
+                    table,
+                    by: columns(by),
+                    references: columns(references),
+                    require,
+                    fields: fields(dice),
+                    one: inner_one,
+                    many: inner_many,
+                    aggregates: inner_aggregates,
+                };
+                one.insert(format!("o{n}"), edge);
+            } else {
+                let (by, references) = dice
+                    .pick(&[
+                        (&["f1"][..], &["k1"][..]),
+                        (&["f1", "f2"], &["k1", "k2"]),
+                        (&["k1"], &["k1"]),
+                        (&["f2"], &["d"]),
+                        (&["f2"], &["k2"]),
+                    ])
+                    .to_owned();
+                let order_by = if dice.chance(40) {
+                    let names = [&["d"][..], &["m", "d"], &["f1"], &["k2"], &["k1", "k2"], &["f2", "u"]];
+                    let order = |name: &&str| OrderBy { column: (*name).to_owned(), descending: false };
+                    let mut order: Vec<OrderBy> = dice.pick(&names).iter().map(order).collect();
+                    order.iter_mut().for_each(|part| part.descending = dice.chance(40));
+                    order
+                } else {
+                    Vec::new()
+                };
+                let name = format!("m{n}");
+                if dice.chance(40) {
+                    aggregates.insert(format!("count{n}"), Aggregate::Count(name.clone()));
+                }
+                for column in ["d", "m"] {
+                    if dice.chance(30) {
+                        aggregates.insert(
+                            format!("sum{n}{column}"),
+                            Aggregate::Sum(Path { edge: name.clone(), column: column.into() }),
+                        );
+                    }
+                }
+                let edge = ManyEdge {
+                    table,
+                    by: columns(by),
+                    references: columns(references),
+                    order_by,
+                    require,
+                    fields: fields(dice),
+                    one: inner_one,
+                    many: inner_many,
+                    aggregates: inner_aggregates,
+                };
+                many.insert(name, edge);
+            }
+        }
+        (one, many, aggregates)
+    }
+
+    pub(crate) fn empty(&self) -> Database {
+        vec![Rows::new(); self.tables.len()]
+    }
+
+    fn key_value(&self, dice: &mut Dice, table: usize, column: usize) -> Value {
+        let n = dice.below(self.keys);
+        let declared = &self.tables[table].columns[column];
+        if self.textual {
+            let text = ["a", "b", "c", "d", "é\""][n.min(4)].to_owned();
+            let text = if dice.chance(30) { text.to_uppercase() } else { text };
+            return Value::Text(if dice.chance(15) { format!("{text} ") } else { text });
+        }
+        match declared.sql_type {
+            schemas::table::SqlType::Decimal { scale, .. } => {
+                Value::Decimal { mantissa: (n as i128 - 1) * 10i128.pow(u32::from(scale)), scale }
+            }
+            _ => Value::Int(n as i64 - 1),
+        }
+    }
+
+    fn value(&self, dice: &mut Dice, table: usize, column: usize) -> Value {
+        match column {
+            K1 => self.key_value(dice, table, column),
+            F1 if dice.chance(85) => self.key_value(dice, table, column),
+            K2 => Value::Int(dice.below(3) as i64),
+            F2 | D if dice.chance(85) => Value::Int(dice.below(3) as i64),
+            M if dice.chance(80) => Value::Decimal { mantissa: dice.below(4000) as i128 - 2000, scale: 2 },
+            X if dice.chance(80) => Value::Text(["long", "lång \u{1F600}\n", ""][dice.below(3)].to_owned()),
+            U => Value::Int(dice.below(3) as i64),
+            _ => Value::Null,
+        }
+    }
+
+    fn row(&self, dice: &mut Dice, table: usize) -> Row {
+        (0..NAMES.len()).map(|column| self.value(dice, table, column)).collect()
+    }
+
+    /// One transaction over the database, and its events in order.
+    pub(crate) fn transaction(&self, dice: &mut Dice, database: &mut Database, lsn: Lsn) -> Vec<ChangeEvent> {
+        let mut log = Log { events: Vec::new(), lsn };
+        for _ in 0..1 + dice.below(4) {
+            let table = dice.below(self.tables.len());
+            let known: Vec<Vec<String>> = database[table].keys().cloned().collect();
+            let choice = dice.below(10);
+            if known.is_empty() || choice < 4 {
+                let row = self.row(dice, table);
+                let key = self.normal_key(table, &row);
+                match database[table].insert(key, row.clone()) {
+                    None => log.push(self, table, Op::Create, None, Some(row)),
+                    Some(old) => self.update(&mut log, database, table, old, row),
+                }
+            } else if choice < 8 {
+                let key = dice.pick(&known).clone();
+                let Some(old) = database[table].remove(&key) else { continue };
+                let mut new = old.clone();
+                for _ in 0..1 + dice.below(2) {
+                    let column = *dice.pick(&[K1, F1, F2, D, M, X, U, F1, D]);
+                    new[column] = self.value(dice, table, column);
+                }
+                let new_key = self.normal_key(table, &new);
+                if new_key != key && database[table].contains_key(&new_key) {
+                    // The unique index refuses it.
+                    database[table].insert(key, old);
+                    continue;
+                }
+                database[table].insert(new_key, new.clone());
+                self.update(&mut log, database, table, old, new);
+            } else {
+                let key = dice.pick(&known).clone();
+                if let Some(old) = database[table].remove(&key) {
+                    log.push(self, table, Op::Delete, Some(old), None);
+                }
+            }
+        }
+        log.events
+    }
+
+    /// A change of key, even of its case alone, is a delete and an insert.
+    fn update(&self, log: &mut Log, _database: &Database, table: usize, old: Row, new: Row) {
+        let key = |row: &Row| self.tables[table].key.iter().map(|&column| row[column].clone()).collect::<Vec<_>>();
+        if key(&old) != key(&new) {
+            log.push(self, table, Op::Delete, Some(old), None);
+            log.push(self, table, Op::Create, None, Some(new));
+            return;
+        }
+        let (mut before, mut after) = (old, new);
+        if before[X] == after[X] {
+            (before[X], after[X]) = (Value::Unavailable, Value::Unavailable);
+        }
+        log.push(self, table, Op::Update, Some(before), Some(after));
+    }
+
+    pub(crate) fn normal_key(&self, table: usize, row: &Row) -> Vec<String> {
+        self.tables[table]
+            .key
+            .iter()
+            .map(|&column| crate::brute::normal(&self.tables[table].columns[column], &row[column]).unwrap_or_default())
+            .collect()
+    }
+}
+
+struct Log {
+    events: Vec<ChangeEvent>,
+    lsn: Lsn,
+}
+
+impl Log {
+    fn push(&mut self, world: &World, table: usize, op: Op, before: Option<Row>, after: Option<Row>) {
+        let nth = self.events.len();
+        let operation = match op {
+            Op::Delete => 1,
+            Op::Create => 2,
+            Op::Update => 4,
+            Op::Read => 0,
+        };
+        // A delete and an insert that stand for one update share a seqval; the command id rises with every change.
+        let mut seqval = [0; 10];
+        seqval[9] = 200 - nth as u8;
+        let position = Position { commit_lsn: self.lsn, command_id: nth as i32 + 1, seqval: Lsn::from_bytes(seqval), operation };
+        self.events.push(ChangeEvent { table: world.tables[table].clone(), op, before, after, position, commit_time_ms: 5 });
+    }
+}
+
+fn table(dice: &mut Dice, n: usize, textual: bool) -> Arc<TableSchema> {
+    let column = |name: &str, sql_type: &str, nullable: bool, case_insensitive: bool| Column {
+        name: name.to_owned(),
+        sql_type: sql_type.parse().unwrap(),
+        nullable,
+        case_insensitive,
+    };
+    let mut key_column = |name: &str, nullable: bool| {
+        if textual {
+            column(name, "nvarchar(20)", nullable, dice.chance(70))
+        } else {
+            column(name, *dice.pick(&["int", "int", "bigint", "decimal(8,2)"]), nullable, false)
+        }
+    };
+    let columns = vec![
+        key_column("k1", false),
+        column("k2", "int", false, false),
+        key_column("f1", true),
+        column("f2", "int", true, false),
+        column("d", "int", true, false),
+        column("m", "decimal(8,2)", true, false),
+        column("x", "nvarchar(max)", true, false),
+        column("u", "int", false, false),
+    ];
+    let key = if dice.chance(50) { vec![K1] } else { vec![K1, K2] };
+    Arc::new(TableSchema { name: TableName::new("dbo", format!("t{n}")), columns, key })
+}
+
+fn fields(dice: &mut Dice) -> Option<Vec<Field>> {
+    if dice.chance(15) {
+        return None;
+    }
+    let chosen = NAMES.iter().filter(|_| dice.chance(40)).map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    Some(
+        chosen
+            .into_iter()
+            .map(|column| Field { name: if dice.chance(20) { format!("{column} \"é\"") } else { column.clone() }, column })
+            .collect(),
+    )
+}
