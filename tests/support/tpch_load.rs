@@ -43,7 +43,9 @@ pub struct Changes {
 impl Changes {
     /// `orders`: the greatest order key that was loaded.
     pub fn new(seed: u64, orders: i64) -> Self {
-        Self { random: ChaCha8Rng::seed_from_u64(seed), orders, next_order: orders + 1, next_line: 100 }
+        // New keys of two seeds never meet.
+        let offset = seed as i64 * 10_000;
+        Self { random: ChaCha8Rng::seed_from_u64(seed), orders, next_order: orders + offset, next_line: offset }
     }
 
     fn price(&mut self) -> String {
@@ -52,11 +54,11 @@ impl Changes {
 
     fn item(&mut self, order: i64) -> String {
         self.next_line += 1;
+        let price = self.price();
         let (part, supplier) = (self.random.random_range(1..=2000), self.random.random_range(1..=100));
         format!(
             "INSERT INTO dbo.lineitem SELECT {order}, {part}, {supplier}, {}, 3.00, {}, 0.05, 0.02, 'N', 'O', '1998-01-02', '1998-01-03', '1998-01-04', 'NONE', 'AIR', 'new' FROM dbo.orders WHERE o_orderkey = {order}",
-            self.next_line,
-            self.price()
+            self.next_line, price
         )
     }
 
