@@ -38,7 +38,7 @@ use crate::entities::with_lsn;
 use crate::parameters::Parameters;
 use crate::problem::Problem;
 use crate::server::Shared;
-use crate::{ChangeFeed, Head, Page, keys};
+use crate::{ChangeFeed, Head, Page, keys, metrics};
 
 const PAGE_CHANGES: usize = 256;
 /// Progress that follows the frontier comes at most this often.
@@ -85,7 +85,7 @@ pub(crate) async fn subscribe(
         head,
         cursor,
         wanted,
-        permit,
+        _place: (permit, metrics::Open::count()),
         pending: VecDeque::new(),
         caught_up: None,
         told: None,
@@ -156,10 +156,13 @@ async fn cursor(feed: &dyn ChangeFeed, start: &Start, head: Head) -> Result<u64,
             let gone = |detail: &str| Problem::Trimmed {
                 detail: format!("{detail} Read the entities anew, then subscribe with from=now."),
             };
-            if incarnation != feed.incarnation() || sequence > head.sequence {
-                return Err(gone("The token belongs to an outbox that is no more."));
+            const NO_MORE: &str = "The token belongs to an outbox that is no more.";
+            if incarnation != feed.incarnation() {
+                return Err(gone(NO_MORE));
             }
+            // The page's head, not the watched one: that may be a moment behind what has been read already.
             match read(sequence).await? {
+                Page::Changes { head, .. } if sequence > head.sequence => Err(gone(NO_MORE)),
                 Page::Changes { .. } => Ok(sequence),
                 Page::Trimmed { .. } => Err(gone("Changes after the token are no longer kept.")),
             }
@@ -183,7 +186,7 @@ struct Subscription {
     shutdown: CancellationToken,
     ended: bool,
     /// Given back when the connection ends.
-    permit: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, metrics::Open),
 }
 
 impl Subscription {
@@ -196,10 +199,10 @@ impl Subscription {
 
     /// The next event; `None` ends the connection.
     async fn next(&mut self) -> Option<Event> {
-        debug_assert!(self.permit.num_permits() == 1);
         while !self.ended && !self.shutdown.is_cancelled() {
             if let Some((sequence, change)) = self.pending.pop_front() {
                 self.cursor = sequence;
+                metrics::changes_sent(1);
                 let event = Event::default().event("change").id(token(self.feed.incarnation(), sequence));
                 return Some(event.data(single_line(cloudevent::to_json(&change, SOURCE))));
             }
@@ -222,15 +225,16 @@ impl Subscription {
         let head = *self.head.borrow_and_update();
         match self.feed.read_after(self.cursor, PAGE_CHANGES).await {
             Ok(Page::Changes { changes, head: read }) => {
-                let last = changes.last().map(|(sequence, _)| *sequence);
-                let complete = changes.len() < PAGE_CHANGES;
-                self.pending.extend(changes.into_iter().filter(|(_, change)| self.wanted.takes(change)));
                 // The page's own head was taken with the page: it never promises more than the page holds.
                 let reached = if read.sequence >= head.sequence { read } else { head };
-                let skipped_to = if complete { last.unwrap_or(0).max(reached.sequence) } else { last.unwrap_or(self.cursor) };
+                // A page may be cut short by its bytes: only one that comes to the head, or is empty, is the last.
+                let last = changes.last().map(|(sequence, _)| *sequence);
+                let complete = last.is_none_or(|last| last >= reached.sequence);
+                self.pending.extend(changes.into_iter().filter(|(_, change)| self.wanted.takes(change)));
                 self.caught_up = complete.then_some(reached);
                 if self.pending.is_empty() {
-                    self.cursor = self.cursor.max(skipped_to);
+                    let passed = if complete { reached.sequence } else { self.cursor };
+                    self.cursor = self.cursor.max(passed).max(last.unwrap_or(0));
                 }
                 None
             }

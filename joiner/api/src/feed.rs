@@ -19,7 +19,7 @@ pub struct Head {
 /// What [`ChangeFeed::read_after`] found.
 #[derive(Debug, Clone)]
 pub enum Page {
-    /// Changes in the order of their sequence numbers, which ascend and may have holes. Fewer than asked for (perhaps none) means: nothing more up to `head`.
+    /// Changes in the order of their sequence numbers, which ascend and may have holes. They may be fewer than asked for; none means: nothing more up to `head`.
     Changes { changes: Vec<(u64, EntityChange)>, head: Head },
     /// The outbox no longer holds everything after that number; `oldest` is the first that it does hold.
     Trimmed { oldest: u64 },

@@ -128,7 +128,7 @@ impl Freshness {
             let reached = reached.map_err(|_| Problem::Unavailable { detail: "the joiner has stopped".to_owned() })?;
             target = target.max(reached.frontier.unwrap_or(Lsn::ZERO));
         }
-        while !self.recent_frontier().await?.is_some_and(|frontier| frontier >= target) {
+        while self.recent_frontier().await?.is_none_or(|frontier| frontier < target) {
             sleep(FRESH_FOR).await;
         }
         Ok(())

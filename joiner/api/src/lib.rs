@@ -26,6 +26,7 @@ mod feed;
 mod freshness;
 mod guard;
 mod keys;
+mod metrics;
 mod openapi;
 mod page;
 mod parameters;
@@ -34,4 +35,5 @@ mod server;
 
 pub use config::{Config, Error};
 pub use feed::{ChangeFeed, FeedError, Head, Page, StatusSource};
+pub use metrics::describe as describe_metrics;
 pub use server::{MetricsSource, Parts, Server, serve};

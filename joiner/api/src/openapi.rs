@@ -113,7 +113,7 @@ fn list(entity: &EntityInfo) -> Value {
         parameter("cursor", "query", &json!({"type": "string"}), "The member next of the page before."),
     ];
     parameters.extend(freshness());
-    filters(&entity.document_schema, String::new(), &mut parameters);
+    filters(&entity.document_schema, "", &mut parameters);
     let item = json!({
         "type": "object",
         "required": ["key", "version", "document"],
@@ -138,11 +138,11 @@ fn list(entity: &EntityInfo) -> Value {
 }
 
 /// A filter for each member that is neither object nor array, by its path.
-fn filters(schema: &Value, prefix: String, parameters: &mut Vec<Value>) {
+fn filters(schema: &Value, prefix: &str, parameters: &mut Vec<Value>) {
     for (name, member) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         if member.get("properties").is_some() {
-            filters(member, path, parameters);
+            filters(member, &path, parameters);
         } else if member.get("items").is_none() {
             let schema = json!({"type": "string", "pattern": "^(eq|neq|gt|gte|lt|lte)\\."});
             parameters.push(parameter(&path, "query", &schema, "A filter: operator.value, such as eq.OPEN."));

@@ -121,5 +121,6 @@ fn routes(shared: Arc<Shared>, guard: Guard) -> Router {
         .fallback(crate::problem::not_found)
         .method_not_allowed_fallback(crate::problem::method_not_allowed)
         .layer(middleware::from_fn_with_state(Arc::new(guard), crate::guard::check))
+        .layer(middleware::from_fn(crate::metrics::observe))
         .with_state(shared)
 }

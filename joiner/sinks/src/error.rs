@@ -24,14 +24,17 @@ impl Error {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "causes end here, as texts and as errors of other crates")]
     pub fn unavailable(target: impl Into<String>, message: impl ToString) -> Self {
         Self::Unavailable { target: target.into(), message: message.to_string() }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "as above")]
     pub fn misconfigured(target: impl Into<String>, message: impl ToString, remedy: impl Into<String>) -> Self {
         Self::Misconfigured { target: target.into(), message: message.to_string(), remedy: remedy.into() }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "as above")]
     pub fn unexpected(target: impl Into<String>, message: impl ToString) -> Self {
         Self::Unexpected { target: target.into(), message: message.to_string() }
     }

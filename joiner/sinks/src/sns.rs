@@ -6,7 +6,9 @@
 //! A topic keeps nothing that could be asked for its version, so INV-5 is the subscriber's to hold: delivery is at least once, and after a crash older changes may come again.
 //! `sequence` in the event is the version; whoever keeps the highest a key has all that is needed.
 //!
-//! The documents of a first load are not notified, unless `notify_load` says so: nothing has changed at the source, and millions of messages would say so.
+//! The documents of a load are not notified, unless `notify_load` says so: nothing has changed at the source, and millions of messages would say so. A load also comes when
+//! the topic could not be reached for longer than the outbox keeps changes: what changed meanwhile is then not told, which the log says. Subscribers that must not miss that set
+//! `notify_load`.
 
 use std::time::Duration;
 
@@ -46,7 +48,7 @@ pub struct SnsConfig {
     /// The events' `source`. Default: `/tributary`.
     #[serde(default = "default_source")]
     pub source: String,
-    /// Whether the documents of a first load are notified. Default: false.
+    /// Whether the documents of a load are notified. Default: false.
     #[serde(default)]
     pub notify_load: bool,
     /// Default: the topic's own.
@@ -189,6 +191,9 @@ impl Sink for SnsSink {
 
     async fn begin_load(&mut self) -> Result<(), Error> {
         self.loading = true;
+        if !self.config.notify_load {
+            tracing::warn!(target_name = %self.target, "a load begins, and what it writes is not notified (notify_load: false)");
+        }
         Ok(())
     }
 

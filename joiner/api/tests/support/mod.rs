@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Pages of this feed are shorter than what is asked for, as those of an outbox that also bounds their bytes.
+const PAGE: usize = 37;
+
 pub fn lsn(number: u32) -> Lsn {
     let [a, b, c, d] = number.to_be_bytes();
     Lsn::from_bytes([0, 0, 0, 1, a, b, c, d, 0, 1])
@@ -101,7 +104,8 @@ impl ChangeFeed for MemoryFeed {
         // The head first: changes that are newer than it may be read as well, and never the other way round.
         let head = *self.head.borrow();
         let changes = self.changes.lock().unwrap();
-        let changes = changes.range(sequence + 1..).take(limit).map(|(number, change)| (*number, change.clone())).collect();
+        let changes =
+            changes.range(sequence + 1..).take(limit.min(PAGE)).map(|(number, change)| (*number, change.clone())).collect();
         Ok(Page::Changes { changes, head })
     }
 

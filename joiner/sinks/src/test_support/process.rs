@@ -12,6 +12,7 @@ pub(super) fn free_port() -> u16 {
 }
 
 /// Waits until `ready` says so; panics after `limit`.
+#[allow(clippy::disallowed_methods, reason = "a server process cannot say when it listens: it is asked again and again")]
 pub(super) fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> bool) {
     let start = Instant::now();
     while !ready() {
