@@ -7,9 +7,9 @@ use tds::SqlError;
 use crate::catalog::capture::CaptureCatalog;
 use crate::catalog::views::from_cdc;
 use crate::message;
+use crate::session::Arguments;
 use crate::session::clock;
 use crate::session::fault;
-use crate::session::Arguments;
 use crate::translate::Derived;
 
 pub(crate) enum Done {
@@ -32,11 +32,23 @@ pub(crate) fn parameters(procedure: &str) -> Option<&'static [&'static str]> {
     Some(match procedure {
         "sp_cdc_enable_db" | "sp_cdc_disable_db" | "sp_cdc_help_jobs" => &[],
         "sp_cdc_scan" => &["maxtrans", "maxscans", "continuous", "pollinginterval"],
-        "sp_cdc_enable_table" => &["source_schema", "source_name", "capture_instance", "supports_net_changes", "role_name", "index_name", "captured_column_list", "filegroup_name", "allow_partition_switch"],
+        "sp_cdc_enable_table" => &[
+            "source_schema",
+            "source_name",
+            "capture_instance",
+            "supports_net_changes",
+            "role_name",
+            "index_name",
+            "captured_column_list",
+            "filegroup_name",
+            "allow_partition_switch",
+        ],
         "sp_cdc_disable_table" => &["source_schema", "source_name", "capture_instance"],
         "sp_cdc_help_change_data_capture" => &["source_schema", "source_name"],
         "sp_cdc_get_captured_columns" | "sp_cdc_get_ddl_history" => &["capture_instance"],
-        "sp_cdc_add_job" => &["job_type", "start_job", "maxtrans", "maxscans", "continuous", "pollinginterval", "retention", "threshold"],
+        "sp_cdc_add_job" => {
+            &["job_type", "start_job", "maxtrans", "maxscans", "continuous", "pollinginterval", "retention", "threshold"]
+        }
         "sp_cdc_change_job" => &["job_type", "maxtrans", "maxscans", "continuous", "pollinginterval", "retention", "threshold"],
         "sp_cdc_start_job" | "sp_cdc_stop_job" | "sp_cdc_drop_job" => &["job_type"],
         "sp_cdc_cleanup_change_table" => &["capture_instance", "low_water_mark", "threshold"],
@@ -87,15 +99,22 @@ pub(crate) fn call(db: &Connection, procedure: &str, a: &Arguments<'_>) -> Resul
         }
         "sp_cdc_enable_table" => enable_table(db, &mut catalog, a, now)?,
         "sp_cdc_disable_table" => {
-            cdc::disable_table(db, &mut catalog, &text("source_schema"), &text("source_name"), &text("capture_instance")).map_err(fail)?;
+            cdc::disable_table(db, &mut catalog, &text("source_schema"), &text("source_name"), &text("capture_instance"))
+                .map_err(fail)?;
             Done::Nothing
         }
         "sp_cdc_help_change_data_capture" => {
             let (schema, name) = (a.text("source_schema"), a.text("source_name"));
-            Done::Rows(from_cdc(&cdc::procedures::help_change_data_capture(db, &catalog, schema.as_deref(), name.as_deref()).map_err(fail)?))
+            Done::Rows(from_cdc(
+                &cdc::procedures::help_change_data_capture(db, &catalog, schema.as_deref(), name.as_deref()).map_err(fail)?,
+            ))
         }
-        "sp_cdc_get_captured_columns" => Done::Rows(from_cdc(&cdc::procedures::get_captured_columns(db, &catalog, &text("capture_instance")).map_err(fail)?)),
-        "sp_cdc_get_ddl_history" => Done::Rows(from_cdc(&cdc::procedures::get_ddl_history(db, &catalog, &text("capture_instance")).map_err(fail)?)),
+        "sp_cdc_get_captured_columns" => {
+            Done::Rows(from_cdc(&cdc::procedures::get_captured_columns(db, &catalog, &text("capture_instance")).map_err(fail)?))
+        }
+        "sp_cdc_get_ddl_history" => {
+            Done::Rows(from_cdc(&cdc::procedures::get_ddl_history(db, &catalog, &text("capture_instance")).map_err(fail)?))
+        }
         "sp_cdc_help_jobs" => Done::Rows(from_cdc(&cdc::procedures::help_jobs(db).map_err(fail)?)),
         "sp_cdc_scan" => {
             cdc::capture::scan(db, &mut catalog, now).map_err(fail)?;
@@ -127,7 +146,7 @@ pub(crate) fn call(db: &Connection, procedure: &str, a: &Arguments<'_>) -> Resul
                     let mut all = [0; 10];
                     let n = b.len().min(10);
                     all[..n].copy_from_slice(&b[..n]);
-                    Some(cdc::Lsn::from(all))
+                    Some(cdc::Lsn::from(all.as_slice()))
                 }
                 _ => None,
             };
@@ -137,14 +156,27 @@ pub(crate) fn call(db: &Connection, procedure: &str, a: &Arguments<'_>) -> Resul
     })
 }
 
-fn enable_table(db: &Connection, catalog: &mut CaptureCatalog<'_>, a: &Arguments<'_>, now: cdc::DateTime) -> Result<Done, SqlError> {
+fn enable_table(
+    db: &Connection,
+    catalog: &mut CaptureCatalog<'_>,
+    a: &Arguments<'_>,
+    now: cdc::DateTime,
+) -> Result<Done, SqlError> {
     for required in ["source_schema", "source_name"] {
         if a.get(required).is_none() {
-            return Err(message::error(201, 16, format!("Procedure or function 'sp_cdc_enable_table' expects parameter '@{required}', which was not supplied.")));
+            return Err(message::error(
+                201,
+                16,
+                format!("Procedure or function 'sp_cdc_enable_table' expects parameter '@{required}', which was not supplied."),
+            ));
         }
     }
     if a.get("role_name").is_none() {
-        return Err(message::error(201, 16, "Procedure or function 'sp_cdc_enable_table' expects parameter '@role_name', which was not supplied.".into()));
+        return Err(message::error(
+            201,
+            16,
+            "Procedure or function 'sp_cdc_enable_table' expects parameter '@role_name', which was not supplied.".into(),
+        ));
     }
     let options = cdc::EnableTable {
         source_schema: a.text("source_schema").unwrap_or_default(),
@@ -161,7 +193,8 @@ fn enable_table(db: &Connection, catalog: &mut CaptureCatalog<'_>, a: &Arguments
     if !enabled.jobs_created {
         return Ok(Done::Nothing);
     }
-    let database: String = db.query_row("SELECT database FROM __cdc_state", [], |r| r.get(0)).map_err(|e| fault::from_sqlite(&e))?;
+    let database: String =
+        db.query_row("SELECT database FROM __cdc_state", [], |r| r.get(0)).map_err(|e| fault::from_sqlite(&e))?;
     let say = |job: &str| message::error(22_803, 0, format!("Job 'cdc.{database}_{job}' started successfully."));
     Ok(Done::Messages(vec![say("capture"), say("cleanup")]))
 }

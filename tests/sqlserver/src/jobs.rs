@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tds::SqlError;
 
-use crate::catalog::capture::CaptureCatalog;
 use crate::capture_procedures::error;
+use crate::catalog::capture::CaptureCatalog;
 use crate::functions::SharedCounters;
+use crate::message;
 use crate::server::{Database, Shared, connect_file, lock};
 use crate::session::{clock, fault};
-use crate::message;
 
 /// SQL Server's default polling interval, which [`crate::Options::capture_interval`] stands in for.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);

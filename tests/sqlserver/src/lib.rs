@@ -72,6 +72,8 @@ pub enum Error {
     Folder { path: PathBuf, source: std::io::Error },
     #[error("cannot open the database file {path}: {source}; is it a database of the stand-in?")]
     Open { path: PathBuf, source: rusqlite::Error },
+    #[error("cannot prepare change data capture in {path}: {source}; is it a database of the stand-in?")]
+    Capture { path: PathBuf, source: cdc::Error },
     #[error("the protocol server failed: {0}")]
     Protocol(#[from] tds::Error),
     #[error("the server's task ended abnormally: {0}")]
@@ -102,7 +104,9 @@ mod tds_result {
 /// Starts the stand-in and returns when it accepts connections.
 pub async fn start(options: Options) -> Result<Running, Error> {
     let shared = server::Shared::open(&options)?;
-    let listener = tokio::net::TcpListener::bind(options.listen).await.map_err(|source| Error::Listen { address: options.listen, source })?;
+    let listener = tokio::net::TcpListener::bind(options.listen)
+        .await
+        .map_err(|source| Error::Listen { address: options.listen, source })?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address: options.listen, source })?;
     shared.listening_on(address);
     let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -45,7 +45,11 @@ pub(crate) fn length_invalid(name: &str, length: i64, limit: u16) -> SqlError {
     if length == 0 {
         return error(1001, 16, format!("Line 1: Length or precision specification {length} is invalid."));
     }
-    error(131, 15, format!("The size ({length}) given to the type '{name}' exceeds the maximum allowed for any data type ({limit})."))
+    error(
+        131,
+        15,
+        format!("The size ({length}) given to the type '{name}' exceeds the maximum allowed for any data type ({limit})."),
+    )
 }
 
 /// 2628 before the assignment's target is known; [`truncated_in`] completes it.
@@ -61,7 +65,11 @@ pub(crate) fn truncated_in(e: SqlError, table: &str, column: &str) -> SqlError {
 }
 
 pub(crate) fn denied(permission: &str, object: &str, database: &str, schema: &str) -> SqlError {
-    error(229, 14, format!("The {permission} permission was denied on the object '{object}', database '{database}', schema '{schema}'."))
+    error(
+        229,
+        14,
+        format!("The {permission} permission was denied on the object '{object}', database '{database}', schema '{schema}'."),
+    )
 }
 
 pub(crate) fn unsupported(what: &str) -> SqlError {

@@ -102,7 +102,6 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     pub(crate) wake: (Mutex<bool>, Condvar),
     address: Mutex<Option<SocketAddr>>,
-    pub(crate) started: i64,
 }
 
 impl Shared {
@@ -116,17 +115,23 @@ impl Shared {
             None => {
                 // Memory where the system has a file system of it.
                 let memory = PathBuf::from("/dev/shm");
-                let dir = tempfile::Builder::new().prefix("tributary-sqlserver-").tempdir_in(&memory).or_else(|_| tempfile::Builder::new().prefix("tributary-sqlserver-").tempdir());
+                let dir = tempfile::Builder::new()
+                    .prefix("tributary-sqlserver-")
+                    .tempdir_in(&memory)
+                    .or_else(|_| tempfile::Builder::new().prefix("tributary-sqlserver-").tempdir());
                 let dir = dir.map_err(failed(std::env::temp_dir()))?;
                 (dir.path().to_path_buf(), Some(dir))
             }
         };
-        let started = session::clock::local_ticks();
         let shared = Shared {
             directory,
             _temporary: temporary,
             databases: Mutex::new(Vec::new()),
-            logins: Mutex::new(vec![LoginEntry { name: "sa".into(), password: options.sa_password.clone(), roles: vec!["sysadmin".into()] }]),
+            logins: Mutex::new(vec![LoginEntry {
+                name: "sa".into(),
+                password: options.sa_password.clone(),
+                roles: vec!["sysadmin".into()],
+            }]),
             default_database: options.database.clone(),
             sessions: Mutex::new(Vec::new()),
             next_spid: AtomicI64::new(51),
@@ -136,7 +141,6 @@ impl Shared {
             stopping: AtomicBool::new(false),
             wake: (Mutex::new(false), Condvar::new()),
             address: Mutex::new(None),
-            started,
         };
         for name in ["master", "tempdb", "model", "msdb"] {
             shared.add_database(name)?;
@@ -154,10 +158,19 @@ impl Shared {
         let opened = || -> rusqlite::Result<(Vec<String>, Vec<LoginEntry>)> {
             let master = Connection::open(&path)?;
             master.execute_batch("CREATE TABLE IF NOT EXISTS \"~logins\" (name TEXT PRIMARY KEY COLLATE NOCASE, password TEXT NOT NULL, roles TEXT NOT NULL); CREATE TABLE IF NOT EXISTS \"~databases\" (id INTEGER PRIMARY KEY, name TEXT NOT NULL COLLATE NOCASE UNIQUE)")?;
-            let names = master.prepare("SELECT name FROM \"~databases\" ORDER BY id")?.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+            let names = master
+                .prepare("SELECT name FROM \"~databases\" ORDER BY id")?
+                .query_map([], |r| r.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
             let logins = master
                 .prepare("SELECT name, password, roles FROM \"~logins\"")?
-                .query_map([], |r| Ok(LoginEntry { name: r.get(0)?, password: r.get(1)?, roles: r.get::<_, String>(2)?.split(',').filter(|s| !s.is_empty()).map(str::to_string).collect() }))?
+                .query_map([], |r| {
+                    Ok(LoginEntry {
+                        name: r.get(0)?,
+                        password: r.get(1)?,
+                        roles: r.get::<_, String>(2)?.split(',').filter(|s| !s.is_empty()).map(str::to_string).collect(),
+                    })
+                })?
                 .collect::<rusqlite::Result<_>>()?;
             Ok((names, logins))
         };
@@ -172,19 +185,24 @@ impl Shared {
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        let safe: String = name.chars().map(|c| if c.is_alphanumeric() || matches!(c, '-' | '_' | ' ') { c } else { '_' }).collect();
+        let safe: String =
+            name.chars().map(|c| if c.is_alphanumeric() || matches!(c, '-' | '_' | ' ') { c } else { '_' }).collect();
         self.directory.join(format!("{}.db", safe.to_lowercase()))
     }
 
     fn add_database(&self, name: &str) -> Result<Database, Error> {
         let path = self.file(name);
-        let made = || -> rusqlite::Result<i64> {
+        let made = || -> rusqlite::Result<Result<i64, cdc::Error>> {
             let db = connect_file(&path, &SharedCounters::default())?;
             catalog::install(&db, session::clock::local_ticks())?;
-            cdc::install(&db, name)?;
-            catalog::setting(&db, "created")
+            if let Err(e) = cdc::install(&db, name) {
+                return Ok(Err(e));
+            }
+            catalog::setting(&db, "created").map(Ok)
         };
-        let created = made().map_err(|source| Error::Open { path: path.clone(), source })?;
+        let created = made()
+            .map_err(|source| Error::Open { path: path.clone(), source })?
+            .map_err(|source| Error::Capture { path: path.clone(), source })?;
         let mut databases = lock(&self.databases);
         let id = databases.iter().map(|d| d.id).max().unwrap_or(0) + 1;
         let database = Database { id, name: name.to_string(), path, created, writers: Arc::default() };
@@ -197,11 +215,19 @@ impl Shared {
             return Err(message::error(1801, 16, format!("Database '{name}' already exists. Choose a different database name.")));
         }
         let database = self.add_database(name).map_err(|e| message::error(5170, 16, e.to_string()))?;
-        self.master(|m| m.execute("INSERT OR IGNORE INTO \"~databases\" (id, name) VALUES (?1, ?2)", (database.id, name)).map(|_| ()))
+        self.master(|m| {
+            m.execute("INSERT OR IGNORE INTO \"~databases\" (id, name) VALUES (?1, ?2)", (database.id, name)).map(|_| ())
+        })
     }
 
     pub(crate) fn drop_database(&self, name: &str) -> Result<(), SqlError> {
-        let database = self.database(name).ok_or_else(|| message::error(3701, 11, format!("Cannot drop the database '{name}', because it does not exist or you do not have permission.")))?;
+        let database = self.database(name).ok_or_else(|| {
+            message::error(
+                3701,
+                11,
+                format!("Cannot drop the database '{name}', because it does not exist or you do not have permission."),
+            )
+        })?;
         if database.id <= 4 {
             return Err(message::error(3708, 16, format!("Cannot drop the database '{name}' because it is a system database.")));
         }
@@ -237,7 +263,13 @@ impl Shared {
         logins.retain(|l| !same(&l.name, &entry.name));
         logins.push(entry.clone());
         drop(logins);
-        self.master(|m| m.execute("INSERT OR REPLACE INTO \"~logins\" VALUES (?1, ?2, ?3)", (&entry.name, &entry.password, entry.roles.join(","))).map(|_| ()))
+        self.master(|m| {
+            m.execute(
+                "INSERT OR REPLACE INTO \"~logins\" VALUES (?1, ?2, ?3)",
+                (&entry.name, &entry.password, entry.roles.join(",")),
+            )
+            .map(|_| ())
+        })
     }
 
     pub(crate) fn drop_login(&self, name: &str) -> Result<bool, SqlError> {
@@ -260,7 +292,13 @@ impl Shared {
 
     pub(crate) fn enter(&self, login: &str, host: &str, program: &str) -> i64 {
         let spid = self.next_spid.fetch_add(1, Ordering::Relaxed);
-        lock(&self.sessions).push(Connected { spid, login: login.into(), host: host.into(), program: program.into(), since: session::clock::local_ticks() });
+        lock(&self.sessions).push(Connected {
+            spid,
+            login: login.into(),
+            host: host.into(),
+            program: program.into(),
+            since: session::clock::local_ticks(),
+        });
         spid
     }
 
@@ -338,8 +376,18 @@ impl tds::Server for Engine {
         } else {
             login.database.clone()
         };
-        let database = self.0.database(&wanted).ok_or_else(|| message::error(4060, 11, format!("Cannot open database \"{wanted}\" requested by the login. The login failed.")))?;
-        let session = session::Session::new(self.0.clone(), &entry.name, sysadmin, &database.name, cancel, &login.host_name, &login.application_name);
+        let database = self.0.database(&wanted).ok_or_else(|| {
+            message::error(4060, 11, format!("Cannot open database \"{wanted}\" requested by the login. The login failed."))
+        })?;
+        let session = session::Session::new(
+            self.0.clone(),
+            &entry.name,
+            sysadmin,
+            &database.name,
+            cancel,
+            &login.host_name,
+            &login.application_name,
+        );
         session.check_access(&database.name)?;
         Ok(Box::new(session))
     }

@@ -55,14 +55,23 @@ impl CaptureCatalog<'_> {
                 unique_indexes.push((name, columns));
             }
         }
-        Ok(SourceTable { object_id: o.object_id, schema: o.schema.clone(), name: o.name.clone(), columns, primary_key, unique_indexes })
+        Ok(SourceTable {
+            object_id: o.object_id,
+            schema: o.schema.clone(),
+            name: o.name.clone(),
+            columns,
+            primary_key,
+            unique_indexes,
+        })
     }
 }
 
 impl cdc::Catalog for CaptureCatalog<'_> {
     fn create_table(&mut self, schema: &str, name: &str, columns: &[(String, String, bool)]) -> rusqlite::Result<i64> {
         if self.db.query_row("SELECT count(*) FROM \"~schemas\" WHERE name = ?1", [schema], |r| r.get::<_, i64>(0))? == 0 {
-            let id: i64 = self.db.query_row("SELECT max(max(schema_id) + 1, 5) FROM \"~schemas\" WHERE schema_id < 16384", [], |r| r.get(0))?;
+            let id: i64 =
+                self.db
+                    .query_row("SELECT max(max(schema_id) + 1, 5) FROM \"~schemas\" WHERE schema_id < 16384", [], |r| r.get(0))?;
             self.db.execute("INSERT INTO \"~schemas\" VALUES (?1, ?2, 1)", (id, schema))?;
         }
         let mut list = Vec::new();

@@ -8,7 +8,7 @@
 use rusqlite::Connection;
 use tds::DataType;
 
-use super::{Object, next_id, quote, text, touch, type_facts};
+use super::{Object, next_id, quote, touch, type_facts};
 use crate::types;
 
 /// A column to create.
@@ -41,7 +41,15 @@ pub(crate) struct NewIndex {
     pub(crate) filter: Option<(String, String)>,
 }
 
-pub(crate) fn insert_object(db: &Connection, schema: &str, name: &str, kind: &str, parent: i64, definition: Option<&str>, now: i64) -> rusqlite::Result<i64> {
+pub(crate) fn insert_object(
+    db: &Connection,
+    schema: &str,
+    name: &str,
+    kind: &str,
+    parent: i64,
+    definition: Option<&str>,
+    now: i64,
+) -> rusqlite::Result<i64> {
     let id = next_id(db)?;
     db.prepare_cached("INSERT INTO \"~objects\" (object_id, schema, name, type, parent_object_id, create_date, modify_date, definition) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)")?
         .execute((id, schema, name, kind, parent, now, definition))?;
@@ -55,7 +63,15 @@ pub(crate) fn made_name(prefix: &str, table: &str, column: Option<&str>, id: i64
     format!("{prefix}__{table}{column}__{:08X}", id.wrapping_mul(2_654_435_761) & 0xFFFF_FFFF)
 }
 
-pub(crate) fn insert_column(db: &Connection, object_id: i64, schema: &str, table: &str, c: &NewColumn, column_id: i32, now: i64) -> rusqlite::Result<()> {
+pub(crate) fn insert_column(
+    db: &Connection,
+    object_id: i64,
+    schema: &str,
+    table: &str,
+    c: &NewColumn,
+    column_id: i32,
+    now: i64,
+) -> rusqlite::Result<()> {
     let (system, user, length, precision, scale) = type_facts(&c.data_type, &c.type_name);
     let mut default_id = 0;
     let mut default_text = None;
@@ -65,7 +81,8 @@ pub(crate) fn insert_column(db: &Connection, object_id: i64, schema: &str, table
         default_id = insert_object(db, schema, &name, "D", object_id, Some(&expression), now)?;
         default_text = Some(expression);
     }
-    let collation = types::is_string(&c.data_type).then(|| c.collation.clone().unwrap_or_else(|| super::DEFAULT_COLLATION.into()));
+    let collation =
+        types::is_string(&c.data_type).then(|| c.collation.clone().unwrap_or_else(|| super::DEFAULT_COLLATION.into()));
     db.prepare_cached(
         "INSERT INTO \"~columns\" (object_id, column_id, name, type_code, type_name, system_type_id, user_type_id, max_length, precision, scale, nullable, seed, increment, computed, persisted, \
          default_id, default_text, collation, rowguid) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
@@ -86,7 +103,14 @@ pub(crate) fn parenthesised(expression: &str) -> String {
 }
 
 /// Creates a table with its keys. Foreign keys and checks are added to the catalog before, by [`add_check`] and [`add_foreign_key`], with `finish`.
-pub(crate) fn create_table(db: &Connection, schema: &str, name: &str, columns: &[NewColumn], shipped: bool, now: i64) -> rusqlite::Result<i64> {
+pub(crate) fn create_table(
+    db: &Connection,
+    schema: &str,
+    name: &str,
+    columns: &[NewColumn],
+    shipped: bool,
+    now: i64,
+) -> rusqlite::Result<i64> {
     let object_id = insert_object(db, schema, name, "U", 0, None, now)?;
     if shipped {
         db.execute("UPDATE \"~objects\" SET is_ms_shipped = 1 WHERE object_id = ?1", [object_id])?;
@@ -107,7 +131,12 @@ pub(crate) fn add_index(db: &Connection, table: &Object, index: &NewIndex, in_ta
         db.execute("DELETE FROM \"~indexes\" WHERE object_id = ?1 AND index_id = 0", [id])?;
         1
     } else {
-        db.query_row("SELECT coalesce(max(index_id), 1) + 1 FROM \"~indexes\" WHERE object_id = ?1 AND index_id > 0", [id], |r| r.get::<_, i64>(0))?.max(2)
+        db.query_row(
+            "SELECT coalesce(max(index_id), 1) + 1 FROM \"~indexes\" WHERE object_id = ?1 AND index_id > 0",
+            [id],
+            |r| r.get::<_, i64>(0),
+        )?
+        .max(2)
     };
     db.execute(
         "INSERT INTO \"~indexes\" (object_id, index_id, name, type, is_unique, is_primary_key, is_unique_constraint, filter, in_table) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -141,7 +170,12 @@ fn create_storage_index(db: &Connection, table: &Object, index: &NewIndex) -> ru
         .collect();
     let filter = index.filter.as_ref().map(|f| format!(" WHERE {}", f.1)).unwrap_or_default();
     let unique = if index.unique { "UNIQUE " } else { "" };
-    db.execute_batch(&format!("CREATE {unique}INDEX {} ON {} ({}){filter}", quote(&index_storage(table, &index.name)), quote(&table.storage()), columns.join(", ")))
+    db.execute_batch(&format!(
+        "CREATE {unique}INDEX {} ON {} ({}){filter}",
+        quote(&index_storage(table, &index.name)),
+        quote(&table.storage()),
+        columns.join(", ")
+    ))
 }
 
 /// The SQLite index's name.
@@ -149,7 +183,14 @@ pub(crate) fn index_storage(table: &Object, index: &str) -> String {
     format!("{}.{index}", table.storage())
 }
 
-pub(crate) fn add_check(db: &Connection, table: &Object, name: &str, definition: &str, sqlite: &str, now: i64) -> rusqlite::Result<()> {
+pub(crate) fn add_check(
+    db: &Connection,
+    table: &Object,
+    name: &str,
+    definition: &str,
+    sqlite: &str,
+    now: i64,
+) -> rusqlite::Result<()> {
     let id = insert_object(db, &table.schema, name, "C", table.object_id, Some(definition), now)?;
     super::set_setting_text(db, &format!("check {id}"), sqlite)
 }
@@ -165,7 +206,10 @@ pub(crate) struct NewForeignKey {
 
 pub(crate) fn add_foreign_key(db: &Connection, table: &Object, fk: &NewForeignKey, now: i64) -> rusqlite::Result<()> {
     let id = insert_object(db, &table.schema, &fk.name, "F", table.object_id, None, now)?;
-    db.execute("INSERT INTO \"~fks\" VALUES (?1, ?2, ?3, ?4, ?5, 1)", (id, table.object_id, fk.referenced, fk.on_delete, fk.on_update))?;
+    db.execute(
+        "INSERT INTO \"~fks\" VALUES (?1, ?2, ?3, ?4, ?5, 1)",
+        (id, table.object_id, fk.referenced, fk.on_delete, fk.on_update),
+    )?;
     for (i, (own, other)) in fk.columns.iter().zip(&fk.referenced_columns).enumerate() {
         db.execute("INSERT INTO \"~fk_columns\" VALUES (?1, ?2, ?3, ?4)", (id, i as i64 + 1, own, other))?;
     }
@@ -232,16 +276,28 @@ fn foreign_keys_sql(db: &Connection, table: &Object) -> rusqlite::Result<Vec<Str
         let other = if referenced == table.object_id { Some(table.clone()) } else { super::load::by_id(db, referenced)? };
         let Some(other) = other else { continue };
         let pairs: Vec<(i32, i32)> = db
-            .prepare_cached("SELECT parent_column_id, referenced_column_id FROM \"~fk_columns\" WHERE object_id = ?1 ORDER BY ordinal")?
+            .prepare_cached(
+                "SELECT parent_column_id, referenced_column_id FROM \"~fk_columns\" WHERE object_id = ?1 ORDER BY ordinal",
+            )?
             .query_map([id], |r| Ok((r.get(0)?, r.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
         let names = |t: &Object, pick: fn(&(i32, i32)) -> i32| {
-            pairs.iter().map(|p| t.columns.iter().find(|c| c.column_id == pick(p)).map_or_else(String::new, |c| quote(&c.name))).collect::<Vec<_>>().join(", ")
+            pairs
+                .iter()
+                .map(|p| t.columns.iter().find(|c| c.column_id == pick(p)).map_or_else(String::new, |c| quote(&c.name)))
+                .collect::<Vec<_>>()
+                .join(", ")
         };
-        let action = |a: u8| ["NO ACTION", "CASCADE", "SET NULL", "SET DEFAULT"].get(usize::from(a)).copied().unwrap_or("NO ACTION");
+        let action =
+            |a: u8| ["NO ACTION", "CASCADE", "SET NULL", "SET DEFAULT"].get(usize::from(a)).copied().unwrap_or("NO ACTION");
         parts.push(format!(
             "CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {} ON UPDATE {}",
-            quote(&name), names(table, |p| p.0), quote(&other.storage()), names(&other, |p| p.1), action(on_delete), action(on_update)
+            quote(&name),
+            names(table, |p| p.0),
+            quote(&other.storage()),
+            names(&other, |p| p.1),
+            action(on_delete),
+            action(on_update)
         ));
     }
     Ok(parts)
@@ -277,14 +333,15 @@ pub(crate) fn create_storage(db: &Connection, table: &Object) -> rusqlite::Resul
     touch(db)
 }
 
-/// A literal for use in generated SQL.
-pub(crate) fn literal(value: &str) -> String {
-    text(value)
-}
-
 /// Gives a column another type in the catalog.
 pub(crate) fn set_type(
-    db: &Connection, table: &Object, column: &super::ColumnInfo, data_type: &DataType, type_name: &str, nullable: bool, collation: Option<&str>,
+    db: &Connection,
+    table: &Object,
+    column: &super::ColumnInfo,
+    data_type: &DataType,
+    type_name: &str,
+    nullable: bool,
+    collation: Option<&str>,
 ) -> rusqlite::Result<()> {
     let (system, user, length, precision, scale) = type_facts(data_type, type_name);
     let collation = types::is_string(data_type).then(|| collation.unwrap_or(super::DEFAULT_COLLATION));

@@ -16,7 +16,9 @@ pub(crate) fn load(db: &Connection, schema: &str, name: &str) -> rusqlite::Resul
 
 pub(crate) fn by_id(db: &Connection, object_id: i64) -> rusqlite::Result<Option<Object>> {
     let head = db
-        .prepare_cached("SELECT schema, name, type, is_ms_shipped, definition FROM \"~objects\" WHERE object_id = ?1 AND type IN ('U', 'V')")?
+        .prepare_cached(
+            "SELECT schema, name, type, is_ms_shipped, definition FROM \"~objects\" WHERE object_id = ?1 AND type IN ('U', 'V')",
+        )?
         .query_row([object_id], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, String>(2)?, r.get(3)?, r.get(4)?)))
         .optional()?;
     let Some((schema, name, kind, shipped, definition)) = head else { return Ok(None) };
@@ -53,11 +55,17 @@ pub(crate) fn by_id(db: &Connection, object_id: i64) -> rusqlite::Result<Option<
 
 /// The id of any object (tables, views, constraints).
 pub(crate) fn object_id_of(db: &Connection, schema: &str, name: &str) -> rusqlite::Result<Option<i64>> {
-    db.prepare_cached("SELECT object_id FROM \"~objects\" WHERE schema = ?1 AND name = ?2")?.query_row([schema, name], |r| r.get(0)).optional()
+    db.prepare_cached("SELECT object_id FROM \"~objects\" WHERE schema = ?1 AND name = ?2")?
+        .query_row([schema, name], |r| r.get(0))
+        .optional()
 }
 
 /// The unique index over exactly these columns: its name, and whether it is a constraint (error 2627) or an index (2601).
-pub(crate) fn index_of_columns(db: &Connection, object_id: i64, columns: &[String]) -> rusqlite::Result<Option<(String, String, bool)>> {
+pub(crate) fn index_of_columns(
+    db: &Connection,
+    object_id: i64,
+    columns: &[String],
+) -> rusqlite::Result<Option<(String, String, bool)>> {
     let mut statement = db.prepare_cached(
         "SELECT i.name, i.is_primary_key, i.is_unique_constraint, group_concat(lower(c.name), char(1) ORDER BY ic.key_ordinal) FROM \"~indexes\" i \
          JOIN \"~index_columns\" ic ON ic.object_id = i.object_id AND ic.index_id = i.index_id AND ic.included = 0 \

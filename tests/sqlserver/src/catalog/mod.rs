@@ -129,7 +129,8 @@ static VERSION: AtomicI64 = AtomicI64::new(1);
 
 /// The database's catalog has changed: whoever remembers some of it must look again.
 pub(crate) fn touch(db: &Connection) -> rusqlite::Result<()> {
-    db.prepare_cached("INSERT OR REPLACE INTO \"~meta\" (k, v) VALUES ('version', ?1)")?.execute([VERSION.fetch_add(1, Ordering::Relaxed)])?;
+    db.prepare_cached("INSERT OR REPLACE INTO \"~meta\" (k, v) VALUES ('version', ?1)")?
+        .execute([VERSION.fetch_add(1, Ordering::Relaxed)])?;
     Ok(())
 }
 
@@ -165,15 +166,28 @@ pub(crate) fn install(db: &Connection, now: i64) -> rusqlite::Result<()> {
     )?;
     for (id, name) in [(1, "dbo"), (2, "guest"), (3, "INFORMATION_SCHEMA"), (4, "sys")] {
         db.execute("INSERT OR IGNORE INTO \"~schemas\" VALUES (?1, ?2, ?1)", (id, name))?;
-        db.execute("INSERT OR IGNORE INTO \"~principals\" VALUES (?1, ?2, 'S', ?3, ?4)", (id, name, (id == 1).then_some("sa"), now))?;
+        db.execute(
+            "INSERT OR IGNORE INTO \"~principals\" VALUES (?1, ?2, 'S', ?3, ?4)",
+            (id, name, (id == 1).then_some("sa"), now),
+        )?;
     }
     for (id, name) in [
-        (0, "public"), (16384, "db_owner"), (16385, "db_accessadmin"), (16386, "db_securityadmin"), (16387, "db_ddladmin"), (16389, "db_backupoperator"),
-        (16390, "db_datareader"), (16391, "db_datawriter"), (16392, "db_denydatareader"), (16393, "db_denydatawriter"),
+        (0, "public"),
+        (16384, "db_owner"),
+        (16385, "db_accessadmin"),
+        (16386, "db_securityadmin"),
+        (16387, "db_ddladmin"),
+        (16389, "db_backupoperator"),
+        (16390, "db_datareader"),
+        (16391, "db_datawriter"),
+        (16392, "db_denydatareader"),
+        (16393, "db_denydatawriter"),
     ] {
         db.execute("INSERT OR IGNORE INTO \"~principals\" VALUES (?1, ?2, 'R', NULL, ?3)", (id, name, now))?;
     }
-    for (key, value) in [("next_id", 245_575_913i64), ("created", now), ("rowversion", 2000), ("snapshot", 0), ("rcsi", 0), ("cdc", 0)] {
+    for (key, value) in
+        [("next_id", 245_575_913i64), ("created", now), ("rowversion", 2000), ("snapshot", 0), ("rcsi", 0), ("cdc", 0)]
+    {
         db.execute("INSERT OR IGNORE INTO \"~meta\" VALUES (?1, ?2)", (key, value))?;
     }
     touch(db)
@@ -227,11 +241,17 @@ pub(crate) fn type_facts(t: &DataType, type_name: &str) -> (i32, i32, i32, u8, u
         DataType::Image => simple(34, 16, 0, 0),
         DataType::UniqueIdentifier => simple(36, 16, 0, 0),
         DataType::Date => simple(40, 3, 10, 0),
-        DataType::Time { scale } => simple(41, 3 + i32::from(*scale > 2) + i32::from(*scale > 4), if *scale == 0 { 8 } else { 9 + scale }, *scale),
+        DataType::Time { scale } => {
+            simple(41, 3 + i32::from(*scale > 2) + i32::from(*scale > 4), if *scale == 0 { 8 } else { 9 + scale }, *scale)
+        }
         DataType::DateTime => simple(61, 8, 23, 3),
         DataType::SmallDateTime => simple(58, 4, 16, 0),
-        DataType::DateTime2 { scale } => simple(42, 6 + i32::from(*scale > 2) + i32::from(*scale > 4), if *scale == 0 { 19 } else { 20 + scale }, *scale),
-        DataType::DateTimeOffset { scale } => simple(43, 8 + i32::from(*scale > 2) + i32::from(*scale > 4), if *scale == 0 { 26 } else { 27 + scale }, *scale),
+        DataType::DateTime2 { scale } => {
+            simple(42, 6 + i32::from(*scale > 2) + i32::from(*scale > 4), if *scale == 0 { 19 } else { 20 + scale }, *scale)
+        }
+        DataType::DateTimeOffset { scale } => {
+            simple(43, 8 + i32::from(*scale > 2) + i32::from(*scale > 4), if *scale == 0 { 26 } else { 27 + scale }, *scale)
+        }
         DataType::Xml => simple(241, -1, 0, 0),
         DataType::SqlVariant => simple(98, 8016, 0, 0),
         DataType::Udt("hierarchyid") => (240, 128, 892, 0, 0),

@@ -24,8 +24,12 @@ pub(crate) fn add_column(db: &Connection, table: &Object, name: &str, fill: Opti
     let Some(column) = table.column(name) else { return Ok(()) };
     let storage = quote(&table.storage());
     if column.computed.is_some() {
-        let sqlite = super::setting_text(db, &format!("computed {} {}", table.object_id, name.to_ascii_lowercase()))?.unwrap_or_default();
-        db.execute_batch(&format!("ALTER TABLE {storage} ADD COLUMN {} GENERATED ALWAYS AS ({sqlite}) VIRTUAL", quote(&column.name)))?;
+        let sqlite =
+            super::setting_text(db, &format!("computed {} {}", table.object_id, name.to_ascii_lowercase()))?.unwrap_or_default();
+        db.execute_batch(&format!(
+            "ALTER TABLE {storage} ADD COLUMN {} GENERATED ALWAYS AS ({sqlite}) VIRTUAL",
+            quote(&column.name)
+        ))?;
         return refresh(db, table);
     }
     db.execute_batch(&format!("ALTER TABLE {storage} ADD COLUMN {}", quote(&column.name)))?;
@@ -36,12 +40,22 @@ pub(crate) fn add_column(db: &Connection, table: &Object, name: &str, fill: Opti
 }
 
 /// Converts a column's rows from one type to another and takes over the new definition.
-pub(crate) fn convert_column(db: &Connection, table: &Object, name: &str, from: &DataType, to: &DataType) -> rusqlite::Result<()> {
+pub(crate) fn convert_column(
+    db: &Connection,
+    table: &Object,
+    name: &str,
+    from: &DataType,
+    to: &DataType,
+) -> rusqlite::Result<()> {
     if types::code(from) != types::code(to) {
         let column = quote(table.column(name).map_or(name, |c| &c.name));
         db.execute_batch(&format!(
             "UPDATE {} SET {column} = acv({column}, {}, {}, {}, {}) WHERE {column} IS NOT NULL",
-            quote(&table.storage()), types::code(from), types::code(to), super::text(&table.storage()), super::text(name)
+            quote(&table.storage()),
+            types::code(from),
+            types::code(to),
+            super::text(&table.storage()),
+            super::text(name)
         ))?;
     }
     refresh(db, table)

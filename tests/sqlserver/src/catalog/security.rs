@@ -6,7 +6,9 @@ use super::Object;
 
 /// The database's user of a login. `sa` is dbo everywhere.
 pub(crate) fn user_of(db: &Connection, login: &str) -> rusqlite::Result<Option<(i64, String)>> {
-    db.prepare_cached("SELECT principal_id, name FROM \"~principals\" WHERE login = ?1 AND type = 'S'")?.query_row([login], |r| Ok((r.get(0)?, r.get(1)?))).optional()
+    db.prepare_cached("SELECT principal_id, name FROM \"~principals\" WHERE login = ?1 AND type = 'S'")?
+        .query_row([login], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()
 }
 
 /// The user's roles, and public.
@@ -26,14 +28,19 @@ pub(crate) fn allowed(db: &Connection, user: i64, permission: &str, object: Opti
     }
     let roles = roles_of(db, user)?;
     let in_role = |name: &str| roles.iter().any(|(_, n)| n == name);
-    let denied_by_role = (permission == "SELECT" && in_role("db_denydatareader")) || (matches!(permission, "INSERT" | "UPDATE" | "DELETE") && in_role("db_denydatawriter"));
+    let denied_by_role = (permission == "SELECT" && in_role("db_denydatareader"))
+        || (matches!(permission, "INSERT" | "UPDATE" | "DELETE") && in_role("db_denydatawriter"));
     let mut granted = in_role("db_owner")
         || (permission == "SELECT" && in_role("db_datareader"))
         || (matches!(permission, "INSERT" | "UPDATE" | "DELETE") && in_role("db_datawriter"))
         || (matches!(permission, "ALTER" | "CREATE TABLE") && in_role("db_ddladmin"));
     let mut denied = denied_by_role && !in_role("db_owner");
     let schema_id: i64 = match object {
-        Some(o) => db.prepare_cached("SELECT schema_id FROM \"~schemas\" WHERE name = ?1")?.query_row([&o.schema], |r| r.get(0)).optional()?.unwrap_or(0),
+        Some(o) => db
+            .prepare_cached("SELECT schema_id FROM \"~schemas\" WHERE name = ?1")?
+            .query_row([&o.schema], |r| r.get(0))
+            .optional()?
+            .unwrap_or(0),
         None => 0,
     };
     let object_id = object.map_or(0, |o| o.object_id);

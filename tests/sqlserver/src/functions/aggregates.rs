@@ -39,10 +39,16 @@ impl Sum {
         let Some(state) = state.filter(|s| s.rows > 0) else { return Ok(Stored::Null) };
         let result = types::decode(state.result);
         let value = if self.average {
-            decimal::operate('/', (state.sum, state.scale), (i128::from(state.rows), 0), storage::scale(&result)).map_err(|e| super::fail(&e))?
+            decimal::operate('/', (state.sum, state.scale), (i128::from(state.rows), 0), storage::scale(&result))
+                .map_err(|e| super::fail(&e))?
         } else {
-            decimal::rescale(state.sum, state.scale, storage::scale(&result))
-                .ok_or_else(|| super::fail(&message::error(8115, 16, "Arithmetic overflow error converting expression to data type numeric.".into())))?
+            decimal::rescale(state.sum, state.scale, storage::scale(&result)).ok_or_else(|| {
+                super::fail(&message::error(
+                    8115,
+                    16,
+                    "Arithmetic overflow error converting expression to data type numeric.".into(),
+                ))
+            })?
         };
         Ok(storage::mantissa_to_storage(value, &result))
     }

@@ -58,7 +58,12 @@ fn add(ctx: &Context<'_>) -> Result<Stored, SqlError> {
     let t = types::decode(int(ctx, 3));
     let (Some(part), Some(mut m), false) = (string(ctx, 0), moment(ctx, 2, &t), is_null(ctx, 1)) else { return Ok(Stored::Null) };
     let n = int(ctx, 1);
-    let months = match part { "year" => Some(n * 12), "quarter" => Some(n * 3), "month" => Some(n), _ => None };
+    let months = match part {
+        "year" => Some(n * 12),
+        "quarter" => Some(n * 3),
+        "month" => Some(n),
+        _ => None,
+    };
     if let Some(months) = months {
         let (y, mo, d) = date::civil(m.days);
         let all = y * 12 + i64::from(mo) - 1 + months;
@@ -79,7 +84,9 @@ fn add(ctx: &Context<'_>) -> Result<Stored, SqlError> {
 fn diff(ctx: &Context<'_>) -> Result<Stored, SqlError> {
     // datediff(part, a, type of a, b, type of b)
     let (ta, tb) = (types::decode(int(ctx, 2)), types::decode(int(ctx, 4)));
-    let (Some(part), Some(a), Some(b)) = (string(ctx, 0), moment(ctx, 1, &ta), moment(ctx, 3, &tb)) else { return Ok(Stored::Null) };
+    let (Some(part), Some(a), Some(b)) = (string(ctx, 0), moment(ctx, 1, &ta), moment(ctx, 3, &tb)) else {
+        return Ok(Stored::Null);
+    };
     let (ya, ma, _) = date::civil(a.days);
     let (yb, mb, _) = date::civil(b.days);
     let count = match part {
@@ -90,7 +97,9 @@ fn diff(ctx: &Context<'_>) -> Result<Stored, SqlError> {
         "week" => (b.days + 1).div_euclid(7) - (a.days + 1).div_euclid(7),
         "day" | "dayofyear" | "weekday" => b.days - a.days,
         _ => {
-            let ticks = |m: &Moment| i128::from(m.days) * i128::from(TICKS_PER_DAY) + i128::from(m.ticks) - i128::from(m.offset_minutes) * 600_000_000;
+            let ticks = |m: &Moment| {
+                i128::from(m.days) * i128::from(TICKS_PER_DAY) + i128::from(m.ticks) - i128::from(m.offset_minutes) * 600_000_000
+            };
             let (x, y) = (ticks(&a), ticks(&b));
             match ticks_of(part) {
                 Some(unit) => (y.div_euclid(unit) - x.div_euclid(unit)) as i64,
@@ -169,7 +178,13 @@ pub(super) fn register(db: &Connection) -> rusqlite::Result<()> {
         }
         let t = types::decode(int(ctx, 7));
         let (y, mo, d) = (int(ctx, 0), int(ctx, 1), int(ctx, 2));
-        let invalid = || message::error(289, 16, format!("Cannot construct data type {}, some of the arguments have values which are not valid.", types::name(&t)));
+        let invalid = || {
+            message::error(
+                289,
+                16,
+                format!("Cannot construct data type {}, some of the arguments have values which are not valid.", types::name(&t)),
+            )
+        };
         if !(1..=9999).contains(&y) || !(1..=12).contains(&mo) || d < 1 || d > i64::from(date::month_length(y, mo as u32)) {
             return Err(invalid());
         }

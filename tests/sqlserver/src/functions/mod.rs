@@ -73,6 +73,17 @@ fn string<'a>(ctx: &'a Context<'_>, i: usize) -> Option<&'a str> {
     }
 }
 
+/// The first argument as it is.
+fn copy(ctx: &Context<'_>) -> Stored {
+    match ctx.get_raw(0) {
+        ValueRef::Null => Stored::Null,
+        ValueRef::Integer(i) => Stored::Integer(i),
+        ValueRef::Real(f) => Stored::Real(f),
+        ValueRef::Text(t) => Stored::Text(String::from_utf8_lossy(t).into_owned()),
+        ValueRef::Blob(b) => Stored::Blob(b.to_vec()),
+    }
+}
+
 fn is_null(ctx: &Context<'_>, i: usize) -> bool {
     matches!(ctx.get_raw(i), ValueRef::Null)
 }
@@ -116,21 +127,31 @@ fn conversions(db: &Connection) -> rusqlite::Result<()> {
     scalar(db, "cv", 4, move |ctx| run(ctx, int(ctx, 3), Mode::Cast))?;
     scalar(db, "tcv", 4, move |ctx| Ok(run(ctx, int(ctx, 3), Mode::Cast).unwrap_or(Stored::Null)))?;
     scalar(db, "acv", 5, move |ctx| {
-        run(ctx, 0, Mode::Assign).map_err(|e| message::truncated_in(e, string(ctx, 3).unwrap_or_default(), string(ctx, 4).unwrap_or_default()))
+        run(ctx, 0, Mode::Assign)
+            .map_err(|e| message::truncated_in(e, string(ctx, 3).unwrap_or_default(), string(ctx, 4).unwrap_or_default()))
     })?;
     // datetime as change data capture keeps it in its own tables: text.
     scalar(db, "cdt", 1, |ctx| {
         let Some(text) = string(ctx, 0) else { return Ok(Stored::Null) };
         let datetime = tds::DataType::DateTime;
-        Ok(storage::encode(&convert(Value::Text(text.to_string()), &tds::DataType::VarChar(tds::Length::Max), &datetime, 0, Mode::Cast)?, &datetime))
+        Ok(storage::encode(
+            &convert(Value::Text(text.to_string()), &tds::DataType::VarChar(tds::Length::Max), &datetime, 0, Mode::Cast)?,
+            &datetime,
+        ))
     })?;
     // A value that must not be NULL: SQLite would give a rowid column a number of its own.
     scalar(db, "nn", 3, |ctx| {
         if is_null(ctx, 0) {
             let (table, column) = (string(ctx, 1).unwrap_or_default(), string(ctx, 2).unwrap_or_default());
-            return Err(message::error(515, 16, format!("Cannot insert the value NULL into column '{column}', table '{table}'; column does not allow nulls. INSERT fails.")));
+            return Err(message::error(
+                515,
+                16,
+                format!(
+                    "Cannot insert the value NULL into column '{column}', table '{table}'; column does not allow nulls. INSERT fails."
+                ),
+            ));
         }
-        Ok(ctx.get_raw(0).into())
+        Ok(copy(ctx))
     })?;
     scalar(db, "variant_type", 1, |ctx| {
         Ok(match storage::decode(ctx.get_raw(0), &tds::DataType::SqlVariant) {
@@ -184,6 +205,9 @@ mod tests {
         let to = types::code(&tds::DataType::Int);
         let e = db().query_row("SELECT cv('x', ?1, ?2, 0)", [from, to], |r| r.get::<_, i64>(0)).unwrap_err();
         let e = message::unpack(&e.to_string()).unwrap();
-        assert_eq!((e.number, e.message.as_str()), (245, "Conversion failed when converting the varchar value 'x' to data type int."));
+        assert_eq!(
+            (e.number, e.message.as_str()),
+            (245, "Conversion failed when converting the varchar value 'x' to data type int.")
+        );
     }
 }

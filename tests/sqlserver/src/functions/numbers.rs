@@ -44,7 +44,13 @@ fn arithmetic(ctx: &Context<'_>) -> Result<Stored, SqlError> {
         if y == 0.0 && matches!(op, '/' | '%') {
             return Err(message::divide_by_zero());
         }
-        let value = match op { '+' => x + y, '-' => x - y, '*' => x * y, '/' => x / y, _ => x % y };
+        let value = match op {
+            '+' => x + y,
+            '-' => x - y,
+            '*' => x * y,
+            '/' => x / y,
+            _ => x % y,
+        };
         return if value.is_finite() { Ok(Stored::Real(value)) } else { Err(out_of_range(&out)) };
     }
     if types::is_integer(&out) {
@@ -82,7 +88,12 @@ fn round(ctx: &Context<'_>) -> Result<Stored, SqlError> {
     if types::is_float(&t) {
         let power = 10f64.powi(digits as i32);
         let x = float(ctx, 0) * power;
-        let x = match mode { 1 => x.ceil(), 2 => x.floor(), 3 => x.trunc(), _ => x.round() };
+        let x = match mode {
+            1 => x.ceil(),
+            2 => x.floor(),
+            3 => x.trunc(),
+            _ => x.round(),
+        };
         return Ok(Stored::Real(x / power));
     }
     let (mantissa, scale) = exact(ctx, 0, &t);
@@ -164,7 +175,11 @@ pub(super) fn register(db: &Connection) -> rusqlite::Result<()> {
             "radians" => x.to_radians(),
             _ => x,
         };
-        if value.is_finite() { Ok(Stored::Real(value)) } else { Err(message::error(3623, 16, "An invalid floating point operation occurred.".into())) }
+        if value.is_finite() {
+            Ok(Stored::Real(value))
+        } else {
+            Err(message::error(3623, 16, "An invalid floating point operation occurred.".into()))
+        }
     })?;
     scalar(db, "checksum", -1, |ctx| {
         let mut hash: u32 = 0x811c_9dc5;
@@ -187,7 +202,10 @@ pub(super) fn register(db: &Connection) -> rusqlite::Result<()> {
         let value = storage::decode(ctx.get_raw(0), &t);
         let numeric = match value {
             Value::Null => false,
-            Value::Text(ref s) => !s.trim().is_empty() && (s.trim().parse::<f64>().is_ok() || convert(value.clone(), &t, &DataType::Money, 0, Mode::Cast).is_ok()),
+            Value::Text(ref s) => {
+                !s.trim().is_empty()
+                    && (s.trim().parse::<f64>().is_ok() || convert(value.clone(), &t, &DataType::Money, 0, Mode::Cast).is_ok())
+            }
             _ => types::exact(&t).is_some() || types::is_float(&t),
         };
         Ok(Stored::Integer(i64::from(numeric)))

@@ -204,7 +204,7 @@ pub(super) fn register(db: &Connection) -> rusqlite::Result<()> {
         })
     })?;
     scalar(db, "padc", 2, |ctx| {
-        let Some(s) = string(ctx, 0) else { return Ok(ctx.get_raw(0).into()) };
+        let Some(s) = string(ctx, 0) else { return Ok(super::copy(ctx)) };
         let missing = (int(ctx, 1) as usize).saturating_sub(units(s));
         Ok(Stored::Text(format!("{s}{}", " ".repeat(missing))))
     })?;
@@ -234,7 +234,9 @@ pub(super) fn register(db: &Connection) -> rusqlite::Result<()> {
     })?;
     // treplace(text, old, new, sensitive)
     scalar(db, "treplace", 4, |ctx| {
-        let (Some(text), Some(old), Some(new)) = (string(ctx, 0), string(ctx, 1), string(ctx, 2)) else { return Ok(Stored::Null) };
+        let (Some(text), Some(old), Some(new)) = (string(ctx, 0), string(ctx, 1), string(ctx, 2)) else {
+            return Ok(Stored::Null);
+        };
         let (mut out, mut at) = (String::with_capacity(text.len()), 0);
         while let Some((i, length)) = find(text, old, at, int(ctx, 3) != 0) {
             out.push_str(&text[at..i]);
@@ -286,9 +288,16 @@ pub(super) fn register(db: &Connection) -> rusqlite::Result<()> {
         Ok(found.map_or(Stored::Null, |p| Stored::Text(p.clone())))
     })?;
     scalar(db, "tascii", 2, |ctx| {
-        Ok(string(ctx, 0).map_or(Stored::Null, |s| s.chars().next().map_or(Stored::Null, |c| Stored::Integer(i64::from(c as u32)))))
+        Ok(string(ctx, 0)
+            .map_or(Stored::Null, |s| s.chars().next().map_or(Stored::Null, |c| Stored::Integer(i64::from(c as u32)))))
     })?;
-    scalar(db, "tchar", 1, |ctx| Ok(if is_null(ctx, 0) { Stored::Null } else { char::from_u32(int(ctx, 0) as u32).map_or(Stored::Null, |c| Stored::Text(c.to_string())) }))
+    scalar(db, "tchar", 1, |ctx| {
+        Ok(if is_null(ctx, 0) {
+            Stored::Null
+        } else {
+            char::from_u32(int(ctx, 0) as u32).map_or(Stored::Null, |c| Stored::Text(c.to_string()))
+        })
+    })
 }
 
 /// The parts of `[a].b."c"`.

@@ -20,7 +20,8 @@ impl Reader<'_> {
         while self.punctuation(&Token::Comma) {
             cte_tables.push(self.parser.parse_cte().map_err(|e| self.fault(&e))?);
         }
-        let with = With { with_token: sqlparser::ast::helpers::attached_token::AttachedToken::empty(), recursive: true, cte_tables };
+        let with =
+            With { with_token: sqlparser::ast::helpers::attached_token::AttachedToken::empty(), recursive: true, cte_tables };
         match query_start.as_str() {
             "INSERT" => self.insert(Some(with)),
             "UPDATE" => self.update(Some(with)),
@@ -103,7 +104,11 @@ impl Reader<'_> {
         } else if self.at("EXEC") || self.at("EXECUTE") {
             let line = self.line();
             let kind = self.execute()?;
-            Source::Execute(Box::new(Statement { kind, line, id: super::NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) }))
+            Source::Execute(Box::new(Statement {
+                kind,
+                line,
+                id: super::NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            }))
         } else if self.at("SELECT") || self.at("WITH") || self.peek() == Token::LParen {
             Source::Query(self.query()?)
         } else {

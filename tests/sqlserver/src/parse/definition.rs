@@ -19,7 +19,10 @@ impl Reader<'_> {
     /// `ON [PRIMARY] TEXTIMAGE_ON [PRIMARY] WITH (…)`
     fn storage_options(&mut self) -> Result<(), SqlError> {
         loop {
-            if self.at("ON") && !self.at_second("DELETE") && !self.at_second("UPDATE") || self.at("TEXTIMAGE_ON") || self.at("FILESTREAM_ON") {
+            if self.at("ON") && !self.at_second("DELETE") && !self.at_second("UPDATE")
+                || self.at("TEXTIMAGE_ON")
+                || self.at("FILESTREAM_ON")
+            {
                 self.parser.advance_token();
                 self.identifier()?;
                 if self.peek() == Token::LParen {
@@ -35,7 +38,8 @@ impl Reader<'_> {
     }
 
     pub(super) fn table_body(&mut self) -> Result<TableDefinition, SqlError> {
-        let mut table = TableDefinition { name: Name::default(), columns: Vec::new(), constraints: Vec::new(), indexes: Vec::new() };
+        let mut table =
+            TableDefinition { name: Name::default(), columns: Vec::new(), constraints: Vec::new(), indexes: Vec::new() };
         self.expect_token(&Token::LParen)?;
         loop {
             if self.peek() == Token::RParen {
@@ -69,11 +73,14 @@ impl Reader<'_> {
     }
 
     fn at_constraint(&self) -> bool {
-        (self.at("PRIMARY") && self.at_second("KEY")) || (self.at("FOREIGN") && self.at_second("KEY")) || ((self.at("UNIQUE") || self.at("CHECK")) && self.starts_list())
+        (self.at("PRIMARY") && self.at_second("KEY"))
+            || (self.at("FOREIGN") && self.at_second("KEY"))
+            || ((self.at("UNIQUE") || self.at("CHECK")) && self.starts_list())
     }
 
     fn starts_list(&self) -> bool {
-        matches!(self.parser.peek_nth_token(1).token, Token::LParen) || matches!(self.word_at(1).as_deref(), Some("CLUSTERED" | "NONCLUSTERED" | "NOT"))
+        matches!(self.parser.peek_nth_token(1).token, Token::LParen)
+            || matches!(self.word_at(1).as_deref(), Some("CLUSTERED" | "NONCLUSTERED" | "NOT"))
     }
 
     fn parenthesised(&mut self) -> Result<String, SqlError> {
@@ -135,7 +142,11 @@ impl Reader<'_> {
             self.key_options()?;
             ConstraintKind::Unique { columns, clustered }
         } else if self.at("FOREIGN") || self.at("REFERENCES") {
-            let columns = if self.take_all(&["FOREIGN", "KEY"]) && self.peek() == Token::LParen { self.columns()? } else { column.map(str::to_string).into_iter().collect() };
+            let columns = if self.take_all(&["FOREIGN", "KEY"]) && self.peek() == Token::LParen {
+                self.columns()?
+            } else {
+                column.map(str::to_string).into_iter().collect()
+            };
             self.references(columns)?
         } else if self.take("CHECK") {
             self.take_all(&["NOT", "FOR", "REPLICATION"]);
@@ -202,8 +213,16 @@ impl Reader<'_> {
 
     pub(super) fn column(&mut self, constraints: &mut Vec<Constraint>) -> Result<ColumnDefinition, SqlError> {
         let name = self.identifier()?;
-        let mut column =
-            ColumnDefinition { name, what: None, nullable: None, identity: None, default: None, computed: None, collation: None, rowguid: false };
+        let mut column = ColumnDefinition {
+            name,
+            what: None,
+            nullable: None,
+            identity: None,
+            default: None,
+            computed: None,
+            collation: None,
+            rowguid: false,
+        };
         if self.take("AS") {
             let text = self.parenthesised()?;
             let persisted = self.take("PERSISTED");
@@ -211,7 +230,9 @@ impl Reader<'_> {
                 column.nullable = Some(false);
             }
             column.computed = Some((text, persisted));
-        } else if self.at("TIMESTAMP") && !matches!(self.parser.peek_nth_token(1).token, Token::LParen) || !matches!(self.peek(), Token::Comma | Token::RParen) {
+        } else if self.at("TIMESTAMP") && !matches!(self.parser.peek_nth_token(1).token, Token::LParen)
+            || !matches!(self.peek(), Token::Comma | Token::RParen)
+        {
             column.what = Some(self.declared()?);
         } else if column.name.eq_ignore_ascii_case("timestamp") {
             // `timestamp` alone declares a column of that name and type.
@@ -245,7 +266,13 @@ impl Reader<'_> {
                 self.expect("DEFAULT")?;
                 column.default = Some((Some(name), self.default_text()?));
                 self.take_all(&["WITH", "VALUES"]);
-            } else if self.at("CONSTRAINT") || self.at("PRIMARY") || self.at("UNIQUE") || self.at("FOREIGN") || self.at("REFERENCES") || self.at("CHECK") {
+            } else if self.at("CONSTRAINT")
+                || self.at("PRIMARY")
+                || self.at("UNIQUE")
+                || self.at("FOREIGN")
+                || self.at("REFERENCES")
+                || self.at("CHECK")
+            {
                 let name = column.name.clone();
                 constraints.push(self.constraint(Some(&name))?);
             } else if self.at("ON") || self.at("WITH") && matches!(self.parser.peek_nth_token(1).token, Token::LParen) {
@@ -281,7 +308,13 @@ impl Reader<'_> {
         } else if self.take_all(&["ALTER", "COLUMN"]) {
             let mut constraints = Vec::new();
             AlterTable::AlterColumn(self.column(&mut constraints)?)
-        } else if self.at("CHECK") || self.at("NOCHECK") || self.at("ENABLE") || self.at("DISABLE") || self.at("SET") || self.at("REBUILD") {
+        } else if self.at("CHECK")
+            || self.at("NOCHECK")
+            || self.at("ENABLE")
+            || self.at("DISABLE")
+            || self.at("SET")
+            || self.at("REBUILD")
+        {
             self.parser.advance_token();
             self.rest_of_statement();
             AlterTable::Nothing

@@ -52,13 +52,13 @@ impl Dialect for Tsql {
         true
     }
     fn is_select_item_alias(&self, explicit: bool, kw: &Keyword, parser: &mut Parser<'_>) -> bool {
-        !statement_word(*kw) && INNER.is_select_item_alias(explicit, kw, parser)
+        !statement_word(*kw, parser) && INNER.is_select_item_alias(explicit, kw, parser)
     }
     fn is_table_factor_alias(&self, explicit: bool, kw: &Keyword, parser: &mut Parser<'_>) -> bool {
         if *kw == Keyword::OPTION {
             return false;
         }
-        !statement_word(*kw) && INNER.is_table_factor_alias(explicit, kw, parser)
+        !statement_word(*kw, parser) && INNER.is_table_factor_alias(explicit, kw, parser)
     }
     fn parse_statement(&self, _parser: &mut Parser<'_>) -> Option<Result<Statement, ParserError>> {
         None
@@ -68,38 +68,116 @@ impl Dialect for Tsql {
     }
 }
 
-fn statement_word(kw: Keyword) -> bool {
-    matches!(
-        kw,
-        Keyword::BEGIN
-            | Keyword::COMMIT
-            | Keyword::ROLLBACK
-            | Keyword::SAVE
-            | Keyword::USE
-            | Keyword::GRANT
-            | Keyword::REVOKE
-            | Keyword::DENY
-            | Keyword::WAITFOR
-            | Keyword::BREAK
-            | Keyword::CONTINUE
-            | Keyword::END
-            | Keyword::SET
-            | Keyword::SELECT
-            | Keyword::WITH
-            | Keyword::OUTPUT
-            | Keyword::FOR
-    )
+fn statement_word(kw: Keyword, parser: &Parser<'_>) -> bool {
+    // Words that sqlparser has no keyword for are known by their text.
+    let unknown = matches!(&parser.get_current_token().token, Token::Word(w) if w.quote_style.is_none() && (w.value.eq_ignore_ascii_case("save") || w.value.eq_ignore_ascii_case("break")));
+    unknown
+        || matches!(
+            kw,
+            Keyword::BEGIN
+                | Keyword::COMMIT
+                | Keyword::ROLLBACK
+                | Keyword::USE
+                | Keyword::GRANT
+                | Keyword::REVOKE
+                | Keyword::DENY
+                | Keyword::WAITFOR
+                | Keyword::CONTINUE
+                | Keyword::END
+                | Keyword::SET
+                | Keyword::SELECT
+                | Keyword::WITH
+                | Keyword::OUTPUT
+                | Keyword::FOR
+        )
 }
 
 /// Reserved words as SQL Server names them in error 156 rather than 102.
 fn is_reserved(word: &str) -> bool {
     matches!(
         word.to_ascii_uppercase().as_str(),
-        "SELECT" | "FROM" | "WHERE" | "GROUP" | "ORDER" | "BY" | "HAVING" | "INSERT" | "INTO" | "UPDATE" | "DELETE" | "SET" | "VALUES" | "CREATE" | "ALTER" | "DROP" | "TABLE"
-            | "INDEX" | "VIEW" | "JOIN" | "ON" | "INNER" | "LEFT" | "RIGHT" | "FULL" | "OUTER" | "CROSS" | "UNION" | "EXCEPT" | "INTERSECT" | "AND" | "OR" | "NOT" | "NULL" | "IN"
-            | "IS" | "LIKE" | "BETWEEN" | "EXISTS" | "CASE" | "WHEN" | "THEN" | "ELSE" | "END" | "BEGIN" | "IF" | "WHILE" | "DECLARE" | "EXEC" | "EXECUTE" | "AS" | "TOP"
-            | "DISTINCT" | "ALL" | "USE" | "GRANT" | "DENY" | "REVOKE" | "COMMIT" | "ROLLBACK" | "TRAN" | "TRANSACTION" | "PRINT" | "RETURN" | "MERGE" | "WITH" | "FOR" | "KEY"
-            | "PRIMARY" | "FOREIGN" | "REFERENCES" | "CONSTRAINT" | "DEFAULT" | "CHECK" | "UNIQUE" | "IDENTITY" | "DATABASE" | "SCHEMA" | "USER" | "TO" | "ADD" | "COLUMN"
+        "SELECT"
+            | "FROM"
+            | "WHERE"
+            | "GROUP"
+            | "ORDER"
+            | "BY"
+            | "HAVING"
+            | "INSERT"
+            | "INTO"
+            | "UPDATE"
+            | "DELETE"
+            | "SET"
+            | "VALUES"
+            | "CREATE"
+            | "ALTER"
+            | "DROP"
+            | "TABLE"
+            | "INDEX"
+            | "VIEW"
+            | "JOIN"
+            | "ON"
+            | "INNER"
+            | "LEFT"
+            | "RIGHT"
+            | "FULL"
+            | "OUTER"
+            | "CROSS"
+            | "UNION"
+            | "EXCEPT"
+            | "INTERSECT"
+            | "AND"
+            | "OR"
+            | "NOT"
+            | "NULL"
+            | "IN"
+            | "IS"
+            | "LIKE"
+            | "BETWEEN"
+            | "EXISTS"
+            | "CASE"
+            | "WHEN"
+            | "THEN"
+            | "ELSE"
+            | "END"
+            | "BEGIN"
+            | "IF"
+            | "WHILE"
+            | "DECLARE"
+            | "EXEC"
+            | "EXECUTE"
+            | "AS"
+            | "TOP"
+            | "DISTINCT"
+            | "ALL"
+            | "USE"
+            | "GRANT"
+            | "DENY"
+            | "REVOKE"
+            | "COMMIT"
+            | "ROLLBACK"
+            | "TRAN"
+            | "TRANSACTION"
+            | "PRINT"
+            | "RETURN"
+            | "MERGE"
+            | "WITH"
+            | "FOR"
+            | "KEY"
+            | "PRIMARY"
+            | "FOREIGN"
+            | "REFERENCES"
+            | "CONSTRAINT"
+            | "DEFAULT"
+            | "CHECK"
+            | "UNIQUE"
+            | "IDENTITY"
+            | "DATABASE"
+            | "SCHEMA"
+            | "USER"
+            | "TO"
+            | "ADD"
+            | "COLUMN"
     )
 }
 
@@ -115,10 +193,16 @@ pub(super) fn near(token: &Token, line: u32) -> SqlError {
 
 /// sqlparser's error as SQL Server's: the token that was found, and its line.
 pub(super) fn fault(e: &ParserError, parser: &Parser<'_>) -> SqlError {
-    let text = match e {
-        ParserError::TokenizerError(s) | ParserError::ParserError(s) => s.as_str(),
-        ParserError::RecursionLimitExceeded => return message::error(191, 15, "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries.".into()),
-    };
+    let text =
+        match e {
+            ParserError::TokenizerError(s) | ParserError::ParserError(s) => s.as_str(),
+            ParserError::RecursionLimitExceeded => return message::error(
+                191,
+                15,
+                "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries."
+                    .into(),
+            ),
+        };
     let here = parser.peek_token();
     let line = text
         .rsplit_once("Line: ")
@@ -153,7 +237,10 @@ pub(super) fn offset(sql: &str, location: Location) -> usize {
 }
 
 fn word(value: &str, at: &TokenWithSpan) -> TokenWithSpan {
-    TokenWithSpan { token: Token::Word(Word { value: value.into(), quote_style: None, keyword: Keyword::NoKeyword }), span: at.span }
+    TokenWithSpan {
+        token: Token::Word(Word { value: value.into(), quote_style: None, keyword: Keyword::NoKeyword }),
+        span: at.span,
+    }
 }
 
 fn is_word(token: Option<&TokenWithSpan>, text: &str) -> bool {
@@ -181,7 +268,8 @@ pub(super) fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
                 // {fn f(x)}: the call alone; {ts 'x'}: the string alone.
                 escapes += 1;
                 i += 1;
-                if matches!(raw.get(i).map(|t| &t.token), Some(Token::Word(w)) if matches!(w.value.to_ascii_lowercase().as_str(), "fn" | "ts" | "d" | "t" | "oj" | "call")) {
+                if matches!(raw.get(i).map(|t| &t.token), Some(Token::Word(w)) if matches!(w.value.to_ascii_lowercase().as_str(), "fn" | "ts" | "d" | "t" | "oj" | "call"))
+                {
                     if is_word(raw.get(i), "call") {
                         out.push(word("EXEC", &raw[i]));
                     }
@@ -190,7 +278,11 @@ pub(super) fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
                 continue;
             }
             Token::RBrace if escapes > 0 => escapes -= 1,
-            Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case("OPTION") && matches!(raw.get(i + 1).map(|t| &t.token), Some(Token::LParen)) => {
+            Token::Word(w)
+                if w.quote_style.is_none()
+                    && w.value.eq_ignore_ascii_case("OPTION")
+                    && matches!(raw.get(i + 1).map(|t| &t.token), Some(Token::LParen)) =>
+            {
                 let mut depth = 0;
                 i += 1;
                 while let Some(t) = raw.get(i) {
@@ -213,7 +305,10 @@ pub(super) fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
             }
             // "x" is a name under QUOTED_IDENTIFIER ON.
             Token::DoubleQuotedString(s) => {
-                out.push(TokenWithSpan { token: Token::Word(Word { value: s.clone(), quote_style: Some('"'), keyword: Keyword::NoKeyword }), span: token.span });
+                out.push(TokenWithSpan {
+                    token: Token::Word(Word { value: s.clone(), quote_style: Some('"'), keyword: Keyword::NoKeyword }),
+                    span: token.span,
+                });
             }
             _ => out.push(token.clone()),
         }
@@ -226,9 +321,41 @@ pub(super) fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
 /// their text.
 fn special(word: &str) -> bool {
     const WORDS: [&str; 35] = [
-        "floor", "ceiling", "ceil", "substring", "position", "extract", "overlay", "date", "datetime", "time", "timestamp", "interval", "struct", "array", "map", "prior",
-        "qualify", "window", "limit", "sample", "settings", "format", "final", "prewhere", "locate", "unnest", "lateral", "text", "comment", "grouping", "match", "start",
-        "connect", "cluster", "sort",
+        "floor",
+        "ceiling",
+        "ceil",
+        "substring",
+        "position",
+        "extract",
+        "overlay",
+        "date",
+        "datetime",
+        "time",
+        "timestamp",
+        "interval",
+        "struct",
+        "array",
+        "map",
+        "prior",
+        "qualify",
+        "window",
+        "limit",
+        "sample",
+        "settings",
+        "format",
+        "final",
+        "prewhere",
+        "locate",
+        "unnest",
+        "lateral",
+        "text",
+        "comment",
+        "grouping",
+        "match",
+        "start",
+        "connect",
+        "cluster",
+        "sort",
     ];
     WORDS.iter().any(|w| word.eq_ignore_ascii_case(w))
 }

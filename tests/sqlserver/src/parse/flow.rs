@@ -11,8 +11,39 @@ use crate::message;
 pub(super) fn starts_statement(word: &str) -> bool {
     matches!(
         word.to_ascii_uppercase().as_str(),
-        "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "WITH" | "DECLARE" | "SET" | "IF" | "WHILE" | "BEGIN" | "END" | "PRINT" | "RAISERROR" | "THROW" | "EXEC" | "EXECUTE"
-            | "USE" | "COMMIT" | "ROLLBACK" | "SAVE" | "TRUNCATE" | "CREATE" | "ALTER" | "DROP" | "GRANT" | "DENY" | "REVOKE" | "ELSE" | "RETURN" | "BREAK" | "CONTINUE" | "WAITFOR"
+        "SELECT"
+            | "INSERT"
+            | "UPDATE"
+            | "DELETE"
+            | "MERGE"
+            | "WITH"
+            | "DECLARE"
+            | "SET"
+            | "IF"
+            | "WHILE"
+            | "BEGIN"
+            | "END"
+            | "PRINT"
+            | "RAISERROR"
+            | "THROW"
+            | "EXEC"
+            | "EXECUTE"
+            | "USE"
+            | "COMMIT"
+            | "ROLLBACK"
+            | "SAVE"
+            | "TRUNCATE"
+            | "CREATE"
+            | "ALTER"
+            | "DROP"
+            | "GRANT"
+            | "DENY"
+            | "REVOKE"
+            | "ELSE"
+            | "RETURN"
+            | "BREAK"
+            | "CONTINUE"
+            | "WAITFOR"
             | "CHECKPOINT"
     )
 }
@@ -81,8 +112,12 @@ impl Reader<'_> {
                 Ok(Kind::WaitFor(self.expression()?))
             }
             "CHECKPOINT" | "DBCC" | "RECONFIGURE" => self.nothing(),
-            "MERGE" | "BULK" | "OPEN" | "FETCH" | "CLOSE" | "DEALLOCATE" | "BACKUP" | "RESTORE" | "KILL" | "GOTO" => Err(message::unsupported(&word)),
-            _ if self.keyword() == Keyword::NoKeyword || word.starts_with("SP_") || word.starts_with("XP_") || word == "SYS" => self.procedure(),
+            "MERGE" | "BULK" | "OPEN" | "FETCH" | "CLOSE" | "DEALLOCATE" | "BACKUP" | "RESTORE" | "KILL" | "GOTO" => {
+                Err(message::unsupported(&word))
+            }
+            _ if self.keyword() == Keyword::NoKeyword || word.starts_with("SP_") || word.starts_with("XP_") || word == "SYS" => {
+                self.procedure()
+            }
             _ => self.unexpected(),
         }
     }
@@ -122,7 +157,11 @@ impl Reader<'_> {
             }
             "LOGIN" | "USER" | "ROLE" => self.create_principal(&word),
             "STATISTICS" => self.nothing(),
-            _ if matches!(word.as_str(), "PROCEDURE" | "PROC" | "FUNCTION" | "TRIGGER" | "TYPE" | "SEQUENCE" | "SYNONYM" | "COLUMNSTORE") => {
+            _ if matches!(
+                word.as_str(),
+                "PROCEDURE" | "PROC" | "FUNCTION" | "TRIGGER" | "TYPE" | "SEQUENCE" | "SYNONYM" | "COLUMNSTORE"
+            ) =>
+            {
                 Err(message::unsupported(&format!("CREATE {word}")))
             }
             _ => self.unexpected(),
@@ -182,7 +221,8 @@ impl Reader<'_> {
                 }
                 // The old form: DROP INDEX dbo.t.ix
                 let index = std::mem::take(&mut name.object);
-                let table = super::Name { object: name.schema.take().unwrap_or_default(), schema: name.database.take(), database: None };
+                let table =
+                    super::Name { object: name.schema.take().unwrap_or_default(), schema: name.database.take(), database: None };
                 return Ok(Kind::DropIndex { table, index, if_exists });
             }
             _ => return Err(message::unsupported(&format!("DROP {word}"))),

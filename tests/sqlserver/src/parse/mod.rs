@@ -56,20 +56,39 @@ pub(crate) struct Statement {
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     Declare(Vec<Declaration>),
-    SetVariable { name: String, value: Expr },
+    SetVariable {
+        name: String,
+        value: Expr,
+    },
     /// `SET NOCOUNT ON`, its words upper-cased.
     SetOption(Vec<String>),
-    If { condition: Expr, then: Box<Statement>, otherwise: Option<Box<Statement>> },
-    While { condition: Expr, body: Box<Statement> },
+    If {
+        condition: Expr,
+        then: Box<Statement>,
+        otherwise: Option<Box<Statement>>,
+    },
+    While {
+        condition: Expr,
+        body: Box<Statement>,
+    },
     Block(Vec<Statement>),
-    TryCatch { body: Vec<Statement>, handler: Vec<Statement> },
+    TryCatch {
+        body: Vec<Statement>,
+        handler: Vec<Statement>,
+    },
     Break,
     Continue,
     Return(Option<Expr>),
     Print(Expr),
-    Raiserror { arguments: Vec<Expr> },
+    Raiserror {
+        arguments: Vec<Expr>,
+    },
     Throw(Option<Box<[Expr; 3]>>),
-    Execute { procedure: Name, arguments: Vec<Argument>, status: Option<String> },
+    Execute {
+        procedure: Name,
+        arguments: Vec<Argument>,
+        status: Option<String>,
+    },
     ExecuteText(Vec<Expr>),
     Use(String),
     BeginTransaction,
@@ -82,16 +101,39 @@ pub(crate) enum Kind {
     Delete(Box<Delete>),
     Truncate(Name),
     CreateTable(Box<TableDefinition>),
-    AlterTable { table: Name, change: Box<AlterTable> },
-    Drop { what: Droppable, names: Vec<Name>, if_exists: bool },
+    AlterTable {
+        table: Name,
+        change: Box<AlterTable>,
+    },
+    Drop {
+        what: Droppable,
+        names: Vec<Name>,
+        if_exists: bool,
+    },
     CreateIndex(Box<IndexDefinition>),
-    DropIndex { table: Name, index: String, if_exists: bool },
+    DropIndex {
+        table: Name,
+        index: String,
+        if_exists: bool,
+    },
     CreateSchema(String),
-    CreateView { name: Name, text: String, query: Box<Query>, columns: Vec<String>, replace: bool },
+    CreateView {
+        name: Name,
+        text: String,
+        query: Box<Query>,
+        columns: Vec<String>,
+        replace: bool,
+    },
     CreateDatabase(String),
-    DropDatabase { names: Vec<String>, if_exists: bool },
+    DropDatabase {
+        names: Vec<String>,
+        if_exists: bool,
+    },
     /// `ALTER DATABASE shop SET …`, its words upper-cased.
-    AlterDatabase { name: Option<String>, words: Vec<String> },
+    AlterDatabase {
+        name: Option<String>,
+        words: Vec<String>,
+    },
     Security(Security),
     /// Statements without an effect here (CHECKPOINT, UPDATE STATISTICS, WAITFOR DELAY carries its milliseconds).
     Nothing,
@@ -191,19 +233,43 @@ pub(crate) struct Constraint {
 #[derive(Debug, Clone)]
 pub(crate) enum ConstraintKind {
     /// Columns with "descending"; clustered or not.
-    PrimaryKey { columns: Vec<(String, bool)>, clustered: bool },
-    Unique { columns: Vec<(String, bool)>, clustered: bool },
-    ForeignKey { columns: Vec<String>, table: Name, referenced: Vec<String>, on_delete: u8, on_update: u8 },
+    PrimaryKey {
+        columns: Vec<(String, bool)>,
+        clustered: bool,
+    },
+    Unique {
+        columns: Vec<(String, bool)>,
+        clustered: bool,
+    },
+    ForeignKey {
+        columns: Vec<String>,
+        table: Name,
+        referenced: Vec<String>,
+        on_delete: u8,
+        on_update: u8,
+    },
     Check(String),
     /// `ADD CONSTRAINT d DEFAULT x FOR c`.
-    Default { expression: String, column: String },
+    Default {
+        expression: String,
+        column: String,
+    },
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum AlterTable {
-    Add { columns: Vec<ColumnDefinition>, constraints: Vec<Constraint> },
-    DropColumns { names: Vec<String>, if_exists: bool },
-    DropConstraints { names: Vec<String>, if_exists: bool },
+    Add {
+        columns: Vec<ColumnDefinition>,
+        constraints: Vec<Constraint>,
+    },
+    DropColumns {
+        names: Vec<String>,
+        if_exists: bool,
+    },
+    DropConstraints {
+        names: Vec<String>,
+        if_exists: bool,
+    },
     AlterColumn(ColumnDefinition),
     /// CHECK / NOCHECK CONSTRAINT, ENABLE / DISABLE TRIGGER, SET (…): accepted.
     Nothing,
@@ -232,14 +298,37 @@ pub(crate) enum Droppable {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Security {
-    CreateLogin { name: String, password: String },
-    AlterLogin { name: String, password: Option<String> },
-    CreateUser { name: String, login: Option<String> },
+    CreateLogin {
+        name: String,
+        password: String,
+    },
+    AlterLogin {
+        name: String,
+        password: Option<String>,
+    },
+    CreateUser {
+        name: String,
+        login: Option<String>,
+    },
     CreateRole(String),
-    AddMember { role: String, member: String, server: bool },
-    DropMember { role: String, member: String, server: bool },
+    AddMember {
+        role: String,
+        member: String,
+        server: bool,
+    },
+    DropMember {
+        role: String,
+        member: String,
+        server: bool,
+    },
     /// `state`: G, D or R (revoke). `object`: class and name, `None` for the database or the server.
-    Permission { state: char, permissions: Vec<String>, class: Option<String>, object: Option<Name>, grantees: Vec<String> },
+    Permission {
+        state: char,
+        permissions: Vec<String>,
+        class: Option<String>,
+        object: Option<Name>,
+        grantees: Vec<String>,
+    },
     Nothing,
 }
 
@@ -452,7 +541,11 @@ impl<'a> Reader<'a> {
             let token = self.parser.peek_token();
             match &token.token {
                 Token::EOF | Token::SemiColon => return words,
-                Token::Word(w) if w.quote_style.is_none() && token.span.start.line as u32 > line && flow::starts_statement(&w.value) => return words,
+                Token::Word(w)
+                    if w.quote_style.is_none() && token.span.start.line as u32 > line && flow::starts_statement(&w.value) =>
+                {
+                    return words;
+                }
                 Token::Word(w) => words.push(w.value.to_ascii_uppercase()),
                 other => words.push(other.to_string()),
             }
@@ -471,7 +564,12 @@ impl<'a> Reader<'a> {
     fn statement(&mut self) -> Result<Statement, SqlError> {
         self.depth += 1;
         if self.depth > 60 {
-            return Err(message::error(191, 15, "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries.".into()));
+            return Err(message::error(
+                191,
+                15,
+                "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries."
+                    .into(),
+            ));
         }
         let line = self.line();
         let kind = self.kind()?;
@@ -494,7 +592,10 @@ mod tests {
 
     #[test]
     fn statements_need_no_semicolons() {
-        let s = script("DECLARE @a int = 1 SET @a = @a + 1 SELECT @a AS x SELECT 2 IF @a > 1 PRINT 'y' ELSE PRINT 'n' BEGIN TRAN COMMIT").unwrap();
+        let s = script(
+            "DECLARE @a int = 1 SET @a = @a + 1 SELECT @a AS x SELECT 2 IF @a > 1 PRINT 'y' ELSE PRINT 'n' BEGIN TRAN COMMIT",
+        )
+        .unwrap();
         assert_eq!(s.len(), 7);
         let s = script("SELECT * FROM dbo.t\nUPDATE dbo.t SET a += 1 WHERE b = 2\nDELETE FROM dbo.t BEGIN TRY SELECT 1/0 END TRY BEGIN CATCH SELECT ERROR_NUMBER() END CATCH").unwrap();
         assert_eq!(s.len(), 4);

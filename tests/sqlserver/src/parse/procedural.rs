@@ -104,7 +104,8 @@ impl Reader<'_> {
         if self.at("TRANSACTION") {
             let mut words = Vec::new();
             while let Some(w) = self.word().filter(|_| words.len() < 5) {
-                let last = matches!(w.as_str(), "UNCOMMITTED" | "COMMITTED" | "SERIALIZABLE" | "SNAPSHOT") || (w == "READ" && words.last().is_some_and(|l| l == "REPEATABLE"));
+                let last = matches!(w.as_str(), "UNCOMMITTED" | "COMMITTED" | "SERIALIZABLE" | "SNAPSHOT")
+                    || (w == "READ" && words.last().is_some_and(|l| l == "REPEATABLE"));
                 self.parser.advance_token();
                 words.push(w);
                 if last {
@@ -192,7 +193,10 @@ impl Reader<'_> {
     /// A transaction's or savepoint's name, if one follows.
     fn transaction_name(&mut self) -> Result<Option<String>, SqlError> {
         match self.peek() {
-            Token::Word(w) if w.quote_style.is_some() || (!super::flow::starts_statement(&w.value) && !w.value.eq_ignore_ascii_case("END")) => {
+            Token::Word(w)
+                if w.quote_style.is_some()
+                    || (!super::flow::starts_statement(&w.value) && !w.value.eq_ignore_ascii_case("END")) =>
+            {
                 self.parser.advance_token();
                 Ok(Some(w.value))
             }
@@ -286,7 +290,9 @@ impl Reader<'_> {
         let mut arguments = Vec::new();
         // ODBC's {call p(1, 2)} brings parentheses.
         let closing = self.punctuation(&Token::LParen);
-        while !matches!(self.peek(), Token::EOF | Token::SemiColon | Token::RParen) && !self.word().is_some_and(|w| super::flow::starts_statement(&w)) {
+        while !matches!(self.peek(), Token::EOF | Token::SemiColon | Token::RParen)
+            && !self.word().is_some_and(|w| super::flow::starts_statement(&w))
+        {
             arguments.push(self.argument()?);
             if !self.punctuation(&Token::Comma) {
                 break;

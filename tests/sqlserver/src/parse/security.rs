@@ -53,7 +53,11 @@ impl Reader<'_> {
             }
             self.expect("MEMBER")?;
             let member = self.identifier()?;
-            return Ok(Kind::Security(if adding { Security::AddMember { role, member, server } } else { Security::DropMember { role, member, server } }));
+            return Ok(Kind::Security(if adding {
+                Security::AddMember { role, member, server }
+            } else {
+                Security::DropMember { role, member, server }
+            }));
         }
         if self.take("LOGIN") {
             let name = self.identifier()?;

@@ -16,5 +16,14 @@ pub(crate) fn civil(ticks: i64) -> cdc::DateTime {
     let (y, m, d) = crate::types::date::civil(ticks.div_euclid(day));
     let t = ticks.rem_euclid(day);
     let s = t / 10_000_000;
-    cdc::DateTime::new(y as i16, m as i8, d as i8, (s / 3600) as i8, (s / 60 % 60) as i8, (s % 60) as i8, (t % 10_000_000 * 100) as i32).unwrap_or_default()
+    cdc::DateTime::new(
+        y as i16,
+        m as i8,
+        d as i8,
+        (s / 3600) as i8,
+        (s / 60 % 60) as i8,
+        (s % 60) as i8,
+        (t % 10_000_000 * 100) as i32,
+    )
+    .unwrap_or_default()
 }

@@ -61,8 +61,12 @@ impl Session {
             "@@max_connections" => int(32767),
             "@@textsize" => int(2_147_483_647),
             "@@remserver" => null(),
-            "system_user" | "suser_sname" | "suser_name" | "original_login()" | "suser_sname()" | "suser_name()" => text(if first.is_empty() { self.login.clone() } else { "sa".into() }),
-            "current_user" | "session_user" | "user" | "user_name" | "user_name()" => text(self.user(&self.current()).ok().flatten().map_or_else(|| "guest".into(), |u| u.1)),
+            "system_user" | "suser_sname" | "suser_name" | "original_login()" | "suser_sname()" | "suser_name()" => {
+                text(if first.is_empty() { self.login.clone() } else { "sa".into() })
+            }
+            "current_user" | "session_user" | "user" | "user_name" | "user_name()" => {
+                text(self.user(&self.current()).ok().flatten().map_or_else(|| "guest".into(), |u| u.1))
+            }
             "user_id" | "user_id()" => int(self.user(&self.current()).ok().flatten().map_or(2, |u| u.0)),
             "suser_id" | "suser_id()" => int(if self.sysadmin { 1 } else { 256 + self.spid % 100 }),
             "suser_sid" | "suser_sid()" => Some((Value::Bytes(vec![1]), DataType::VarBinary(Length::Limited(85)))),
@@ -71,10 +75,12 @@ impl Session {
             "app_name()" => text(self.program.clone()),
             "original_db_name" | "original_db_name()" => text(self.initial_database.clone()),
             "db_name" | "db_name()" if first.is_empty() => text(self.current()),
-            "db_name" => match first.parse::<i64>().ok().and_then(|id| self.shared.databases().into_iter().find(|d| d.id == id)) {
-                Some(d) => text(d.name),
-                None => Some((Value::Null, SYSNAME)),
-            },
+            "db_name" => {
+                match first.parse::<i64>().ok().and_then(|id| self.shared.databases().into_iter().find(|d| d.id == id)) {
+                    Some(d) => text(d.name),
+                    None => Some((Value::Null, SYSNAME)),
+                }
+            }
             "db_id" | "db_id()" => {
                 let name = if first.is_empty() { self.current() } else { first.to_string() };
                 Some((self.shared.database(&name).map_or(Value::Null, |d| Value::Int(d.id)), DataType::SmallInt))
@@ -90,7 +96,9 @@ impl Session {
                 "protocol_type" => variant_text("TSQL"),
                 "auth_scheme" => variant_text("SQL"),
                 "local_net_address" | "client_net_address" => variant_text("127.0.0.1"),
-                "local_tcp_port" => variant(Value::Int(self.shared.address().map_or(1433, |a| i64::from(a.port()))), DataType::Int),
+                "local_tcp_port" => {
+                    variant(Value::Int(self.shared.address().map_or(1433, |a| i64::from(a.port()))), DataType::Int)
+                }
                 _ => variant_null(),
             },
             "collationproperty" => match (first, arguments.get(1).map(|p| p.to_ascii_lowercase()).as_deref()) {
@@ -118,7 +126,9 @@ impl Session {
     }
 
     fn has_server_role(&self, role: &str) -> bool {
-        self.sysadmin || same(role, "public") || self.shared.login(&self.login).is_some_and(|l| l.roles.iter().any(|r| same(r, role)))
+        self.sysadmin
+            || same(role, "public")
+            || self.shared.login(&self.login).is_some_and(|l| l.roles.iter().any(|r| same(r, role)))
     }
 
     fn has_role(&self, role: &str) -> bool {
@@ -127,12 +137,14 @@ impl Session {
         if user == 1 {
             return same(role, "db_owner") || same(role, "public") || same(role, "dbo");
         }
-        self.with(&current, |l| catalog::security::roles_of(&l.db, user).map_err(|e| fault::from_sqlite(&e))).is_ok_and(|r| r.iter().any(|(_, n)| same(n, role)))
+        self.with(&current, |l| catalog::security::roles_of(&l.db, user).map_err(|e| fault::from_sqlite(&e)))
+            .is_ok_and(|r| r.iter().any(|(_, n)| same(n, role)))
     }
 
     /// HAS_PERMS_BY_NAME(securable, class, permission).
     fn has_permission(&self, arguments: &[&str]) -> Option<(Value, DataType)> {
-        let (securable, class) = (arguments.first().copied().unwrap_or_default(), arguments.get(1).copied().unwrap_or_default().to_ascii_uppercase());
+        let (securable, class) =
+            (arguments.first().copied().unwrap_or_default(), arguments.get(1).copied().unwrap_or_default().to_ascii_uppercase());
         let permission = arguments.get(2).copied().unwrap_or_default().to_ascii_uppercase();
         if self.sysadmin {
             return int(1);
@@ -169,42 +181,128 @@ impl Session {
         }
         let (spec, rows): (&str, Vec<String>) = match name.to_ascii_lowercase().as_str() {
             "databases" => (DATABASES, self.database_rows()?),
-            "sysdatabases" => ("name sysname, dbid smallint?, sid varbinary(85)?, mode smallint?, status int?, crdate datetime, version smallint?", self.shared.databases().iter().map(|d| format!("{}, {}, NULL, 0, 65536, {}, 957", catalog::text(&d.name), d.id, datetime(d.created))).collect()),
-            "configurations" => ("configuration_id int, name nvarchar(35), value sql_variant?, minimum sql_variant?, maximum sql_variant?, value_in_use sql_variant?, description nvarchar(255), is_dynamic bit, is_advanced bit", configurations()),
+            "sysdatabases" => (
+                "name sysname, dbid smallint?, sid varbinary(85)?, mode smallint?, status int?, crdate datetime, version smallint?",
+                self.shared
+                    .databases()
+                    .iter()
+                    .map(|d| format!("{}, {}, NULL, 0, 65536, {}, 957", catalog::text(&d.name), d.id, datetime(d.created)))
+                    .collect(),
+            ),
+            "configurations" => (
+                "configuration_id int, name nvarchar(35), value sql_variant?, minimum sql_variant?, maximum sql_variant?, value_in_use sql_variant?, description nvarchar(255), is_dynamic bit, is_advanced bit",
+                configurations(),
+            ),
             "dm_server_services" => {
                 self.require_server_state()?;
                 let (agent, state) = if self.shared.agent_running() { (4, "Running") } else { (1, "Stopped") };
-                ("servicename nvarchar(256), startup_type int?, startup_type_desc nvarchar(256)?, status int?, status_desc nvarchar(256)?, process_id int?, last_startup_time datetimeoffset(7)?, service_account nvarchar(256), filename nvarchar(256), is_clustered nvarchar(1), instant_file_initialization_enabled nvarchar(1)", vec![
-                    "'SQL Server (MSSQLSERVER)', 2, 'Automatic', 4, 'Running', 1, NULL, 'mssql', 'sqlservr', 'N', 'Y'".into(),
-                    format!("'SQL Server Agent (MSSQLSERVER)', 2, 'Automatic', {agent}, '{state}', 1, NULL, 'mssql', 'sqlservr', 'N', 'Y'"),
-                ])
+                (
+                    "servicename nvarchar(256), startup_type int?, startup_type_desc nvarchar(256)?, status int?, status_desc nvarchar(256)?, process_id int?, last_startup_time datetimeoffset(7)?, service_account nvarchar(256), filename nvarchar(256), is_clustered nvarchar(1), instant_file_initialization_enabled nvarchar(1)",
+                    vec![
+                        "'SQL Server (MSSQLSERVER)', 2, 'Automatic', 4, 'Running', 1, NULL, 'mssql', 'sqlservr', 'N', 'Y'".into(),
+                        format!(
+                            "'SQL Server Agent (MSSQLSERVER)', 2, 'Automatic', {agent}, '{state}', 1, NULL, 'mssql', 'sqlservr', 'N', 'Y'"
+                        ),
+                    ],
+                )
             }
-            "dm_os_host_info" => ("host_platform nvarchar(256), host_distribution nvarchar(256), host_release nvarchar(256), host_sku int?, os_language_version int", vec!["'Linux', 'Tributary', '1', NULL, 0".into()]),
-            "dm_exec_sessions" => ("session_id smallint, login_time datetime, host_name nvarchar(128)?, program_name nvarchar(128)?, login_name nvarchar(128), status nvarchar(30), is_user_process bit, database_id smallint, transaction_isolation_level smallint, open_transaction_count int", self.session_rows()),
-            "sysprocesses" => ("spid smallint, login_time datetime, hostname nchar(128)?, program_name nchar(128)?, loginame nchar(128), status nchar(30), is_user bit, dbid smallint, isolation smallint, open_tran smallint", self.session_rows()),
-            "dm_exec_connections" => ("session_id int?, net_transport nvarchar(40), protocol_type nvarchar(40)?, encrypt_option nvarchar(40), auth_scheme nvarchar(40), client_net_address varchar(48)?", self.shared.connected().iter().map(|s| format!("{}, 'TCP', 'TSQL', 'FALSE', 'SQL', '127.0.0.1'", s.spid)).collect()),
-            "dm_exec_requests" => ("session_id smallint, request_id int, start_time datetime, status nvarchar(30), command nvarchar(32), database_id smallint", vec![format!("{}, 0, {}, 'running', 'SELECT', {}", self.spid, datetime(clock::local_ticks()), self.shared.database(database).map_or(0, |d| d.id))]),
-            "dm_tran_database_transactions" => ("transaction_id bigint, database_id int, database_transaction_begin_time datetime?, database_transaction_type int, database_transaction_state int, database_transaction_log_record_count bigint, database_transaction_begin_lsn numeric(25,0)?, database_transaction_last_lsn numeric(25,0)?", self.transaction_rows(database)?),
-            "dm_tran_current_transaction" => ("transaction_id bigint, transaction_sequence_num bigint, transaction_is_snapshot bit", vec![format!("{}, 0, {}", self.transaction.borrow().id, u8::from(self.settings.borrow().isolation == Isolation::Snapshot))]),
-            "dm_tran_session_transactions" => ("session_id int, transaction_id bigint, is_user_transaction bit", if self.in_transaction() { vec![format!("{}, {}, 1", self.spid, self.transaction.borrow().id)] } else { Vec::new() }),
+            "dm_os_host_info" => (
+                "host_platform nvarchar(256), host_distribution nvarchar(256), host_release nvarchar(256), host_sku int?, os_language_version int",
+                vec!["'Linux', 'Tributary', '1', NULL, 0".into()],
+            ),
+            "dm_exec_sessions" => (
+                "session_id smallint, login_time datetime, host_name nvarchar(128)?, program_name nvarchar(128)?, login_name nvarchar(128), status nvarchar(30), is_user_process bit, database_id smallint, transaction_isolation_level smallint, open_transaction_count int",
+                self.session_rows(),
+            ),
+            "sysprocesses" => (
+                "spid smallint, login_time datetime, hostname nchar(128)?, program_name nchar(128)?, loginame nchar(128), status nchar(30), is_user bit, dbid smallint, isolation smallint, open_tran smallint",
+                self.session_rows(),
+            ),
+            "dm_exec_connections" => (
+                "session_id int?, net_transport nvarchar(40), protocol_type nvarchar(40)?, encrypt_option nvarchar(40), auth_scheme nvarchar(40), client_net_address varchar(48)?",
+                self.shared
+                    .connected()
+                    .iter()
+                    .map(|s| format!("{}, 'TCP', 'TSQL', 'FALSE', 'SQL', '127.0.0.1'", s.spid))
+                    .collect(),
+            ),
+            "dm_exec_requests" => (
+                "session_id smallint, request_id int, start_time datetime, status nvarchar(30), command nvarchar(32), database_id smallint",
+                vec![format!(
+                    "{}, 0, {}, 'running', 'SELECT', {}",
+                    self.spid,
+                    datetime(clock::local_ticks()),
+                    self.shared.database(database).map_or(0, |d| d.id)
+                )],
+            ),
+            "dm_tran_database_transactions" => (
+                "transaction_id bigint, database_id int, database_transaction_begin_time datetime?, database_transaction_type int, database_transaction_state int, database_transaction_log_record_count bigint, database_transaction_begin_lsn numeric(25,0)?, database_transaction_last_lsn numeric(25,0)?",
+                self.transaction_rows(database)?,
+            ),
+            "dm_tran_current_transaction" => (
+                "transaction_id bigint, transaction_sequence_num bigint, transaction_is_snapshot bit",
+                vec![format!(
+                    "{}, 0, {}",
+                    self.transaction.borrow().id,
+                    u8::from(self.settings.borrow().isolation == Isolation::Snapshot)
+                )],
+            ),
+            "dm_tran_session_transactions" => (
+                "session_id int, transaction_id bigint, is_user_transaction bit",
+                if self.in_transaction() {
+                    vec![format!("{}, {}, 1", self.spid, self.transaction.borrow().id)]
+                } else {
+                    Vec::new()
+                },
+            ),
             "dm_cdc_log_scan_sessions" => return Ok(Some(views::from_cdc(&cdc::jobs::log_scan_sessions()))),
             "dm_cdc_errors" => return Ok(Some(views::from_cdc(&cdc::jobs::errors()))),
-            "server_principals" | "sql_logins" => ("name sysname, principal_id int, sid varbinary(85)?, type char(1), type_desc nvarchar(60)?, is_disabled bit?, default_database_name sysname?", self.shared.logins().iter().enumerate().map(|(i, l)| format!("{}, {}, x'01', 'S', 'SQL_LOGIN', 0, 'master'", catalog::text(&l.name), i + 1)).collect()),
-            "servers" => ("server_id int, name sysname, product sysname, provider sysname, is_linked bit", vec![format!("0, '{SERVER_NAME}', 'SQL Server', 'SQLNCLI', 0")]),
-            "filegroups" => ("name sysname, data_space_id int, type char(2), type_desc nvarchar(60)?, is_default bit?", vec!["'PRIMARY', 1, 'FG', 'ROWS_FILEGROUP', 1".into()]),
-            "database_files" | "master_files" => ("file_id int, type tinyint, type_desc nvarchar(60)?, name sysname, physical_name nvarchar(260), size int, state tinyint", vec![format!("1, 0, 'ROWS', {0}, {0}, 1024, 0", catalog::text(database))]),
-            "syscharsets" => ("type smallint, id tinyint, csid tinyint, name sysname, description nvarchar(255)?", vec!["1001, 1, 0, 'iso_1', 'Code Page 1252'".into()]),
-            "syslanguages" => ("langid smallint, dateformat nchar(3), datefirst tinyint, name sysname, alias sysname, lcid int", vec!["0, 'mdy', 7, 'us_english', 'English', 1033".into()]),
-            "time_zone_info" => ("name sysname, current_utc_offset nvarchar(6), is_currently_dst bit", vec!["'UTC', '+00:00', 0".into()]),
+            "server_principals" | "sql_logins" => (
+                "name sysname, principal_id int, sid varbinary(85)?, type char(1), type_desc nvarchar(60)?, is_disabled bit?, default_database_name sysname?",
+                self.shared
+                    .logins()
+                    .iter()
+                    .enumerate()
+                    .map(|(i, l)| format!("{}, {}, x'01', 'S', 'SQL_LOGIN', 0, 'master'", catalog::text(&l.name), i + 1))
+                    .collect(),
+            ),
+            "servers" => (
+                "server_id int, name sysname, product sysname, provider sysname, is_linked bit",
+                vec![format!("0, '{SERVER_NAME}', 'SQL Server', 'SQLNCLI', 0")],
+            ),
+            "filegroups" => (
+                "name sysname, data_space_id int, type char(2), type_desc nvarchar(60)?, is_default bit?",
+                vec!["'PRIMARY', 1, 'FG', 'ROWS_FILEGROUP', 1".into()],
+            ),
+            "database_files" | "master_files" => (
+                "file_id int, type tinyint, type_desc nvarchar(60)?, name sysname, physical_name nvarchar(260), size int, state tinyint",
+                vec![format!("1, 0, 'ROWS', {0}, {0}, 1024, 0", catalog::text(database))],
+            ),
+            "syscharsets" => (
+                "type smallint, id tinyint, csid tinyint, name sysname, description nvarchar(255)?",
+                vec!["1001, 1, 0, 'iso_1', 'Code Page 1252'".into()],
+            ),
+            "syslanguages" => (
+                "langid smallint, dateformat nchar(3), datefirst tinyint, name sysname, alias sysname, lcid int",
+                vec!["0, 'mdy', 7, 'us_english', 'English', 1033".into()],
+            ),
+            "time_zone_info" => {
+                ("name sysname, current_utc_offset nvarchar(6), is_currently_dst bit", vec!["'UTC', '+00:00', 0".into()])
+            }
             _ => return Ok(None),
         };
         let columns = views::columns(spec);
-        let names: Vec<String> = columns.iter().enumerate().map(|(i, c)| format!("column{} AS {}", i + 1, catalog::quote(&c.name))).collect();
+        let names: Vec<String> =
+            columns.iter().enumerate().map(|(i, c)| format!("column{} AS {}", i + 1, catalog::quote(&c.name))).collect();
         let sql = if rows.is_empty() {
             let nulls: Vec<String> = columns.iter().map(|c| format!("NULL AS {}", catalog::quote(&c.name))).collect();
             format!("SELECT {} WHERE 0", nulls.join(", "))
         } else {
-            format!("SELECT {} FROM (VALUES {})", names.join(", "), rows.iter().map(|r| format!("({r})")).collect::<Vec<_>>().join(", "))
+            format!(
+                "SELECT {} FROM (VALUES {})",
+                names.join(", "),
+                rows.iter().map(|r| format!("({r})")).collect::<Vec<_>>().join(", ")
+            )
         };
         Ok(Some(Derived { sql, columns, volatile: true }))
     }
@@ -226,7 +324,13 @@ impl Session {
     }
 
     fn session_rows(&self) -> Vec<String> {
-        let level = match self.settings.borrow().isolation { Isolation::ReadUncommitted => 1, Isolation::RepeatableRead => 3, Isolation::Serializable => 4, Isolation::Snapshot => 5, _ => 2 };
+        let level = match self.settings.borrow().isolation {
+            Isolation::ReadUncommitted => 1,
+            Isolation::RepeatableRead => 3,
+            Isolation::Serializable => 4,
+            Isolation::Snapshot => 5,
+            _ => 2,
+        };
         let database = self.shared.database(&self.current()).map_or(0, |d| d.id);
         self.shared
             .connected()
@@ -234,7 +338,16 @@ impl Session {
             .map(|s| {
                 let own = s.spid == self.spid;
                 let open = if own { self.transaction.borrow().count } else { 0 };
-                format!("{}, {}, {}, {}, {}, '{}', 1, {database}, {}, {open}", s.spid, datetime(s.since), catalog::text(&s.host), catalog::text(&s.program), catalog::text(&s.login), if own { "running" } else { "sleeping" }, if own { level } else { 2 })
+                format!(
+                    "{}, {}, {}, {}, {}, '{}', 1, {database}, {}, {open}",
+                    s.spid,
+                    datetime(s.since),
+                    catalog::text(&s.host),
+                    catalog::text(&s.program),
+                    catalog::text(&s.login),
+                    if own { "running" } else { "sleeping" },
+                    if own { level } else { 2 }
+                )
             })
             .collect()
     }
@@ -259,30 +372,56 @@ impl Session {
     }
 
     /// Table-valued functions of the server.
-    pub(super) fn server_function(&self, schema: &str, name: &str, arguments: &[Option<(Value, DataType)>]) -> Result<Option<Derived>, SqlError> {
+    pub(super) fn server_function(
+        &self,
+        schema: &str,
+        name: &str,
+        arguments: &[Option<(Value, DataType)>],
+    ) -> Result<Option<Derived>, SqlError> {
         let first = arguments.first().and_then(Option::as_ref);
         let answer = |spec: &str, rows: Vec<String>| {
             let columns = views::columns(spec);
-            let names: Vec<String> = columns.iter().enumerate().map(|(i, c)| format!("column{} AS {}", i + 1, catalog::quote(&c.name))).collect();
+            let names: Vec<String> =
+                columns.iter().enumerate().map(|(i, c)| format!("column{} AS {}", i + 1, catalog::quote(&c.name))).collect();
             let sql = if rows.is_empty() {
-                format!("SELECT {} WHERE 0", columns.iter().map(|c| format!("NULL AS {}", catalog::quote(&c.name))).collect::<Vec<_>>().join(", "))
+                format!(
+                    "SELECT {} WHERE 0",
+                    columns.iter().map(|c| format!("NULL AS {}", catalog::quote(&c.name))).collect::<Vec<_>>().join(", ")
+                )
             } else {
-                format!("SELECT {} FROM (VALUES {})", names.join(", "), rows.iter().map(|r| format!("({r})")).collect::<Vec<_>>().join(", "))
+                format!(
+                    "SELECT {} FROM (VALUES {})",
+                    names.join(", "),
+                    rows.iter().map(|r| format!("({r})")).collect::<Vec<_>>().join(", ")
+                )
             };
             Some(Derived { sql, columns, volatile: true })
         };
         Ok(match (schema.to_ascii_lowercase().as_str(), name.to_ascii_lowercase().as_str()) {
             ("", "string_split") => {
-                let separator = match arguments.get(1) { Some(Some((Value::Text(s), _))) => s.clone(), _ => ",".into() };
+                let separator = match arguments.get(1) {
+                    Some(Some((Value::Text(s), _))) => s.clone(),
+                    _ => ",".into(),
+                };
                 let rows = match first {
-                    Some((Value::Text(s), _)) if !separator.is_empty() => s.split(separator.as_str()).map(catalog::text).collect(),
+                    Some((Value::Text(s), _)) if !separator.is_empty() => {
+                        s.split(separator.as_str()).map(catalog::text).collect()
+                    }
                     _ => Vec::new(),
                 };
                 answer("value nvarchar(4000)", rows)
             }
-            (_, "fn_my_permissions") => answer("entity_name sysname, subentity_name sysname, permission_name nvarchar(60)", if self.sysadmin { vec!["'server', '', 'CONTROL SERVER'".into()] } else { Vec::new() }),
-            (_, "fn_listextendedproperty") => answer("objtype sysname?, objname sysname?, name sysname, value sql_variant?", Vec::new()),
-            (_, "fn_helpcollations") => answer("name sysname, description nvarchar(1000)", vec![format!("'{}', 'Latin1-General, case-insensitive, accent-sensitive'", catalog::DEFAULT_COLLATION)]),
+            (_, "fn_my_permissions") => answer(
+                "entity_name sysname, subentity_name sysname, permission_name nvarchar(60)",
+                if self.sysadmin { vec!["'server', '', 'CONTROL SERVER'".into()] } else { Vec::new() },
+            ),
+            (_, "fn_listextendedproperty") => {
+                answer("objtype sysname?, objname sysname?, name sysname, value sql_variant?", Vec::new())
+            }
+            (_, "fn_helpcollations") => answer(
+                "name sysname, description nvarchar(1000)",
+                vec![format!("'{}', 'Latin1-General, case-insensitive, accent-sensitive'", catalog::DEFAULT_COLLATION)],
+            ),
             _ => None,
         })
     }
@@ -296,10 +435,18 @@ const DATABASES: &str = "name sysname, database_id int, source_database_id int?,
 
 fn configurations() -> Vec<String> {
     let number = |n: i64| literal(&Value::Variant(Box::new((DataType::Int, Value::Int(n)))), &DataType::SqlVariant);
-    [(1536, "max text repl size (B)", 65_536), (103, "user connections", 0), (1539, "max degree of parallelism", 0), (1544, "max server memory (MB)", 2_147_483_647), (518, "show advanced options", 0)]
-        .iter()
-        .map(|(id, name, value)| format!("{id}, '{name}', {v}, {}, {}, {v}, '{name}', 1, 0", number(-1), number(2_147_483_647), v = number(*value)))
-        .collect()
+    [
+        (1536, "max text repl size (B)", 65_536),
+        (103, "user connections", 0),
+        (1539, "max degree of parallelism", 0),
+        (1544, "max server memory (MB)", 2_147_483_647),
+        (518, "show advanced options", 0),
+    ]
+    .iter()
+    .map(|(id, name, value)| {
+        format!("{id}, '{name}', {v}, {}, {}, {v}, '{name}', 1, 0", number(-1), number(2_147_483_647), v = number(*value))
+    })
+    .collect()
 }
 
 fn server_property(name: &str) -> Option<(Value, DataType)> {
@@ -315,7 +462,13 @@ fn server_property(name: &str) -> Option<(Value, DataType)> {
         "editionid" => variant(Value::Int(-2_117_995_310), DataType::BigInt),
         "servername" | "machinename" | "computernamephysicalnetbios" => variant_text(SERVER_NAME),
         "collation" => variant_text(catalog::DEFAULT_COLLATION),
-        "ishadrenabled" | "isclustered" | "isintegratedsecurityonly" | "isfulltextinstalled" | "isxtpsupported" | "islocaldb" | "ispolybaseinstalled" => variant(Value::Int(0), DataType::Int),
+        "ishadrenabled"
+        | "isclustered"
+        | "isintegratedsecurityonly"
+        | "isfulltextinstalled"
+        | "isxtpsupported"
+        | "islocaldb"
+        | "ispolybaseinstalled" => variant(Value::Int(0), DataType::Int),
         "lcid" => variant(Value::Int(1033), DataType::Int),
         "sqlcharset" => variant(Value::Int(1), DataType::TinyInt),
         "sqlcharsetname" => variant_text("iso_1"),

@@ -66,7 +66,9 @@ impl Session {
     }
 
     fn insert_groups(&self, link: &Link, plan: &InsertPlan, collected: &mut Collected) -> Result<u64, SqlError> {
-        let failed = |e: rusqlite::Error| fault::of_change(&e, &fault::Doing { db: &link.db, database: &plan.database, object: &plan.object, verb: "INSERT" });
+        let failed = |e: rusqlite::Error| {
+            fault::of_change(&e, &fault::Doing { db: &link.db, database: &plan.database, object: &plan.object, verb: "INSERT" })
+        };
         let first = plan.translated.parameters.len() + 1;
         let mut count = 0;
         for group in &plan.groups {
@@ -145,7 +147,13 @@ impl Session {
         Ok(())
     }
 
-    fn answer_output(&self, output: Option<&Output>, columns: &[Column], collected: Collected, response: &mut dyn Response) -> Result<(), SqlError> {
+    fn answer_output(
+        &self,
+        output: Option<&Output>,
+        columns: &[Column],
+        collected: Collected,
+        response: &mut dyn Response,
+    ) -> Result<(), SqlError> {
         let Some(output) = output else { return Ok(()) };
         let Some((target, names)) = &output.into else {
             response.columns(columns);
@@ -157,8 +165,13 @@ impl Session {
         if collected.rows.is_empty() {
             return Ok(());
         }
-        let rows = collected.rows.into_iter().map(|r| r.into_iter().zip(columns).map(|(v, c)| (v, c.data_type.clone())).collect()).collect();
-        let insert = Insert { target: target.clone(), columns: names.clone(), output: None, source: Source::DefaultValues, with: None };
+        let rows = collected
+            .rows
+            .into_iter()
+            .map(|r| r.into_iter().zip(columns).map(|(v, c)| (v, c.data_type.clone())).collect())
+            .collect();
+        let insert =
+            Insert { target: target.clone(), columns: names.clone(), output: None, source: Source::DefaultValues, with: None };
         let plan = Translator::new(self).insert(&insert, &|_| false, Some(rows))?;
         let mut none = Collected::default();
         self.writing(&plan.database, |link| {
@@ -178,12 +191,20 @@ impl Session {
         self.change(&cached, "DELETE", d.output.as_ref(), response)
     }
 
-    fn change(&self, cached: &Arc<Cached>, verb: &'static str, output: Option<&Output>, response: &mut dyn Response) -> Result<(), SqlError> {
+    fn change(
+        &self,
+        cached: &Arc<Cached>,
+        verb: &'static str,
+        output: Option<&Output>,
+        response: &mut dyn Response,
+    ) -> Result<(), SqlError> {
         let Cached::Change(plan) = cached.as_ref() else { return Ok(()) };
         self.prepare_links(&plan.translated)?;
         let mut collected = Collected::default();
         let rows = self.writing(&plan.database, |link| {
-            let failed = |e: rusqlite::Error| fault::of_change(&e, &fault::Doing { db: &link.db, database: &plan.database, object: &plan.object, verb });
+            let failed = |e: rusqlite::Error| {
+                fault::of_change(&e, &fault::Doing { db: &link.db, database: &plan.database, object: &plan.object, verb })
+            };
             self.load_counters(link, &plan.object, None)?;
             if let Some(before) = &plan.output {
                 self.rows(link, &plan.translated, before, &mut |s| {
@@ -219,17 +240,33 @@ impl Session {
         let mut columns = Vec::new();
         for (i, c) in t.columns.iter().enumerate() {
             if c.name.is_empty() {
-                return Err(message::error(1038, 15, format!("An object or column name is missing or empty. For SELECT INTO statements, verify each column has a name (column {}).", i + 1)));
+                return Err(message::error(
+                    1038,
+                    15,
+                    format!(
+                        "An object or column name is missing or empty. For SELECT INTO statements, verify each column has a name (column {}).",
+                        i + 1
+                    ),
+                ));
             }
             columns.push(NewColumn {
-                name: c.name.clone(), data_type: c.data_type.clone(), type_name: crate::types::name(&c.data_type).into(), nullable: c.nullable, identity: None, computed: None, persisted: false,
-                default: None, collation: None, rowguid: false,
+                name: c.name.clone(),
+                data_type: c.data_type.clone(),
+                type_name: crate::types::name(&c.data_type).into(),
+                nullable: c.nullable,
+                identity: None,
+                computed: None,
+                persisted: false,
+                default: None,
+                collation: None,
+                rowguid: false,
             });
         }
         self.create_plain(target, columns)?;
         let count = rows.len() as u64;
         if count > 0 {
-            let insert = Insert { target: target.clone(), columns: Vec::new(), output: None, source: Source::DefaultValues, with: None };
+            let insert =
+                Insert { target: target.clone(), columns: Vec::new(), output: None, source: Source::DefaultValues, with: None };
             let plan = Translator::new(self).insert(&insert, &|_| true, Some(rows))?;
             let mut none = Collected::default();
             self.writing(&plan.database, |link| self.insert_groups(link, &plan, &mut none))?;

@@ -8,7 +8,9 @@ use super::{Link, Session, clock, fault};
 use crate::catalog::capture::CaptureCatalog;
 use crate::catalog::define::{self, NewColumn, NewForeignKey, NewIndex};
 use crate::catalog::{self, ColumnInfo, Object, ObjectKind, rewrite, same};
-use crate::parse::{AlterTable, ColumnDefinition, Constraint, ConstraintKind, Droppable, IndexDefinition, Kind, Name, Statement, TableDefinition};
+use crate::parse::{
+    AlterTable, ColumnDefinition, Constraint, ConstraintKind, Droppable, IndexDefinition, Kind, Name, Statement, TableDefinition,
+};
 use crate::translate::{SourceColumn, Translator};
 use crate::types;
 use crate::{capture_procedures, message, parse};
@@ -21,7 +23,14 @@ fn plain_columns(columns: &[ColumnInfo]) -> Vec<SourceColumn> {
     columns
         .iter()
         .map(|c| SourceColumn {
-            name: c.name.clone(), sql: catalog::quote(&c.name), data_type: c.data_type.clone(), nullable: c.nullable, collation: c.collation(), is_column: true, identity: false, computed: false,
+            name: c.name.clone(),
+            sql: catalog::quote(&c.name),
+            data_type: c.data_type.clone(),
+            nullable: c.nullable,
+            collation: c.collation(),
+            is_column: true,
+            identity: false,
+            computed: false,
         })
         .collect()
 }
@@ -31,14 +40,20 @@ impl Session {
         match &s.kind {
             Kind::CreateTable(t) => self.create_table(t),
             Kind::AlterTable { table, change } => self.alter_table(table, change),
-            Kind::Drop { what: Droppable::Table | Droppable::View, names, if_exists } => names.iter().try_for_each(|n| self.drop_table(n, *if_exists)),
-            Kind::Drop { what, names, if_exists } => names.iter().try_for_each(|n| self.drop_principal(*what, &n.object, *if_exists)),
+            Kind::Drop { what: Droppable::Table | Droppable::View, names, if_exists } => {
+                names.iter().try_for_each(|n| self.drop_table(n, *if_exists))
+            }
+            Kind::Drop { what, names, if_exists } => {
+                names.iter().try_for_each(|n| self.drop_principal(*what, &n.object, *if_exists))
+            }
             Kind::CreateIndex(i) => self.create_index(i),
             Kind::DropIndex { table, index, if_exists } => self.drop_index(table, index, *if_exists),
             Kind::CreateSchema(name) => self.create_schema(name),
             Kind::CreateView { name, text, query, columns, replace } => self.create_view(name, text, query, columns, *replace),
             Kind::Truncate(name) => self.truncate(name),
-            Kind::CreateDatabase(name) => self.require_sysadmin("CREATE DATABASE").and_then(|()| self.shared.create_database(name)),
+            Kind::CreateDatabase(name) => {
+                self.require_sysadmin("CREATE DATABASE").and_then(|()| self.shared.create_database(name))
+            }
             Kind::DropDatabase { names, if_exists } => names.iter().try_for_each(|n| {
                 self.require_sysadmin("DROP DATABASE")?;
                 if *if_exists && self.shared.database(n).is_none() {
@@ -56,7 +71,18 @@ impl Session {
     /// The database and schema that a new object goes to.
     fn place(&self, name: &Name) -> Result<(String, String), SqlError> {
         let database = match &name.database {
-            Some(d) => self.shared.database(d).ok_or_else(|| message::error(911, 16, format!("Database '{d}' does not exist. Make sure that the name is entered correctly.")))?.name,
+            Some(d) => {
+                self.shared
+                    .database(d)
+                    .ok_or_else(|| {
+                        message::error(
+                            911,
+                            16,
+                            format!("Database '{d}' does not exist. Make sure that the name is entered correctly."),
+                        )
+                    })?
+                    .name
+            }
             None => self.current(),
         };
         self.require_ddl(&database)?;
@@ -65,7 +91,13 @@ impl Session {
             use rusqlite::OptionalExtension;
             l.db.query_row("SELECT name FROM \"~schemas\" WHERE name = ?1", [&schema], |r| r.get(0)).optional().map_err(sqlite)
         })?;
-        let schema = known.ok_or_else(|| message::error(2760, 16, format!("The specified schema name \"{schema}\" either does not exist or you do not have permission to use it.")))?;
+        let schema = known.ok_or_else(|| {
+            message::error(
+                2760,
+                16,
+                format!("The specified schema name \"{schema}\" either does not exist or you do not have permission to use it."),
+            )
+        })?;
         Ok((database, schema))
     }
 
@@ -77,11 +109,23 @@ impl Session {
     }
 
     /// Columns as the catalog takes them; computed ones are translated over the others.
-    fn new_columns(&self, list: &[ColumnDefinition], existing: &[ColumnInfo], keys: &[String]) -> Result<Vec<NewColumn>, SqlError> {
+    fn new_columns(
+        &self,
+        list: &[ColumnDefinition],
+        existing: &[ColumnInfo],
+        keys: &[String],
+    ) -> Result<Vec<NewColumn>, SqlError> {
         let mut columns: Vec<NewColumn> = Vec::new();
         for c in list {
             if columns.iter().any(|o| same(&o.name, &c.name)) || existing.iter().any(|o| same(&o.name, &c.name)) {
-                return Err(message::error(2705, 16, format!("Column names in each table must be unique. Column name '{}' in table is specified more than once.", c.name)));
+                return Err(message::error(
+                    2705,
+                    16,
+                    format!(
+                        "Column names in each table must be unique. Column name '{}' in table is specified more than once.",
+                        c.name
+                    ),
+                ));
             }
             let declared = c.what.clone();
             let key = keys.iter().any(|k| same(k, &c.name));
@@ -102,8 +146,14 @@ impl Session {
         }
         let mut all = plain_columns(existing);
         all.extend(columns.iter().zip(list).filter(|(_, d)| d.computed.is_none()).map(|(c, _)| SourceColumn {
-            name: c.name.clone(), sql: catalog::quote(&c.name), data_type: c.data_type.clone(), nullable: c.nullable, collation: catalog::collation_of(c.collation.as_deref()), is_column: true,
-            identity: false, computed: false,
+            name: c.name.clone(),
+            sql: catalog::quote(&c.name),
+            data_type: c.data_type.clone(),
+            nullable: c.nullable,
+            collation: catalog::collation_of(c.collation.as_deref()),
+            is_column: true,
+            identity: false,
+            computed: false,
         }));
         for (column, definition) in columns.iter_mut().zip(list) {
             let Some((text, persisted)) = &definition.computed else { continue };
@@ -126,7 +176,13 @@ impl Session {
         let keys: Vec<String> = t
             .constraints
             .iter()
-            .filter_map(|c| if let ConstraintKind::PrimaryKey { columns, .. } = &c.kind { Some(columns.iter().map(|k| k.0.clone())) } else { None })
+            .filter_map(|c| {
+                if let ConstraintKind::PrimaryKey { columns, .. } = &c.kind {
+                    Some(columns.iter().map(|k| k.0.clone()))
+                } else {
+                    None
+                }
+            })
             .flatten()
             .collect();
         let columns = self.new_columns(&t.columns, &[], &keys)?;
@@ -148,14 +204,33 @@ impl Session {
                 define::add_index(&link.db, &object, index, false, now).map_err(sqlite)?;
             }
             for i in &t.indexes {
-                define::add_index(&link.db, &object, &NewIndex { name: i.name.clone(), unique: i.unique, clustered: i.clustered, columns: i.columns.clone(), ..NewIndex::default() }, false, now).map_err(sqlite)?;
+                define::add_index(
+                    &link.db,
+                    &object,
+                    &NewIndex {
+                        name: i.name.clone(),
+                        unique: i.unique,
+                        clustered: i.clustered,
+                        columns: i.columns.clone(),
+                        ..NewIndex::default()
+                    },
+                    false,
+                    now,
+                )
+                .map_err(sqlite)?;
             }
             Ok(())
         })
     }
 
     /// The tables that foreign keys refer to, looked up before the catalog is written.
-    fn referenced(&self, database: &str, schema: &str, own: &str, constraints: &[Constraint]) -> Result<Vec<(String, Option<Arc<Object>>)>, SqlError> {
+    fn referenced(
+        &self,
+        database: &str,
+        schema: &str,
+        own: &str,
+        constraints: &[Constraint],
+    ) -> Result<Vec<(String, Option<Arc<Object>>)>, SqlError> {
         let mut list = Vec::new();
         for c in constraints {
             let ConstraintKind::ForeignKey { table, .. } = &c.kind else { continue };
@@ -163,7 +238,11 @@ impl Session {
             let itself = same(&table.object, own) && same(other, schema);
             let found = self.find_object(database, other, &table.object)?;
             if found.is_none() && !itself {
-                return Err(message::error(1767, 16, format!("Foreign key '{}' references invalid table '{table}'.", c.name.clone().unwrap_or_default())));
+                return Err(message::error(
+                    1767,
+                    16,
+                    format!("Foreign key '{}' references invalid table '{table}'.", c.name.clone().unwrap_or_default()),
+                ));
             }
             list.push((table.to_string(), found));
         }
@@ -172,27 +251,56 @@ impl Session {
 
     /// Writes a constraint into the catalog. Keys are collected: whether they lie in the table or beside it is the caller's.
     fn add_constraint(
-        &self, link: &Link, object: &Object, c: &Constraint, referenced: &[(String, Option<Arc<Object>>)], indexes: &mut Vec<(NewIndex, bool)>, now: i64,
+        &self,
+        link: &Link,
+        object: &Object,
+        c: &Constraint,
+        referenced: &[(String, Option<Arc<Object>>)],
+        indexes: &mut Vec<(NewIndex, bool)>,
+        now: i64,
     ) -> Result<(), SqlError> {
-        let made = |prefix: &str, column: Option<&str>| c.name.clone().unwrap_or_else(|| define::made_name(prefix, &object.name, column, object.object_id + indexes.len() as i64 + now % 1000));
+        let made = |prefix: &str, column: Option<&str>| {
+            c.name.clone().unwrap_or_else(|| {
+                define::made_name(prefix, &object.name, column, object.object_id + indexes.len() as i64 + now % 1000)
+            })
+        };
         match &c.kind {
             ConstraintKind::PrimaryKey { columns, clustered } | ConstraintKind::Unique { columns, clustered } => {
                 let primary = matches!(c.kind, ConstraintKind::PrimaryKey { .. });
                 for (name, _) in columns {
-                    object.column(name).ok_or_else(|| message::error(1911, 16, format!("Column name '{name}' does not exist in the target table or view.")))?;
+                    object.column(name).ok_or_else(|| {
+                        message::error(1911, 16, format!("Column name '{name}' does not exist in the target table or view."))
+                    })?;
                 }
                 let single_integer = match columns.as_slice() {
-                    [(name, false)] => object.column(name).is_some_and(|k| types::is_integer(&k.data_type) && k.data_type != tds::DataType::Bit && k.computed.is_none()),
+                    [(name, false)] => object.column(name).is_some_and(|k| {
+                        types::is_integer(&k.data_type) && k.data_type != tds::DataType::Bit && k.computed.is_none()
+                    }),
                     _ => false,
                 };
                 let name = if primary { made("PK", None) } else { made("UQ", columns.first().map(|k| k.0.as_str())) };
                 let clustered = *clustered && !indexes.iter().any(|(i, _)| i.clustered);
-                indexes.push((NewIndex { name, unique: true, clustered, primary_key: primary, constraint: true, columns: columns.clone(), ..NewIndex::default() }, primary && single_integer));
+                indexes.push((
+                    NewIndex {
+                        name,
+                        unique: true,
+                        clustered,
+                        primary_key: primary,
+                        constraint: true,
+                        columns: columns.clone(),
+                        ..NewIndex::default()
+                    },
+                    primary && single_integer,
+                ));
             }
             ConstraintKind::ForeignKey { columns, table, referenced: names, on_delete, on_update } => {
                 let other = referenced.iter().find(|(n, _)| *n == table.to_string()).and_then(|(_, o)| o.clone());
                 let other = other.unwrap_or_else(|| Arc::new(object.clone()));
-                let id_of = |o: &Object, name: &str| o.column(name).map(|k| k.column_id).ok_or_else(|| message::error(1769, 16, format!("Foreign key references invalid column '{name}' in table '{}'.", o.name)));
+                let id_of = |o: &Object, name: &str| {
+                    o.column(name).map(|k| k.column_id).ok_or_else(|| {
+                        message::error(1769, 16, format!("Foreign key references invalid column '{name}' in table '{}'.", o.name))
+                    })
+                };
                 let names = if names.is_empty() { other.primary_key.clone() } else { names.clone() };
                 let key = NewForeignKey {
                     name: made("FK", columns.first().map(String::as_str)),
@@ -207,17 +315,28 @@ impl Session {
             ConstraintKind::Check(text) => {
                 let e = parse::expression(text)?;
                 let typed = CheckOnly.over(object, &e)?;
-                let taken: i64 = link.db.query_row("SELECT count(*) FROM \"~objects\" WHERE parent_object_id = ?1", [object.object_id], |r| r.get(0)).map_err(sqlite)?;
-                let name = c.name.clone().unwrap_or_else(|| define::made_name("CK", &object.name, None, object.object_id + taken));
+                let taken: i64 = link
+                    .db
+                    .query_row("SELECT count(*) FROM \"~objects\" WHERE parent_object_id = ?1", [object.object_id], |r| r.get(0))
+                    .map_err(sqlite)?;
+                let name =
+                    c.name.clone().unwrap_or_else(|| define::made_name("CK", &object.name, None, object.object_id + taken));
                 define::add_check(&link.db, object, &name, text, &typed, now).map_err(sqlite)?;
             }
             ConstraintKind::Default { expression, column } => {
                 let column = object.column(column).ok_or_else(|| message::invalid_column(column))?;
-                let name = c.name.clone().unwrap_or_else(|| define::made_name("DF", &object.name, Some(&column.name), object.object_id + now % 1000));
+                let name = c
+                    .name
+                    .clone()
+                    .unwrap_or_else(|| define::made_name("DF", &object.name, Some(&column.name), object.object_id + now % 1000));
                 let text = define::parenthesised(expression);
-                let id = define::insert_object(&link.db, &object.schema, &name, "D", object.object_id, Some(&text), now).map_err(sqlite)?;
+                let id = define::insert_object(&link.db, &object.schema, &name, "D", object.object_id, Some(&text), now)
+                    .map_err(sqlite)?;
                 link.db
-                    .execute("UPDATE \"~columns\" SET default_id = ?3, default_text = ?4 WHERE object_id = ?1 AND column_id = ?2", (object.object_id, column.column_id, id, text))
+                    .execute(
+                        "UPDATE \"~columns\" SET default_id = ?3, default_text = ?4 WHERE object_id = ?1 AND column_id = ?2",
+                        (object.object_id, column.column_id, id, text),
+                    )
                     .map_err(sqlite)?;
             }
         }
@@ -229,7 +348,13 @@ impl Session {
         let keys: Vec<String> = t
             .constraints
             .iter()
-            .filter_map(|c| if let ConstraintKind::PrimaryKey { columns, .. } = &c.kind { Some(columns.iter().map(|k| k.0.clone())) } else { None })
+            .filter_map(|c| {
+                if let ConstraintKind::PrimaryKey { columns, .. } = &c.kind {
+                    Some(columns.iter().map(|k| k.0.clone()))
+                } else {
+                    None
+                }
+            })
             .flatten()
             .collect();
         let columns = self.new_columns(&t.columns, &[], &keys)?;
@@ -245,17 +370,36 @@ impl Session {
             .iter()
             .enumerate()
             .map(|(i, c)| ColumnInfo {
-                name: c.name.clone(), column_id: i as i32 + 1, data_type: c.data_type.clone(), type_name: c.type_name.clone(), nullable: c.nullable, identity: c.identity,
-                computed: c.computed.as_ref().map(|x| x.0.clone()), persisted: c.persisted, default: c.default.as_ref().map(|d| d.1.clone()), collation: c.collation.clone(),
+                name: c.name.clone(),
+                column_id: i as i32 + 1,
+                data_type: c.data_type.clone(),
+                type_name: c.type_name.clone(),
+                nullable: c.nullable,
+                identity: c.identity,
+                computed: c.computed.as_ref().map(|x| x.0.clone()),
+                persisted: c.persisted,
+                default: c.default.as_ref().map(|d| d.1.clone()),
+                collation: c.collation.clone(),
             })
             .collect();
         let object = Object {
-            object_id: -(1000 + self.shared.next_transaction()), schema: String::new(), name: name.to_string(), kind: ObjectKind::Table, columns: infos, primary_key: keys.to_vec(), shipped: false, definition: None,
+            object_id: -(1000 + self.shared.next_transaction()),
+            schema: String::new(),
+            name: name.to_string(),
+            kind: ObjectKind::Table,
+            columns: infos,
+            primary_key: keys.to_vec(),
+            shipped: false,
+            definition: None,
         };
         let mut parts: Vec<String> = columns
             .iter()
             .map(|c| {
-                let collate = if types::is_string(&c.data_type) { format!(" COLLATE {}", catalog::collation_of(c.collation.as_deref()).sqlite()) } else { String::new() };
+                let collate = if types::is_string(&c.data_type) {
+                    format!(" COLLATE {}", catalog::collation_of(c.collation.as_deref()).sqlite())
+                } else {
+                    String::new()
+                };
                 match &c.computed {
                     Some((_, sql)) => format!("{} GENERATED ALWAYS AS ({sql}) VIRTUAL", catalog::quote(&c.name)),
                     None => format!("{}{}{collate}", catalog::quote(&c.name), if c.nullable { "" } else { " NOT NULL" }),
@@ -266,7 +410,9 @@ impl Session {
             parts.push(format!("UNIQUE ({})", keys.iter().map(|k| catalog::quote(k)).collect::<Vec<_>>().join(", ")));
         }
         let current = self.current();
-        self.with(&current, |link| link.db.execute_batch(&format!("CREATE TEMP TABLE {} ({})", catalog::quote(name), parts.join(", "))).map_err(sqlite))?;
+        self.with(&current, |link| {
+            link.db.execute_batch(&format!("CREATE TEMP TABLE {} ({})", catalog::quote(name), parts.join(", "))).map_err(sqlite)
+        })?;
         self.temporary.borrow_mut().insert(key.clone(), Arc::new(object));
         if self.in_transaction() && name.starts_with('#') {
             self.transaction.borrow_mut().temporary.push(key);
@@ -291,13 +437,20 @@ impl Session {
         let (database, schema) = self.place(name)?;
         self.writing(&database, |link| {
             self.taken(link, &schema, &name.object)?;
-            let id = define::create_table(&link.db, &schema, &name.object, &columns, false, clock::local_ticks()).map_err(sqlite)?;
+            let id =
+                define::create_table(&link.db, &schema, &name.object, &columns, false, clock::local_ticks()).map_err(sqlite)?;
             define::create_storage(&link.db, &reload(link, id)?).map_err(sqlite)
         })
     }
 
     fn drop_table(&self, name: &Name, if_exists: bool) -> Result<(), SqlError> {
-        let missing = || message::error(3701, 11, format!("Cannot drop the table '{name}', because it does not exist or you do not have permission."));
+        let missing = || {
+            message::error(
+                3701,
+                11,
+                format!("Cannot drop the table '{name}', because it does not exist or you do not have permission."),
+            )
+        };
         if name.object.starts_with('#') {
             return if self.drop_temporary(&name.object) || if_exists { Ok(()) } else { Err(missing()) };
         }
@@ -313,9 +466,20 @@ impl Session {
                 define::forget(&link.db, object.object_id).map_err(sqlite)?;
                 return catalog::touch(&link.db).map_err(sqlite);
             }
-            let referrer: i64 = link.db.query_row("SELECT count(*) FROM \"~fks\" WHERE referenced_object_id = ?1 AND parent_object_id <> ?1", [object.object_id], |r| r.get(0)).map_err(sqlite)?;
+            let referrer: i64 = link
+                .db
+                .query_row(
+                    "SELECT count(*) FROM \"~fks\" WHERE referenced_object_id = ?1 AND parent_object_id <> ?1",
+                    [object.object_id],
+                    |r| r.get(0),
+                )
+                .map_err(sqlite)?;
             if referrer > 0 {
-                return Err(message::error(3726, 16, format!("Could not drop object '{name}' because it is referenced by a FOREIGN KEY constraint.")));
+                return Err(message::error(
+                    3726,
+                    16,
+                    format!("Could not drop object '{name}' because it is referenced by a FOREIGN KEY constraint."),
+                ));
             }
             let mut capture = CaptureCatalog { db: &link.db, now: clock::local_ticks() };
             cdc::ddl::table_dropped(&link.db, &mut capture, object.object_id).map_err(|e| capture_procedures::error(&e))?;
@@ -327,7 +491,9 @@ impl Session {
         let mut translator = Translator::new(self);
         let (database, object) = translator.find(name)?;
         if object.schema.is_empty() {
-            return self.with(&database, |l| l.db.execute_batch(&format!("DELETE FROM temp.{}", catalog::quote(&object.storage()))).map_err(sqlite));
+            return self.with(&database, |l| {
+                l.db.execute_batch(&format!("DELETE FROM temp.{}", catalog::quote(&object.storage()))).map_err(sqlite)
+            });
         }
         self.require_ddl(&database)?;
         self.writing(&database, |link| {
@@ -352,7 +518,9 @@ impl Session {
         }
         self.require_ddl(&database)?;
         for (c, _) in &i.columns {
-            object.column(c).ok_or_else(|| message::error(1911, 16, format!("Column name '{c}' does not exist in the target table or view.")))?;
+            object.column(c).ok_or_else(|| {
+                message::error(1911, 16, format!("Column name '{c}' does not exist in the target table or view."))
+            })?;
         }
         let filter = match &i.filter {
             Some(text) => {
@@ -361,7 +529,15 @@ impl Session {
             }
             None => None,
         };
-        let index = NewIndex { name: i.name.clone(), unique: i.unique, clustered: i.clustered, columns: i.columns.clone(), included: i.included.clone(), filter, ..NewIndex::default() };
+        let index = NewIndex {
+            name: i.name.clone(),
+            unique: i.unique,
+            clustered: i.clustered,
+            columns: i.columns.clone(),
+            included: i.included.clone(),
+            filter,
+            ..NewIndex::default()
+        };
         self.writing(&database, |link| {
             let taken: i64 = link.db.query_row("SELECT count(*) FROM \"~indexes\" WHERE object_id = ?1 AND name = ?2", (object.object_id, &i.name), |r| r.get(0)).map_err(sqlite)?;
             if taken > 0 {
@@ -381,9 +557,21 @@ impl Session {
         let mut translator = Translator::new(self);
         let (database, object) = translator.find(table)?;
         self.require_ddl(&database)?;
-        self.writing(&database, |link| self.remove_index(link, &object, index, false).and_then(|found| {
-            if found || if_exists { Ok(()) } else { Err(message::error(3701, 11, format!("Cannot drop the index '{table}.{index}', because it does not exist or you do not have permission."))) }
-        }))
+        self.writing(&database, |link| {
+            self.remove_index(link, &object, index, false).and_then(|found| {
+                if found || if_exists {
+                    Ok(())
+                } else {
+                    Err(message::error(
+                        3701,
+                        11,
+                        format!(
+                            "Cannot drop the index '{table}.{index}', because it does not exist or you do not have permission."
+                        ),
+                    ))
+                }
+            })
+        })
     }
 
     fn remove_index(&self, link: &Link, object: &Object, index: &str, constraint: bool) -> Result<bool, SqlError> {
@@ -397,12 +585,19 @@ impl Session {
         if in_table {
             return Err(message::unsupported("Dropping the single integer primary key that was declared with its table"));
         }
-        link.db.execute_batch(&format!("DROP INDEX IF EXISTS {}", catalog::quote(&define::index_storage(object, &name)))).map_err(sqlite)?;
-        for sql in ["DELETE FROM \"~indexes\" WHERE object_id = ?1 AND index_id = ?2", "DELETE FROM \"~index_columns\" WHERE object_id = ?1 AND index_id = ?2"] {
+        link.db
+            .execute_batch(&format!("DROP INDEX IF EXISTS {}", catalog::quote(&define::index_storage(object, &name))))
+            .map_err(sqlite)?;
+        for sql in [
+            "DELETE FROM \"~indexes\" WHERE object_id = ?1 AND index_id = ?2",
+            "DELETE FROM \"~index_columns\" WHERE object_id = ?1 AND index_id = ?2",
+        ] {
             link.db.execute(sql, [object.object_id, id]).map_err(sqlite)?;
         }
         if constraint {
-            link.db.execute("DELETE FROM \"~objects\" WHERE parent_object_id = ?1 AND name = ?2", (object.object_id, name)).map_err(sqlite)?;
+            link.db
+                .execute("DELETE FROM \"~objects\" WHERE parent_object_id = ?1 AND name = ?2", (object.object_id, name))
+                .map_err(sqlite)?;
         }
         catalog::touch(&link.db).map_err(sqlite)?;
         Ok(true)
@@ -412,7 +607,10 @@ impl Session {
         let database = self.current();
         self.require_ddl(&database)?;
         self.writing(&database, |link| {
-            let id: i64 = link.db.query_row("SELECT max(max(schema_id) + 1, 5) FROM \"~schemas\" WHERE schema_id < 16384", [], |r| r.get(0)).map_err(sqlite)?;
+            let id: i64 = link
+                .db
+                .query_row("SELECT max(max(schema_id) + 1, 5) FROM \"~schemas\" WHERE schema_id < 16384", [], |r| r.get(0))
+                .map_err(sqlite)?;
             link.db
                 .execute("INSERT INTO \"~schemas\" VALUES (?1, ?2, 1)", (id, name))
                 .map_err(|_| message::error(2714, 16, format!("There is already an object named '{name}' in the database.")))?;
@@ -420,7 +618,14 @@ impl Session {
         })
     }
 
-    fn create_view(&self, name: &Name, text: &str, query: &sqlparser::ast::Query, names: &[String], replace: bool) -> Result<(), SqlError> {
+    fn create_view(
+        &self,
+        name: &Name,
+        text: &str,
+        query: &sqlparser::ast::Query,
+        names: &[String],
+        replace: bool,
+    ) -> Result<(), SqlError> {
         let (database, schema) = self.place(name)?;
         let mut translator = Translator::new(self);
         translator.statement_query(query)?;
@@ -429,10 +634,23 @@ impl Session {
         for (i, c) in columns.iter().enumerate() {
             let own = names.get(i).cloned().unwrap_or_else(|| c.name.clone());
             if own.is_empty() {
-                return Err(message::error(4511, 16, format!("Create View or Function failed because no column name was specified for column {}.", i + 1)));
+                return Err(message::error(
+                    4511,
+                    16,
+                    format!("Create View or Function failed because no column name was specified for column {}.", i + 1),
+                ));
             }
             list.push(NewColumn {
-                name: own, data_type: c.data_type.clone(), type_name: types::name(&c.data_type).into(), nullable: c.nullable, identity: None, computed: None, persisted: false, default: None, collation: None, rowguid: false,
+                name: own,
+                data_type: c.data_type.clone(),
+                type_name: types::name(&c.data_type).into(),
+                nullable: c.nullable,
+                identity: None,
+                computed: None,
+                persisted: false,
+                default: None,
+                collation: None,
+                rowguid: false,
             });
         }
         self.writing(&database, |link| {
@@ -484,7 +702,9 @@ impl Session {
             match change {
                 AlterTable::Add { .. } => self.alter_add(link, &object, &new, &fills, constraints, &referenced, now)?,
                 AlterTable::DropColumns { names, if_exists } => self.alter_drop_columns(link, &object, names, *if_exists)?,
-                AlterTable::DropConstraints { names, if_exists } => self.alter_drop_constraints(link, &object, names, *if_exists)?,
+                AlterTable::DropConstraints { names, if_exists } => {
+                    self.alter_drop_constraints(link, &object, names, *if_exists)?
+                }
                 AlterTable::AlterColumn(c) => self.alter_column(link, &object, c)?,
                 AlterTable::Nothing => {}
             }
@@ -493,7 +713,9 @@ impl Session {
                 let text = format!("ALTER TABLE {name} {}", summary(change));
                 cdc::ddl::table_altered(&link.db, &capture, &before, &after, &text, clock::civil(now)).map_err(failed)?;
             }
-            link.db.execute("UPDATE \"~objects\" SET modify_date = ?2 WHERE object_id = ?1", [object.object_id, now]).map_err(sqlite)?;
+            link.db
+                .execute("UPDATE \"~objects\" SET modify_date = ?2 WHERE object_id = ?1", [object.object_id, now])
+                .map_err(sqlite)?;
             catalog::touch(&link.db).map_err(sqlite)
         })
     }
@@ -515,12 +737,30 @@ impl Session {
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one statement")]
     fn alter_add(
-        &self, link: &Link, object: &Object, new: &[NewColumn], fills: &[Option<String>], constraints: &[Constraint], referenced: &[(String, Option<Arc<Object>>)], now: i64,
+        &self,
+        link: &Link,
+        object: &Object,
+        new: &[NewColumn],
+        fills: &[Option<String>],
+        constraints: &[Constraint],
+        referenced: &[(String, Option<Arc<Object>>)],
+        now: i64,
     ) -> Result<(), SqlError> {
         for (c, fill) in new.iter().zip(fills) {
-            let rows: bool = link.db.query_row(&format!("SELECT EXISTS (SELECT 1 FROM {})", catalog::quote(&object.storage())), [], |r| r.get(0)).map_err(sqlite)?;
-            if rows && !c.nullable && fill.is_none() && c.computed.is_none() && c.identity.is_none() && c.type_name != "timestamp" {
-                return Err(message::error(4901, 16, format!("ALTER TABLE only allows columns to be added that can contain nulls, or have a DEFAULT definition specified, or the column being added is an identity or timestamp column, or alternatively if none of the previous conditions are satisfied the table must be empty to allow addition of this column. Column '{}' cannot be added to non-empty table '{}' because it does not satisfy these conditions.", c.name, object.name)));
+            let rows: bool = link
+                .db
+                .query_row(&format!("SELECT EXISTS (SELECT 1 FROM {})", catalog::quote(&object.storage())), [], |r| r.get(0))
+                .map_err(sqlite)?;
+            if rows && !c.nullable && fill.is_none() && c.computed.is_none() && c.identity.is_none() && c.type_name != "timestamp"
+            {
+                return Err(message::error(
+                    4901,
+                    16,
+                    format!(
+                        "ALTER TABLE only allows columns to be added that can contain nulls, or have a DEFAULT definition specified, or the column being added is an identity or timestamp column, or alternatively if none of the previous conditions are satisfied the table must be empty to allow addition of this column. Column '{}' cannot be added to non-empty table '{}' because it does not satisfy these conditions.",
+                        c.name, object.name
+                    ),
+                ));
             }
             // Numbers of dropped columns are not used again.
             let key = format!("last_column {}", object.object_id);
@@ -543,10 +783,17 @@ impl Session {
             self.add_constraint(link, &object, c, referenced, &mut indexes, now)?;
         }
         for (index, _) in &indexes {
-            define::add_index(&link.db, &object, index, false, now).map_err(|e| fault::of_change(&e, &fault::Doing { db: &link.db, database: &link.database.name, object: &object, verb: "ALTER TABLE" }))?;
+            define::add_index(&link.db, &object, index, false, now).map_err(|e| {
+                fault::of_change(
+                    &e,
+                    &fault::Doing { db: &link.db, database: &link.database.name, object: &object, verb: "ALTER TABLE" },
+                )
+            })?;
             if index.primary_key {
                 for (c, _) in &index.columns {
-                    link.db.execute("UPDATE \"~columns\" SET nullable = 0 WHERE object_id = ?1 AND name = ?2", (object.object_id, c)).map_err(sqlite)?;
+                    link.db
+                        .execute("UPDATE \"~columns\" SET nullable = 0 WHERE object_id = ?1 AND name = ?2", (object.object_id, c))
+                        .map_err(sqlite)?;
                 }
             }
         }
@@ -559,17 +806,35 @@ impl Session {
                 if if_exists {
                     continue;
                 }
-                return Err(message::error(4924, 16, format!("ALTER TABLE DROP COLUMN failed because column '{name}' does not exist in table '{}'.", object.name)));
+                return Err(message::error(
+                    4924,
+                    16,
+                    format!("ALTER TABLE DROP COLUMN failed because column '{name}' does not exist in table '{}'.", object.name),
+                ));
             };
             let used: i64 = link
                 .db
                 .query_row("SELECT (SELECT count(*) FROM \"~index_columns\" WHERE object_id = ?1 AND column_id = ?2) + (SELECT default_id FROM \"~columns\" WHERE object_id = ?1 AND column_id = ?2)", (object.object_id, c.column_id), |r| r.get(0))
                 .map_err(sqlite)?;
             if used > 0 {
-                return Err(message::error(5074, 16, format!("The object is dependent on column '{name}'. ALTER TABLE DROP COLUMN {name} failed because one or more objects access this column.")));
+                return Err(message::error(
+                    5074,
+                    16,
+                    format!(
+                        "The object is dependent on column '{name}'. ALTER TABLE DROP COLUMN {name} failed because one or more objects access this column."
+                    ),
+                ));
             }
-            link.db.execute_batch(&format!("ALTER TABLE {} DROP COLUMN {}", catalog::quote(&object.storage()), catalog::quote(&c.name))).map_err(sqlite)?;
-            link.db.execute("DELETE FROM \"~columns\" WHERE object_id = ?1 AND column_id = ?2", (object.object_id, c.column_id)).map_err(sqlite)?;
+            link.db
+                .execute_batch(&format!(
+                    "ALTER TABLE {} DROP COLUMN {}",
+                    catalog::quote(&object.storage()),
+                    catalog::quote(&c.name)
+                ))
+                .map_err(sqlite)?;
+            link.db
+                .execute("DELETE FROM \"~columns\" WHERE object_id = ?1 AND column_id = ?2", (object.object_id, c.column_id))
+                .map_err(sqlite)?;
         }
         rewrite::refresh(&link.db, &reload(link, object.object_id)?).map_err(sqlite)
     }
@@ -579,7 +844,13 @@ impl Session {
             if self.remove_index(link, object, name, true)? {
                 continue;
             }
-            let dropped = link.db.execute("DELETE FROM \"~objects\" WHERE parent_object_id = ?1 AND name = ?2 AND type IN ('C', 'F', 'D')", (object.object_id, name)).map_err(sqlite)?;
+            let dropped = link
+                .db
+                .execute(
+                    "DELETE FROM \"~objects\" WHERE parent_object_id = ?1 AND name = ?2 AND type IN ('C', 'F', 'D')",
+                    (object.object_id, name),
+                )
+                .map_err(sqlite)?;
             if dropped == 0 && !if_exists {
                 return Err(message::error(3728, 16, format!("'{name}' is not a constraint.")));
             }
@@ -590,35 +861,69 @@ impl Session {
     }
 
     fn alter_column(&self, link: &Link, object: &Object, c: &ColumnDefinition) -> Result<(), SqlError> {
-        let old = object.column(&c.name).ok_or_else(|| message::error(4924, 16, format!("ALTER TABLE ALTER COLUMN failed because column '{}' does not exist in table '{}'.", c.name, object.name)))?;
+        let old = object.column(&c.name).ok_or_else(|| {
+            message::error(
+                4924,
+                16,
+                format!("ALTER TABLE ALTER COLUMN failed because column '{}' does not exist in table '{}'.", c.name, object.name),
+            )
+        })?;
         let declared = c.what.clone().ok_or_else(|| message::syntax(&c.name, 1))?;
         let nullable = c.nullable.unwrap_or(true);
         if !nullable && old.nullable {
-            let nulls: bool = link.db.query_row(&format!("SELECT EXISTS (SELECT 1 FROM {} WHERE {} IS NULL)", catalog::quote(&object.storage()), catalog::quote(&old.name)), [], |r| r.get(0)).map_err(sqlite)?;
+            let nulls: bool = link
+                .db
+                .query_row(
+                    &format!(
+                        "SELECT EXISTS (SELECT 1 FROM {} WHERE {} IS NULL)",
+                        catalog::quote(&object.storage()),
+                        catalog::quote(&old.name)
+                    ),
+                    [],
+                    |r| r.get(0),
+                )
+                .map_err(sqlite)?;
             if nulls {
-                return Err(message::error(515, 16, format!("Cannot insert the value NULL into column '{}', table '{}.{}.{}'; column does not allow nulls. UPDATE fails.", old.name, link.database.name, object.schema, object.name)));
+                return Err(message::error(
+                    515,
+                    16,
+                    format!(
+                        "Cannot insert the value NULL into column '{}', table '{}.{}.{}'; column does not allow nulls. UPDATE fails.",
+                        old.name, link.database.name, object.schema, object.name
+                    ),
+                ));
             }
         }
-        define::set_type(&link.db, object, old, &declared.data_type, &declared.name, nullable, c.collation.as_deref()).map_err(sqlite)?;
-        rewrite::convert_column(&link.db, &reload(link, object.object_id)?, &old.name, &old.data_type, &declared.data_type).map_err(sqlite)
+        define::set_type(&link.db, object, old, &declared.data_type, &declared.name, nullable, c.collation.as_deref())
+            .map_err(sqlite)?;
+        rewrite::convert_column(&link.db, &reload(link, object.object_id)?, &old.name, &old.data_type, &declared.data_type)
+            .map_err(sqlite)
     }
 }
 
 fn summary(change: &AlterTable) -> String {
     match change {
         AlterTable::Add { columns, .. } => {
-            let list: Vec<String> = columns.iter().map(|c| format!("{} {}", c.name, c.what.as_ref().map(|d| types::declared(&d.data_type)).unwrap_or_default())).collect();
+            let list: Vec<String> = columns
+                .iter()
+                .map(|c| format!("{} {}", c.name, c.what.as_ref().map(|d| types::declared(&d.data_type)).unwrap_or_default()))
+                .collect();
             format!("ADD {}", list.join(", "))
         }
         AlterTable::DropColumns { names, .. } => format!("DROP COLUMN {}", names.join(", ")),
         AlterTable::DropConstraints { names, .. } => format!("DROP CONSTRAINT {}", names.join(", ")),
-        AlterTable::AlterColumn(c) => format!("ALTER COLUMN {} {}", c.name, c.what.as_ref().map(|d| types::declared(&d.data_type)).unwrap_or_default()),
+        AlterTable::AlterColumn(c) => {
+            format!("ALTER COLUMN {} {}", c.name, c.what.as_ref().map(|d| types::declared(&d.data_type)).unwrap_or_default())
+        }
         AlterTable::Nothing => String::new(),
     }
 }
 
 fn reload(link: &Link, id: i64) -> Result<Object, SqlError> {
-    let (schema, name): (String, String) = link.db.query_row("SELECT schema, name FROM \"~objects\" WHERE object_id = ?1", [id], |r| Ok((r.get(0)?, r.get(1)?))).map_err(sqlite)?;
+    let (schema, name): (String, String) = link
+        .db
+        .query_row("SELECT schema, name FROM \"~objects\" WHERE object_id = ?1", [id], |r| Ok((r.get(0)?, r.get(1)?)))
+        .map_err(sqlite)?;
     catalog::load(&link.db, &schema, &name).map_err(sqlite)?.ok_or_else(|| message::invalid_object(&name))
 }
 

@@ -45,14 +45,30 @@ pub(crate) fn of_change(e: &rusqlite::Error, doing: &Doing<'_>) -> SqlError {
     let schema = if doing.object.schema.is_empty() { "dbo" } else { &doing.object.schema };
     let full = format!("{schema}.{}", doing.object.name);
     match code {
-        ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_ROWID => duplicate(&text, doing, &full),
+        ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_ROWID => {
+            duplicate(&text, doing, &full)
+        }
         ffi::SQLITE_CONSTRAINT_NOTNULL => {
             let column = text.rsplit('.').next().unwrap_or_default();
-            message::error(515, 16, format!("Cannot insert the value NULL into column '{column}', table '{}.{full}'; column does not allow nulls. {} fails.", doing.database, doing.verb))
+            message::error(
+                515,
+                16,
+                format!(
+                    "Cannot insert the value NULL into column '{column}', table '{}.{full}'; column does not allow nulls. {} fails.",
+                    doing.database, doing.verb
+                ),
+            )
         }
         ffi::SQLITE_CONSTRAINT_CHECK => {
             let name = text.rsplit(": ").next().unwrap_or_default();
-            message::error(547, 16, format!("The {} statement conflicted with the CHECK constraint \"{name}\". The conflict occurred in database \"{}\", table \"{full}\".", doing.verb, doing.database))
+            message::error(
+                547,
+                16,
+                format!(
+                    "The {} statement conflicted with the CHECK constraint \"{name}\". The conflict occurred in database \"{}\", table \"{full}\".",
+                    doing.verb, doing.database
+                ),
+            )
         }
         ffi::SQLITE_CONSTRAINT_FOREIGNKEY | ffi::SQLITE_CONSTRAINT_TRIGGER if !text.contains('\u{1}') => foreign_key(doing),
         _ => from_sqlite(e),
@@ -63,12 +79,26 @@ fn duplicate(text: &str, doing: &Doing<'_>, full: &str) -> SqlError {
     let storage = doing.object.storage();
     let columns: Vec<String> = text
         .split_once(": ")
-        .map(|(_, list)| list.split(", ").filter_map(|c| c.strip_prefix(storage.as_str()).and_then(|c| c.strip_prefix('.')).map(str::to_string)).collect())
+        .map(|(_, list)| {
+            list.split(", ")
+                .filter_map(|c| c.strip_prefix(storage.as_str()).and_then(|c| c.strip_prefix('.')).map(str::to_string))
+                .collect()
+        })
         .unwrap_or_default();
     match catalog::index_of_columns(doing.db, doing.object.object_id, &columns) {
-        Ok(Some((name, kind, true))) => message::error(2627, 14, format!("Violation of {kind} constraint '{name}'. Cannot insert duplicate key in object '{full}'.")),
-        Ok(Some((name, _, false))) => message::error(2601, 14, format!("Cannot insert duplicate key row in object '{full}' with unique index '{name}'.")),
-        _ => message::error(2627, 14, format!("Violation of PRIMARY KEY constraint. Cannot insert duplicate key in object '{full}'.")),
+        Ok(Some((name, kind, true))) => message::error(
+            2627,
+            14,
+            format!("Violation of {kind} constraint '{name}'. Cannot insert duplicate key in object '{full}'."),
+        ),
+        Ok(Some((name, _, false))) => {
+            message::error(2601, 14, format!("Cannot insert duplicate key row in object '{full}' with unique index '{name}'."))
+        }
+        _ => message::error(
+            2627,
+            14,
+            format!("Violation of PRIMARY KEY constraint. Cannot insert duplicate key in object '{full}'."),
+        ),
     }
 }
 
@@ -78,10 +108,25 @@ fn foreign_key(doing: &Doing<'_>) -> SqlError {
                JOIN \"~fk_columns\" k ON k.object_id = f.object_id JOIN \"~columns\" c ON c.object_id = r.object_id AND c.column_id = k.referenced_column_id WHERE f.parent_object_id = ?1 ORDER BY f.object_id LIMIT 1";
     let others = "SELECT o.name, r.schema || '.' || r.name, c.name FROM \"~fks\" f JOIN \"~objects\" o ON o.object_id = f.object_id JOIN \"~objects\" r ON r.object_id = f.parent_object_id \
                   JOIN \"~fk_columns\" k ON k.object_id = f.object_id JOIN \"~columns\" c ON c.object_id = r.object_id AND c.column_id = k.parent_column_id WHERE f.referenced_object_id = ?1 ORDER BY f.object_id LIMIT 1";
-    let read = |sql: &str| doing.db.query_row(sql, [doing.object.object_id], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?, r.get::<_, String>(2)?))).ok();
-    let (found, kind) = if doing.verb == "DELETE" { (read(others), "REFERENCE") } else { (read(own).or_else(|| read(others)), "FOREIGN KEY") };
+    let read = |sql: &str| {
+        doing
+            .db
+            .query_row(sql, [doing.object.object_id], |r| {
+                Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?, r.get::<_, String>(2)?))
+            })
+            .ok()
+    };
+    let (found, kind) =
+        if doing.verb == "DELETE" { (read(others), "REFERENCE") } else { (read(own).or_else(|| read(others)), "FOREIGN KEY") };
     let (name, table, column) = found.unwrap_or_default();
-    message::error(547, 16, format!("The {} statement conflicted with the {kind} constraint \"{name}\". The conflict occurred in database \"{}\", table \"{table}\", column '{column}'.", doing.verb, doing.database))
+    message::error(
+        547,
+        16,
+        format!(
+            "The {} statement conflicted with the {kind} constraint \"{name}\". The conflict occurred in database \"{}\", table \"{table}\", column '{column}'.",
+            doing.verb, doing.database
+        ),
+    )
 }
 
 /// Whether the error ends the batch, not only its statement.
@@ -89,6 +134,43 @@ pub(crate) fn ends_batch(e: &SqlError) -> bool {
     e.class >= 20
         || matches!(
             e.number,
-            102 | 105 | 107 | 108 | 109 | 110 | 116 | 137 | 155 | 156 | 174 | 191 | 195 | 205 | 207 | 208 | 209 | 213 | 229 | 241 | 242 | 245 | 248 | 263 | 295 | 402 | 1087 | 1205 | 3617 | 3930 | 3960 | 4104 | 4121 | 4145 | 8114 | 8117 | 8155 | 8169 | 40_000
+            102 | 105
+                | 107
+                | 108
+                | 109
+                | 110
+                | 116
+                | 137
+                | 155
+                | 156
+                | 174
+                | 191
+                | 195
+                | 205
+                | 207
+                | 208
+                | 209
+                | 213
+                | 229
+                | 241
+                | 242
+                | 245
+                | 248
+                | 263
+                | 295
+                | 402
+                | 1087
+                | 1205
+                | 3617
+                | 3930
+                | 3960
+                | 4104
+                | 4121
+                | 4145
+                | 8114
+                | 8117
+                | 8155
+                | 8169
+                | 40_000
         )
 }

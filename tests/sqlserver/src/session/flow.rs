@@ -50,7 +50,11 @@ impl Session {
             let id = self.transaction.borrow().id;
             self.rollback_all();
             response.env_change(&tds::EnvChange::RollbackTransaction(id as u64));
-            response.error(&message::error(3998, 16, "Uncommittable transaction is detected at the end of the batch. The transaction is rolled back.".into()));
+            response.error(&message::error(
+                3998,
+                16,
+                "Uncommittable transaction is detected at the end of the batch. The transaction is rolled back.".into(),
+            ));
         }
         self.last.borrow_mut().caught.clear();
         let gone: Vec<String> = self.temporary.borrow().keys().filter(|k| k.starts_with('@')).cloned().collect();
@@ -155,7 +159,13 @@ impl Session {
         Ok(flow)
     }
 
-    fn try_catch(&self, body: &[Statement], handler: &[Statement], guarded: bool, response: &mut dyn Response) -> Result<Flow, SqlError> {
+    fn try_catch(
+        &self,
+        body: &[Statement],
+        handler: &[Statement],
+        guarded: bool,
+        response: &mut dyn Response,
+    ) -> Result<Flow, SqlError> {
         match self.run(body, true, response) {
             Ok(flow) => Ok(flow),
             // Attention and errors that break the connection are not caught.
@@ -186,6 +196,7 @@ impl Session {
                 let (v, t) = self.scalar(e)?;
                 let text = if v == Value::Null { String::new() } else { to_text(&v, &t, &DataType::NVarChar(Length::Max), 0)? };
                 response.info(&SqlError { line: s.line, ..message::error(0, 0, text) });
+                response.done(None);
                 Ok(())
             }
             Kind::Raiserror { arguments } => self.raiserror(arguments, s.line, response),
@@ -199,7 +210,11 @@ impl Session {
                 }
                 self.run_text(&text, &[], response).map(|_| ())
             }
-            Kind::Use(name) => self.use_database(name, response),
+            Kind::Use(name) => {
+                self.use_database(name, response)?;
+                response.done(None);
+                Ok(())
+            }
             Kind::BeginTransaction => {
                 self.begin(response);
                 response.done(None);
@@ -215,7 +230,11 @@ impl Session {
                 response.done(None);
                 Ok(())
             }
-            Kind::Save(name) => self.save(name),
+            Kind::Save(name) => {
+                self.save(name)?;
+                response.done(None);
+                Ok(())
+            }
             Kind::Nothing => Ok(()),
             Kind::WaitFor(e) => self.wait_for(e),
             _ => {
@@ -230,10 +249,19 @@ impl Session {
     }
 
     /// Runs a text within the batch: EXEC('…') and sp_executesql. Variables of the caller are out of its sight.
-    pub(super) fn run_text(&self, text: &str, parameters: &[tds::Parameter], response: &mut dyn Response) -> Result<Vec<(String, Value)>, SqlError> {
+    pub(super) fn run_text(
+        &self,
+        text: &str,
+        parameters: &[tds::Parameter],
+        response: &mut dyn Response,
+    ) -> Result<Vec<(String, Value)>, SqlError> {
         let depth = self.depth.get();
         if depth >= 32 {
-            return Err(message::error(217, 16, "Maximum stored procedure, function, trigger, or view nesting level exceeded (limit 32).".into()));
+            return Err(message::error(
+                217,
+                16,
+                "Maximum stored procedure, function, trigger, or view nesting level exceeded (limit 32).".into(),
+            ));
         }
         let script = self.shared.script(text)?;
         let outer = self.variables.take();
@@ -243,7 +271,11 @@ impl Session {
         self.depth.set(depth);
         let inner = self.variables.replace(outer);
         answer?;
-        Ok(parameters.iter().filter(|p| p.output).map(|p| (p.name.clone(), inner.get(&p.name.to_ascii_lowercase()).map_or(Value::Null, |v| v.1.clone()))).collect())
+        Ok(parameters
+            .iter()
+            .filter(|p| p.output)
+            .map(|p| (p.name.clone(), inner.get(&p.name.to_ascii_lowercase()).map_or(Value::Null, |v| v.1.clone())))
+            .collect())
     }
 
     fn wait_for(&self, e: &Expr) -> Result<(), SqlError> {
@@ -277,6 +309,7 @@ impl Session {
         let e = SqlError { state, line, ..message::error(number, class, text) };
         if class <= 10 {
             response.info(&e);
+            response.done(None);
             return Ok(());
         }
         Err(e)
@@ -290,7 +323,11 @@ impl Session {
         let (v, t) = self.scalar(text)?;
         let (s, _) = self.scalar(state)?;
         let number = |v: &Value| if let Value::Int(i) = v { *i } else { 0 };
-        Err(SqlError { state: number(&s) as u8, line, ..message::error(number(&n) as i32, 16, to_text(&v, &t, &DataType::NVarChar(Length::Max), 0)?) })
+        Err(SqlError {
+            state: number(&s) as u8,
+            line,
+            ..message::error(number(&n) as i32, 16, to_text(&v, &t, &DataType::NVarChar(Length::Max), 0)?)
+        })
     }
 
     fn set_option(&self, words: &[String], response: &mut dyn Response) -> Result<(), SqlError> {
@@ -356,7 +393,13 @@ impl Session {
         Ok(())
     }
 
-    fn execute(&self, procedure: &crate::parse::Name, arguments: &[crate::parse::Argument], status: Option<&str>, response: &mut dyn Response) -> Result<(), SqlError> {
+    fn execute(
+        &self,
+        procedure: &crate::parse::Name,
+        arguments: &[crate::parse::Argument],
+        status: Option<&str>,
+        response: &mut dyn Response,
+    ) -> Result<(), SqlError> {
         // EXEC @name: the procedure's name is in a variable.
         let name = if procedure.object.starts_with('@') {
             let variables = self.variables.borrow();
@@ -377,7 +420,11 @@ impl Session {
         }
         let outcome = self.procedure(&name, list, response)?;
         for (i, (parameter, value)) in outcome.outputs.iter().enumerate() {
-            let target = arguments.iter().filter(|a| a.output).find(|a| a.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(parameter))).or_else(|| arguments.iter().filter(|a| a.output).nth(i));
+            let target = arguments
+                .iter()
+                .filter(|a| a.output)
+                .find(|a| a.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(parameter)))
+                .or_else(|| arguments.iter().filter(|a| a.output).nth(i));
             if let Some(Expr::Identifier(v)) = target.and_then(|a| a.value.as_ref()) {
                 let t = self.variables.borrow().get(&v.value.to_ascii_lowercase()).map(|v| v.0.clone()).unwrap_or(DataType::Int);
                 self.set_variable(&v.value, value.clone(), &t)?;

@@ -19,7 +19,13 @@ pub(crate) struct Collector {
 impl Collector {
     /// All rows with their types.
     pub(crate) fn typed_rows(self) -> Vec<Vec<(Value, DataType)>> {
-        self.sets.into_iter().flat_map(|s| { let types: Vec<DataType> = s.columns.iter().map(|c| c.data_type.clone()).collect(); s.rows.into_iter().map(move |r| r.into_iter().zip(types.iter().cloned()).collect()) }).collect()
+        self.sets
+            .into_iter()
+            .flat_map(|s| {
+                let types: Vec<DataType> = s.columns.iter().map(|c| c.data_type.clone()).collect();
+                s.rows.into_iter().map(move |r| r.into_iter().zip(types.iter().cloned()).collect())
+            })
+            .collect()
     }
 }
 
@@ -50,7 +56,8 @@ impl Response for Collector {
 
 /// Runs a script as `sa`; lines of `GO` separate its batches.
 pub(crate) fn execute(shared: &Arc<Shared>, database: &str, script: &str) -> Result<Vec<ResultSet>, SqlError> {
-    let database = shared.database(database).ok_or_else(|| message::error(911, 16, format!("Database '{database}' does not exist.")))?.name;
+    let database =
+        shared.database(database).ok_or_else(|| message::error(911, 16, format!("Database '{database}' does not exist.")))?.name;
     let session = Session::new(shared.clone(), "sa", true, &database, Cancel::default(), "local", "Tributary");
     let mut sets = Vec::new();
     let mut batch = String::new();

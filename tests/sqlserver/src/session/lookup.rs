@@ -71,7 +71,13 @@ impl Lookup for Session {
         Ok(views::find(database, schema, name))
     }
 
-    fn table_function(&self, database: &str, schema: &str, name: &str, arguments: &[Option<(Value, DataType)>]) -> Result<Option<Derived>, SqlError> {
+    fn table_function(
+        &self,
+        database: &str,
+        schema: &str,
+        name: &str,
+        arguments: &[Option<(Value, DataType)>],
+    ) -> Result<Option<Derived>, SqlError> {
         if name.to_ascii_lowercase().starts_with("fn_cdc_get_") {
             return self.with(database, |link| {
                 let list: Vec<rusqlite::types::Value> = arguments

@@ -69,7 +69,14 @@ struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            nocount: false, xact_abort: false, implicit_transactions: false, lock_timeout: -1, isolation: Isolation::ReadCommitted, identity_insert: None, row_limit: 0, other: HashMap::new(),
+            nocount: false,
+            xact_abort: false,
+            implicit_transactions: false,
+            lock_timeout: -1,
+            isolation: Isolation::ReadCommitted,
+            identity_insert: None,
+            row_limit: 0,
+            other: HashMap::new(),
         }
     }
 }
@@ -121,12 +128,34 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(shared: Arc<Shared>, login: &str, sysadmin: bool, database: &str, cancel: Cancel, host: &str, program: &str) -> Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        login: &str,
+        sysadmin: bool,
+        database: &str,
+        cancel: Cancel,
+        host: &str,
+        program: &str,
+    ) -> Session {
         let spid = shared.enter(login, host, program);
         Session {
-            shared, spid, login: login.into(), sysadmin, host: host.into(), program: program.into(), initial_database: database.into(), database: RefCell::new(database.into()),
-            links: RefCell::default(), variables: RefCell::default(), temporary: RefCell::default(), settings: RefCell::default(), transaction: RefCell::default(), last: RefCell::default(),
-            cache: RefCell::default(), cancel, depth: Cell::new(0),
+            shared,
+            spid,
+            login: login.into(),
+            sysadmin,
+            host: host.into(),
+            program: program.into(),
+            initial_database: database.into(),
+            database: RefCell::new(database.into()),
+            links: RefCell::default(),
+            variables: RefCell::default(),
+            temporary: RefCell::default(),
+            settings: RefCell::default(),
+            transaction: RefCell::default(),
+            last: RefCell::default(),
+            cache: RefCell::default(),
+            cancel,
+            depth: Cell::new(0),
         }
     }
 
@@ -136,7 +165,14 @@ impl Session {
         if known {
             return Ok(());
         }
-        Err(message::error(916, 14, format!("The server principal \"{}\" is not able to access the database \"{database}\" under the current security context.", self.login)))
+        Err(message::error(
+            916,
+            14,
+            format!(
+                "The server principal \"{}\" is not able to access the database \"{database}\" under the current security context.",
+                self.login
+            ),
+        ))
     }
 
     /// The user that the login is in a database.
@@ -154,7 +190,11 @@ impl Session {
     /// Opens the connection to a database if there is none yet.
     fn open(&self, database: &str) -> Result<(), SqlError> {
         let known = self.shared.database(database).ok_or_else(|| {
-            message::error(911, 16, format!("Database '{database}' does not exist. Make sure that the name is entered correctly."))
+            message::error(
+                911,
+                16,
+                format!("Database '{database}' does not exist. Make sure that the name is entered correctly."),
+            )
         })?;
         {
             let links = self.links.borrow();
@@ -167,7 +207,14 @@ impl Session {
         let cancel = self.cancel.clone();
         db.progress_handler(20_000, Some(move || cancel.is_set())).map_err(|e| fault::from_sqlite(&e))?;
         let link = Link {
-            db, database: known, counters, state: Cell::new(State::Idle), guard: RefCell::default(), attached: RefCell::default(), version: Cell::new(-1), objects: RefCell::default(),
+            db,
+            database: known,
+            counters,
+            state: Cell::new(State::Idle),
+            guard: RefCell::default(),
+            attached: RefCell::default(),
+            version: Cell::new(-1),
+            objects: RefCell::default(),
         };
         self.links.borrow_mut().insert(database.to_string(), Box::new(link));
         Ok(())
@@ -179,7 +226,11 @@ impl Session {
         let links = self.links.borrow();
         match links.get(database) {
             Some(link) => f(link),
-            None => Err(message::error(911, 16, format!("Database '{database}' does not exist. Make sure that the name is entered correctly."))),
+            None => Err(message::error(
+                911,
+                16,
+                format!("Database '{database}' does not exist. Make sure that the name is entered correctly."),
+            )),
         }
     }
 
@@ -244,11 +295,22 @@ impl tds::Session for Session {
 
     fn call(&mut self, call: &Call, response: &mut dyn Response) {
         self.variables.borrow_mut().clear();
-        let arguments = call.parameters.iter().map(|p| procedures::Argument { name: p.name.clone(), value: p.value.clone(), data_type: p.data_type.clone(), output: p.output }).collect();
+        let arguments = call
+            .parameters
+            .iter()
+            .map(|p| procedures::Argument {
+                name: p.name.clone(),
+                value: p.value.clone(),
+                data_type: p.data_type.clone(),
+                output: p.output,
+            })
+            .collect();
         match self.procedure(&call.procedure, arguments, response) {
             Ok(outcome) => {
                 for (p, value) in outcome.outputs {
-                    if let Some(own) = call.parameters.iter().find(|o| o.output && (o.name.eq_ignore_ascii_case(&p) || o.name.is_empty())) {
+                    if let Some(own) =
+                        call.parameters.iter().find(|o| o.output && (o.name.eq_ignore_ascii_case(&p) || o.name.is_empty()))
+                    {
                         response.return_value(&tds::Parameter { value, ..own.clone() });
                     }
                 }
@@ -263,9 +325,12 @@ impl tds::Session for Session {
     }
 
     fn transaction(&mut self, request: &TransactionRequest, response: &mut dyn Response) {
-        if let Err(e) = self.transaction_request(request, response) {
-            self.failed(&e);
-            response.error(&e);
+        match self.transaction_request(request, response) {
+            Ok(()) => response.done(None),
+            Err(e) => {
+                self.failed(&e);
+                response.error(&e);
+            }
         }
     }
 

@@ -40,15 +40,30 @@ impl Session {
         let owner = self.sysadmin
             || match self.user(database)? {
                 Some((1, _)) => true,
-                Some((user, _)) => self.with(database, |l| security::roles_of(&l.db, user).map_err(sqlite))?.iter().any(|(_, r)| r == "db_owner"),
+                Some((user, _)) => {
+                    self.with(database, |l| security::roles_of(&l.db, user).map_err(sqlite))?.iter().any(|(_, r)| r == "db_owner")
+                }
                 None => false,
             };
-        if owner { Ok(()) } else { Err(message::error(22_904, 16, "Caller is not authorized to initiate the requested action. DBO privileges are required.".into())) }
+        if owner {
+            Ok(())
+        } else {
+            Err(message::error(
+                22_904,
+                16,
+                "Caller is not authorized to initiate the requested action. DBO privileges are required.".into(),
+            ))
+        }
     }
 
     pub(super) fn require_server_state(&self) -> Result<(), SqlError> {
-        let granted = self.sysadmin || self.shared.login(&self.login).is_some_and(|l| l.roles.iter().any(|r| r == "VIEW SERVER STATE"));
-        if granted { Ok(()) } else { Err(message::error(300, 14, "VIEW SERVER STATE permission was denied on object 'server', database 'master'.".into())) }
+        let granted =
+            self.sysadmin || self.shared.login(&self.login).is_some_and(|l| l.roles.iter().any(|r| r == "VIEW SERVER STATE"));
+        if granted {
+            Ok(())
+        } else {
+            Err(message::error(300, 14, "VIEW SERVER STATE permission was denied on object 'server', database 'master'.".into()))
+        }
     }
 
     pub(super) fn security(&self, s: &Security) -> Result<(), SqlError> {
@@ -88,8 +103,12 @@ impl Session {
                 entry.roles.retain(|r| !same(r, role));
                 self.shared.set_login(entry)
             }
-            Security::AddMember { role, member, .. } => self.membership(role, member, "INSERT OR IGNORE INTO \"~members\" VALUES (?1, ?2)"),
-            Security::DropMember { role, member, .. } => self.membership(role, member, "DELETE FROM \"~members\" WHERE role_id = ?1 AND member_id = ?2"),
+            Security::AddMember { role, member, .. } => {
+                self.membership(role, member, "INSERT OR IGNORE INTO \"~members\" VALUES (?1, ?2)")
+            }
+            Security::DropMember { role, member, .. } => {
+                self.membership(role, member, "DELETE FROM \"~members\" WHERE role_id = ?1 AND member_id = ?2")
+            }
             Security::Permission { state, permissions, class, object, grantees } => {
                 for grantee in grantees {
                     for permission in permissions {
@@ -105,10 +124,15 @@ impl Session {
         let database = self.current();
         self.require_owner(&database)?;
         self.writing(&database, |link| {
-            let id: i64 = link.db.query_row("SELECT max(principal_id) + 1 FROM \"~principals\" WHERE principal_id < 16384", [], |r| r.get(0)).map_err(sqlite)?;
+            let id: i64 = link
+                .db
+                .query_row("SELECT max(principal_id) + 1 FROM \"~principals\" WHERE principal_id < 16384", [], |r| r.get(0))
+                .map_err(sqlite)?;
             link.db
                 .execute("INSERT INTO \"~principals\" VALUES (?1, ?2, ?3, ?4, ?5)", (id, name, kind, login, clock::local_ticks()))
-                .map_err(|_| message::error(15_023, 16, format!("User, group, or role '{name}' already exists in the current database.")))?;
+                .map_err(|_| {
+                    message::error(15_023, 16, format!("User, group, or role '{name}' already exists in the current database."))
+                })?;
             Ok(())
         })
     }
@@ -122,7 +146,14 @@ impl Session {
         })
     }
 
-    fn grant(&self, state: char, permission: &str, class: Option<&str>, object: Option<&crate::parse::Name>, grantee: &str) -> Result<(), SqlError> {
+    fn grant(
+        &self,
+        state: char,
+        permission: &str,
+        class: Option<&str>,
+        object: Option<&crate::parse::Name>,
+        grantee: &str,
+    ) -> Result<(), SqlError> {
         if object.is_none() && (permission.contains("SERVER") || permission.contains("ANY DEFINITION")) {
             self.require_sysadmin("GRANT")?;
             let mut entry = self.shared.login(grantee).ok_or_else(|| unknown(grantee))?;
@@ -137,7 +168,18 @@ impl Session {
         let (class, major) = match (class, object) {
             (Some("SCHEMA"), Some(name)) => {
                 let id: i64 = self.with(&database, |l| {
-                    l.db.query_row("SELECT schema_id FROM \"~schemas\" WHERE name = ?1", [&name.object], |r| r.get(0)).map_err(|_| message::error(15_151, 16, format!("Cannot find the schema '{}', because it does not exist or you do not have permission.", name.object)))
+                    l.db.query_row("SELECT schema_id FROM \"~schemas\" WHERE name = ?1", [&name.object], |r| r.get(0)).map_err(
+                        |_| {
+                            message::error(
+                                15_151,
+                                16,
+                                format!(
+                                    "Cannot find the schema '{}', because it does not exist or you do not have permission.",
+                                    name.object
+                                ),
+                            )
+                        },
+                    )
                 })?;
                 ("SCHEMA", id)
             }
@@ -148,16 +190,35 @@ impl Session {
                     Some(o) => ("OBJECT", o.object_id),
                     // Functions and procedures of the server are open to all.
                     None if same(schema, "cdc") || same(schema, "sys") => return Ok(()),
-                    None => return Err(message::error(15_151, 16, format!("Cannot find the object '{}', because it does not exist or you do not have permission.", name.object))),
+                    None => {
+                        return Err(message::error(
+                            15_151,
+                            16,
+                            format!(
+                                "Cannot find the object '{}', because it does not exist or you do not have permission.",
+                                name.object
+                            ),
+                        ));
+                    }
                 }
             }
         };
         self.writing(&database, |link| {
             let id = principal_id(link, grantee)?;
             if state == 'R' {
-                link.db.execute("DELETE FROM \"~permissions\" WHERE grantee = ?1 AND class = ?2 AND major_id = ?3 AND permission = ?4", (id, class, major, permission)).map_err(sqlite)?;
+                link.db
+                    .execute(
+                        "DELETE FROM \"~permissions\" WHERE grantee = ?1 AND class = ?2 AND major_id = ?3 AND permission = ?4",
+                        (id, class, major, permission),
+                    )
+                    .map_err(sqlite)?;
             } else {
-                link.db.execute("INSERT OR REPLACE INTO \"~permissions\" VALUES (?1, ?2, ?3, ?4, ?5)", (id, class, major, permission, state.to_string())).map_err(sqlite)?;
+                link.db
+                    .execute(
+                        "INSERT OR REPLACE INTO \"~permissions\" VALUES (?1, ?2, ?3, ?4, ?5)",
+                        (id, class, major, permission, state.to_string()),
+                    )
+                    .map_err(sqlite)?;
             }
             Ok(())
         })
@@ -173,11 +234,19 @@ impl Session {
                 let database = self.current();
                 self.require_ddl(&database)?;
                 self.writing(&database, |link| {
-                    let used: i64 = link.db.query_row("SELECT count(*) FROM \"~objects\" WHERE schema = ?1", [name], |r| r.get(0)).map_err(sqlite)?;
+                    let used: i64 = link
+                        .db
+                        .query_row("SELECT count(*) FROM \"~objects\" WHERE schema = ?1", [name], |r| r.get(0))
+                        .map_err(sqlite)?;
                     if used > 0 {
-                        return Err(message::error(3729, 16, format!("Cannot drop schema '{name}' because it is being referenced by an object.")));
+                        return Err(message::error(
+                            3729,
+                            16,
+                            format!("Cannot drop schema '{name}' because it is being referenced by an object."),
+                        ));
                     }
-                    let n = link.db.execute("DELETE FROM \"~schemas\" WHERE name = ?1 AND schema_id > 4", [name]).map_err(sqlite)?;
+                    let n =
+                        link.db.execute("DELETE FROM \"~schemas\" WHERE name = ?1 AND schema_id > 4", [name]).map_err(sqlite)?;
                     catalog::touch(&link.db).map_err(sqlite)?;
                     Ok(n > 0)
                 })?
@@ -186,21 +255,43 @@ impl Session {
                 let database = self.current();
                 self.require_owner(&database)?;
                 self.writing(&database, |link| {
-                    let n = link.db.execute("DELETE FROM \"~principals\" WHERE name = ?1 AND principal_id > 4 AND principal_id < 16384", [name]).map_err(sqlite)?;
+                    let n = link
+                        .db
+                        .execute(
+                            "DELETE FROM \"~principals\" WHERE name = ?1 AND principal_id > 4 AND principal_id < 16384",
+                            [name],
+                        )
+                        .map_err(sqlite)?;
                     Ok(n > 0)
                 })?
             }
         };
-        if found || if_exists { Ok(()) } else { Err(message::error(15_151, 16, format!("Cannot drop '{name}', because it does not exist or you do not have permission."))) }
+        if found || if_exists {
+            Ok(())
+        } else {
+            Err(message::error(
+                15_151,
+                16,
+                format!("Cannot drop '{name}', because it does not exist or you do not have permission."),
+            ))
+        }
     }
 }
 
 fn principal_id(link: &Link, name: &str) -> Result<i64, SqlError> {
-    link.db
-        .query_row("SELECT principal_id FROM \"~principals\" WHERE name = ?1", [name], |r| r.get(0))
-        .map_err(|_| message::error(15_151, 16, format!("Cannot find the user '{name}', because it does not exist or you do not have permission.")))
+    link.db.query_row("SELECT principal_id FROM \"~principals\" WHERE name = ?1", [name], |r| r.get(0)).map_err(|_| {
+        message::error(
+            15_151,
+            16,
+            format!("Cannot find the user '{name}', because it does not exist or you do not have permission."),
+        )
+    })
 }
 
 fn unknown(login: &str) -> SqlError {
-    message::error(15_151, 16, format!("Cannot find the login '{login}', because it does not exist or you do not have permission."))
+    message::error(
+        15_151,
+        16,
+        format!("Cannot find the login '{login}', because it does not exist or you do not have permission."),
+    )
 }

@@ -49,7 +49,13 @@ impl Session {
             "scope_identity" => number(last.scope_identity),
             "xact_state" => {
                 let t = self.transaction.borrow();
-                Value::Int(if t.count == 0 { 0 } else if t.doomed { -1 } else { 1 })
+                Value::Int(if t.count == 0 {
+                    0
+                } else if t.doomed {
+                    -1
+                } else {
+                    1
+                })
             }
             "transaction_id" => Value::Int(self.transaction.borrow().id),
             "lock_timeout" => Value::Int(self.settings.borrow().lock_timeout),
@@ -58,7 +64,9 @@ impl Session {
             "dbts" => {
                 drop(last);
                 let current = self.current();
-                let n = self.with(&current, |l| crate::catalog::setting(&l.db, "rowversion").map_err(|e| fault::from_sqlite(&e))).unwrap_or(0);
+                let n = self
+                    .with(&current, |l| crate::catalog::setting(&l.db, "rowversion").map_err(|e| fault::from_sqlite(&e)))
+                    .unwrap_or(0);
                 Value::Bytes(n.to_be_bytes().to_vec())
             }
             "getdate" | "getutcdate" => time(&DataType::DateTime),
@@ -69,7 +77,9 @@ impl Session {
             "error_state" => caught.map_or(Value::Null, |e| Value::Int(i64::from(e.state))),
             "error_line" => caught.map_or(Value::Null, |e| Value::Int(i64::from(e.line))),
             "error_message" => caught.map_or(Value::Null, |e| Value::Text(e.message.clone())),
-            "error_procedure" => caught.filter(|e| !e.procedure.is_empty()).map_or(Value::Null, |e| Value::Text(e.procedure.clone())),
+            "error_procedure" => {
+                caught.filter(|e| !e.procedure.is_empty()).map_or(Value::Null, |e| Value::Text(e.procedure.clone()))
+            }
             _ => Value::Null,
         }
     }
@@ -159,7 +169,13 @@ impl Session {
         })
     }
 
-    pub(super) fn rows(&self, link: &Link, t: &Translated, sql: &str, sink: &mut dyn FnMut(Streamed<'_>)) -> Result<u64, SqlError> {
+    pub(super) fn rows(
+        &self,
+        link: &Link,
+        t: &Translated,
+        sql: &str,
+        sink: &mut dyn FnMut(Streamed<'_>),
+    ) -> Result<u64, SqlError> {
         let sqlite = |e: rusqlite::Error| fault::from_sqlite(&e);
         let mut statement = link.db.prepare_cached(sql).map_err(sqlite)?;
         self.bind(&mut statement, t)?;
@@ -193,7 +209,12 @@ impl Session {
 
     fn select_assign(&self, t: &Translated, response: &mut dyn Response) -> Result<(), SqlError> {
         if t.assigns.len() != t.columns.len() {
-            return Err(message::error(141, 15, "A SELECT statement that assigns a value to a variable must not be combined with data-retrieval operations.".into()));
+            return Err(message::error(
+                141,
+                15,
+                "A SELECT statement that assigns a value to a variable must not be combined with data-retrieval operations."
+                    .into(),
+            ));
         }
         let mut last: Option<Vec<Value>> = None;
         let rows = self.stream(t, &mut |s| {
@@ -227,7 +248,13 @@ impl Session {
             return Ok((v.clone(), typed.data_type));
         }
         let mut t = translator.finish(format!("SELECT {}", typed.sql));
-        t.columns = vec![tds::Column { name: String::new(), data_type: typed.data_type.clone(), nullable: true, identity: false, computed: false }];
+        t.columns = vec![tds::Column {
+            name: String::new(),
+            data_type: typed.data_type.clone(),
+            nullable: true,
+            identity: false,
+            computed: false,
+        }];
         let mut value = Value::Null;
         self.stream(&t, &mut |s| {
             if let Streamed::Row([v, ..]) = s {
@@ -243,7 +270,13 @@ impl Session {
             let mut translator = Translator::new(self);
             let sql = translator.condition(e)?;
             let mut t = translator.finish(format!("SELECT ({sql}) IS 1"));
-            t.columns = vec![tds::Column { name: String::new(), data_type: DataType::Bit, nullable: false, identity: false, computed: false }];
+            t.columns = vec![tds::Column {
+                name: String::new(),
+                data_type: DataType::Bit,
+                nullable: false,
+                identity: false,
+                computed: false,
+            }];
             Ok(Cached::Query(t))
         })?;
         let Cached::Query(t) = cached.as_ref() else { return Ok(false) };

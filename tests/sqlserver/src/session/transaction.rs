@@ -51,7 +51,10 @@ impl Session {
             if self.in_transaction() && fixed && link.state.get() == State::Idle {
                 self.begin_on(link)?;
                 // The snapshot is taken by the first read, which may be of another table later on: take it now.
-                link.db.prepare_cached("SELECT v FROM \"~meta\" WHERE k = 'version'").and_then(|mut s| s.query_row([], |_| Ok(()))).map_err(sqlite)?;
+                link.db
+                    .prepare_cached("SELECT v FROM \"~meta\" WHERE k = 'version'")
+                    .and_then(|mut s| s.query_row([], |_| Ok(())))
+                    .map_err(sqlite)?;
                 link.state.set(State::Reading);
             }
             return Ok(());
@@ -80,7 +83,14 @@ impl Session {
             let e = sqlite(e);
             // Under REPEATABLE READ two transactions that read and then write would have locked each other out.
             if e.number == 3960 && isolation != Isolation::Snapshot {
-                return Err(message::error(1205, 13, format!("Transaction (Process ID {}) was deadlocked on lock resources with another process and has been chosen as the deadlock victim. Rerun the transaction.", self.spid)));
+                return Err(message::error(
+                    1205,
+                    13,
+                    format!(
+                        "Transaction (Process ID {}) was deadlocked on lock resources with another process and has been chosen as the deadlock victim. Rerun the transaction.",
+                        self.spid
+                    ),
+                ));
             }
             return Err(e);
         }
@@ -111,7 +121,9 @@ impl Session {
             // Some errors have rolled back everything already.
             if link.db.is_autocommit() {
                 self.finish_link(link);
-                return answer.and_then(|_| Err(message::error(3971, 16, "The transaction was rolled back by the storage engine.".into())));
+                return answer.and_then(|_| {
+                    Err(message::error(3971, 16, "The transaction was rolled back by the storage engine.".into()))
+                });
             }
             if answer.is_err() {
                 let _ = link.db.execute_batch("ROLLBACK TO \"~statement\"");
@@ -146,7 +158,8 @@ impl Session {
     fn commit_link(&self, link: &Link, began: i64) -> Result<(), SqlError> {
         if link.state.get() == State::Writing {
             let now = clock::local_ticks();
-            cdc::stamp_commit(&link.db, clock::civil(began), clock::civil(now)).map_err(|e| crate::capture_procedures::error(&e))?;
+            cdc::stamp_commit(&link.db, clock::civil(began), clock::civil(now))
+                .map_err(|e| crate::capture_procedures::error(&e))?;
         }
         link.db.execute_batch("COMMIT").map_err(sqlite)?;
         link.state.set(State::Idle);
@@ -169,7 +182,11 @@ impl Session {
             (t.count, t.id, t.began, t.doomed)
         };
         if count == 0 {
-            return Err(message::error(3902, 16, "The COMMIT TRANSACTION request has no corresponding BEGIN TRANSACTION.".into()));
+            return Err(message::error(
+                3902,
+                16,
+                "The COMMIT TRANSACTION request has no corresponding BEGIN TRANSACTION.".into(),
+            ));
         }
         if count > 1 {
             self.transaction.borrow_mut().count -= 1;
@@ -214,7 +231,11 @@ impl Session {
 
     pub(super) fn rollback(&self, name: Option<&str>, response: &mut dyn Response) -> Result<(), SqlError> {
         if !self.in_transaction() {
-            return Err(message::error(3903, 16, "The ROLLBACK TRANSACTION request has no corresponding BEGIN TRANSACTION.".into()));
+            return Err(message::error(
+                3903,
+                16,
+                "The ROLLBACK TRANSACTION request has no corresponding BEGIN TRANSACTION.".into(),
+            ));
         }
         if let Some(name) = name {
             let known = self.transaction.borrow().savepoints.iter().any(|s| s.eq_ignore_ascii_case(name));

@@ -48,7 +48,8 @@ fn same_form(from: &DataType, to: &DataType, mode: Mode) -> bool {
             (None, Some(_)) => false,
         };
         let code_page = types::is_unicode(to) || !types::is_unicode(from);
-        let padded = matches!(to, DataType::Char(_) | DataType::NChar(_)) != matches!(from, DataType::Char(_) | DataType::NChar(_));
+        let padded =
+            matches!(to, DataType::Char(_) | DataType::NChar(_)) != matches!(from, DataType::Char(_) | DataType::NChar(_));
         return fits && code_page && !padded;
     }
     if types::is_binary(from) && types::is_binary(to) && !matches!(to, DataType::Binary(_)) {
@@ -64,8 +65,10 @@ fn same_form(from: &DataType, to: &DataType, mode: Mode) -> bool {
             DataType::Decimal { precision: q, scale: r } | DataType::Numeric { precision: q, scale: r },
         ) => s == r && p <= q && storage::is_wide(from) == storage::is_wide(to),
         (DataType::Real, DataType::Float) | (DataType::SmallMoney, DataType::Money) => true,
-        (DataType::DateTime2 { scale: a }, DataType::DateTime2 { scale: b }) | (DataType::Time { scale: a }, DataType::Time { scale: b }) => a <= b,
-        (DataType::SmallDateTime, DataType::DateTime | DataType::DateTime2 { .. }) | (DataType::DateTime, DataType::DateTime2 { scale: 7 }) => mode == Mode::Cast || *from == DataType::SmallDateTime,
+        (DataType::DateTime2 { scale: a }, DataType::DateTime2 { scale: b })
+        | (DataType::Time { scale: a }, DataType::Time { scale: b }) => a <= b,
+        (DataType::SmallDateTime, DataType::DateTime | DataType::DateTime2 { .. })
+        | (DataType::DateTime, DataType::DateTime2 { scale: 7 }) => mode == Mode::Cast || *from == DataType::SmallDateTime,
         _ => false,
     }
 }
@@ -120,7 +123,11 @@ impl Translator<'_> {
         // sql_variant keeps the type that the value came with.
         let sql = format!(
             "acv({}, {}, {}, {}, {})",
-            e.sql, types::code(&e.data_type), types::code(to), crate::catalog::text(table), crate::catalog::text(column)
+            e.sql,
+            types::code(&e.data_type),
+            types::code(to),
+            crate::catalog::text(table),
+            crate::catalog::text(column)
         );
         Ok(Typed { nullable: e.nullable, ..Typed::new(sql, to.clone()) })
     }
@@ -131,7 +138,11 @@ impl Translator<'_> {
             let sql = e.padded();
             return Ok(Typed { is_column: e.is_column && sql == e.sql, sql, ..e });
         }
-        let to = if types::is_binary(&e.data_type) { DataType::VarChar(types::length(&e.data_type).map_or(Length::Max, |n| Length::Limited(n as u16))) } else { DataType::VarChar(Length::Limited(types::length(&e.data_type).unwrap_or(8000) as u16)) };
+        let to = if types::is_binary(&e.data_type) {
+            DataType::VarChar(types::length(&e.data_type).map_or(Length::Max, |n| Length::Limited(n as u16)))
+        } else {
+            DataType::VarChar(Length::Limited(types::length(&e.data_type).unwrap_or(8000) as u16))
+        };
         self.cast(e, &to, 0, false)
     }
 }

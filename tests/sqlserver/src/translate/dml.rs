@@ -103,9 +103,20 @@ impl Translator<'_> {
     }
 
     /// The columns that the statement gives values, checked.
-    fn insert_columns(&self, insert: &Insert, object: &Object, database: &str, identity_insert: bool) -> Result<Vec<ColumnInfo>, SqlError> {
+    fn insert_columns(
+        &self,
+        insert: &Insert,
+        object: &Object,
+        database: &str,
+        identity_insert: bool,
+    ) -> Result<Vec<ColumnInfo>, SqlError> {
         if insert.columns.is_empty() {
-            return Ok(object.columns.iter().filter(|c| c.insertable() && (c.identity.is_none() || identity_insert)).cloned().collect());
+            return Ok(object
+                .columns
+                .iter()
+                .filter(|c| c.insertable() && (c.identity.is_none() || identity_insert))
+                .cloned()
+                .collect());
         }
         let mut list = Vec::new();
         for name in &insert.columns {
@@ -114,24 +125,61 @@ impl Translator<'_> {
                 return Err(message::error(273, 16, "Cannot insert an explicit value into a timestamp column. Use INSERT with a column list to exclude the timestamp column, or insert a DEFAULT into the timestamp column.".into()));
             }
             if c.computed.is_some() {
-                return Err(message::error(271, 16, format!("The column \"{}\" cannot be modified because it is either a computed column or is the result of a UNION operator.", c.name)));
+                return Err(message::error(
+                    271,
+                    16,
+                    format!(
+                        "The column \"{}\" cannot be modified because it is either a computed column or is the result of a UNION operator.",
+                        c.name
+                    ),
+                ));
             }
             if c.identity.is_some() && !identity_insert {
-                return Err(message::error(544, 16, format!("Cannot insert explicit value for identity column in table '{}' when IDENTITY_INSERT is set to OFF.", object.name)));
+                return Err(message::error(
+                    544,
+                    16,
+                    format!(
+                        "Cannot insert explicit value for identity column in table '{}' when IDENTITY_INSERT is set to OFF.",
+                        object.name
+                    ),
+                ));
             }
             if list.iter().any(|l: &ColumnInfo| l.column_id == c.column_id) {
-                return Err(message::error(264, 16, format!("The column name '{name}' is specified more than once in the SET clause or column list of an INSERT.")));
+                return Err(message::error(
+                    264,
+                    16,
+                    format!(
+                        "The column name '{name}' is specified more than once in the SET clause or column list of an INSERT."
+                    ),
+                ));
             }
             list.push(c.clone());
         }
-        if let Some(c) = object.columns.iter().find(|c| c.identity.is_some()).filter(|c| identity_insert && !list.iter().any(|l| l.column_id == c.column_id)) {
+        if let Some(c) = object
+            .columns
+            .iter()
+            .find(|c| c.identity.is_some())
+            .filter(|c| identity_insert && !list.iter().any(|l| l.column_id == c.column_id))
+        {
             let _ = c;
-            return Err(message::error(545, 16, format!("Explicit value must be specified for identity column in table '{}' either when IDENTITY_INSERT is set to ON or when a replication user is inserting into a NOT FOR REPLICATION identity column.", full_name(database, object))));
+            return Err(message::error(
+                545,
+                16,
+                format!(
+                    "Explicit value must be specified for identity column in table '{}' either when IDENTITY_INSERT is set to ON or when a replication user is inserting into a NOT FOR REPLICATION identity column.",
+                    full_name(database, object)
+                ),
+            ));
         }
         Ok(list)
     }
 
-    pub(crate) fn insert(mut self, insert: &Insert, identity_insert: &dyn Fn(&Object) -> bool, rows: Option<Vec<Vec<(Value, DataType)>>>) -> Result<InsertPlan, SqlError> {
+    pub(crate) fn insert(
+        mut self,
+        insert: &Insert,
+        identity_insert: &dyn Fn(&Object) -> bool,
+        rows: Option<Vec<Vec<(Value, DataType)>>>,
+    ) -> Result<InsertPlan, SqlError> {
         let (database, object) = self.target(&insert.target, "INSERT")?;
         let given = self.insert_columns(insert, &object, &database, identity_insert(&object))?;
         let table = self.storage(&database, &object);
@@ -174,20 +222,49 @@ impl Translator<'_> {
                     items.push(self.given(e, target, &object, &database)?.sql);
                 }
                 items.extend(extra.iter().map(|e| e.sql.clone()));
-                vec![Group { sql: format!("WITH \"~src\"({}) AS ({with}{sql}) SELECT {} FROM \"~src\" WHERE true", inner.join(", "), items.join(", ")), rows: vec![Vec::new()] }]
+                vec![Group {
+                    sql: format!(
+                        "WITH \"~src\"({}) AS ({with}{sql}) SELECT {} FROM \"~src\" WHERE true",
+                        inner.join(", "),
+                        items.join(", ")
+                    ),
+                    rows: vec![Vec::new()],
+                }]
             }
             (Source::Execute(_), None) => Vec::new(),
         };
         let returning = self.returning(insert.output.as_ref(), &object, "inserted")?;
-        let head = if names.is_empty() { format!("INSERT INTO {table}") } else { format!("INSERT INTO {table} ({})", names.join(", ")) };
+        let head =
+            if names.is_empty() { format!("INSERT INTO {table}") } else { format!("INSERT INTO {table} ({})", names.join(", ")) };
         let groups = groups
             .into_iter()
-            .map(|g| Group { sql: if names.is_empty() { format!("{head} DEFAULT VALUES{returning}") } else { format!("{head} {}{returning}", g.sql) }, rows: g.rows })
+            .map(|g| Group {
+                sql: if names.is_empty() {
+                    format!("{head} DEFAULT VALUES{returning}")
+                } else {
+                    format!("{head} {}{returning}", g.sql)
+                },
+                rows: g.rows,
+            })
             .collect();
-        Ok(InsertPlan { object, database, groups, translated: self.finish(String::new()), identity: identity.filter(|_| explicit_identity.is_none()), explicit_identity })
+        Ok(InsertPlan {
+            object,
+            database,
+            groups,
+            translated: self.finish(String::new()),
+            identity: identity.filter(|_| explicit_identity.is_none()),
+            explicit_identity,
+        })
     }
 
-    fn value_groups(&mut self, rows: Vec<Vec<Option<Typed>>>, given: &[ColumnInfo], extra: &[Typed], object: &Object, database: &str) -> Result<Vec<Group>, SqlError> {
+    fn value_groups(
+        &mut self,
+        rows: Vec<Vec<Option<Typed>>>,
+        given: &[ColumnInfo],
+        extra: &[Typed],
+        object: &Object,
+        database: &str,
+    ) -> Result<Vec<Group>, SqlError> {
         let mut pieces = Vec::with_capacity(rows.len());
         for row in rows {
             if row.len() != given.len() {
@@ -286,7 +363,14 @@ impl Translator<'_> {
                 return Err(message::error(272, 16, "Cannot update a timestamp column.".into()));
             }
             if c.computed.is_some() {
-                return Err(message::error(271, 16, format!("The column \"{}\" cannot be modified because it is either a computed column or is the result of a UNION operator.", c.name)));
+                return Err(message::error(
+                    271,
+                    16,
+                    format!(
+                        "The column \"{}\" cannot be modified because it is either a computed column or is the result of a UNION operator.",
+                        c.name
+                    ),
+                ));
             }
             let value = match e {
                 Some(e) => {
@@ -312,7 +396,8 @@ impl Translator<'_> {
         let table = self.storage(&database, &object);
         let with = self.with_clause(update.with.as_ref())?;
         let exposed = update.target.object.clone();
-        let (source, condition) = self.change_scope(&update.from, update.condition.as_ref(), &object, &table, &exposed, &target)?;
+        let (source, condition) =
+            self.change_scope(&update.from, update.condition.as_ref(), &object, &table, &exposed, &target)?;
         let set = self.assignments(update, &object, &database)?;
         let output = match &update.output {
             Some(o) => Some(self.update_output(o, &object, &exposed, &set, &source, &condition, &with)?),
@@ -333,10 +418,13 @@ impl Translator<'_> {
         } else {
             let limit = top.map(|t| format!(" LIMIT {t}")).unwrap_or_default();
             let items: Vec<String> = set.iter().enumerate().map(|(i, (_, e))| format!("{} AS \"{}\"", e.sql, i + 1)).collect();
-            let assigned: Vec<String> = set.iter().enumerate().map(|(i, (c, _))| format!("{} = \"~s\".\"{}\"", quote(&c.name), i + 1)).collect();
+            let assigned: Vec<String> =
+                set.iter().enumerate().map(|(i, (c, _))| format!("{} = \"~s\".\"{}\"", quote(&c.name), i + 1)).collect();
             format!(
                 "{with}UPDATE {table} AS \"~t\" SET {} FROM (SELECT {}._rowid_ AS \"~r\", {} FROM {source}{filter}{limit}) AS \"~s\" WHERE \"~t\"._rowid_ = \"~s\".\"~r\"",
-                assigned.join(", "), quote(&exposed), items.join(", ")
+                assigned.join(", "),
+                quote(&exposed),
+                items.join(", ")
             )
         };
         Ok(ChangePlan { object, database, translated: self.finish(sql), output })
@@ -345,7 +433,14 @@ impl Translator<'_> {
     /// OUTPUT of an UPDATE: `deleted` are the columns before it, `inserted` the assigned values.
     #[expect(clippy::too_many_arguments, reason = "the parts of one statement")]
     fn update_output(
-        &mut self, output: &Output, object: &Object, exposed: &str, set: &[(ColumnInfo, Typed)], source: &str, condition: &str, with: &str,
+        &mut self,
+        output: &Output,
+        object: &Object,
+        exposed: &str,
+        set: &[(ColumnInfo, Typed)],
+        source: &str,
+        condition: &str,
+        with: &str,
     ) -> Result<String, SqlError> {
         let old = columns_of(object, &format!("{}.", quote(exposed)));
         let new = old
@@ -355,7 +450,10 @@ impl Translator<'_> {
                 None => c.clone(),
             })
             .collect();
-        let tables = vec![SourceTable { exposed: "deleted".into(), schema: None, columns: old }, SourceTable { exposed: "inserted".into(), schema: None, columns: new }];
+        let tables = vec![
+            SourceTable { exposed: "deleted".into(), schema: None, columns: old },
+            SourceTable { exposed: "inserted".into(), schema: None, columns: new },
+        ];
         self.scopes.push(Scope { tables });
         let items = self.output_items(output);
         self.scopes.pop();
@@ -367,7 +465,13 @@ impl Translator<'_> {
 
     /// The rows that an UPDATE or DELETE changes: FROM's text with the target in it, and the condition. The scope stays open.
     fn change_scope(
-        &mut self, from: &[TableWithJoins], condition: Option<&Expr>, object: &Object, table: &str, exposed: &str, target: &Name,
+        &mut self,
+        from: &[TableWithJoins],
+        condition: Option<&Expr>,
+        object: &Object,
+        table: &str,
+        exposed: &str,
+        target: &Name,
     ) -> Result<(String, String), SqlError> {
         let mut source = self.from(from)?;
         let known = self.scopes.last().is_some_and(|s| s.tables.iter().any(|t| same(&t.exposed, exposed)));
@@ -393,7 +497,8 @@ impl Translator<'_> {
         let table = self.storage(&database, &object);
         let with = self.with_clause(delete.with.as_ref())?;
         let exposed = delete.target.object.clone();
-        let (source, condition) = self.change_scope(&delete.from, delete.condition.as_ref(), &object, &table, &exposed, &target)?;
+        let (source, condition) =
+            self.change_scope(&delete.from, delete.condition.as_ref(), &object, &table, &exposed, &target)?;
         let top = match &delete.top {
             Some(e) => {
                 let e = self.value(e)?;
@@ -407,7 +512,10 @@ impl Translator<'_> {
             format!("{with}DELETE FROM {table} AS {}{filter}", quote(&exposed))
         } else {
             let limit = top.map(|t| format!(" LIMIT {t}")).unwrap_or_default();
-            format!("{with}DELETE FROM {table} WHERE _rowid_ IN (SELECT {}._rowid_ FROM {source}{filter}{limit})", quote(&exposed))
+            format!(
+                "{with}DELETE FROM {table} WHERE _rowid_ IN (SELECT {}._rowid_ FROM {source}{filter}{limit})",
+                quote(&exposed)
+            )
         };
         sql.push_str(&self.returning(delete.output.as_ref(), &object, "deleted")?);
         Ok(ChangePlan { object, database, translated: self.finish(sql), output: None })
@@ -420,7 +528,11 @@ impl Translator<'_> {
         self.pop_scope();
         let answer = answer?;
         if !self.out.parameters.is_empty() {
-            return Err(message::error(4936, 16, "Computed column or constraint cannot be persisted because its expression is non-deterministic.".into()));
+            return Err(message::error(
+                4936,
+                16,
+                "Computed column or constraint cannot be persisted because its expression is non-deterministic.".into(),
+            ));
         }
         Ok(answer)
     }

@@ -12,7 +12,12 @@ impl Translator<'_> {
     pub(crate) fn value(&mut self, e: &Expr) -> Result<Typed, SqlError> {
         self.depth += 1;
         if self.depth > 400 {
-            return Err(message::error(191, 15, "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries.".into()));
+            return Err(message::error(
+                191,
+                15,
+                "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries."
+                    .into(),
+            ));
         }
         let typed = self.value_inner(e);
         self.depth -= 1;
@@ -34,7 +39,9 @@ impl Translator<'_> {
             Expr::BinaryOp { left, op, right } => self.binary(left, op, right),
             Expr::UnaryOp { op, expr } => self.unary(*op, expr),
             Expr::Function(f) => self.function(f),
-            Expr::Case { operand, conditions, else_result, .. } => self.case(operand.as_deref(), conditions, else_result.as_deref()),
+            Expr::Case { operand, conditions, else_result, .. } => {
+                self.case(operand.as_deref(), conditions, else_result.as_deref())
+            }
             Expr::Cast { kind, expr, data_type, .. } => {
                 let to = types::parse(&data_type.to_string(), 30)?;
                 let e = self.value(expr)?;
@@ -140,7 +147,8 @@ impl Translator<'_> {
                     };
                     if let Some(v) = negated {
                         // -9223372036854775808 reads as a decimal first.
-                        if let (Value::Decimal { mantissa, scale: 0 }, DataType::Numeric { precision: 19, .. }) = (&v, &e.data_type)
+                        if let (Value::Decimal { mantissa, scale: 0 }, DataType::Numeric { precision: 19, .. }) =
+                            (&v, &e.data_type)
                             && let Ok(i) = i64::try_from(*mantissa)
                         {
                             return Ok(Typed::constant(Value::Int(i), DataType::BigInt));
@@ -149,7 +157,8 @@ impl Translator<'_> {
                     }
                 }
                 let t = if e.data_type == DataType::Bit { DataType::Int } else { e.data_type.clone() };
-                let sql = if types::is_integer(&t) { format!("(-{})", e.sql) } else { format!("dneg({}, {})", e.sql, types::code(&t)) };
+                let sql =
+                    if types::is_integer(&t) { format!("(-{})", e.sql) } else { format!("dneg({}, {})", e.sql, types::code(&t)) };
                 Ok(Typed::new(sql, t).or_null(e.nullable))
             }
             UnaryOperator::BitwiseNot => Ok(Typed::new(format!("(~{})", e.sql), e.data_type).or_null(e.nullable)),
@@ -179,7 +188,11 @@ impl Translator<'_> {
         if matches!(op, '&' | '|' | '^') {
             let t = types::common(&a.data_type, &b.data_type);
             let (a, b) = (self.operand(a, &t)?, self.operand(b, &t)?);
-            let sql = if op == '^' { format!("(({0} | {1}) - ({0} & {1}))", a.sql, b.sql) } else { format!("({} {op} {})", a.sql, b.sql) };
+            let sql = if op == '^' {
+                format!("(({0} | {1}) - ({0} & {1}))", a.sql, b.sql)
+            } else {
+                format!("({} {op} {})", a.sql, b.sql)
+            };
             return Ok(Typed::new(sql, t).or_null(nullable));
         }
         let both_text = (a.is_string() || a.null) && (b.is_string() || b.null);
@@ -193,10 +206,19 @@ impl Translator<'_> {
         }
         // A datetime and a number of days.
         for (x, y, flipped) in [(&a, &b, false), (&b, &a, true)] {
-            if matches!(x.data_type, DataType::DateTime | DataType::SmallDateTime) && !types::is_temporal(&y.data_type) && !y.is_string() && !(flipped && op == '-') {
+            if matches!(x.data_type, DataType::DateTime | DataType::SmallDateTime)
+                && !types::is_temporal(&y.data_type)
+                && !y.is_string()
+                && !(flipped && op == '-')
+            {
                 let days = self.cast(y.clone(), &DataType::Float, 0, false)?;
                 let sign = if op == '-' { "-" } else { "" };
-                let sql = format!("dateadd('millisecond', CAST(round({sign}{} * 86400000) AS INTEGER), {}, {})", days.sql, x.sql, types::code(&x.data_type));
+                let sql = format!(
+                    "dateadd('millisecond', CAST(round({sign}{} * 86400000) AS INTEGER), {}, {})",
+                    days.sql,
+                    x.sql,
+                    types::code(&x.data_type)
+                );
                 return Ok(Typed::new(sql, x.data_type.clone()).or_null(nullable));
             }
         }
@@ -207,19 +229,47 @@ impl Translator<'_> {
             _ => types::arithmetic(op, &a.data_type, &b.data_type),
         };
         if types::exact(&t).is_none() && !types::is_float(&t) {
-            let name = match op { '+' => "add", '-' => "subtract", '*' => "multiply", '/' => "divide", _ => "modulo" };
-            return Err(message::error(8117, 16, format!("Operand data type {} is invalid for {name} operator.", types::name(&t))));
+            let name = match op {
+                '+' => "add",
+                '-' => "subtract",
+                '*' => "multiply",
+                '/' => "divide",
+                _ => "modulo",
+            };
+            return Err(message::error(
+                8117,
+                16,
+                format!("Operand data type {} is invalid for {name} operator.", types::name(&t)),
+            ));
         }
         // Text operands become the other's type; exact ones keep their own scale, the operation aligns them.
-        let mut side = |e: Typed| if types::exact(&e.data_type).is_some() && !types::is_float(&t) && !e.null { Ok(e) } else { self.cast(e, &t, 0, false) };
+        let mut side = |e: Typed| {
+            if types::exact(&e.data_type).is_some() && !types::is_float(&t) && !e.null {
+                Ok(e)
+            } else {
+                self.cast(e, &t, 0, false)
+            }
+        };
         let (a, b) = (side(a)?, side(b)?);
         if let (Some(Value::Int(x)), Some(Value::Int(y))) = (&a.value, &b.value) {
-            let folded = match op { '+' => x.checked_add(*y), '-' => x.checked_sub(*y), '*' => x.checked_mul(*y), _ => None };
+            let folded = match op {
+                '+' => x.checked_add(*y),
+                '-' => x.checked_sub(*y),
+                '*' => x.checked_mul(*y),
+                _ => None,
+            };
             if let Some(v) = folded.and_then(|v| types::convert::check_integer(v, &t)) {
                 return Ok(Typed::constant(Value::Int(v), t));
             }
         }
-        let sql = format!("arith('{op}', {}, {}, {}, {}, {})", a.sql, types::code(&a.data_type), b.sql, types::code(&b.data_type), types::code(&t));
+        let sql = format!(
+            "arith('{op}', {}, {}, {}, {}, {})",
+            a.sql,
+            types::code(&a.data_type),
+            b.sql,
+            types::code(&b.data_type),
+            types::code(&t)
+        );
         Ok(Typed::new(sql, t).or_null(nullable))
     }
 
@@ -236,7 +286,12 @@ impl Translator<'_> {
         Ok(Typed { collation, ..Typed::new(format!("({} || {})", a.padded(), b.padded()), t).or_null(nullable) })
     }
 
-    fn case(&mut self, operand: Option<&Expr>, conditions: &[sqlparser::ast::CaseWhen], otherwise: Option<&Expr>) -> Result<Typed, SqlError> {
+    fn case(
+        &mut self,
+        operand: Option<&Expr>,
+        conditions: &[sqlparser::ast::CaseWhen],
+        otherwise: Option<&Expr>,
+    ) -> Result<Typed, SqlError> {
         let mut tests = Vec::with_capacity(conditions.len());
         let mut results = Vec::with_capacity(conditions.len() + 1);
         for when in conditions {
@@ -267,7 +322,12 @@ impl Translator<'_> {
 
     /// Expressions brought to their common type.
     pub(super) fn alternatives(&mut self, list: Vec<Typed>) -> Result<(DataType, Vec<Typed>), SqlError> {
-        let t = list.iter().filter(|e| !e.null).map(|e| e.data_type.clone()).reduce(|a, b| types::common(&a, &b)).unwrap_or(DataType::Int);
+        let t = list
+            .iter()
+            .filter(|e| !e.null)
+            .map(|e| e.data_type.clone())
+            .reduce(|a, b| types::common(&a, &b))
+            .unwrap_or(DataType::Int);
         let list = list.into_iter().map(|e| self.cast(e, &t, 0, false)).collect::<Result<_, _>>()?;
         Ok((t, list))
     }
@@ -279,7 +339,8 @@ impl Translator<'_> {
             return Err(message::unsupported("AT TIME ZONE with a zone other than 'UTC'"));
         }
         let function = if matches!(e.data_type, DataType::DateTimeOffset { .. }) { "switchoffset" } else { "todatetimeoffset" };
-        Ok(Typed::new(format!("{function}({}, {}, 0)", e.sql, types::code(&e.data_type)), DataType::DateTimeOffset { scale: 7 }).or_null(e.nullable))
+        Ok(Typed::new(format!("{function}({}, {}, 0)", e.sql, types::code(&e.data_type)), DataType::DateTimeOffset { scale: 7 })
+            .or_null(e.nullable))
     }
 }
 
@@ -288,17 +349,34 @@ fn constant(v: &Literal) -> Result<Typed, SqlError> {
     Ok(match v {
         Literal::Null => Typed::null(),
         Literal::Number(text, _) => number(text)?,
+        Literal::Placeholder(text) if text.starts_with('$') => number(text)?,
         Literal::SingleQuotedString(s) => {
             let length = s.encode_utf16().count() as u32;
             // A literal without N is in the database's code page.
-            let text: String = s.chars().map(|c| if (c as u32) < 0x100 || "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ".contains(c) { c } else { '?' }).collect();
+            let text: String = s
+                .chars()
+                .map(|c| {
+                    if (c as u32) < 0x100 || "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ".contains(c)
+                    {
+                        c
+                    } else {
+                        '?'
+                    }
+                })
+                .collect();
             Typed::constant(Value::Text(text), types::string_of(false, Some(length)))
         }
-        Literal::NationalStringLiteral(s) => Typed::constant(Value::Text(s.clone()), types::string_of(true, Some(s.encode_utf16().count() as u32))),
+        Literal::NationalStringLiteral(s) => {
+            Typed::constant(Value::Text(s.clone()), types::string_of(true, Some(s.encode_utf16().count() as u32)))
+        }
         Literal::HexStringLiteral(h) => {
             let padded = if h.len() % 2 == 1 { format!("0{h}") } else { h.clone() };
             let bytes = hex::decode(&padded).map_err(|_| message::syntax(h, 1))?;
-            let t = if bytes.len() > 8000 { DataType::VarBinary(Length::Max) } else { DataType::VarBinary(Length::Limited((bytes.len() as u16).max(1))) };
+            let t = if bytes.len() > 8000 {
+                DataType::VarBinary(Length::Max)
+            } else {
+                DataType::VarBinary(Length::Limited((bytes.len() as u16).max(1)))
+            };
             Typed::constant(Value::Bytes(bytes), t)
         }
         other => return Err(message::syntax(&other.to_string(), 1)),
@@ -320,7 +398,13 @@ fn number(text: &str) -> Result<Typed, SqlError> {
     {
         return Ok(Typed::constant(Value::Int(i64::from(i)), DataType::Int));
     }
-    let (mantissa, scale) = decimal::parse(text).ok_or_else(|| message::error(1007, 15, format!("The number '{text}' is out of the range for numeric representation (maximum precision 38).")))?;
+    let (mantissa, scale) = decimal::parse(text).ok_or_else(|| {
+        message::error(
+            1007,
+            15,
+            format!("The number '{text}' is out of the range for numeric representation (maximum precision 38)."),
+        )
+    })?;
     let digits = mantissa.unsigned_abs().to_string().len().max(usize::from(scale)).max(1);
     let t = DataType::Numeric { precision: (digits as u8).min(38), scale };
     debug_assert!(storage::scale(&t) == scale);

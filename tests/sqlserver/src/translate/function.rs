@@ -1,6 +1,9 @@
 //! Function calls.
 
-use sqlparser::ast::{DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, OrderByExpr, WindowFrameBound, WindowType};
+use sqlparser::ast::{
+    DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, OrderByExpr, WindowFrameBound,
+    WindowType,
+};
 use tds::{DataType, Length, SqlError, Value};
 
 use super::{Translator, Typed};
@@ -77,7 +80,14 @@ impl Translator<'_> {
             return Ok(e);
         }
         if name.contains('.') {
-            return Err(message::error(4121, 16, format!("Cannot find either column \"{}\" or the user-defined function or aggregate \"{name}\", or the name is ambiguous.", name.split('.').next().unwrap_or_default())));
+            return Err(message::error(
+                4121,
+                16,
+                format!(
+                    "Cannot find either column \"{}\" or the user-defined function or aggregate \"{name}\", or the name is ambiguous.",
+                    name.split('.').next().unwrap_or_default()
+                ),
+            ));
         }
         Err(message::no_function(&name))
     }
@@ -126,7 +136,10 @@ impl Translator<'_> {
                 call.arity(2, 2)?;
                 let (e, separator) = (self.text(call.expressions[0])?, self.text(call.expressions[1])?);
                 let order = if within.is_empty() { String::new() } else { format!(" ORDER BY {}", self.order_items(within)?) };
-                let t = types::string_of(types::is_unicode(&e.data_type), types::length(&e.data_type).map(|_| if types::is_unicode(&e.data_type) { 4000 } else { 8000 }));
+                let t = types::string_of(
+                    types::is_unicode(&e.data_type),
+                    types::length(&e.data_type).map(|_| if types::is_unicode(&e.data_type) { 4000 } else { 8000 }),
+                );
                 Typed::new(format!("group_concat({}, {}{order})", e.sql, separator.sql), t)
             }
             _ => return Ok(None),
@@ -183,7 +196,10 @@ impl Translator<'_> {
                 for (i, a) in arguments.into_iter().enumerate().skip(1) {
                     list.push(if i == 2 { self.cast(a, &first.data_type, 0, false)?.sql } else { a.sql });
                 }
-                Ok(Typed { collation: first.collation, ..Typed::new(format!("{}({}) {window}", call.name, list.join(", ")), first.data_type) })
+                Ok(Typed {
+                    collation: first.collation,
+                    ..Typed::new(format!("{}({}) {window}", call.name, list.join(", ")), first.data_type)
+                })
             }
             "avg" => {
                 let e = self.value(call.expressions[0])?;
@@ -207,13 +223,20 @@ impl Translator<'_> {
     }
 
     fn string_function(&mut self, call: &Call<'_>) -> Result<Option<Typed>, SqlError> {
-        let keep = |e: &Typed, sql: String| Typed { collation: e.collation, ..Typed::new(sql, string_type(e)).or_null(e.nullable) };
+        let keep =
+            |e: &Typed, sql: String| Typed { collation: e.collation, ..Typed::new(sql, string_type(e)).or_null(e.nullable) };
         let sensitive = |e: &Typed| u8::from(e.collation != Collation::Insensitive);
         Ok(Some(match call.name.as_str() {
             "upper" | "ucase" | "lower" | "lcase" | "ltrim" | "rtrim" | "reverse" => {
                 call.arity(1, 1)?;
                 let e = self.text(call.expressions[0])?;
-                let f = match call.name.as_str() { "upper" | "ucase" => "tupper", "lower" | "lcase" => "tlower", "ltrim" => "tltrim", "rtrim" => "trtrim", _ => "treverse" };
+                let f = match call.name.as_str() {
+                    "upper" | "ucase" => "tupper",
+                    "lower" | "lcase" => "tlower",
+                    "ltrim" => "tltrim",
+                    "rtrim" => "trtrim",
+                    _ => "treverse",
+                };
                 keep(&e, format!("{f}({})", e.sql))
             }
             "len" => {
@@ -227,7 +250,9 @@ impl Translator<'_> {
                 let e = self.value(call.expressions[0])?;
                 let t = if types::length(&e.data_type).is_none() { DataType::BigInt } else { DataType::Int };
                 let sql = match &e.data_type {
-                    s if types::is_string(s) => format!("tdatalength({}, {})", e.padded(), if types::is_unicode(s) { 2 } else { 1 }),
+                    s if types::is_string(s) => {
+                        format!("tdatalength({}, {})", e.padded(), if types::is_unicode(s) { 2 } else { 1 })
+                    }
                     s if types::is_binary(s) => format!("tdatalength({}, 1)", e.sql),
                     other => format!("iif({} IS NULL, NULL, {})", e.sql, crate::catalog::type_facts(other, "").2),
                 };
@@ -236,9 +261,21 @@ impl Translator<'_> {
             "left" | "right" => {
                 call.arity(2, 2)?;
                 let (e, n) = (self.text(call.expressions[0])?, self.integer(call.expressions[1])?);
-                let sql = if call.name == "left" { format!("tsubstring({}, 1, {})", e.sql, n.sql) } else { format!("tright({}, {})", e.sql, n.sql) };
-                let length = match n.value { Some(Value::Int(n)) if n > 0 => types::length(&e.data_type).map(|l| l.min(n as u32)).or(u32::try_from(n).ok()), _ => types::length(&e.data_type) };
-                Typed { collation: e.collation, ..Typed::new(sql, types::string_of(types::is_unicode(&e.data_type), length)).or_null(e.nullable || n.nullable) }
+                let sql = if call.name == "left" {
+                    format!("tsubstring({}, 1, {})", e.sql, n.sql)
+                } else {
+                    format!("tright({}, {})", e.sql, n.sql)
+                };
+                let length = match n.value {
+                    Some(Value::Int(n)) if n > 0 => {
+                        types::length(&e.data_type).map(|l| l.min(n as u32)).or(u32::try_from(n).ok())
+                    }
+                    _ => types::length(&e.data_type),
+                };
+                Typed {
+                    collation: e.collation,
+                    ..Typed::new(sql, types::string_of(types::is_unicode(&e.data_type), length)).or_null(e.nullable || n.nullable)
+                }
             }
             "substring" => {
                 call.arity(3, 3)?;
@@ -247,14 +284,20 @@ impl Translator<'_> {
                 let (start, length) = (self.integer(call.expressions[1])?, self.integer(call.expressions[2])?);
                 let sql = format!("tsubstring({}, {}, {})", e.sql, start.sql, length.sql);
                 if types::is_binary(&e.data_type) {
-                    return Ok(Some(Typed::new(sql, DataType::VarBinary(types::length(&e.data_type).map_or(Length::Max, |n| Length::Limited(n as u16))))));
+                    return Ok(Some(Typed::new(
+                        sql,
+                        DataType::VarBinary(types::length(&e.data_type).map_or(Length::Max, |n| Length::Limited(n as u16))),
+                    )));
                 }
                 keep(&e, sql)
             }
             "charindex" => {
                 call.arity(2, 3)?;
                 let (needle, text) = (self.text(call.expressions[0])?, self.text(call.expressions[1])?);
-                let start = match call.expressions.get(2) { Some(e) => self.integer(e)?.sql, None => "1".into() };
+                let start = match call.expressions.get(2) {
+                    Some(e) => self.integer(e)?.sql,
+                    None => "1".into(),
+                };
                 Typed::new(format!("tcharindex({}, {}, {start}, {})", needle.sql, text.sql, sensitive(&text)), DataType::Int)
             }
             "patindex" => {
@@ -264,9 +307,16 @@ impl Translator<'_> {
             }
             "replace" => {
                 call.arity(3, 3)?;
-                let (e, old, new) = (self.text(call.expressions[0])?, self.text(call.expressions[1])?, self.text(call.expressions[2])?);
-                let t = types::string_of(types::is_unicode(&e.data_type) || types::is_unicode(&new.data_type), types::length(&e.data_type).map(|_| if types::is_unicode(&e.data_type) { 4000 } else { 8000 }));
-                Typed { collation: e.collation, ..Typed::new(format!("treplace({}, {}, {}, {})", e.sql, old.sql, new.sql, sensitive(&e)), t) }
+                let (e, old, new) =
+                    (self.text(call.expressions[0])?, self.text(call.expressions[1])?, self.text(call.expressions[2])?);
+                let t = types::string_of(
+                    types::is_unicode(&e.data_type) || types::is_unicode(&new.data_type),
+                    types::length(&e.data_type).map(|_| if types::is_unicode(&e.data_type) { 4000 } else { 8000 }),
+                );
+                Typed {
+                    collation: e.collation,
+                    ..Typed::new(format!("treplace({}, {}, {}, {})", e.sql, old.sql, new.sql, sensitive(&e)), t)
+                }
             }
             "stuff" => {
                 call.arity(4, 4)?;
@@ -294,18 +344,32 @@ impl Translator<'_> {
                     parts.push(self.text(e)?);
                 }
                 let unicode = parts.iter().any(|p| types::is_unicode(&p.data_type));
-                let total = parts.iter().map(|p| types::length(&p.data_type)).try_fold(0u32, |a, l| l.map(|l| a + l)).map(|n| n.min(if unicode { 4000 } else { 8000 }));
+                let total = parts
+                    .iter()
+                    .map(|p| types::length(&p.data_type))
+                    .try_fold(0u32, |a, l| l.map(|l| a + l))
+                    .map(|n| n.min(if unicode { 4000 } else { 8000 }));
                 let sql = if call.name == "concat_ws" && !parts.is_empty() {
                     format!("concat_ws({})", parts.iter().map(|p| p.sql.as_str()).collect::<Vec<_>>().join(", "))
                 } else {
-                    format!("({})", parts.iter().map(|p| if p.nullable { format!("coalesce({}, '')", p.sql) } else { p.sql.clone() }).collect::<Vec<_>>().join(" || "))
+                    format!(
+                        "({})",
+                        parts
+                            .iter()
+                            .map(|p| if p.nullable { format!("coalesce({}, '')", p.sql) } else { p.sql.clone() })
+                            .collect::<Vec<_>>()
+                            .join(" || ")
+                    )
                 };
                 Typed::new(sql, types::string_of(unicode, total)).not_null()
             }
             "quotename" => {
                 call.arity(1, 2)?;
                 let e = self.text(call.expressions[0])?;
-                let quote = match call.expressions.get(1) { Some(q) => self.text(q)?.sql, None => "'['".into() };
+                let quote = match call.expressions.get(1) {
+                    Some(q) => self.text(q)?.sql,
+                    None => "'['".into(),
+                };
                 Typed::new(format!("tquotename({}, {quote})", e.sql), DataType::NVarChar(Length::Limited(258)))
             }
             "parsename" => {
@@ -356,13 +420,20 @@ impl Translator<'_> {
                 let n = self.integer(call.expressions[1])?;
                 let raw = self.value(call.expressions[2])?;
                 let e = if types::is_temporal(&raw.data_type) { raw } else { self.cast(raw, &DataType::DateTime, 0, false)? };
-                Typed::new(format!("dateadd('{part}', {}, {}, {})", n.sql, e.sql, types::code(&e.data_type)), e.data_type).or_null(e.nullable || n.nullable)
+                Typed::new(format!("dateadd('{part}', {}, {}, {})", n.sql, e.sql, types::code(&e.data_type)), e.data_type)
+                    .or_null(e.nullable || n.nullable)
             }
             "datediff" | "datediff_big" => {
                 call.arity(3, 3)?;
                 let part = self.date_part(call.expressions[0])?;
                 let (a, b) = (self.temporal(call.expressions[1])?, self.temporal(call.expressions[2])?);
-                let sql = format!("datediff('{part}', {}, {}, {}, {})", a.sql, types::code(&a.data_type), b.sql, types::code(&b.data_type));
+                let sql = format!(
+                    "datediff('{part}', {}, {}, {}, {})",
+                    a.sql,
+                    types::code(&a.data_type),
+                    b.sql,
+                    types::code(&b.data_type)
+                );
                 if call.name == "datediff_big" {
                     return Ok(Some(Typed::new(sql, DataType::BigInt)));
                 }
@@ -378,12 +449,16 @@ impl Translator<'_> {
             "year" | "month" | "day" => {
                 call.arity(1, 1)?;
                 let e = self.temporal(call.expressions[0])?;
-                Typed::new(format!("datepart('{}', {}, {})", call.name, e.sql, types::code(&e.data_type)), DataType::Int).or_null(e.nullable)
+                Typed::new(format!("datepart('{}', {}, {})", call.name, e.sql, types::code(&e.data_type)), DataType::Int)
+                    .or_null(e.nullable)
             }
             "eomonth" => {
                 call.arity(1, 2)?;
                 let e = self.temporal(call.expressions[0])?;
-                let n = match call.expressions.get(1) { Some(n) => self.integer(n)?.sql, None => "0".into() };
+                let n = match call.expressions.get(1) {
+                    Some(n) => self.integer(n)?.sql,
+                    None => "0".into(),
+                };
                 Typed::new(format!("eomonth({}, {}, {n})", e.sql, types::code(&e.data_type)), DataType::Date)
             }
             "datefromparts" | "datetimefromparts" | "datetime2fromparts" | "timefromparts" => self.from_parts(call)?,
@@ -391,11 +466,19 @@ impl Translator<'_> {
                 call.arity(2, 2)?;
                 let e = self.temporal(call.expressions[0])?;
                 let zone = self.value(call.expressions[1])?;
-                Typed::new(format!("{}({}, {}, {})", call.name, e.sql, types::code(&e.data_type), zone.sql), DataType::DateTimeOffset { scale: 7 })
+                Typed::new(
+                    format!("{}({}, {}, {})", call.name, e.sql, types::code(&e.data_type), zone.sql),
+                    DataType::DateTimeOffset { scale: 7 },
+                )
             }
             "isdate" => {
                 let e = self.text(call.expressions[0])?;
-                let sql = format!("(tcv({}, {}, {}, 0) IS NOT NULL)", e.sql, types::code(&e.data_type), types::code(&DataType::DateTime));
+                let sql = format!(
+                    "(tcv({}, {}, {}, 0) IS NOT NULL)",
+                    e.sql,
+                    types::code(&e.data_type),
+                    types::code(&DataType::DateTime)
+                );
                 Typed::new(sql, DataType::Int).not_null()
             }
             _ => return Ok(None),
@@ -408,18 +491,30 @@ impl Translator<'_> {
             parts.push(self.integer(e)?);
         }
         let sql = |i: usize| parts.get(i).map_or("0", |p| p.sql.as_str());
-        let scale = |i: usize| match parts.get(i).and_then(|p| p.value.clone()) { Some(Value::Int(n)) => n.clamp(0, 7) as u8, _ => 7 };
+        let scale = |i: usize| match parts.get(i).and_then(|p| p.value.clone()) {
+            Some(Value::Int(n)) => n.clamp(0, 7) as u8,
+            _ => 7,
+        };
         let (list, t) = match call.name.as_str() {
             "datefromparts" => (format!("{}, {}, {}, 0, 0, 0, 0", sql(0), sql(1), sql(2)), DataType::Date),
-            "datetimefromparts" => (format!("{}, {}, {}, {}, {}, {}, ({} * 10000)", sql(0), sql(1), sql(2), sql(3), sql(4), sql(5), sql(6)), DataType::DateTime),
+            "datetimefromparts" => (
+                format!("{}, {}, {}, {}, {}, {}, ({} * 10000)", sql(0), sql(1), sql(2), sql(3), sql(4), sql(5), sql(6)),
+                DataType::DateTime,
+            ),
             "timefromparts" => {
                 let s = scale(4);
-                (format!("1900, 1, 1, {}, {}, {}, ({} * {})", sql(0), sql(1), sql(2), sql(3), 10i64.pow(7 - u32::from(s))), DataType::Time { scale: s })
+                (
+                    format!("1900, 1, 1, {}, {}, {}, ({} * {})", sql(0), sql(1), sql(2), sql(3), 10i64.pow(7 - u32::from(s))),
+                    DataType::Time { scale: s },
+                )
             }
             _ => {
                 let s = scale(7);
                 let unit = 10i64.pow(7 - u32::from(s));
-                (format!("{}, {}, {}, {}, {}, {}, ({} * {unit})", sql(0), sql(1), sql(2), sql(3), sql(4), sql(5), sql(6)), DataType::DateTime2 { scale: s })
+                (
+                    format!("{}, {}, {}, {}, {}, {}, ({} * {unit})", sql(0), sql(1), sql(2), sql(3), sql(4), sql(5), sql(6)),
+                    DataType::DateTime2 { scale: s },
+                )
             }
         };
         Ok(Typed::new(format!("datefromparts({list}, {})", types::code(&t)), t))
@@ -429,17 +524,23 @@ impl Translator<'_> {
         Ok(Some(match call.name.as_str() {
             "round" | "ceiling" | "floor" => {
                 let e = self.value(call.expressions.first().ok_or_else(|| message::no_function(&call.name))?)?;
-                let e = if types::exact(&e.data_type).is_none() && !types::is_float(&e.data_type) { self.cast(e, &DataType::Float, 0, false)? } else { e };
+                let e = if types::exact(&e.data_type).is_none() && !types::is_float(&e.data_type) {
+                    self.cast(e, &DataType::Float, 0, false)?
+                } else {
+                    e
+                };
                 let (digits, mode) = match call.name.as_str() {
                     "ceiling" => ("0".to_string(), 1),
                     "floor" => ("0".to_string(), 2),
                     _ => {
                         call.arity(2, 3)?;
-                        let truncate = call.expressions.len() == 3 && self.value(call.expressions[2])?.value != Some(Value::Int(0));
+                        let truncate =
+                            call.expressions.len() == 3 && self.value(call.expressions[2])?.value != Some(Value::Int(0));
                         (self.integer(call.expressions[1])?.sql, if truncate { 3 } else { 0 })
                     }
                 };
-                Typed::new(format!("tround({}, {}, {digits}, {mode})", e.sql, types::code(&e.data_type)), e.data_type).or_null(e.nullable)
+                Typed::new(format!("tround({}, {}, {digits}, {mode})", e.sql, types::code(&e.data_type)), e.data_type)
+                    .or_null(e.nullable)
             }
             "abs" | "sign" => {
                 call.arity(1, 1)?;
@@ -454,7 +555,8 @@ impl Translator<'_> {
                 let f = Typed::new(format!("fmath('power', {}, {})", a.sql, b.sql), DataType::Float);
                 self.cast(f, &t, 0, false)?
             }
-            "sqrt" | "square" | "exp" | "log" | "log10" | "sin" | "cos" | "tan" | "asin" | "acos" | "atan" | "atn2" | "degrees" | "radians" | "pi" => {
+            "sqrt" | "square" | "exp" | "log" | "log10" | "sin" | "cos" | "tan" | "asin" | "acos" | "atan" | "atn2"
+            | "degrees" | "radians" | "pi" => {
                 let mut list = Vec::new();
                 for e in &call.expressions {
                     let e = self.value(e)?;
@@ -498,14 +600,18 @@ impl Translator<'_> {
                 call.arity(2, 2)?;
                 let (a, b) = (self.value(call.expressions[0])?, self.value(call.expressions[1])?);
                 let test = self.compare_typed(a.clone(), "=", b)?;
-                Typed { collation: a.collation, ..Typed::new(format!("CASE WHEN {test} THEN NULL ELSE {} END", a.sql), a.data_type) }
+                Typed {
+                    collation: a.collation,
+                    ..Typed::new(format!("CASE WHEN {test} THEN NULL ELSE {} END", a.sql), a.data_type)
+                }
             }
             "iif" => {
                 call.arity(3, 3)?;
                 let test = self.condition(call.expressions[0])?;
                 let list = vec![self.value(call.expressions[1])?, self.value(call.expressions[2])?];
                 let (t, list) = self.alternatives(list)?;
-                Typed::new(format!("CASE WHEN {test} THEN {} ELSE {} END", list[0].sql, list[1].sql), t).or_null(list.iter().any(|e| e.nullable))
+                Typed::new(format!("CASE WHEN {test} THEN {} ELSE {} END", list[0].sql, list[1].sql), t)
+                    .or_null(list.iter().any(|e| e.nullable))
             }
             "choose" => {
                 let n = self.integer(call.expressions.first().ok_or_else(|| message::no_function("choose"))?)?;
@@ -553,7 +659,32 @@ impl Translator<'_> {
 
     /// Functions whose arguments are constant and whose answer the session knows: SERVERPROPERTY('…'), HAS_PERMS_BY_NAME(…).
     fn evaluated(&mut self, call: &Call<'_>) -> Result<Option<Typed>, SqlError> {
-        let known = ["serverproperty", "databasepropertyex", "has_perms_by_name", "is_srvrolemember", "is_member", "is_rolemember", "suser_sname", "suser_name", "suser_id", "suser_sid", "user_name", "user_id", "has_dbaccess", "connectionproperty", "sessionproperty", "session_context", "original_db_name", "collationproperty", "fulltextserviceproperty", "db_id", "db_name", "permissions", "is_object_signed", "applock_test"];
+        let known = [
+            "serverproperty",
+            "databasepropertyex",
+            "has_perms_by_name",
+            "is_srvrolemember",
+            "is_member",
+            "is_rolemember",
+            "suser_sname",
+            "suser_name",
+            "suser_id",
+            "suser_sid",
+            "user_name",
+            "user_id",
+            "has_dbaccess",
+            "connectionproperty",
+            "sessionproperty",
+            "session_context",
+            "original_db_name",
+            "collationproperty",
+            "fulltextserviceproperty",
+            "db_id",
+            "db_name",
+            "permissions",
+            "is_object_signed",
+            "applock_test",
+        ];
         if !known.contains(&call.name.as_str()) {
             return Ok(None);
         }
@@ -586,10 +717,16 @@ fn sum(name: &str, distinct: &str, e: &Typed) -> Result<(String, DataType), SqlE
     Ok(match &e.data_type {
         DataType::BigInt if average => (format!("(sum({distinct}{0}) / count({distinct}{0}))", e.sql), DataType::BigInt),
         DataType::BigInt => (format!("sum({distinct}{})", e.sql), DataType::BigInt),
-        DataType::TinyInt | DataType::SmallInt | DataType::Int if average => (format!("(sum({distinct}{0}) / count({distinct}{0}))", e.sql), DataType::Int),
-        DataType::TinyInt | DataType::SmallInt | DataType::Int => (format!("rng(sum({distinct}{}), {})", e.sql, types::code(&DataType::Int)), DataType::Int),
+        DataType::TinyInt | DataType::SmallInt | DataType::Int if average => {
+            (format!("(sum({distinct}{0}) / count({distinct}{0}))", e.sql), DataType::Int)
+        }
+        DataType::TinyInt | DataType::SmallInt | DataType::Int => {
+            (format!("rng(sum({distinct}{}), {})", e.sql, types::code(&DataType::Int)), DataType::Int)
+        }
         DataType::Money | DataType::SmallMoney if !average => (format!("sum({distinct}{})", e.sql), DataType::Money),
-        DataType::Money | DataType::SmallMoney => (format!("davg({distinct}{}, {1}, {1})", e.sql, types::code(&DataType::Money)), DataType::Money),
+        DataType::Money | DataType::SmallMoney => {
+            (format!("davg({distinct}{}, {1}, {1})", e.sql, types::code(&DataType::Money)), DataType::Money)
+        }
         DataType::Decimal { scale, .. } | DataType::Numeric { scale, .. } => {
             let t = DataType::Decimal { precision: 38, scale: if average { (*scale).max(6) } else { *scale } };
             let f = if average { "davg" } else { "dsum" };
@@ -600,6 +737,12 @@ fn sum(name: &str, distinct: &str, e: &Typed) -> Result<(String, DataType), SqlE
             (format!("{f}({}, {}, {})", e.sql, types::code(&e.data_type), types::code(&t)), t)
         }
         DataType::Real | DataType::Float => (format!("{name}({distinct}{})", e.sql), DataType::Float),
-        other => return Err(message::error(8117, 16, format!("Operand data type {} is invalid for {name} operator.", types::name(other)))),
+        other => {
+            return Err(message::error(
+                8117,
+                16,
+                format!("Operand data type {} is invalid for {name} operator.", types::name(other)),
+            ));
+        }
     })
 }

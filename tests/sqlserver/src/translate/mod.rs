@@ -46,7 +46,13 @@ pub(crate) trait Lookup {
     /// A `sys.*` or INFORMATION_SCHEMA view.
     fn system_view(&self, database: &str, schema: &str, name: &str) -> Result<Option<Derived>, SqlError>;
     /// A table-valued function of the server.
-    fn table_function(&self, database: &str, schema: &str, name: &str, arguments: &[Option<(Value, DataType)>]) -> Result<Option<Derived>, SqlError>;
+    fn table_function(
+        &self,
+        database: &str,
+        schema: &str,
+        name: &str,
+        arguments: &[Option<(Value, DataType)>],
+    ) -> Result<Option<Derived>, SqlError>;
     /// A constant of the session: `@@VERSION`, `SYSTEM_USER`, `DB_ID()`…
     fn constant(&self, name: &str) -> Option<(Value, DataType)>;
 }
@@ -95,8 +101,6 @@ pub(crate) struct Translated {
     pub(crate) locks: bool,
     /// `SELECT … INTO name`.
     pub(crate) into: Option<Name>,
-    /// `FOR XML`, `FOR JSON`.
-    pub(crate) writes: bool,
 }
 
 /// An expression in SQLite's SQL, and what is known of it.
@@ -119,7 +123,15 @@ pub(crate) struct Typed {
 impl Typed {
     pub(crate) fn new(sql: impl Into<String>, data_type: DataType) -> Typed {
         Typed {
-            sql: sql.into(), data_type, nullable: true, null: false, value: None, is_column: false, collation: Collation::Insensitive, identity: false, computed: false,
+            sql: sql.into(),
+            data_type,
+            nullable: true,
+            null: false,
+            value: None,
+            is_column: false,
+            collation: Collation::Insensitive,
+            identity: false,
+            computed: false,
         }
     }
 
@@ -150,7 +162,11 @@ impl Typed {
 
     /// The text with the collation that comparisons of it follow, where SQLite would not know.
     fn collated(&self) -> String {
-        if self.is_string() && !self.is_column { format!("({}) COLLATE {}", self.sql, self.collation.sqlite()) } else { self.sql.clone() }
+        if self.is_string() && !self.is_column {
+            format!("({}) COLLATE {}", self.sql, self.collation.sqlite())
+        } else {
+            self.sql.clone()
+        }
     }
 
     /// `char(n)` padded to its length, where its text is used as such.
@@ -238,5 +254,11 @@ impl<'a> Translator<'a> {
 
 /// The result column that clients are told of.
 pub(crate) fn result_column(name: &str, e: &Typed) -> Column {
-    Column { name: name.to_string(), data_type: e.data_type.clone(), nullable: e.nullable, identity: e.identity, computed: e.computed }
+    Column {
+        name: name.to_string(),
+        data_type: e.data_type.clone(),
+        nullable: e.nullable,
+        identity: e.identity,
+        computed: e.computed,
+    }
 }

@@ -1,7 +1,8 @@
 //! SELECT: projection, grouping, set operations, ORDER BY, TOP and OFFSET.
 
 use sqlparser::ast::{
-    Distinct, Expr, GroupByExpr, LimitClause, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator, SetQuantifier, TopQuantity, With,
+    Distinct, Expr, GroupByExpr, LimitClause, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+    SetOperator, SetQuantifier, TopQuantity, With,
 };
 use tds::{DataType, SqlError};
 
@@ -29,9 +30,16 @@ struct Core {
 
 enum Body {
     Core(Box<Core>),
-    Set { left: Box<Body>, word: &'static str, right: Box<Body> },
+    Set {
+        left: Box<Body>,
+        word: &'static str,
+        right: Box<Body>,
+    },
     /// A parenthesised query, VALUES: finished text.
-    Text { sql: String, columns: Vec<SourceColumn> },
+    Text {
+        sql: String,
+        columns: Vec<SourceColumn>,
+    },
 }
 
 impl Translator<'_> {
@@ -90,7 +98,12 @@ impl Translator<'_> {
     fn query(&mut self, q: &Query, top: bool) -> Result<(String, Body), SqlError> {
         self.depth += 1;
         if self.depth > 64 {
-            return Err(message::error(191, 15, "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries.".into()));
+            return Err(message::error(
+                191,
+                15,
+                "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries."
+                    .into(),
+            ));
         }
         let outer = self.common.len();
         let with = self.common_tables(q.with.as_ref())?;
@@ -167,7 +180,11 @@ impl Translator<'_> {
                 Ok(Body::Set { left: Box::new(self.body(left)?), word, right: Box::new(self.body(right)?) })
             }
             SetExpr::Values(values) => {
-                let rows = values.rows.iter().map(|r| r.content.iter().map(|e| self.value(e)).collect::<Result<Vec<_>, _>>()).collect::<Result<Vec<_>, _>>()?;
+                let rows = values
+                    .rows
+                    .iter()
+                    .map(|r| r.content.iter().map(|e| self.value(e)).collect::<Result<Vec<_>, _>>())
+                    .collect::<Result<Vec<_>, _>>()?;
                 self.values(rows)
             }
             _ => Err(message::unsupported("This form of query")),
@@ -179,7 +196,11 @@ impl Translator<'_> {
         let mut columns: Vec<Vec<Typed>> = vec![Vec::new(); width];
         for row in rows {
             if row.len() != width {
-                return Err(message::error(10709, 16, "The number of columns for each row in a table value constructor must be the same.".into()));
+                return Err(message::error(
+                    10709,
+                    16,
+                    "The number of columns for each row in a table value constructor must be the same.".into(),
+                ));
             }
             for (i, e) in row.into_iter().enumerate() {
                 columns[i].push(e);
@@ -193,8 +214,9 @@ impl Translator<'_> {
             converted.push(list);
         }
         let height = converted.first().map_or(0, Vec::len);
-        let rows: Vec<String> =
-            (0..height).map(|r| format!("({})", converted.iter().map(|c| c[r].sql.as_str()).collect::<Vec<_>>().join(", "))).collect();
+        let rows: Vec<String> = (0..height)
+            .map(|r| format!("({})", converted.iter().map(|c| c[r].sql.as_str()).collect::<Vec<_>>().join(", ")))
+            .collect();
         Ok(Body::Text { sql: format!("VALUES {}", rows.join(", ")), columns: described })
     }
 
@@ -326,7 +348,11 @@ impl Translator<'_> {
             let sql = match self.ordinal(&o.expr, core)? {
                 Some(i) => {
                     let e = &core.items[i].e;
-                    let collate = if types::is_string(&e.data_type) && !e.is_column { format!(" COLLATE {}", e.collation.sqlite()) } else { String::new() };
+                    let collate = if types::is_string(&e.data_type) && !e.is_column {
+                        format!(" COLLATE {}", e.collation.sqlite())
+                    } else {
+                        String::new()
+                    };
                     format!("{}{collate}", i + 1)
                 }
                 None => self.value(&o.expr)?.collated(),
@@ -342,7 +368,11 @@ impl Translator<'_> {
             Expr::Identifier(i) => Ok(core.items.iter().position(|item| same(&item.name, &i.value))),
             Expr::Value(v) => match v.value.to_string().parse::<usize>() {
                 Ok(n) if (1..=core.items.len()).contains(&n) => Ok(Some(n - 1)),
-                Ok(n) => Err(message::error(108, 16, format!("The ORDER BY position number {n} is out of range of the number of items in the select list."))),
+                Ok(n) => Err(message::error(
+                    108,
+                    16,
+                    format!("The ORDER BY position number {n} is out of range of the number of items in the select list."),
+                )),
                 Err(_) => Ok(None),
             },
             _ => Ok(None),
@@ -359,7 +389,11 @@ impl Translator<'_> {
     pub(super) fn scalar_subquery(&mut self, q: &Query) -> Result<(String, Typed), SqlError> {
         let (sql, columns) = self.subquery(q)?;
         let [column] = columns.as_slice() else {
-            return Err(message::error(116, 16, "Only one expression can be specified in the select list when the subquery is not introduced with EXISTS.".into()));
+            return Err(message::error(
+                116,
+                16,
+                "Only one expression can be specified in the select list when the subquery is not introduced with EXISTS.".into(),
+            ));
         };
         Ok((sql, typed_of(column)))
     }
@@ -389,7 +423,14 @@ fn plain(name: &str, e: &Typed) -> SourceColumn {
 }
 
 fn typed_of(c: &SourceColumn) -> Typed {
-    Typed { nullable: c.nullable, collation: c.collation, is_column: c.is_column, identity: c.identity, computed: c.computed, ..Typed::new(c.sql.clone(), c.data_type.clone()) }
+    Typed {
+        nullable: c.nullable,
+        collation: c.collation,
+        is_column: c.is_column,
+        identity: c.identity,
+        computed: c.computed,
+        ..Typed::new(c.sql.clone(), c.data_type.clone())
+    }
 }
 
 fn columns_of(body: &Body) -> Vec<SourceColumn> {
@@ -441,7 +482,13 @@ fn render(body: &Body, in_set: bool) -> String {
                 _ => sql,
             }
         }
-        Body::Text { sql, .. } => if in_set { format!("SELECT * FROM ({sql})") } else { sql.clone() },
+        Body::Text { sql, .. } => {
+            if in_set {
+                format!("SELECT * FROM ({sql})")
+            } else {
+                sql.clone()
+            }
+        }
         Body::Set { left, word, right } => {
             // SQLite's compounds group from the left, INTERSECT has no precedence: what stands on the right is nested.
             let right_sql = match right.as_ref() {
@@ -461,11 +508,18 @@ fn set_order(q: &Query, columns: &[SourceColumn]) -> Result<String, SqlError> {
     for o in list {
         let at = match &o.expr {
             Expr::Identifier(i) => columns.iter().position(|c| same(&c.name, &i.value)),
-            Expr::Value(v) => v.value.to_string().parse::<usize>().ok().filter(|n| (1..=columns.len()).contains(n)).map(|n| n - 1),
+            Expr::Value(v) => {
+                v.value.to_string().parse::<usize>().ok().filter(|n| (1..=columns.len()).contains(n)).map(|n| n - 1)
+            }
             _ => None,
         };
         let Some(at) = at else {
-            return Err(message::error(104, 16, "ORDER BY items must appear in the select list if the statement contains a UNION, INTERSECT or EXCEPT operator.".into()));
+            return Err(message::error(
+                104,
+                16,
+                "ORDER BY items must appear in the select list if the statement contains a UNION, INTERSECT or EXCEPT operator."
+                    .into(),
+            ));
         };
         parts.push(format!("{}{}", at + 1, if descending(o) { " DESC" } else { "" }));
     }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use sqlparser::ast::{Expr, FunctionArg, FunctionArgExpr, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, TableAlias, TableFactor, TableWithJoins};
+use sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, TableAlias, TableFactor,
+    TableWithJoins,
+};
 use tds::{DataType, SqlError};
 
 use super::{Derived, SourceColumn, SourceTable, Translator};
@@ -154,7 +157,12 @@ impl Translator<'_> {
                     return Ok(format!("({sql}) AS {}", quote(&exposed)));
                 }
                 let inner = self.fresh();
-                Ok(format!("(WITH {0}({1}) AS ({sql}) SELECT * FROM {0}) AS {2}", quote(&inner), names.join(", "), quote(&exposed)))
+                Ok(format!(
+                    "(WITH {0}({1}) AS ({sql}) SELECT * FROM {0}) AS {2}",
+                    quote(&inner),
+                    names.join(", "),
+                    quote(&exposed)
+                ))
             }
             TableFactor::NestedJoin { table_with_joins, .. } => Ok(format!("({})", self.joined(table_with_joins)?)),
             other => Err(message::unsupported(&format!("'{other}' in FROM"))),
@@ -171,10 +179,14 @@ impl Translator<'_> {
     fn table(&mut self, name: &Name, alias: Option<&TableAlias>) -> Result<String, SqlError> {
         let exposed = alias.map_or_else(|| name.object.clone(), |a| a.name.value.clone());
         let schema = if alias.is_none() { Some(name.schema.clone().unwrap_or_else(|| "dbo".into())) } else { None };
-        if name.schema.is_none() && name.database.is_none()
+        if name.schema.is_none()
+            && name.database.is_none()
             && let Some((common, columns)) = self.common.iter().rev().find(|(c, _)| same(c, &name.object)).cloned()
         {
-            let columns = columns.into_iter().map(|c| SourceColumn { sql: format!("{}.{}", quote(&exposed), quote(&c.name)), ..c }).collect();
+            let columns = columns
+                .into_iter()
+                .map(|c| SourceColumn { sql: format!("{}.{}", quote(&exposed), quote(&c.name)), ..c })
+                .collect();
             self.expose(exposed.clone(), None, columns);
             return Ok(format!("{} AS {}", quote(&common), quote(&exposed)));
         }
@@ -243,7 +255,9 @@ impl Translator<'_> {
     fn view(&mut self, object: &Object, exposed: String, schema: Option<String>) -> Result<String, SqlError> {
         let text = object.definition.as_deref().unwrap_or_default();
         let statements = parse::script(text)?;
-        let Some(parse::Kind::Query(query)) = statements.first().map(|s| &s.kind) else { return Err(message::invalid_object(&object.name)) };
+        let Some(parse::Kind::Query(query)) = statements.first().map(|s| &s.kind) else {
+            return Err(message::invalid_object(&object.name));
+        };
         let scopes = std::mem::take(&mut self.scopes);
         let common = std::mem::take(&mut self.common);
         let answer = self.isolated(query);
@@ -255,7 +269,11 @@ impl Translator<'_> {
         let columns = columns
             .into_iter()
             .zip(&object.columns)
-            .map(|(c, own)| SourceColumn { name: own.name.clone(), sql: format!("{}.{}", quote(&exposed), quote(&own.name)), ..c })
+            .map(|(c, own)| SourceColumn {
+                name: own.name.clone(),
+                sql: format!("{}.{}", quote(&exposed), quote(&own.name)),
+                ..c
+            })
             .collect();
         self.expose(exposed.clone(), schema, columns);
         Ok(format!("(WITH {0}({1}) AS ({sql}) SELECT * FROM {0}) AS {2}", quote(&inner), names.join(", "), quote(&exposed)))
@@ -265,13 +283,21 @@ impl Translator<'_> {
 /// Names given by `AS t(a, b)`.
 fn rename(columns: &mut [SourceColumn], alias: &TableAlias) -> Result<(), SqlError> {
     if !alias.columns.is_empty() && alias.columns.len() != columns.len() {
-        return Err(message::error(8158, 16, format!("'{}' has more columns than were specified in the column list.", alias.name.value)));
+        return Err(message::error(
+            8158,
+            16,
+            format!("'{}' has more columns than were specified in the column list.", alias.name.value),
+        ));
     }
     for (c, a) in columns.iter_mut().zip(&alias.columns) {
         c.name.clone_from(&a.name.value);
     }
     if let Some(i) = columns.iter().position(|c| c.name.is_empty()) {
-        return Err(message::error(8155, 16, format!("No column name was specified for column {} of '{}'.", i + 1, alias.name.value)));
+        return Err(message::error(
+            8155,
+            16,
+            format!("No column name was specified for column {} of '{}'.", i + 1, alias.name.value),
+        ));
     }
     Ok(())
 }
@@ -279,9 +305,4 @@ fn rename(columns: &mut [SourceColumn], alias: &TableAlias) -> Result<(), SqlErr
 pub(super) fn is_hint(a: &FunctionArg) -> bool {
     matches!(a, FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(i)))
         if matches!(i.value.to_ascii_uppercase().as_str(), "NOLOCK" | "READUNCOMMITTED" | "READPAST" | "TABLOCK" | "TABLOCKX" | "HOLDLOCK" | "UPDLOCK" | "XLOCK" | "ROWLOCK" | "PAGLOCK"))
-}
-
-/// The types of a relation's columns, for declarations made of it.
-pub(crate) fn derived_columns(list: &[(&str, DataType, bool)]) -> Vec<super::DerivedColumn> {
-    list.iter().map(|(name, t, nullable)| super::DerivedColumn { name: (*name).to_string(), data_type: t.clone(), nullable: *nullable, wrap: None }).collect()
 }

@@ -57,7 +57,10 @@ impl Translator<'_> {
                 let fits = match qualifiers {
                     [] => true,
                     [table_name] => same(table_name, &table.exposed),
-                    [.., schema, table_name] => same(table_name, &table.exposed) && table.schema.as_deref().is_some_and(|s| same(s, schema) || schema.is_empty()),
+                    [.., schema, table_name] => {
+                        same(table_name, &table.exposed)
+                            && table.schema.as_deref().is_some_and(|s| same(s, schema) || schema.is_empty())
+                    }
                 };
                 let Some(c) = fits.then(|| table.columns.iter().find(|c| same(&c.name, column))).flatten() else { continue };
                 if found.is_some() {
@@ -73,7 +76,8 @@ impl Translator<'_> {
             return Err(message::invalid_column(column));
         }
         let qualifier = qualifiers.join(".");
-        let table_known = self.scopes.iter().any(|s| s.tables.iter().any(|t| qualifiers.last().is_some_and(|q| same(q, &t.exposed))));
+        let table_known =
+            self.scopes.iter().any(|s| s.tables.iter().any(|t| qualifiers.last().is_some_and(|q| same(q, &t.exposed))));
         if table_known {
             return Err(message::invalid_column(column));
         }
@@ -86,7 +90,11 @@ impl Translator<'_> {
         let tables: Vec<&SourceTable> = scope.tables.iter().filter(|t| qualifier.is_none_or(|q| same(q, &t.exposed))).collect();
         if tables.is_empty() {
             return Err(match qualifier {
-                Some(q) => message::error(107, 15, format!("The column prefix '{q}' does not match with a table name or alias name used in the query.")),
+                Some(q) => message::error(
+                    107,
+                    15,
+                    format!("The column prefix '{q}' does not match with a table name or alias name used in the query."),
+                ),
                 None => message::error(263, 16, "Must specify table to select from.".into()),
             });
         }

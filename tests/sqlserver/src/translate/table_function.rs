@@ -22,7 +22,12 @@ fn expressions(args: &[FunctionArg]) -> Vec<Option<&Expr>> {
 }
 
 impl Translator<'_> {
-    pub(super) fn table_function_factor(&mut self, name: &Name, args: &[FunctionArg], alias: Option<&TableAlias>) -> Result<String, SqlError> {
+    pub(super) fn table_function_factor(
+        &mut self,
+        name: &Name,
+        args: &[FunctionArg],
+        alias: Option<&TableAlias>,
+    ) -> Result<String, SqlError> {
         let exposed = alias.map_or_else(|| name.object.clone(), |a| a.name.value.clone());
         let database = match &name.database {
             Some(d) => self.lookup.database(d).ok_or_else(|| message::invalid_object(&name.to_string()))?,
@@ -120,7 +125,12 @@ impl Translator<'_> {
             "type_name" | "type_id" => {
                 let typed = self.value(e[0])?;
                 let list = crate::catalog::views::TYPE_IDS;
-                let arms: String = list.iter().map(|(id, n)| if name == "type_name" { format!(" WHEN {id} THEN '{n}'") } else { format!(" WHEN '{n}' THEN {id}") }).collect();
+                let arms: String =
+                    list.iter()
+                        .map(|(id, n)| {
+                            if name == "type_name" { format!(" WHEN {id} THEN '{n}'") } else { format!(" WHEN '{n}' THEN {id}") }
+                        })
+                        .collect();
                 if name == "type_name" {
                     Typed::new(format!("CASE {}{arms} END", typed.sql), SYSNAME)
                 } else {
@@ -136,15 +146,28 @@ impl Translator<'_> {
                 let (_, condition) = self.object_condition(e[0])?;
                 let column = self.value(e[1])?.sql;
                 let q = self.database_of(None)?;
-                Typed::new(format!("(SELECT max_length FROM {q}\"~columns\" WHERE object_id = (SELECT object_id FROM {q}\"~objects\" WHERE {condition}) AND name = {column})"), DataType::SmallInt)
+                Typed::new(
+                    format!(
+                        "(SELECT max_length FROM {q}\"~columns\" WHERE object_id = (SELECT object_id FROM {q}\"~objects\" WHERE {condition}) AND name = {column})"
+                    ),
+                    DataType::SmallInt,
+                )
             }
             "objectproperty" | "objectpropertyex" => self.object_property(e)?,
             "columnproperty" => self.column_property(e)?,
             "indexproperty" => {
                 let (id, index, property) = (self.value(e[0])?.sql, self.value(e[1])?.sql, self.constant_text(e[2])?);
                 let q = self.database_of(None)?;
-                let column = match property.as_str() { "ISUNIQUE" => "is_unique", "ISCLUSTERED" => "type = 1", "INDEXID" => "index_id", _ => "NULL" };
-                Typed::new(format!("(SELECT {column} FROM {q}\"~indexes\" WHERE object_id = {id} AND name = {index})"), DataType::Int)
+                let column = match property.as_str() {
+                    "ISUNIQUE" => "is_unique",
+                    "ISCLUSTERED" => "type = 1",
+                    "INDEXID" => "index_id",
+                    _ => "NULL",
+                };
+                Typed::new(
+                    format!("(SELECT {column} FROM {q}\"~indexes\" WHERE object_id = {id} AND name = {index})"),
+                    DataType::Int,
+                )
             }
             "index_col" => {
                 let (_, condition) = self.object_condition(e[0])?;
@@ -161,8 +184,17 @@ impl Translator<'_> {
             _ => {
                 let (database, condition) = self.object_condition(e[0])?;
                 let q = self.qualifier(&database);
-                let column = match name { "ident_seed" => "seed", "ident_incr" => "increment", _ => "ifnull(last_value, seed)" };
-                let stored = Typed::new(format!("(SELECT {column} FROM {q}\"~columns\" WHERE seed IS NOT NULL AND object_id = (SELECT object_id FROM {q}\"~objects\" WHERE {condition}))"), DataType::BigInt);
+                let column = match name {
+                    "ident_seed" => "seed",
+                    "ident_incr" => "increment",
+                    _ => "ifnull(last_value, seed)",
+                };
+                let stored = Typed::new(
+                    format!(
+                        "(SELECT {column} FROM {q}\"~columns\" WHERE seed IS NOT NULL AND object_id = (SELECT object_id FROM {q}\"~objects\" WHERE {condition}))"
+                    ),
+                    DataType::BigInt,
+                );
                 self.cast(stored, &DataType::Numeric { precision: 38, scale: 0 }, 0, false)?
             }
         }))
@@ -213,7 +245,9 @@ impl Translator<'_> {
             None => None,
         };
         Ok(match (name, argument) {
-            ("schema_id", Some(a)) => Typed::new(format!("(SELECT schema_id FROM {q}\"~schemas\" WHERE name = {a})"), DataType::Int),
+            ("schema_id", Some(a)) => {
+                Typed::new(format!("(SELECT schema_id FROM {q}\"~schemas\" WHERE name = {a})"), DataType::Int)
+            }
             ("schema_id", None) => Typed::constant(Value::Int(1), DataType::Int),
             (_, Some(a)) => Typed::new(format!("(SELECT name FROM {q}\"~schemas\" WHERE schema_id = {a})"), SYSNAME),
             (_, None) => Typed::constant(Value::Text("dbo".into()), SYSNAME),
@@ -238,9 +272,15 @@ impl Translator<'_> {
             "ISPROCEDURE" => "o.type = 'P'".into(),
             "ISPRIMARYKEY" => "o.type = 'PK'".into(),
             "ISFOREIGNKEY" => "o.type = 'F'".into(),
-            "TABLEHASPRIMARYKEY" => format!("EXISTS (SELECT 1 FROM {q}\"~indexes\" i WHERE i.object_id = o.object_id AND i.is_primary_key = 1)"),
-            "TABLEHASIDENTITY" => format!("EXISTS (SELECT 1 FROM {q}\"~columns\" c WHERE c.object_id = o.object_id AND c.seed IS NOT NULL)"),
-            "TABLEHASCLUSTINDEX" => format!("EXISTS (SELECT 1 FROM {q}\"~indexes\" i WHERE i.object_id = o.object_id AND i.type = 1)"),
+            "TABLEHASPRIMARYKEY" => {
+                format!("EXISTS (SELECT 1 FROM {q}\"~indexes\" i WHERE i.object_id = o.object_id AND i.is_primary_key = 1)")
+            }
+            "TABLEHASIDENTITY" => {
+                format!("EXISTS (SELECT 1 FROM {q}\"~columns\" c WHERE c.object_id = o.object_id AND c.seed IS NOT NULL)")
+            }
+            "TABLEHASCLUSTINDEX" => {
+                format!("EXISTS (SELECT 1 FROM {q}\"~indexes\" i WHERE i.object_id = o.object_id AND i.type = 1)")
+            }
             "TABLEHASFOREIGNKEY" => format!("EXISTS (SELECT 1 FROM {q}\"~fks\" f WHERE f.parent_object_id = o.object_id)"),
             "OWNERID" | "SCHEMAID" => format!("(SELECT schema_id FROM {q}\"~schemas\" s WHERE s.name = o.schema)"),
             _ => "NULL".into(),

@@ -15,12 +15,37 @@ pub(crate) enum Mode {
 
 fn overflow(value: &Value, from: &DataType, to: &DataType) -> SqlError {
     match (value, to) {
-        (Value::Text(s), DataType::Int) => message::error(248, 16, format!("The conversion of the {} value '{s}' overflowed an int column.", name(from))),
-        (Value::Text(s), DataType::TinyInt) => message::error(244, 16, format!("The conversion of the {} value '{s}' overflowed an INT1 column. Use a larger integer column.", name(from))),
-        (Value::Text(s), DataType::SmallInt) => message::error(244, 16, format!("The conversion of the {} value '{s}' overflowed an INT2 column. Use a larger integer column.", name(from))),
-        (Value::Int(i), DataType::TinyInt | DataType::SmallInt) => message::error(220, 16, format!("Arithmetic overflow error for data type {}, value = {i}.", name(to))),
-        (Value::Int(_), DataType::Int) => message::error(8115, 16, "Arithmetic overflow error converting expression to data type int.".into()),
-        _ => message::error(8115, 16, format!("Arithmetic overflow error converting {} to data type {}.", name(from), match to { DataType::Decimal { .. } => "numeric", t => name(t) })),
+        (Value::Text(s), DataType::Int) => {
+            message::error(248, 16, format!("The conversion of the {} value '{s}' overflowed an int column.", name(from)))
+        }
+        (Value::Text(s), DataType::TinyInt) => message::error(
+            244,
+            16,
+            format!("The conversion of the {} value '{s}' overflowed an INT1 column. Use a larger integer column.", name(from)),
+        ),
+        (Value::Text(s), DataType::SmallInt) => message::error(
+            244,
+            16,
+            format!("The conversion of the {} value '{s}' overflowed an INT2 column. Use a larger integer column.", name(from)),
+        ),
+        (Value::Int(i), DataType::TinyInt | DataType::SmallInt) => {
+            message::error(220, 16, format!("Arithmetic overflow error for data type {}, value = {i}.", name(to)))
+        }
+        (Value::Int(_), DataType::Int) => {
+            message::error(8115, 16, "Arithmetic overflow error converting expression to data type int.".into())
+        }
+        _ => message::error(
+            8115,
+            16,
+            format!(
+                "Arithmetic overflow error converting {} to data type {}.",
+                name(from),
+                match to {
+                    DataType::Decimal { .. } => "numeric",
+                    t => name(t),
+                }
+            ),
+        ),
     }
 }
 
@@ -32,14 +57,31 @@ fn failed(value: &Value, from: &DataType, to: &DataType) -> SqlError {
         return message::error(8169, 16, "Conversion failed when converting from a character string to uniqueidentifier.".into());
     }
     if super::exact(to).is_some() && !super::is_integer(to) && super::is_string(from) {
-        return message::error(8114, 16, format!("Error converting data type {} to {}.", name(from), match to { DataType::Decimal { .. } => "numeric", t => name(t) }));
+        return message::error(
+            8114,
+            16,
+            format!(
+                "Error converting data type {} to {}.",
+                name(from),
+                match to {
+                    DataType::Decimal { .. } => "numeric",
+                    t => name(t),
+                }
+            ),
+        );
     }
     if super::is_float(to) && super::is_string(from) {
         return message::error(8114, 16, format!("Error converting data type {} to {}.", name(from), name(to)));
     }
     match value {
-        Value::Text(s) => message::error(245, 16, format!("Conversion failed when converting the {} value '{s}' to data type {}.", name(from), name(to))),
-        _ => message::error(529, 16, format!("Explicit conversion from data type {} to {} is not allowed.", name(from), name(to))),
+        Value::Text(s) => message::error(
+            245,
+            16,
+            format!("Conversion failed when converting the {} value '{s}' to data type {}.", name(from), name(to)),
+        ),
+        _ => {
+            message::error(529, 16, format!("Explicit conversion from data type {} to {} is not allowed.", name(from), name(to)))
+        }
     }
 }
 
@@ -61,9 +103,19 @@ pub(crate) fn convert(value: Value, from: &DataType, to: &DataType, style: i64, 
             let i = to_integer(&value, from, to)?;
             check_integer(i, to).map(Value::Int).ok_or_else(|| overflow(&value, from, to))
         }
-        DataType::Real | DataType::Float => to_float(&value, from, to).map(|f| Value::Float(if *to == DataType::Real { f64::from(f as f32) } else { f })),
-        DataType::Decimal { .. } | DataType::Numeric { .. } | DataType::Money | DataType::SmallMoney => to_decimal(&value, from, to),
-        DataType::Char(_) | DataType::VarChar(_) | DataType::NChar(_) | DataType::NVarChar(_) | DataType::Text | DataType::NText | DataType::Xml => {
+        DataType::Real | DataType::Float => {
+            to_float(&value, from, to).map(|f| Value::Float(if *to == DataType::Real { f64::from(f as f32) } else { f }))
+        }
+        DataType::Decimal { .. } | DataType::Numeric { .. } | DataType::Money | DataType::SmallMoney => {
+            to_decimal(&value, from, to)
+        }
+        DataType::Char(_)
+        | DataType::VarChar(_)
+        | DataType::NChar(_)
+        | DataType::NVarChar(_)
+        | DataType::Text
+        | DataType::NText
+        | DataType::Xml => {
             let text = to_text(&value, from, to, style)?;
             fit_text(text, from, to, mode).map(Value::Text)
         }
@@ -115,17 +167,30 @@ fn to_integer(value: &Value, from: &DataType, to: &DataType) -> Result<i64, SqlE
             }
             match s.parse::<i64>() {
                 Ok(i) => Ok(i),
-                Err(e) if matches!(e.kind(), std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow) => Err(overflow(value, from, to)),
+                Err(e) if matches!(e.kind(), std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow) => {
+                    Err(overflow(value, from, to))
+                }
                 Err(_) => Err(failed(value, from, to)),
             }
         }
         Value::Bytes(b) => {
-            let width = match to { DataType::TinyInt | DataType::Bit => 1, DataType::SmallInt => 2, DataType::Int => 4, _ => 8 };
+            let width = match to {
+                DataType::TinyInt | DataType::Bit => 1,
+                DataType::SmallInt => 2,
+                DataType::Int => 4,
+                _ => 8,
+            };
             let tail = &b[b.len().saturating_sub(width)..];
             let raw = tail.iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-            Ok(match to { DataType::SmallInt => i64::from(raw as u16 as i16), DataType::Int => i64::from(raw as u32 as i32), _ => raw as i64 })
+            Ok(match to {
+                DataType::SmallInt => i64::from(raw as u16 as i16),
+                DataType::Int => i64::from(raw as u32 as i32),
+                _ => raw as i64,
+            })
         }
-        Value::DateTime { days, ticks } => Ok(i64::from(*days) - i64::from(date::DAYS_1900) + i64::from(*ticks >= TICKS_PER_DAY / 2)),
+        Value::DateTime { days, ticks } => {
+            Ok(i64::from(*days) - i64::from(date::DAYS_1900) + i64::from(*ticks >= TICKS_PER_DAY / 2))
+        }
         _ => Err(failed(value, from, to)),
     }
 }
@@ -136,7 +201,9 @@ fn to_float(value: &Value, from: &DataType, to: &DataType) -> Result<f64, SqlErr
         Value::Decimal { mantissa, scale } => decimal::text(*mantissa, *scale).parse().map_err(|_| failed(value, from, to)),
         Value::Text(s) if s.trim().is_empty() => Ok(0.0),
         Value::Text(s) => s.trim().parse().map_err(|_| failed(value, from, to)),
-        Value::DateTime { days, ticks } => Ok((i64::from(*days) - i64::from(date::DAYS_1900)) as f64 + *ticks as f64 / TICKS_PER_DAY as f64),
+        Value::DateTime { days, ticks } => {
+            Ok((i64::from(*days) - i64::from(date::DAYS_1900)) as f64 + *ticks as f64 / TICKS_PER_DAY as f64)
+        }
         _ => to_integer(value, from, to).map(|i| i as f64),
     }
 }
@@ -147,7 +214,11 @@ fn to_decimal(value: &Value, from: &DataType, to: &DataType) -> Result<Value, Sq
         Value::Decimal { mantissa, scale } => (Some(*mantissa), *scale),
         Value::Float(f) => (decimal::from_float(*f, scale), scale),
         Value::Text(s) => {
-            let cleaned: String = if matches!(to, DataType::Money | DataType::SmallMoney) { s.chars().filter(|c| !matches!(c, ',' | '$')).collect() } else { s.clone() };
+            let cleaned: String = if matches!(to, DataType::Money | DataType::SmallMoney) {
+                s.chars().filter(|c| !matches!(c, ',' | '$')).collect()
+            } else {
+                s.clone()
+            };
             let (m, own) = decimal::parse(&cleaned).ok_or_else(|| failed(value, from, to))?;
             (Some(m), own)
         }
@@ -217,7 +288,11 @@ fn fit_text(mut text: String, from: &DataType, to: &DataType, mode: Mode) -> Res
     }
     if super::exact(from).is_some() || super::is_float(from) {
         if matches!(from, DataType::Decimal { .. } | DataType::Numeric { .. }) || super::is_float(from) {
-            return Err(message::error(8115, 16, format!("Arithmetic overflow error converting {} to data type {}.", name(from), name(to))));
+            return Err(message::error(
+                8115,
+                16,
+                format!("Arithmetic overflow error converting {} to data type {}.", name(from), name(to)),
+            ));
         }
         return Ok("*".into());
     }
@@ -227,9 +302,7 @@ fn fit_text(mut text: String, from: &DataType, to: &DataType, mode: Mode) -> Res
 
 /// Whether code page 1252 has the character.
 fn tds_latin1(c: char) -> bool {
-    (c as u32) < 0x80
-        || (0xA0..=0xFF).contains(&(c as u32))
-        || "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ".contains(c)
+    (c as u32) < 0x80 || (0xA0..=0xFF).contains(&(c as u32)) || "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ".contains(c)
 }
 
 fn fit_bytes(mut bytes: Vec<u8>, to: &DataType, mode: Mode) -> Result<Vec<u8>, SqlError> {
@@ -280,7 +353,13 @@ fn float_text(f: f64, style: i64) -> String {
 pub(crate) fn to_text(value: &Value, from: &DataType, to: &DataType, style: i64) -> Result<String, SqlError> {
     Ok(match value {
         Value::Text(s) => s.clone(),
-        Value::Bit(b) => if *b { "1".into() } else { "0".into() },
+        Value::Bit(b) => {
+            if *b {
+                "1".into()
+            } else {
+                "0".into()
+            }
+        }
         Value::Int(i) => i.to_string(),
         Value::Float(f) => float_text(*f, style),
         Value::Decimal { mantissa, scale } => {
@@ -295,7 +374,9 @@ pub(crate) fn to_text(value: &Value, from: &DataType, to: &DataType, style: i64)
         Value::Bytes(b) => match style {
             1 => format!("0x{}", hex(b)),
             2 => hex(b),
-            _ if is_unicode(to) => String::from_utf16_lossy(&b.chunks(2).map(|c| u16::from_le_bytes([c[0], c.get(1).copied().unwrap_or(0)])).collect::<Vec<_>>()),
+            _ if is_unicode(to) => String::from_utf16_lossy(
+                &b.chunks(2).map(|c| u16::from_le_bytes([c[0], c.get(1).copied().unwrap_or(0)])).collect::<Vec<_>>(),
+            ),
             _ => b.iter().map(|byte| char::from(*byte)).collect(),
         },
         Value::Variant(inner) => to_text(&inner.1, &inner.0, to, style)?,
@@ -321,7 +402,11 @@ fn temporal_text(value: &Value, from: &DataType, style: i64) -> Option<String> {
     let old = matches!(from, DataType::DateTime | DataType::SmallDateTime);
     let month = date::MONTHS.get(mo as usize - 1).map_or("", |m| &m[..3]);
     let iso = date::text_date(m.days);
-    let zone = if matches!(from, DataType::DateTimeOffset { .. }) { format!(" {}", date::text_offset(m.offset_minutes)) } else { String::new() };
+    let zone = if matches!(from, DataType::DateTimeOffset { .. }) {
+        format!(" {}", date::text_offset(m.offset_minutes))
+    } else {
+        String::new()
+    };
     let style = match (style, from) {
         (0, DataType::Date) => 23,
         (0, DataType::Time { .. }) => return Some(clock(scale)),
@@ -366,7 +451,11 @@ fn temporal_text(value: &Value, from: &DataType, style: i64) -> Option<String> {
             };
             format!("{iso}T{time}{zone}")
         }
-        9 | 109 => format!("{month} {d:>2} {y:04} {twelve:>2}:{minute:02}:{:02}:{:03}{half}", ticks / 10_000_000 % 60, ticks / 10_000 % 1000),
+        9 | 109 => format!(
+            "{month} {d:>2} {y:04} {twelve:>2}:{minute:02}:{:02}:{:03}{half}",
+            ticks / 10_000_000 % 60,
+            ticks / 10_000 % 1000
+        ),
         13 | 113 => format!("{d:02} {month} {y:04} {}", clock(3).replacen('.', ":", 1)),
         _ => format!("{month} {d:>2} {y:04} {twelve:>2}:{minute:02}{half}"),
     })
@@ -377,14 +466,21 @@ fn to_bytes(value: &Value, from: &DataType, to: &DataType, style: i64) -> Result
         Value::Bytes(b) => b.clone(),
         Value::Text(s) if style == 1 || style == 2 => {
             let digits = if style == 1 { s.strip_prefix("0x").or_else(|| s.strip_prefix("0X")) } else { Some(s.as_str()) };
-            digits.and_then(|d| ::hex::decode(d).ok()).ok_or_else(|| message::error(8114, 16, format!("Error converting data type {} to {}.", name(from), name(to))))?
+            digits
+                .and_then(|d| ::hex::decode(d).ok())
+                .ok_or_else(|| message::error(8114, 16, format!("Error converting data type {} to {}.", name(from), name(to))))?
         }
         Value::Text(s) if is_unicode(from) => s.encode_utf16().flat_map(u16::to_le_bytes).collect(),
         Value::Text(s) => s.chars().map(|c| if (c as u32) < 256 { c as u8 } else { b'?' }).collect(),
         Value::Bit(b) => vec![u8::from(*b)],
         Value::Int(i) => {
             let all = i.to_be_bytes();
-            let width = match from { DataType::TinyInt => 1, DataType::SmallInt => 2, DataType::Int => 4, _ => 8 };
+            let width = match from {
+                DataType::TinyInt => 1,
+                DataType::SmallInt => 2,
+                DataType::Int => 4,
+                _ => 8,
+            };
             let mut bytes = all[8 - width..].to_vec();
             if let DataType::Binary(n) | DataType::VarBinary(Length::Limited(n)) = to {
                 // Numbers are aligned to the right: cut or padded at the front.
@@ -412,7 +508,9 @@ fn parse_hint(to: &DataType) -> DataType {
 fn to_guid(value: &Value) -> Option<Value> {
     match value {
         Value::UniqueIdentifier(g) => Some(Value::UniqueIdentifier(*g)),
-        Value::Text(s) => uuid::Uuid::parse_str(prefix(s.trim().trim_start_matches('{').trim_end_matches('}'), 36)).ok().map(|u| Value::UniqueIdentifier(*u.as_bytes())),
+        Value::Text(s) => uuid::Uuid::parse_str(prefix(s.trim().trim_start_matches('{').trim_end_matches('}'), 36))
+            .ok()
+            .map(|u| Value::UniqueIdentifier(*u.as_bytes())),
         Value::Bytes(b) => {
             let mut all = [0; 16];
             let n = b.len().min(16);
@@ -426,22 +524,42 @@ fn to_guid(value: &Value) -> Option<Value> {
 fn to_temporal(value: &Value, from: &DataType, to: &DataType, style: i64) -> Result<Value, SqlError> {
     let moment = match value {
         Value::Text(s) => parse_styled(s, style).ok_or_else(|| failed(value, from, to))?,
-        Value::Int(_) | Value::Bit(_) | Value::Float(_) | Value::Decimal { .. } if matches!(to, DataType::DateTime | DataType::SmallDateTime) => {
+        Value::Int(_) | Value::Bit(_) | Value::Float(_) | Value::Decimal { .. }
+            if matches!(to, DataType::DateTime | DataType::SmallDateTime) =>
+        {
             let days = to_float(value, from, &DataType::Float)?;
-            Moment { days: i64::from(date::DAYS_1900) + days.floor() as i64, ticks: ((days - days.floor()) * TICKS_PER_DAY as f64).round() as u64, offset_minutes: 0 }
+            Moment {
+                days: i64::from(date::DAYS_1900) + days.floor() as i64,
+                ticks: ((days - days.floor()) * TICKS_PER_DAY as f64).round() as u64,
+                offset_minutes: 0,
+            }
         }
         _ => {
-            let m = date::moment(value).ok_or_else(|| message::error(206, 16, format!("Operand type clash: {} is incompatible with {}", declared(from), name(to))))?;
+            let m = date::moment(value).ok_or_else(|| {
+                message::error(206, 16, format!("Operand type clash: {} is incompatible with {}", declared(from), name(to)))
+            })?;
             match (from, to) {
                 (DataType::Date, DataType::Time { .. }) | (DataType::Time { .. }, DataType::Date) => {
-                    return Err(message::error(206, 16, format!("Operand type clash: {} is incompatible with {}", name(from), name(to))));
+                    return Err(message::error(
+                        206,
+                        16,
+                        format!("Operand type clash: {} is incompatible with {}", name(from), name(to)),
+                    ));
                 }
                 _ => m,
             }
         }
     };
     date::value(moment, to).ok_or_else(|| {
-        message::error(242, 16, format!("The conversion of a {} data type to a {} data type resulted in an out-of-range value.", name(from), name(to)))
+        message::error(
+            242,
+            16,
+            format!(
+                "The conversion of a {} data type to a {} data type resulted in an out-of-range value.",
+                name(from),
+                name(to)
+            ),
+        )
     })
 }
 

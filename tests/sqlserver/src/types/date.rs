@@ -67,7 +67,9 @@ pub(crate) fn moment(value: &Value) -> Option<Moment> {
         Value::Date(d) => Moment { days: i64::from(*d), ticks: 0, offset_minutes: 0 },
         Value::Time(t) => Moment { days: i64::from(DAYS_1900), ticks: *t, offset_minutes: 0 },
         Value::DateTime { days, ticks } => Moment { days: i64::from(*days), ticks: *ticks, offset_minutes: 0 },
-        Value::DateTimeOffset { days, ticks, offset_minutes } => Moment { days: i64::from(*days), ticks: *ticks, offset_minutes: *offset_minutes },
+        Value::DateTimeOffset { days, ticks, offset_minutes } => {
+            Moment { days: i64::from(*days), ticks: *ticks, offset_minutes: *offset_minutes }
+        }
         _ => return None,
     })
 }

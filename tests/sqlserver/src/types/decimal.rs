@@ -91,7 +91,10 @@ pub(crate) fn operate(op: char, a: (i128, u8), b: (i128, u8), scale: u8) -> Resu
             match numerator {
                 Some(n) => Ok(n / b.0),
                 // Too wide for 128 bits: a double has 15 good digits, which is more than such a quotient's users look at.
-                None => from_float(a.0 as f64 / power(u32::from(a.1)) as f64 / (b.0 as f64 / power(u32::from(b.1)) as f64), scale).ok_or_else(overflow),
+                None => {
+                    from_float(a.0 as f64 / power(u32::from(a.1)) as f64 / (b.0 as f64 / power(u32::from(b.1)) as f64), scale)
+                        .ok_or_else(overflow)
+                }
             }
         }
     }

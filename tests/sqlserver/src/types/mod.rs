@@ -159,7 +159,9 @@ pub(crate) fn declared(data_type: &DataType) -> String {
             Length::Limited(n) => format!("{base}({n})"),
             Length::Max => format!("{base}(max)"),
         },
-        DataType::Time { scale } | DataType::DateTime2 { scale } | DataType::DateTimeOffset { scale } => format!("{base}({scale})"),
+        DataType::Time { scale } | DataType::DateTime2 { scale } | DataType::DateTimeOffset { scale } => {
+            format!("{base}({scale})")
+        }
         _ => base.to_string(),
     }
 }
@@ -182,7 +184,9 @@ pub(crate) fn parse(text: &str, default_length: u16) -> Result<Declared, SqlErro
     let lower = text.trim().to_ascii_lowercase().replace(['[', ']', '"'], "");
     let lower = lower.strip_prefix("sys.").unwrap_or(&lower);
     let (base, arguments) = match lower.split_once('(') {
-        Some((base, rest)) => (base.trim(), rest.trim_end().trim_end_matches(')').split(',').map(|a| a.trim().to_string()).collect::<Vec<_>>()),
+        Some((base, rest)) => {
+            (base.trim(), rest.trim_end().trim_end_matches(')').split(',').map(|a| a.trim().to_string()).collect::<Vec<_>>())
+        }
         None => (lower.trim(), Vec::new()),
     };
     let number = |i: usize, default: u16| -> Result<u16, SqlError> {
@@ -205,7 +209,13 @@ pub(crate) fn parse(text: &str, default_length: u16) -> Result<Declared, SqlErro
     let exact = || -> Result<(u8, u8), SqlError> {
         let (p, s) = (number(0, 18)?, number(1, 0)?);
         if p == 0 || p > 38 || s > p {
-            return Err(message::error(2750, 16, format!("Column, parameter, or variable: Specified column precision {p} is greater than the maximum precision of 38.")));
+            return Err(message::error(
+                2750,
+                16,
+                format!(
+                    "Column, parameter, or variable: Specified column precision {p} is greater than the maximum precision of 38."
+                ),
+            ));
         }
         Ok((p as u8, s as u8))
     };
@@ -220,9 +230,21 @@ pub(crate) fn parse(text: &str, default_length: u16) -> Result<Declared, SqlErro
         "int" | "integer" => DataType::Int,
         "bigint" => DataType::BigInt,
         "real" => DataType::Real,
-        "float" | "double precision" => if number(0, 53)? <= 24 { DataType::Real } else { DataType::Float },
-        "decimal" | "dec" => { let (precision, scale) = exact()?; DataType::Decimal { precision, scale } }
-        "numeric" => { let (precision, scale) = exact()?; DataType::Numeric { precision, scale } }
+        "float" | "double precision" => {
+            if number(0, 53)? <= 24 {
+                DataType::Real
+            } else {
+                DataType::Float
+            }
+        }
+        "decimal" | "dec" => {
+            let (precision, scale) = exact()?;
+            DataType::Decimal { precision, scale }
+        }
+        "numeric" => {
+            let (precision, scale) = exact()?;
+            DataType::Numeric { precision, scale }
+        }
         "money" => DataType::Money,
         "smallmoney" => DataType::SmallMoney,
         "char" | "character" => DataType::Char(fixed(8000)?),
@@ -248,7 +270,13 @@ pub(crate) fn parse(text: &str, default_length: u16) -> Result<Declared, SqlErro
         "hierarchyid" => DataType::Udt("hierarchyid"),
         "geometry" => DataType::Udt("geometry"),
         "geography" => DataType::Udt("geography"),
-        _ => return Err(message::error(2715, 16, format!("Column, parameter, or variable #1: Cannot find data type {}.", text.trim()))),
+        _ => {
+            return Err(message::error(
+                2715,
+                16,
+                format!("Column, parameter, or variable #1: Cannot find data type {}.", text.trim()),
+            ));
+        }
     };
     let name = match base {
         "sysname" => "sysname",
@@ -259,7 +287,16 @@ pub(crate) fn parse(text: &str, default_length: u16) -> Result<Declared, SqlErro
 }
 
 pub(crate) fn is_string(t: &DataType) -> bool {
-    matches!(t, DataType::Char(_) | DataType::VarChar(_) | DataType::NChar(_) | DataType::NVarChar(_) | DataType::Text | DataType::NText | DataType::Xml)
+    matches!(
+        t,
+        DataType::Char(_)
+            | DataType::VarChar(_)
+            | DataType::NChar(_)
+            | DataType::NVarChar(_)
+            | DataType::Text
+            | DataType::NText
+            | DataType::Xml
+    )
 }
 
 pub(crate) fn is_unicode(t: &DataType) -> bool {
@@ -281,7 +318,12 @@ pub(crate) fn is_float(t: &DataType) -> bool {
 pub(crate) fn is_temporal(t: &DataType) -> bool {
     matches!(
         t,
-        DataType::Date | DataType::Time { .. } | DataType::DateTime | DataType::SmallDateTime | DataType::DateTime2 { .. } | DataType::DateTimeOffset { .. }
+        DataType::Date
+            | DataType::Time { .. }
+            | DataType::DateTime
+            | DataType::SmallDateTime
+            | DataType::DateTime2 { .. }
+            | DataType::DateTimeOffset { .. }
     )
 }
 
@@ -304,7 +346,9 @@ pub(crate) fn exact(t: &DataType) -> Option<(u8, u8)> {
 pub(crate) fn length(t: &DataType) -> Option<u32> {
     match t {
         DataType::Char(n) | DataType::NChar(n) | DataType::Binary(n) => Some(u32::from(*n)),
-        DataType::VarChar(Length::Limited(n)) | DataType::NVarChar(Length::Limited(n)) | DataType::VarBinary(Length::Limited(n)) => Some(u32::from(*n)),
+        DataType::VarChar(Length::Limited(n))
+        | DataType::NVarChar(Length::Limited(n))
+        | DataType::VarBinary(Length::Limited(n)) => Some(u32::from(*n)),
         DataType::VarChar(Length::Max) | DataType::NVarChar(Length::Max) | DataType::VarBinary(Length::Max) => None,
         DataType::Text | DataType::NText | DataType::Image | DataType::Xml | DataType::Udt(_) => None,
         // The longest text of a value of that type, as string operations need it.
@@ -391,7 +435,9 @@ pub(crate) fn common(a: &DataType, b: &DataType) -> DataType {
     match (high, low) {
         (DataType::DateTime2 { scale: x }, DataType::DateTime2 { scale: y }) => DataType::DateTime2 { scale: *x.max(y) },
         (DataType::Time { scale: x }, DataType::Time { scale: y }) => DataType::Time { scale: *x.max(y) },
-        (DataType::DateTimeOffset { scale: x }, DataType::DateTimeOffset { scale: y }) => DataType::DateTimeOffset { scale: *x.max(y) },
+        (DataType::DateTimeOffset { scale: x }, DataType::DateTimeOffset { scale: y }) => {
+            DataType::DateTimeOffset { scale: *x.max(y) }
+        }
         _ => high.clone(),
     }
 }
@@ -410,7 +456,10 @@ pub(crate) fn arithmetic(op: char, a: &DataType, b: &DataType) -> DataType {
     let (p1, s1, p2, s2) = (i32::from(p1), i32::from(s1), i32::from(p2), i32::from(s2));
     let (mut p, mut s) = match op {
         '*' => (p1 + p2 + 1, s1 + s2),
-        '/' => { let s = 6.max(s1 + p2 + 1); (p1 - s1 + s2 + s, s) }
+        '/' => {
+            let s = 6.max(s1 + p2 + 1);
+            (p1 - s1 + s2 + s, s)
+        }
         '%' => ((p1 - s1).min(p2 - s2) + s1.max(s2), s1.max(s2)),
         _ => (s1.max(s2) + (p1 - s1).max(p2 - s2) + 1, s1.max(s2)),
     };

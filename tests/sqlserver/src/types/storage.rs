@@ -146,7 +146,9 @@ pub(crate) fn decode(stored: ValueRef<'_>, t: &DataType) -> Value {
         }
         ValueRef::Blob(b) => match t {
             DataType::UniqueIdentifier => Value::UniqueIdentifier(guid_from_storage(b)),
-            DataType::Decimal { .. } | DataType::Numeric { .. } => Value::Decimal { mantissa: wide_from_storage(b), scale: scale(t) },
+            DataType::Decimal { .. } | DataType::Numeric { .. } => {
+                Value::Decimal { mantissa: wide_from_storage(b), scale: scale(t) }
+            }
             DataType::DateTimeOffset { .. } => {
                 let utc = (u64::from_be_bytes(eight(b)) ^ (1 << 63)) as i64;
                 let offset_minutes = b.get(8..10).map_or(0, |o| i16::from_be_bytes([o[0], o[1]]));
