@@ -28,7 +28,7 @@ use crate::sqlserver::decode::Columns;
 use crate::sqlserver::{self, Client, sql};
 use crate::status::Activity;
 
-/// How often a quiet capture is looked at for having stalled.
+/// How often, at least, a quiet capture is looked at for having stalled.
 const STALL_CHECK: Duration = Duration::from_secs(30);
 
 /// What warnings of a stalled capture begin with.
@@ -59,7 +59,7 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<std::convert::Infal
         session.went_well();
         session.status.update(|status| status.lag_ms = Some(0));
         metrics::lag(0.0);
-        if quiet_since.elapsed() >= STALL_CHECK {
+        if quiet_since.elapsed() >= STALL_CHECK.min(session.config.stalled_after) {
             check_stalled(session).await?;
             quiet_since = Instant::now();
         }

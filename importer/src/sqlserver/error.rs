@@ -94,9 +94,9 @@ impl Error {
         }
     }
 
-    /// Invalid object name: a change table that is no longer there.
+    /// An object or column that is no longer what the catalog said: it passes once the catalog has been read again, or it does not pass at all.
     pub(crate) fn is_missing_object(&self) -> bool {
-        matches!(self, Self::Server { code: 208, .. })
+        matches!(self, Self::Server { code: 207 | 208 | 4902 | 2801 | 16943, .. })
     }
 }
 

@@ -121,3 +121,20 @@ async fn check_says_what_is_well_and_what_is_not() {
     let items = check(&source, &all).await;
     assert!(items.len() == 1 && items[0].level == Level::Problem && items[0].detail.contains("refuses the login"), "{items:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_encrypted_as_asked_for() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(1))).await;
+    for encrypt in [importer::Encryption::On, importer::Encryption::Strict] {
+        world.config.source.encrypt = encrypt;
+        world.config.source.trust_certificate = false;
+        let error = world.import_error().await;
+        assert!(
+            matches!(error, Error::Source(SourceFailure::Tls { .. })) && error.to_string().contains("trust_certificate: true"),
+            "{error:?}"
+        );
+        world.config.source.trust_certificate = true;
+        world.import_all().await;
+    }
+    assert_eq!(world.events().await.len(), 3);
+}

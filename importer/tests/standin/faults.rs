@@ -100,7 +100,7 @@ impl FailingWriter {
     /// Whether this call fails, and whether before its effect.
     fn fails(&self) -> Option<bool> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        (call % self.every == 0).then_some(call / self.every % 2 == 0)
+        call.is_multiple_of(self.every).then(|| (call / self.every).is_multiple_of(2))
     }
 }
 
@@ -221,4 +221,62 @@ async fn a_large_transaction_is_read_in_pages() {
     world.import_all().await;
     assert_equal(&world).await;
     assert_eq!(tail_in_order(&world.events().await).len(), 4000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_in_the_middle_of_a_read_is_found_out() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(1))).await;
+    world.config.page_rows = 2;
+    world.import_all().await;
+    let mut script = String::new();
+    for id in 1000..1200 {
+        script.push_str(&format!("INSERT INTO dbo.orders (id, customer, total) VALUES ({id}, N'x', 1);\n"));
+    }
+    world.sql(&script).await;
+    world.captured().await;
+    let promised = world.progress().await;
+    let before = world.events().await.len();
+    // The read of 200 changes takes 100 pages; once the first have been published it is in the middle of them.
+    world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(5) });
+    world.config.tick_transactions = 1000;
+    let import = world.import();
+    let reading = world.server.faults().clone();
+    import.until("the tail", |status| status.captured_lsn.is_some()).await;
+    world
+        .sql(
+            "DECLARE @to binary(10) = (SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping);
+             EXEC sys.sp_cdc_cleanup_change_table @capture_instance = N'dbo_orders', @low_water_mark = @to;",
+        )
+        .await;
+    reading.clear();
+    let error = tokio::time::timeout(Duration::from_secs(60), import.task).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Source(SourceFailure::Gap { .. })), "{error}");
+    assert_eq!(world.progress().await, promised, "nothing was promised past the gap");
+    assert!(world.events().await.len() - before < 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_capture_is_told_and_loses_nothing() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(1))).await;
+    world.config.stalled_after = Duration::from_secs(1);
+    let import = world.import();
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    world.server.set_agent_running(false);
+    world.sql("UPDATE dbo.orders SET total = 77").await;
+    import.until("the warning", |status| status.warnings.iter().any(|warning| warning.starts_with("capture has stalled"))).await;
+    world.server.set_agent_running(true);
+    import.reaches(world.captured().await).await;
+    import.until("the warning's end", |status| status.warnings.is_empty()).await;
+    import.stop().await;
+    assert_equal(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_database_in_the_place_of_the_old_one_is_told() {
+    let world = World::start(&(SHOP.to_owned() + &fill(30))).await;
+    world.import_all().await;
+    let mut other = World::start(&(SHOP.to_owned() + &fill(1))).await;
+    other.config.data_dir = world.config.data_dir.clone();
+    let error = other.import_error().await;
+    assert!(matches!(error, Error::Source(SourceFailure::WentBack { .. })), "{error}");
 }

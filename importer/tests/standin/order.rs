@@ -19,7 +19,7 @@ DELETE FROM dbo.orders WHERE id = 1;
 UPDATE dbo.orders SET id = 1 WHERE id = 100;
 COMMIT TRANSACTION;
 GO
-UPDATE dbo.items SET line_no = line_no + 1 WHERE order_id = 2;
+UPDATE dbo.items SET line_no = line_no + 10 WHERE order_id = 2;
 GO
 UPDATE dbo.orders SET customer = N'last' WHERE id = 2;
 ";

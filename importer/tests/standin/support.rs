@@ -18,16 +18,16 @@ use tokio_util::sync::CancellationToken;
 /// Longer than anything takes on a slow machine: a failing test ends by it, a passing one never waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct World {
-    pub server: Arc<Running>,
-    pub streams: Memory,
-    pub directory: TempDir,
-    pub config: Config,
+pub(crate) struct World {
+    pub(crate) server: Arc<Running>,
+    pub(crate) streams: Memory,
+    pub(crate) directory: TempDir,
+    pub(crate) config: Config,
 }
 
 impl World {
     /// A stand-in with the database `shop`, in which the script has been run.
-    pub async fn start(script: &str) -> Self {
+    pub(crate) async fn start(script: &str) -> Self {
         let options = Options { capture_interval: Duration::from_millis(20), ..Options::default() };
         let password = options.sa_password.clone();
         let server = Arc::new(sqlserver::start(options).await.unwrap());
@@ -55,18 +55,18 @@ impl World {
         world
     }
 
-    pub async fn sql(&self, script: &str) -> Vec<Vec<Vec<sqlserver::Value>>> {
+    pub(crate) async fn sql(&self, script: &str) -> Vec<Vec<Vec<sqlserver::Value>>> {
         let (server, text) = (Arc::clone(&self.server), script.to_owned());
         let results = tokio::task::spawn_blocking(move || server.execute(&text)).await.unwrap();
         let results = results.unwrap_or_else(|error| panic!("{script}: {error:?}"));
         results.into_iter().map(|result| result.rows).collect()
     }
 
-    pub fn import(&self) -> Import {
+    pub(crate) fn import(&self) -> Import {
         self.import_into(Arc::new(self.streams.clone()))
     }
 
-    pub fn import_into(&self, provider: Arc<dyn Provider>) -> Import {
+    pub(crate) fn import_into(&self, provider: Arc<dyn Provider>) -> Import {
         let importer = Importer::new(self.config.clone(), provider);
         let (status, stop) = (importer.status(), CancellationToken::new());
         let task = tokio::spawn(importer.run(stop.clone()));
@@ -74,7 +74,7 @@ impl World {
     }
 
     /// Runs the importer until it fails.
-    pub async fn import_error(&self) -> Error {
+    pub(crate) async fn import_error(&self) -> Error {
         let import = self.import();
         let result =
             tokio::time::timeout(PATIENCE, import.task).await.unwrap_or_else(|_| panic!("it goes on: {:?}", import.status.get()));
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Everything committed so far has been captured; answers up to which LSN.
-    pub async fn captured(&self) -> Lsn {
+    pub(crate) async fn captured(&self) -> Lsn {
         let server = Arc::clone(&self.server);
         tokio::task::spawn_blocking(move || server.capture_now("shop")).await.unwrap().unwrap();
         let rows = self.sql("SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping").await;
@@ -94,7 +94,7 @@ impl World {
     }
 
     /// All records of a stream, of all shards.
-    pub async fn records(&self, stream: &StreamName) -> Vec<Json> {
+    pub(crate) async fn records(&self, stream: &StreamName) -> Vec<Json> {
         let Ok(tips) = self.streams.tips(stream).await else { return Vec::new() };
         let mut reader = self.streams.reader(stream, &Positions::new()).await.unwrap();
         let mut left: BTreeMap<_, _> = tips.into_iter().collect();
@@ -112,32 +112,32 @@ impl World {
     }
 
     /// The events, in the order in which they were published.
-    pub async fn events(&self) -> Vec<Json> {
+    pub(crate) async fn events(&self) -> Vec<Json> {
         self.records(&self.config.layout.stream(&self.config.prefix, &TableName::new("dbo", "orders"))).await
     }
 
-    pub async fn progress(&self) -> Vec<ProgressRecord> {
+    pub(crate) async fn progress(&self) -> Vec<ProgressRecord> {
         let records = self.records(&Layout::progress_stream(&self.config.prefix)).await;
         records.into_iter().map(|record| serde_json::from_value(record).unwrap()).collect()
     }
 
     /// Runs the importer until all that has been committed is published, and stops it.
-    pub async fn import_all(&self) {
+    pub(crate) async fn import_all(&self) {
         let import = self.import();
         import.reaches(self.captured().await).await;
         import.stop().await;
     }
 }
 
-pub struct Import {
-    pub status: StatusHandle,
+pub(crate) struct Import {
+    pub(crate) status: StatusHandle,
     stop: CancellationToken,
-    pub task: JoinHandle<Result<(), Error>>,
+    pub(crate) task: JoinHandle<Result<(), Error>>,
 }
 
 impl Import {
     /// Waits for a condition on the status.
-    pub async fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) {
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.status.get();
@@ -149,25 +149,25 @@ impl Import {
         }
     }
 
-    pub async fn reaches(&self, lsn: Lsn) {
+    pub(crate) async fn reaches(&self, lsn: Lsn) {
         self.until("the LSN", |status| status.activity == Activity::Tailing && status.published_lsn >= Some(lsn)).await;
     }
 
     /// Stops it and waits for its end.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
 
     /// Ends it as a crash would: at whatever it is doing.
-    pub async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 }
 
 /// Where an event stands in the order.
-pub fn position(event: &Json) -> (String, i64, String, i64) {
+pub(crate) fn position(event: &Json) -> (String, i64, String, i64) {
     let source = &event["source"];
     let operation = match event["op"].as_str().unwrap() {
         "d" => 1,
@@ -180,17 +180,17 @@ pub fn position(event: &Json) -> (String, i64, String, i64) {
 }
 
 /// Event identity: (table, commit LSN, seqval, operation).
-pub fn identity(event: &Json) -> (String, String, String, i64) {
+pub(crate) fn identity(event: &Json) -> (String, String, String, i64) {
     let (lsn, _, seqval, operation) = position(event);
     (event["source"]["table"].as_str().unwrap().to_owned(), lsn, seqval, operation)
 }
 
-pub fn table_of(event: &Json) -> &str {
+pub(crate) fn table_of(event: &Json) -> &str {
     event["source"]["table"].as_str().unwrap()
 }
 
 /// The tail's events without repeats, which must be in the total order: an event that is new must stand after all that came before.
-pub fn tail_in_order(events: &[Json]) -> Vec<Json> {
+pub(crate) fn tail_in_order(events: &[Json]) -> Vec<Json> {
     let mut seen = BTreeSet::new();
     let mut last = None;
     let mut first = Vec::new();
@@ -207,7 +207,7 @@ pub fn tail_in_order(events: &[Json]) -> Vec<Json> {
 }
 
 /// The tables as a consumer holds them that applies the snapshot and then the tail in order, repeats and all.
-pub fn replay(events: &[Json], key: &dyn Fn(&str, &Json) -> String) -> BTreeMap<String, BTreeMap<String, Json>> {
+pub(crate) fn replay(events: &[Json], key: &dyn Fn(&str, &Json) -> String) -> BTreeMap<String, BTreeMap<String, Json>> {
     let mut tables: BTreeMap<String, BTreeMap<String, Json>> = BTreeMap::new();
     for event in events.iter().filter(|event| event["op"] == "r").chain(&tail_in_order(events)) {
         let table = table_of(event).to_owned();
@@ -223,7 +223,7 @@ pub fn replay(events: &[Json], key: &dyn Fn(&str, &Json) -> String) -> BTreeMap<
 }
 
 /// Holds progress records against each other and against the events: ranges follow on, epochs grow, counts add up.
-pub fn check_progress(progress: &[ProgressRecord]) {
+pub(crate) fn check_progress(progress: &[ProgressRecord]) {
     let mut last: Option<&ProgressRecord> = None;
     for record in progress {
         if let Some(last) = last {

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use crate::support::{World, check_progress, replay, table_of, tail_in_order};
 
-pub const SHOP: &str = "
+pub(crate) const SHOP: &str = "
 CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY, customer nvarchar(40) NULL, total decimal(10,2) NOT NULL);
 GO
 CREATE TABLE dbo.items (order_id int NOT NULL, line_no int NOT NULL, product varchar(20) NOT NULL, CONSTRAINT PK_items PRIMARY KEY (order_id, line_no));
@@ -21,7 +21,7 @@ GO
 ";
 
 /// Orders 1 to `n` with two items each.
-pub fn fill(n: usize) -> String {
+pub(crate) fn fill(n: usize) -> String {
     let mut script = String::new();
     for id in 1..=n {
         script.push_str(&format!(
@@ -35,12 +35,12 @@ pub fn fill(n: usize) -> String {
 }
 
 /// A consumer's key of a row.
-pub fn key(table: &str, row: &Json) -> String {
+pub(crate) fn key(table: &str, row: &Json) -> String {
     if table == "items" { format!("{}/{}", row["order_id"], row["line_no"]) } else { row["id"].to_string() }
 }
 
 /// The source's rows, as events have them.
-pub async fn source_rows(world: &World) -> BTreeMap<String, BTreeMap<String, Json>> {
+pub(crate) async fn source_rows(world: &World) -> BTreeMap<String, BTreeMap<String, Json>> {
     use sqlserver::Value;
     let json = |value: &Value| match value {
         Value::Null => Json::Null,
@@ -68,7 +68,7 @@ pub async fn source_rows(world: &World) -> BTreeMap<String, BTreeMap<String, Jso
 }
 
 /// What a consumer holds equals what the source holds.
-pub async fn assert_equal(world: &World) {
+pub(crate) async fn assert_equal(world: &World) {
     let events = world.events().await;
     let mut held = replay(&events, &key);
     for table in ["orders", "items"] {
@@ -184,4 +184,34 @@ INSERT INTO dbo.heap (a, b) VALUES (1, 'x'), (1, 'x'), (NULL, NULL), (2, 'y'), (
     let events = world.events().await;
     assert_eq!(events.iter().filter(|event| event["op"] == "r").count(), 5);
     assert_eq!(tail_in_order(&events)[0]["before"], json!({"a": 2, "b": "y"}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_per_table_with_several_shards_keeps_each_rows_order() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(10))).await;
+    world.config.layout = streams::Layout::Table;
+    world.config.shards = 3;
+    let import = world.import();
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    for step in 0..5 {
+        world
+            .sql(&format!(
+                "UPDATE dbo.orders SET total = {step}; UPDATE dbo.items SET product = 'step {step}' WHERE line_no = 1;"
+            ))
+            .await;
+    }
+    import.reaches(world.captured().await).await;
+    import.stop().await;
+    for (table, rows) in [("orders", 10), ("items", 20)] {
+        let stream = world.config.layout.stream("shop", &schemas::TableName::new("dbo", table));
+        let mut last: BTreeMap<String, Json> = BTreeMap::new();
+        for event in world.records(&stream).await {
+            let held = last.insert(key(table, &event["after"]), event["after"].clone());
+            assert!(event["op"] == "r" || held.as_ref() == Some(&event["before"]), "{held:?} before {event}");
+        }
+        assert_eq!(last.len(), rows);
+    }
+    let progress = world.progress().await;
+    let shards = &progress.last().unwrap().positions;
+    assert_eq!(shards.keys().map(|stream| stream.0.as_str()).collect::<Vec<_>>(), ["shop.dbo.items", "shop.dbo.orders"]);
 }
