@@ -98,13 +98,18 @@ impl Ministack {
 impl Ministack {
     /// What the SDK needs to reach it.
     pub async fn sdk_config(&self) -> aws_config::SdkConfig {
-        use aws_config::retry::RetryConfig;
-        let credentials = aws_credential_types::Credentials::new("test", "test", None, None, "tests");
-        let shared = aws_credential_types::provider::SharedCredentialsProvider::new(credentials);
-        let sdk = crate::aws::load(Some(REGION), Some(&self.endpoint_url())).await;
-        // A stand-in that is down is down: tests need not wait for all attempts.
-        sdk.into_builder().credentials_provider(shared).retry_config(RetryConfig::standard().with_max_attempts(2)).build()
+        sdk_config(&self.endpoint_url()).await
     }
+}
+
+/// What the SDK needs to reach a stand-in at that URL. It tries twice and no more: one that is down is down.
+#[cfg(any(feature = "dynamodb", feature = "sns"))]
+pub async fn sdk_config(endpoint_url: &str) -> aws_config::SdkConfig {
+    use aws_config::retry::RetryConfig;
+    let credentials = aws_credential_types::Credentials::new("test", "test", None, None, "tests");
+    let shared = aws_credential_types::provider::SharedCredentialsProvider::new(credentials);
+    let sdk = crate::aws::load(Some(REGION), Some(endpoint_url)).await;
+    sdk.into_builder().credentials_provider(shared).retry_config(RetryConfig::standard().with_max_attempts(2)).build()
 }
 
 fn program() -> PathBuf {

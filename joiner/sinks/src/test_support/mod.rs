@@ -9,4 +9,6 @@ mod postgres;
 mod process;
 
 pub use ministack::Ministack;
+#[cfg(any(feature = "dynamodb", feature = "sns"))]
+pub use ministack::sdk_config;
 pub use postgres::PostgresServer;
