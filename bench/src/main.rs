@@ -1,4 +1,137 @@
-//! The benchmarks.
+//! The benchmarks: `cargo run --release -p bench -- [--only NAMES] [--scales 0.1,0.5] [--out FILE]`.
+//!
+//! Everything measured runs in a process of its own (this program as `bench child …`, or the peer's), one after the other, so that its memory and its processor time are its own; a
+//! peer reads the same rows on the same machine in the same run. What is prepared beforehand is not measured: the rows, the streams, the captured changes.
+//! [`joining`] measures the joiner, [`importing`] the importer, [`latency`] the whole pipeline.
+
+mod documents;
+mod importing;
+mod join;
+mod joining;
+mod latency;
+mod peers;
+mod process;
 mod results;
 mod rows;
-fn main() {}
+mod standin;
+mod stream;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use results::Figure;
+use stream::Input;
+use streams::Layout;
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures Tributary against its peers")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Only the figures whose names begin with one of these, comma-separated.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// TPC-H scale factors of the joiner's figures.
+    #[arg(long, value_delimiter = ',', default_value = "0.1,0.5")]
+    scales: Vec<f64>,
+    /// Where the figures are written as JSON.
+    #[arg(long, default_value = "bench/results.json")]
+    out: PathBuf,
+    /// Transactions of the joiner's updates.
+    #[arg(long, default_value_t = 30_000)]
+    transactions: usize,
+    /// How the joiner's tables are laid out over streams: `table` or `shared`.
+    #[arg(long, value_parser = layout, default_value = "table")]
+    layout: Layout,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A measured process.
+    #[command(hide = true, subcommand)]
+    Child(Child),
+}
+
+#[derive(Debug, Subcommand)]
+enum Child {
+    Join(join::JoinArgs),
+    Copy(documents::CopyArgs),
+    StandIn,
+    Import(importing::ImportArgs),
+    Pipeline(latency::PipelineArgs),
+}
+
+/// Everything generated comes from this seed.
+const SEED: u64 = 7;
+
+fn layout(text: &str) -> Result<Layout, String> {
+    serde_json::from_value(text.into()).map_err(|_| "expected `table` or `shared`".to_owned())
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut cli = Cli::parse();
+    if let Some(Command::Child(child)) = cli.command.take() {
+        return match child {
+            Child::Join(args) => join::run(args).await,
+            Child::Copy(args) => documents::copy(args).await,
+            Child::StandIn => standin::serve().await,
+            Child::Import(args) => importing::run(args).await,
+            Child::Pipeline(args) => latency::pipeline(args).await,
+        };
+    }
+    let figures = measure(&cli).await?;
+    results::print(&figures);
+    results::write(&cli.out, &figures)
+}
+
+impl Cli {
+    /// Whether any of the named figures is wanted.
+    fn wants(&self, names: &[&str]) -> bool {
+        self.only.is_empty() || names.iter().any(|name| self.only.iter().any(|only| name.starts_with(only.as_str())))
+    }
+}
+
+async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
+    let folder = tempfile::Builder::new().prefix("tributary-bench-").tempdir()?;
+    let mut figures = Vec::new();
+    let place = |name: &str| -> anyhow::Result<PathBuf> {
+        let place = folder.path().join(name);
+        std::fs::create_dir_all(&place)?;
+        Ok(place)
+    };
+    if cli.wants(&["snapshot-vs-debezium"]) {
+        println!("Snapshot of the stand-in …");
+        figures.push(importing::snapshot(&place("snapshot")?).await?);
+    }
+    if cli.wants(&["tail-vs-debezium"]) {
+        println!("Tail of the stand-in …");
+        figures.push(importing::tail(&place("tail")?).await?);
+    }
+    if cli.wants(&["latency"]) {
+        println!("Commit to queryable …");
+        figures.extend(latency::measure(&place("latency")?).await?);
+    }
+    for (nth, &scale) in cli.scales.iter().enumerate() {
+        let flink = cli.wants(&["first-load-vs-flink", "updates-vs-flink"]);
+        let postgres = nth == 0 && cli.wants(&["postgres-vs-copy", "postgres-updates-vs-copy"]);
+        if !flink && !postgres {
+            continue;
+        }
+        println!("Writing the input of scale {scale} …");
+        let input = Input::write(folder.path().join(format!("scale-{scale}")), cli.layout, scale, cli.transactions, SEED).await?;
+        let work = move || -> anyhow::Result<Vec<Figure>> {
+            let mut figures = Vec::new();
+            if flink {
+                figures.extend(joining::against_flink(&input)?);
+            }
+            if postgres {
+                figures.extend(joining::against_copy(&input)?);
+            }
+            std::fs::remove_dir_all(&input.folder)?;
+            Ok(figures)
+        };
+        figures.extend(tokio::task::spawn_blocking(work).await??);
+    }
+    Ok(figures)
+}

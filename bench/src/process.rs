@@ -1,8 +1,9 @@
 //! Other processes: started in a group of their own, their memory watched, their last line read.
 
 use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,21 +12,27 @@ use anyhow::{Context, bail};
 
 /// What a measured process said of itself, as `key=value` words on its last line of output, and the most memory that it and its children held at once.
 #[derive(Debug)]
-pub struct Measured {
-    pub values: HashMap<String, f64>,
-    pub peak_mb: f64,
+pub(crate) struct Measured {
+    pub(crate) values: HashMap<String, f64>,
+    pub(crate) peak_mb: f64,
 }
 
 impl Measured {
-    pub fn get(&self, key: &str) -> anyhow::Result<f64> {
+    pub(crate) fn get(&self, key: &str) -> anyhow::Result<f64> {
         self.values.get(key).copied().with_context(|| format!("the process did not report {key}: {:?}", self.values))
     }
 }
 
 /// Runs to the end.
-pub fn measure(command: &mut Command) -> anyhow::Result<Measured> {
+pub(crate) fn measure(command: &mut Command) -> anyhow::Result<Measured> {
     let shown = format!("{command:?}");
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().with_context(|| shown.clone())?;
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .with_context(|| shown.clone())?;
     let watch = Watch::start(child.id());
     let output = child.wait_with_output()?;
     let peak_mb = watch.stop();
@@ -36,18 +43,17 @@ pub fn measure(command: &mut Command) -> anyhow::Result<Measured> {
         bail!("{shown} failed ({}):\n{}\n{text}", output.status, tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
     }
     let last = text.lines().rev().find(|line| line.contains('=')).unwrap_or_default();
-    let values = last.split_whitespace().filter_map(|word| word.split_once('=')).filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?))).collect();
-    Ok(Measured { values, peak_mb })
+    Ok(Measured { values: values(last), peak_mb })
 }
 
 /// Watches the resident memory of a process group.
-pub struct Watch {
+pub(crate) struct Watch {
     stop: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<f64>,
 }
 
 impl Watch {
-    pub fn start(group: u32) -> Self {
+    pub(crate) fn start(group: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = stop.clone();
         let thread = std::thread::spawn(move || {
@@ -63,7 +69,7 @@ impl Watch {
     }
 
     /// Ends the watch: the peak in MB.
-    pub fn stop(self) -> f64 {
+    pub(crate) fn stop(self) -> f64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.thread().unpark();
         self.thread.join().unwrap_or_default()
@@ -84,4 +90,66 @@ fn resident_mb(group: u32) -> f64 {
         }
     }
     pages as f64 * 4096.0 / 1e6
+}
+
+/// A process that serves until its standard input ends.
+pub(crate) struct Served {
+    child: Child,
+    watch: Option<Watch>,
+    /// What it said of itself on its first line.
+    values: HashMap<String, f64>,
+}
+
+impl Served {
+    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let shown = format!("{command:?}");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().with_context(|| shown.clone())?;
+        let watch = Some(Watch::start(child.id()));
+        let mut line = String::new();
+        let output = child.stdout.take().with_context(|| shown.clone())?;
+        let mut served = Self { child, watch, values: HashMap::new() };
+        BufReader::new(output).read_line(&mut line)?;
+        served.values = values(&line);
+        if served.values.is_empty() {
+            bail!("{shown} did not start: {line}");
+        }
+        Ok(served)
+    }
+
+    pub(crate) fn get(&self, key: &str) -> anyhow::Result<f64> {
+        self.values.get(key).copied().with_context(|| format!("the process did not report {key}: {:?}", self.values))
+    }
+
+    /// Ends it: its peak memory in MB.
+    pub(crate) fn stop(mut self) -> anyhow::Result<f64> {
+        drop(self.child.stdin.take());
+        let status = self.child.wait()?;
+        anyhow::ensure!(status.success(), "the process ended with {status}");
+        Ok(self.watch.take().map(Watch::stop).unwrap_or_default())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Reached before `stop` only when something has failed; it may have ended already.
+        drop(self.child.stdin.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.watch.take().map(Watch::stop);
+    }
+}
+
+/// Returns when standard input ends: the other side of [`Served`].
+pub(crate) async fn input_ended() -> anyhow::Result<()> {
+    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
+    Ok(())
+}
+
+/// `key=value` words.
+fn values(line: &str) -> HashMap<String, f64> {
+    line.split_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?)))
+        .collect()
 }

@@ -15,13 +15,13 @@ use schemas::{Lsn, Position};
 use tpch::Table;
 
 /// The tables of the benchmark, parents first.
-pub const TABLES: [Table; 3] = [tpch::CUSTOMER, tpch::ORDERS, tpch::LINEITEM];
+pub(crate) const TABLES: [Table; 3] = [tpch::CUSTOMER, tpch::ORDERS, tpch::LINEITEM];
 
 /// Orders that the transactions touch: the first ones, so that their rows can be kept in memory at any scale.
 const TOUCHED_ORDERS: usize = 40_000;
 
 /// A table's row as values: numbers for ints, text for the rest (decimals and dates are strings in the events).
-pub fn row(table: &Table, fields: &[String]) -> Row {
+pub(crate) fn row(table: &Table, fields: &[String]) -> Row {
     fields
         .iter()
         .zip(table.columns)
@@ -33,7 +33,7 @@ pub fn row(table: &Table, fields: &[String]) -> Row {
 }
 
 /// One transaction's changes: (index into [`TABLES`], op, before, after).
-pub type Transaction = Vec<(usize, Op, Option<Row>, Option<Row>)>;
+pub(crate) type Transaction = Vec<(usize, Op, Option<Row>, Option<Row>)>;
 
 /// The touched orders as the transactions see them.
 struct Shop {
@@ -68,7 +68,7 @@ impl Shop {
 
 /// Multi-table transactions over the loaded rows: an order and some of its items change together; now and then an item comes or goes; one in 200 changes a
 /// customer, which reaches all of its orders.
-pub fn transactions(scale: f64, count: usize, seed: u64) -> Vec<Transaction> {
+pub(crate) fn transactions(scale: f64, count: usize, seed: u64) -> Vec<Transaction> {
     let mut shop = Shop::load(scale);
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     (0..count)
@@ -82,7 +82,8 @@ pub fn transactions(scale: f64, count: usize, seed: u64) -> Vec<Transaction> {
             let order = random.random_range(0..shop.orders.len());
             let mut changes = Transaction::new();
             let before = shop.orders[order].clone();
-            shop.orders[order][3] = Value::Text(format!("{}.{:02}", random.random_range(1000..400_000), random.random_range(0..100)));
+            shop.orders[order][3] =
+                Value::Text(format!("{}.{:02}", random.random_range(1000..400_000), random.random_range(0..100)));
             shop.orders[order][8] = Value::Text(format!("changed by transaction {number}"));
             changes.push((1, Op::Update, Some(before), Some(shop.orders[order].clone())));
             let items = &mut shop.items[order];
@@ -108,14 +109,14 @@ pub fn transactions(scale: f64, count: usize, seed: u64) -> Vec<Transaction> {
 }
 
 /// The LSN of the n-th transaction; 0 is the snapshot's.
-pub fn lsn(number: u64) -> Lsn {
+pub(crate) fn lsn(number: u64) -> Lsn {
     let mut bytes = [0; 10];
     bytes[..8].copy_from_slice(&(number + 1).to_be_bytes());
     Lsn::from_bytes(bytes)
 }
 
 /// The events of the n-th transaction.
-pub fn events(schemas: &[Arc<TableSchema>; 3], number: u64, transaction: &Transaction) -> Vec<ChangeEvent> {
+pub(crate) fn events(schemas: &[Arc<TableSchema>; 3], number: u64, transaction: &Transaction) -> Vec<ChangeEvent> {
     transaction
         .iter()
         .enumerate()
@@ -140,7 +141,7 @@ pub fn events(schemas: &[Arc<TableSchema>; 3], number: u64, transaction: &Transa
 }
 
 /// Writes the same rows as the peer reads them: Debezium-envelope JSON lines, a file a table. Answers the number of lines.
-pub fn write_files(folder: &Path, scale: f64, transactions: &[Transaction]) -> anyhow::Result<u64> {
+pub(crate) fn write_files(folder: &Path, scale: f64, transactions: &[Transaction]) -> anyhow::Result<u64> {
     std::fs::create_dir_all(folder)?;
     let mut lines = 0;
     let mut files = Vec::new();

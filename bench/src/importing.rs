@@ -1,0 +1,188 @@
+//! The importer against Debezium, both from the same stand-in: the snapshot of a table, and the changes of a table that were captured before either looks.
+//!
+//! Both have saved where they stand before the changes are made, and go on from there. Ours is timed from its start, connecting included, until everything is durable in an embedded
+//! stream and its progress saved; Debezium between its first batch and its last, its own start left out, and nothing is done with its records.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use importer::{Activity, Config, Importer, Status};
+use streams::embedded::{Embedded, Options};
+use tokio_util::sync::CancellationToken;
+
+use crate::joining::child;
+use crate::peers::Debezium;
+use crate::process::{Measured, measure};
+use crate::results::Figure;
+use crate::standin::{self, Client, PASSWORD, StandIn, execute};
+
+const TABLE: &str = "measured";
+const SNAPSHOT_ROWS: u64 = 200_000;
+/// Half of them inserts, half updates.
+const CHANGES: u64 = 200_000;
+/// Rows that one transaction of the tail changes.
+const TRANSACTION_ROWS: u64 = 20;
+/// Rows written out in SQL; the others are copies of them.
+const SEED_ROWS: u64 = 1000;
+const LIMIT: Duration = Duration::from_secs(300);
+
+const COLUMNS: &str = "id int NOT NULL PRIMARY KEY, customer_id int NOT NULL, status varchar(20) NOT NULL, total decimal(12,2) NOT NULL, placed datetime2(3) NOT NULL, \
+     priority tinyint NOT NULL, note nvarchar(100) NULL, quantity int NOT NULL, discount decimal(5,4) NULL, is_paid bit NOT NULL, reference varchar(36) NULL, due date NULL";
+/// All but the key.
+const OTHERS: &str = "customer_id, status, total, placed, priority, note, quantity, discount, is_paid, reference, due";
+
+/// What an importing process does.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImportArgs {
+    port: u16,
+    /// Where progress and streams lie.
+    folder: PathBuf,
+    /// Ends when so many events have been published and the tail has been reached.
+    rows: u64,
+}
+
+/// Imports; reports the seconds.
+pub(crate) async fn run(args: ImportArgs) -> anyhow::Result<()> {
+    let provider = Arc::new(Embedded::open(Options::new(args.folder.join("streams")))?);
+    let mut config = Config::new("bench", standin::source(args.port), args.folder.join("importer"));
+    config.tables.include = vec![format!("dbo.{TABLE}")];
+    let started = Instant::now();
+    let importer = Importer::new(config, provider);
+    let (status, stop) = (importer.status(), CancellationToken::new());
+    let task = tokio::spawn(importer.run(stop.clone()));
+    let published = |status: &Status| status.tables.values().map(|table| table.published).sum::<u64>();
+    // A millisecond is the measure's resolution.
+    let mut poll = tokio::time::interval(Duration::from_millis(1));
+    loop {
+        poll.tick().await;
+        let now = status.get();
+        if now.activity == Activity::Tailing && published(&now) >= args.rows {
+            break;
+        }
+        if task.is_finished() || started.elapsed() > LIMIT {
+            bail!("the importer did not publish {} events: {now:?}", args.rows);
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let now = status.get();
+    ensure!(published(&now) == args.rows, "{} events were published instead of {}", published(&now), args.rows);
+    ensure!(now.tables.values().all(|table| table.dead_lettered == 0), "events were dead-lettered: {now:?}");
+    stop.cancel();
+    task.await??;
+    println!("seconds={seconds:.4}");
+    Ok(())
+}
+
+/// A stand-in with the table, a table of rows to copy from, and capture on.
+async fn prepare(rows: u64) -> anyhow::Result<(StandIn, Client)> {
+    let stand_in = StandIn::start()?;
+    let mut client = stand_in.client().await?;
+    for table in ["seed", TABLE] {
+        execute(&mut client, &format!("CREATE TABLE dbo.{table} ({COLUMNS})")).await?;
+    }
+    let tuples: Vec<String> = (0..SEED_ROWS).map(tuple).collect();
+    for chunk in tuples.chunks(200) {
+        execute(&mut client, &format!("INSERT INTO dbo.seed (id, {OTHERS}) VALUES {}", chunk.join(", "))).await?;
+    }
+    for start in (0..rows).step_by(SEED_ROWS as usize) {
+        insert(&mut client, start, SEED_ROWS.min(rows - start)).await?;
+    }
+    standin::capture(&mut client, &[TABLE]).await?;
+    Ok((stand_in, client))
+}
+
+fn tuple(id: u64) -> String {
+    format!(
+        "({id}, {}, 'status {}', {}.{:02}, '2026-0{}-1{}T1{}:30:00.{:03}', {}, N'a note of some length about order {id}', {}, 0.{:04}, {}, 'reference-{:024}', '2026-1{}-0{}')",
+        id * 37 % 5000,
+        id % 9,
+        id * 7919 % 90_000,
+        id % 100,
+        id % 9 + 1,
+        id % 10,
+        id % 10,
+        id % 1000,
+        id % 250,
+        id % 60,
+        id * 13 % 10_000,
+        id % 2,
+        id * 104_729,
+        id % 3,
+        id % 9 + 1,
+    )
+}
+
+/// Inserts `count` rows from an id on, in one transaction.
+async fn insert(client: &mut Client, start: u64, count: u64) -> anyhow::Result<()> {
+    let sql = format!("INSERT INTO dbo.{TABLE} (id, {OTHERS}) SELECT id + {start}, {OTHERS} FROM dbo.seed WHERE id < {count}");
+    execute(client, &sql).await
+}
+
+fn import(port: u16, folder: &Path, rows: u64) -> anyhow::Result<Measured> {
+    let folder = folder.to_str().with_context(|| format!("{} is not UTF-8", folder.display()))?;
+    measure(&mut child(&["import", &port.to_string(), folder, &rows.to_string()])?).context("the importer")
+}
+
+fn figure(name: &str, rows: u64, ours: &Measured, theirs: Option<&Measured>) -> anyhow::Result<Figure> {
+    let rate = rows as f64 / ours.get("seconds")?;
+    let peer = theirs.map(|theirs| theirs.get("rows_per_second")).transpose()?;
+    if let Some(theirs) = theirs {
+        println!(
+            "{name}: Debezium took {:.1} s with its start, of which {:.1} s between first and last batch",
+            theirs.get("seconds")?,
+            theirs.get("span_seconds")?
+        );
+    }
+    Ok(Figure::rate(name, "rows/s", rate, "Debezium", peer).memory(Some(ours.peak_mb), theirs.map(|theirs| theirs.peak_mb)))
+}
+
+fn debezium(debezium: Option<&Debezium>, port: u16, folder: &Path, rows: u64) -> anyhow::Result<Option<Measured>> {
+    let table = format!("dbo.{TABLE}");
+    debezium.map(|debezium| debezium.read(port, PASSWORD, &table, folder, rows, LIMIT.as_secs() as u32)).transpose()
+}
+
+/// [snapshot-vs-debezium].
+pub(crate) async fn snapshot(folder: &Path) -> anyhow::Result<Figure> {
+    let (stand_in, client) = prepare(SNAPSHOT_ROWS).await?;
+    let peer = Debezium::find();
+    let ours = import(stand_in.port, &folder.join("ours"), SNAPSHOT_ROWS)?;
+    let theirs = debezium(peer.as_ref(), stand_in.port, &folder.join("debezium"), SNAPSHOT_ROWS)?;
+    drop(client);
+    stand_in.stop()?;
+    figure("snapshot-vs-debezium", SNAPSHOT_ROWS, &ours, theirs.as_ref())
+}
+
+/// [tail-vs-debezium].
+pub(crate) async fn tail(folder: &Path) -> anyhow::Result<Figure> {
+    let (stand_in, mut client) = prepare(1).await?;
+    let peer = Debezium::find();
+    let (ours, theirs) = (folder.join("ours"), folder.join("debezium"));
+    import(stand_in.port, &ours, 1)?;
+    debezium(peer.as_ref(), stand_in.port, &theirs, 1)?;
+    change(&mut client).await?;
+    let our_run = import(stand_in.port, &ours, CHANGES)?;
+    let their_run = debezium(peer.as_ref(), stand_in.port, &theirs, CHANGES)?;
+    drop(client);
+    stand_in.stop()?;
+    figure("tail-vs-debezium", CHANGES, &our_run, their_run.as_ref())
+}
+
+/// Makes the changes, and waits until they have been captured.
+async fn change(client: &mut Client) -> anyhow::Result<()> {
+    let starts = || (1..=CHANGES / 2).step_by(TRANSACTION_ROWS as usize);
+    for start in starts() {
+        insert(client, start, TRANSACTION_ROWS).await?;
+    }
+    for start in starts() {
+        let sql = format!(
+            "UPDATE dbo.{TABLE} SET total = total + 1, status = 'changed', note = N'changed from {start} on' WHERE id BETWEEN {start} AND {}",
+            start + TRANSACTION_ROWS - 1
+        );
+        execute(client, &sql).await?;
+    }
+    // An update leaves two rows in the change table.
+    standin::captured(client, TABLE, (CHANGES / 2 * 3) as i64, LIMIT).await
+}

@@ -1,0 +1,199 @@
+//! From commit to queryable, at a fixed rate: stand-in, then importer, embedded stream, joiner and SQLite in one process, asked from outside.
+//!
+//! A load of ordinary transactions runs all the time. Beside it a probe commits a change, and asks the SQLite reader each millisecond until it answers with it. What of that the stand-in's capture
+//! job takes is measured by itself, in the same way: until the change stands in the change table.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use importer::Importer;
+use joiner::{Joiner, NamedSink};
+use schemas::change::EntityKey;
+use sinks::EntityReader;
+use sinks::sqlite::{SqliteConfig, SqliteReader, SqliteSink};
+use streams::Provider;
+use streams::embedded::{Embedded, Options};
+use tokio_util::sync::CancellationToken;
+
+use crate::join::plan;
+use crate::joining::child;
+use crate::process::{Served, input_ended};
+use crate::results::Figure;
+use crate::rows::TABLES;
+use crate::standin::{self, Client, StandIn, execute};
+use crate::stream::SOURCE;
+
+const SCALE: f64 = 0.01;
+const TRANSACTIONS_PER_SECOND: u64 = 200;
+/// Probes of commit to queryable, and of commit to captured.
+const PROBES: usize = 400;
+const PROBE_PAUSE: Duration = Duration::from_millis(25);
+const LIMIT: Duration = Duration::from_secs(120);
+/// The order that the probe changes; the load leaves it alone.
+const PROBED: i64 = 1;
+
+/// What a pipeline process does.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PipelineArgs {
+    port: u16,
+    folder: PathBuf,
+}
+
+fn sqlite(folder: &std::path::Path) -> SqliteConfig {
+    SqliteConfig::new(folder.join("entities.db"))
+}
+
+/// Runs the whole pipeline until standard input ends.
+pub(crate) async fn pipeline(args: PipelineArgs) -> anyhow::Result<()> {
+    let provider: Arc<dyn Provider> = Arc::new(Embedded::open(Options::new(args.folder.join("streams")))?);
+    let stop = CancellationToken::new();
+    let mut config = importer::Config::new(SOURCE, standin::source(args.port), args.folder.join("importer"));
+    config.tables.include = TABLES.iter().map(|table| format!("dbo.{}", table.name)).collect();
+    config.poll_interval = Duration::from_millis(10);
+    let mut importing = tokio::spawn(Importer::new(config, provider.clone()).run(stop.clone()));
+
+    let config = joiner::Config::new(args.folder.join("state"), vec![plan()?], SOURCE, SOURCE);
+    let joiner = tokio::task::spawn_blocking(move || Joiner::open(config)).await??;
+    let sink = NamedSink { name: "sqlite".to_owned(), sink: Box::new(SqliteSink::new(sqlite(&args.folder))) };
+    let mut joining = tokio::spawn(joiner.run(provider, vec![sink], stop.clone()));
+    println!("started=1");
+    tokio::select! {
+        ended = &mut importing => bail!("the importer ended: {ended:?}"),
+        ended = &mut joining => bail!("the joiner ended: {ended:?}"),
+        ended = input_ended() => ended?,
+    }
+    stop.cancel();
+    importing.await??;
+    Ok(joining.await??)
+}
+
+/// [latency-p50], [latency-p99], and the stand-in's share.
+pub(crate) async fn measure(folder: &std::path::Path) -> anyhow::Result<Vec<Figure>> {
+    let stand_in = StandIn::start()?;
+    let mut client = stand_in.client().await?;
+    fill(&mut client).await?;
+    let path = folder.to_str().with_context(|| format!("{} is not UTF-8", folder.display()))?;
+    let served = Served::start(&mut child(&["pipeline", &stand_in.port.to_string(), path])?)?;
+    let reader = SqliteReader::new(&sqlite(folder));
+    // The first probe waits for the first load.
+    probe(&mut client, &reader, "first").await?;
+
+    let stop = CancellationToken::new();
+    let load = tokio::spawn(load(stand_in.client().await?, stop.clone()));
+    let mut latencies = Vec::with_capacity(PROBES);
+    let started = Instant::now();
+    for number in 0..PROBES {
+        tokio::time::sleep(PROBE_PAUSE).await;
+        latencies.push(probe(&mut client, &reader, &format!("probe {number}")).await?);
+    }
+    let took = started.elapsed();
+    let peak_mb = served.stop()?;
+    let mut captures = Vec::with_capacity(PROBES);
+    for number in 0..PROBES {
+        tokio::time::sleep(PROBE_PAUSE).await;
+        captures.push(probe_capture(&mut client, &format!("capture {number}")).await?);
+    }
+    let measured_for = started.elapsed();
+    stop.cancel();
+    let transactions = load.await??;
+    let rate = transactions as f64 / measured_for.as_secs_f64();
+    println!(
+        "Latency: {PROBES} probes in {took:.1?}, beside {rate:.0} transactions a second (wanted: {TRANSACTIONS_PER_SECOND})"
+    );
+    drop(client);
+    stand_in.stop()?;
+
+    let figure = |name: &str, values: &mut Vec<f64>, share: f64| Figure::time(name, "ms", percentile(values, share));
+    Ok(vec![
+        figure("latency-p50", &mut latencies, 0.5).memory(Some(peak_mb), None),
+        figure("latency-p99", &mut latencies, 0.99).memory(Some(peak_mb), None),
+        figure("stand-in-capture-p50", &mut captures, 0.5),
+        figure("stand-in-capture-p99", &mut captures, 0.99),
+    ])
+}
+
+fn percentile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(((values.len() as f64 - 1.0) * share).round().max(0.0) as usize).copied().unwrap_or_default()
+}
+
+/// TPC-H's customers, orders and line items, and a table of marks.
+async fn fill(client: &mut Client) -> anyhow::Result<()> {
+    for table in TABLES {
+        // Without the foreign keys: not all of the tables they name are here.
+        let table = tpch::Table { references: &[], ..table };
+        execute(client, &table.create("dbo")).await?;
+        let rows: Vec<String> = table.rows(SCALE).map(|row| table.values(&row)).collect();
+        for chunk in rows.chunks(500) {
+            execute(client, &format!("INSERT INTO dbo.{} VALUES {}", table.name, chunk.join(","))).await?;
+        }
+    }
+    execute(client, "CREATE TABLE dbo.mark (id int NOT NULL PRIMARY KEY, text varchar(50) NOT NULL)").await?;
+    execute(client, "INSERT INTO dbo.mark VALUES (1, 'none')").await?;
+    standin::capture(client, &["customer", "orders", "lineitem", "mark"]).await
+}
+
+/// Transactions over an order and its first item, at the fixed rate; answers how many.
+async fn load(mut client: Client, stop: CancellationToken) -> anyhow::Result<u64> {
+    let orders: Vec<String> = TABLES[1].rows(SCALE).skip(1).map(|row| row[0].clone()).collect();
+    let mut pace = tokio::time::interval(Duration::from_micros(1_000_000 / TRANSACTIONS_PER_SECOND));
+    let mut number = 0u64;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(number),
+            _ = pace.tick() => {}
+        }
+        let order = &orders[(number as usize * 7919) % orders.len()];
+        let sql = format!(
+            "BEGIN TRANSACTION; UPDATE dbo.orders SET o_totalprice = {}.25, o_comment = 'load {number}' WHERE o_orderkey = {order}; \
+             UPDATE dbo.lineitem SET l_quantity = {}.00 WHERE l_orderkey = {order} AND l_linenumber = 1; COMMIT",
+            1000 + number % 90_000,
+            number % 50
+        );
+        execute(&mut client, &sql).await?;
+        number += 1;
+    }
+}
+
+/// Commits a mark and waits until it can be queried: the milliseconds in between.
+async fn probe(client: &mut Client, reader: &SqliteReader, mark: &str) -> anyhow::Result<f64> {
+    execute(client, &format!("UPDATE dbo.orders SET o_comment = '{mark}' WHERE o_orderkey = {PROBED}")).await?;
+    let committed = Instant::now();
+    let (key, expected) = (EntityKey::from_parts([PROBED.to_string()]), format!("\"{mark}\""));
+    let mut poll = tokio::time::interval(Duration::from_millis(1));
+    loop {
+        // Before the first load the sink may not have its tables yet.
+        if let Ok(Some(stored)) = reader.get("order", &key).await
+            && stored.document.contains(&expected)
+        {
+            return Ok(committed.elapsed().as_secs_f64() * 1000.0);
+        }
+        if committed.elapsed() > LIMIT {
+            bail!("{mark:?} was committed, and is not queryable after {LIMIT:?}");
+        }
+        poll.tick().await;
+    }
+}
+
+/// Commits a mark and waits until it has been captured.
+async fn probe_capture(client: &mut Client, mark: &str) -> anyhow::Result<f64> {
+    execute(client, &format!("UPDATE dbo.mark SET text = '{mark}' WHERE id = 1")).await?;
+    let committed = Instant::now();
+    let mut poll = tokio::time::interval(Duration::from_millis(1));
+    loop {
+        let row =
+            client.simple_query("SELECT TOP 1 text FROM cdc.dbo_mark_CT ORDER BY __$start_lsn DESC, __$operation DESC").await?;
+        if let Some(row) = row.into_row().await?
+            && row.try_get::<&str, _>(0)? == Some(mark)
+        {
+            return Ok(committed.elapsed().as_secs_f64() * 1000.0);
+        }
+        if committed.elapsed() > LIMIT {
+            bail!("{mark:?} was committed, and is not captured after {LIMIT:?}");
+        }
+        poll.tick().await;
+    }
+}
