@@ -11,7 +11,7 @@ mod error;
 mod key_type;
 mod resolve;
 
-pub use error::PlanError;
+pub use error::{Mistake, PlanError};
 pub use key_type::KeyType;
 
 use crate::TableName;

@@ -3,7 +3,7 @@
 use crate::ErrorClass;
 use crate::TableName;
 
-/// A mistake in a definition. `node` is the path from the root: `order.items.product`.
+/// What is wrong with a definition, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     #[error(
@@ -14,44 +14,48 @@ pub enum PlanError {
         "{entity:?} is not an entity name: use lower-case letters, digits, `_` and `-`, starting with a letter (such as `order`)"
     )]
     Name { entity: String },
+    /// `node` is the path from the root: `order.items.product`.
+    #[error("entity {entity}, at {node}: {mistake}")]
+    Definition { entity: String, node: String, mistake: Box<Mistake> },
+}
+
+/// A mistake at one node of a definition.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mistake {
+    #[error("table {table} is not captured{hint}. Add it to the source's tables (and enable CDC on it), or correct the name")]
+    UnknownTable { table: TableName, hint: String },
+    #[error("table {table} has no column {column:?} (in `{place}`){hint}. Its columns are {known}")]
+    UnknownColumn { table: TableName, column: String, place: String, hint: String, known: String },
     #[error(
-        "entity {entity}, at {node}: table {table} is not captured{hint}. Add it to the source's tables (and enable CDC on it), or correct the name"
+        "aggregate {aggregate:?} is over {edge:?}, which is not among the `many` edges of this node{hint}. They are: {known}"
     )]
-    UnknownTable { entity: String, node: String, table: TableName, hint: String },
-    #[error("entity {entity}, at {node}: table {table} has no column {column:?} (in `{place}`){hint}. Its columns are {known}")]
-    UnknownColumn { entity: String, node: String, table: TableName, column: String, place: String, hint: String, known: String },
+    UnknownEdge { aggregate: String, edge: String, hint: String, known: String },
     #[error(
-        "entity {entity}, at {node}: aggregate {aggregate:?} is over {edge:?}, which is not among the `many` edges of this node{hint}. They are: {known}"
+        "table {table} has no key, so its rows cannot be told apart. Name the key's columns in the table's contract (`x-key`){remedy}"
     )]
-    UnknownEdge { entity: String, node: String, aggregate: String, edge: String, hint: String, known: String },
+    NoKey { table: TableName, remedy: &'static str },
     #[error(
-        "entity {entity}, at {node}: table {table} has no key, so its rows cannot be told apart. Name the key's columns in the table's contract (`x-key`){remedy}"
+        "column {column:?} of {table} is {sql_type}, which cannot be part of `{place}`: use a column that SQL Server can compare"
     )]
-    NoKey { entity: String, node: String, table: TableName, remedy: &'static str },
+    NotComparable { table: TableName, column: String, sql_type: String, place: String },
     #[error(
-        "entity {entity}, at {node}: column {column:?} of {table} is {sql_type}, which cannot be part of `{place}`: use a column that SQL Server can compare"
+        "`by` names {by} columns and `references` {references} ({referenced}): name as many columns in `by` as the key that it refers to has"
     )]
-    NotComparable { entity: String, node: String, table: TableName, column: String, sql_type: String, place: String },
+    LinkLength { by: usize, references: usize, referenced: String },
+    #[error("`by` is missing: name the columns that hold the reference")]
+    NoBy,
     #[error(
-        "entity {entity}, at {node}: `by` names {by} columns and `references` {references} ({referenced}): name as many columns in `by` as the key that it refers to has"
+        "{left} and {right} cannot be compared: join columns of one kind (whole numbers, decimals, text of limited length, dates, …)"
     )]
-    LinkLength { entity: String, node: String, by: usize, references: usize, referenced: String },
-    #[error("entity {entity}, at {node}: `by` is missing: name the columns that hold the reference")]
-    NoBy { entity: String, node: String },
-    #[error(
-        "entity {entity}, at {node}: {left} and {right} cannot be compared: join columns of one kind (whole numbers, decimals, text of limited length, dates, …)"
-    )]
-    LinkTypes { entity: String, node: String, left: String, right: String },
-    #[error(
-        "entity {entity}, at {node}: {name:?} stands twice in the document: rename one, as in `fields: [{{other_name: {name}}}]`"
-    )]
-    DuplicateName { entity: String, node: String, name: String },
-    #[error(
-        "entity {entity}, at {node}: aggregate {aggregate:?} sums {column:?} of {table}, which is {sql_type}: only numbers can be summed"
-    )]
-    NotSummable { entity: String, node: String, aggregate: String, table: TableName, column: String, sql_type: String },
-    #[error("entity {entity}, at {node}: deeper than {limit} levels. Does the definition refer back to itself in a cycle? Cut it where the document should end", limit = super::DEPTH_LIMIT)]
-    TooDeep { entity: String, node: String },
+    LinkTypes { left: String, right: String },
+    #[error("{name:?} stands twice in the document: rename one, as in `fields: [{{other_name: {name}}}]`")]
+    DuplicateName { name: String },
+    #[error("{column:?} stands twice in the key: name each column once")]
+    DuplicateKey { column: String },
+    #[error("aggregate {aggregate:?} sums {column:?} of {table}, which is {sql_type}: only numbers can be summed")]
+    NotSummable { aggregate: String, table: TableName, column: String, sql_type: String },
+    #[error("deeper than {limit} levels. Does the definition refer back to itself in a cycle? Cut it where the document should end", limit = super::DEPTH_LIMIT)]
+    TooDeep,
 }
 
 impl PlanError {

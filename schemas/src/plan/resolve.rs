@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::error::hint;
 use super::{
-    AggregateKind, DEPTH_LIMIT, Edge, KeyPart, KeyType, Link, Node, NodeId, OrderPart, Plan, PlanError, ResolvedAggregate,
-    ResolvedField,
+    AggregateKind, DEPTH_LIMIT, Edge, KeyPart, KeyType, Link, Mistake, Node, NodeId, OrderPart, Plan, PlanError,
+    ResolvedAggregate, ResolvedField,
 };
 use crate::TableName;
 use crate::entity::{Aggregate, EntityDefinition, Field, ManyEdge, OneEdge, OrderBy};
@@ -49,7 +49,7 @@ pub(super) fn resolve(definition: &EntityDefinition, tables: Tables<'_>) -> Resu
         aggregates: &definition.aggregates,
     };
     let root = Header { name: name.clone(), parent: None, edge: Edge::Root, link: Vec::new(), require: false, own_key };
-    resolver.node(place, root, &key, &body, 1)?;
+    resolver.node(&place, root, &key, &body, 1)?;
     Ok(Plan { entity: name.as_str().into(), definition: definition.clone(), key, nodes: resolver.nodes })
 }
 
@@ -105,6 +105,10 @@ struct Header {
 }
 
 impl Resolver<'_> {
+    fn mistake(&self, node: &str, mistake: Mistake) -> PlanError {
+        PlanError::Definition { entity: self.entity.to_owned(), node: node.to_owned(), mistake: Box::new(mistake) }
+    }
+
     fn table(&self, path: &str, name: &TableName) -> Result<Arc<TableSchema>, PlanError> {
         (self.tables)(name).ok_or_else(|| {
             // Another table of the definition that is captured, or the same name under the default schema.
@@ -115,19 +119,16 @@ impl Resolver<'_> {
                 near.push(default.to_string());
             }
             let hint = hint(&name.to_string(), near.iter().map(String::as_str));
-            PlanError::UnknownTable { entity: self.entity.to_owned(), node: path.to_owned(), table: name.clone(), hint }
+            self.mistake(path, Mistake::UnknownTable { table: name.clone(), hint })
         })
     }
 
     fn column(&self, place: &Place, name: &str, within: &str) -> Result<usize, PlanError> {
-        place.table.column(name).ok_or_else(|| PlanError::UnknownColumn {
-            entity: self.entity.to_owned(),
-            node: place.path.clone(),
-            table: place.table.name.clone(),
-            column: name.to_owned(),
-            place: within.to_owned(),
-            hint: hint(name, place.table.columns.iter().map(|column| column.name.as_str())),
-            known: place.table.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", "),
+        let names = || place.table.columns.iter().map(|column| column.name.as_str());
+        place.table.column(name).ok_or_else(|| {
+            let (table, column, within) = (place.table.name.clone(), name.to_owned(), within.to_owned());
+            let (hint, known) = (hint(name, names()), names().collect::<Vec<_>>().join(", "));
+            self.mistake(&place.path, Mistake::UnknownColumn { table, column, place: within, hint, known })
         })
     }
 
@@ -135,14 +136,11 @@ impl Resolver<'_> {
         let declared = &place.table.columns[column];
         match KeyType::of(declared) {
             Some(key_type) => Ok(KeyPart { column, key_type }),
-            None => Err(PlanError::NotComparable {
-                entity: self.entity.to_owned(),
-                node: place.path.clone(),
-                table: place.table.name.clone(),
-                column: declared.name.clone(),
-                sql_type: declared.sql_type.to_string(),
-                place: within.to_owned(),
-            }),
+            None => {
+                let (table, column) = (place.table.name.clone(), declared.name.clone());
+                let (sql_type, within) = (declared.sql_type.to_string(), within.to_owned());
+                Err(self.mistake(&place.path, Mistake::NotComparable { table, column, sql_type, place: within }))
+            }
         }
     }
 
@@ -151,11 +149,7 @@ impl Resolver<'_> {
         for name in names {
             let part = self.key_part(place, self.column(place, name, within)?, within)?;
             if parts.contains(&part) {
-                return Err(PlanError::DuplicateName {
-                    entity: self.entity.to_owned(),
-                    node: place.path.clone(),
-                    name: name.clone(),
-                });
+                return Err(self.mistake(&place.path, Mistake::DuplicateKey { column: name.clone() }));
             }
             parts.push(part);
         }
@@ -164,29 +158,28 @@ impl Resolver<'_> {
 
     fn table_key(&self, place: &Place, remedy: &'static str) -> Result<Vec<KeyPart>, PlanError> {
         if place.table.key.is_empty() {
-            let (entity, node, table) = (self.entity.to_owned(), place.path.clone(), place.table.name.clone());
-            return Err(PlanError::NoKey { entity, node, table, remedy });
+            return Err(self.mistake(&place.path, Mistake::NoKey { table: place.table.name.clone(), remedy }));
         }
         place.table.key.iter().map(|&column| self.key_part(place, column, "key")).collect()
     }
 
     fn node(
         &mut self,
-        place: Place,
+        place: &Place,
         header: Header,
         key: &[KeyPart],
         body: &Body<'_>,
         depth: usize,
     ) -> Result<NodeId, PlanError> {
         if depth > DEPTH_LIMIT {
-            return Err(PlanError::TooDeep { entity: self.entity.to_owned(), node: place.path });
+            return Err(self.mistake(&place.path, Mistake::TooDeep));
         }
-        let fields = self.fields(&place, body.fields)?;
+        let fields = self.fields(place, body.fields)?;
         let names =
             fields.iter().map(|field| &field.name).chain(body.one.keys()).chain(body.many.keys()).chain(body.aggregates.keys());
         let mut seen = BTreeSet::new();
         if let Some(name) = names.into_iter().find(|name| !seen.insert(name.as_str())) {
-            return Err(PlanError::DuplicateName { entity: self.entity.to_owned(), node: place.path, name: name.clone() });
+            return Err(self.mistake(&place.path, Mistake::DuplicateName { name: name.clone() }));
         }
         let id = self.nodes.len();
         self.nodes.push(Node {
@@ -204,15 +197,15 @@ impl Resolver<'_> {
             own_key: header.own_key,
         });
         for (name, edge) in body.one {
-            let child = self.one(&place, id, name, edge, depth)?;
+            let child = self.one(place, id, name, edge, depth)?;
             self.nodes[id].ones.push(child);
         }
         for (name, edge) in body.many {
-            let child = self.many(&place, id, name, edge, key, depth)?;
+            let child = self.many(place, id, name, edge, key, depth)?;
             self.nodes[id].manys.push(child);
         }
         for (name, aggregate) in body.aggregates {
-            let aggregate = self.aggregate(&place, id, name, aggregate)?;
+            let aggregate = self.aggregate(place, id, name, aggregate)?;
             self.nodes[id].aggregates.push(aggregate);
         }
         Ok(id)
@@ -250,7 +243,7 @@ impl Resolver<'_> {
             Header { name: name.to_owned(), parent: Some(parent_id), edge: Edge::One, link, require: edge.require, own_key };
         let key: Vec<KeyPart> = header.own_key.clone();
         let body = Body { fields: edge.fields.as_deref(), one: &edge.one, many: &edge.many, aggregates: &edge.aggregates };
-        self.node(place, header, &key, &body, depth + 1)
+        self.node(&place, header, &key, &body, depth + 1)
     }
 
     fn many(
@@ -283,7 +276,7 @@ impl Resolver<'_> {
             own_key: own_key.clone(),
         };
         let body = Body { fields: edge.fields.as_deref(), one: &edge.one, many: &edge.many, aggregates: &edge.aggregates };
-        self.node(place, header, &own_key, &body, depth + 1)
+        self.node(&place, header, &own_key, &body, depth + 1)
     }
 
     fn columns(&self, place: &Place, names: &[String], within: &str) -> Result<Vec<usize>, PlanError> {
@@ -312,9 +305,8 @@ impl Resolver<'_> {
         references: usize,
     ) -> Result<Vec<Link>, PlanError> {
         let by = parent_columns.len() + own_columns.len() - references;
-        let (entity, node) = (self.entity.to_owned(), path.to_owned());
         if by == 0 {
-            return Err(PlanError::NoBy { entity, node });
+            return Err(self.mistake(path, Mistake::NoBy));
         }
         if by != references {
             let list = |table: &TableSchema, columns: &[usize]| {
@@ -323,7 +315,7 @@ impl Resolver<'_> {
             };
             let referenced =
                 if parent_columns.len() == references { list(parent, parent_columns) } else { list(own, own_columns) };
-            return Err(PlanError::LinkLength { entity, node, by, references, referenced });
+            return Err(self.mistake(path, Mistake::LinkLength { by, references, referenced }));
         }
         let pairs = parent_columns.iter().zip(own_columns);
         pairs
@@ -334,12 +326,10 @@ impl Resolver<'_> {
                 };
                 match KeyType::in_common(left, right) {
                     Some(key_type) => Ok(Link { parent_column, own_column, key_type }),
-                    None => Err(PlanError::LinkTypes {
-                        entity: entity.clone(),
-                        node: node.clone(),
-                        left: name(parent, left),
-                        right: name(own, right),
-                    }),
+                    None => {
+                        let (left, right) = (name(parent, left), name(own, right));
+                        Err(self.mistake(path, Mistake::LinkTypes { left, right }))
+                    }
                 }
             })
             .collect()
@@ -352,14 +342,9 @@ impl Resolver<'_> {
         };
         let names = || self.nodes[id].manys.iter().map(|&child| self.nodes[child].name.as_str());
         let Some(over) = self.nodes[id].manys.iter().copied().find(|&child| self.nodes[child].name == *edge) else {
-            return Err(PlanError::UnknownEdge {
-                entity: self.entity.to_owned(),
-                node: place.path.clone(),
-                aggregate: name.to_owned(),
-                edge: edge.clone(),
-                hint: hint(edge, names()),
-                known: names().collect::<Vec<_>>().join(", "),
-            });
+            let (hint, known) = (hint(edge, names()), names().collect::<Vec<_>>().join(", "));
+            let (aggregate, edge) = (name.to_owned(), edge.clone());
+            return Err(self.mistake(&place.path, Mistake::UnknownEdge { aggregate, edge, hint, known }));
         };
         let kind = match aggregate {
             Aggregate::Count(_) => AggregateKind::Count,
@@ -372,14 +357,9 @@ impl Resolver<'_> {
                     SqlType::Money | SqlType::SmallMoney => AggregateKind::SumDecimal { column, scale: 4 },
                     SqlType::Real | SqlType::Float => AggregateKind::SumFloat { column },
                     sql_type => {
-                        return Err(PlanError::NotSummable {
-                            entity: self.entity.to_owned(),
-                            node: place.path.clone(),
-                            aggregate: name.to_owned(),
-                            table: child.table.name.clone(),
-                            column: path.column.clone(),
-                            sql_type: sql_type.to_string(),
-                        });
+                        let (table, column) = (child.table.name.clone(), path.column.clone());
+                        let (aggregate, sql_type) = (name.to_owned(), sql_type.to_string());
+                        return Err(self.mistake(&place.path, Mistake::NotSummable { aggregate, table, column, sql_type }));
                     }
                 }
             }

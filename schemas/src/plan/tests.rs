@@ -130,7 +130,9 @@ fn a_table_may_stand_in_several_places_but_not_without_end() {
         text
     };
     assert_eq!(resolve(&nested(DEPTH_LIMIT)).unwrap().nodes.len(), DEPTH_LIMIT);
-    assert!(matches!(resolve(&nested(DEPTH_LIMIT + 1)).unwrap_err(), PlanError::TooDeep { .. }));
+    assert!(
+        matches!(resolve(&nested(DEPTH_LIMIT + 1)).unwrap_err(), PlanError::Definition { mistake, .. } if *mistake == Mistake::TooDeep)
+    );
 }
 
 #[test]
