@@ -97,9 +97,29 @@ pub(crate) fn insert_column(
     Ok(())
 }
 
-/// A default as the catalog shows it: always in parentheses.
+/// A default as the catalog shows it: in parentheses, numbers in two pairs. Debezium reads it.
 pub(crate) fn parenthesised(expression: &str) -> String {
-    if expression.starts_with('(') { expression.to_string() } else { format!("({expression})") }
+    let mut inner = expression.trim();
+    while let Some(i) = inner.strip_prefix('(').and_then(|i| i.strip_suffix(')')).filter(|i| balanced(i)) {
+        inner = i.trim();
+    }
+    if inner.parse::<f64>().is_ok() { format!("(({inner}))") } else { format!("({inner})") }
+}
+
+/// Whether no parenthesis closes before it was opened.
+fn balanced(text: &str) -> bool {
+    let mut depth = 0;
+    for c in text.chars() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    depth == 0
 }
 
 /// Creates a table with its keys. Foreign keys and checks are added to the catalog before, by [`add_check`] and [`add_foreign_key`], with `finish`.

@@ -317,16 +317,20 @@ impl Session {
             filter("c.name", a.text("column_name")),
             db = catalog::text(database),
             extra = if wide {
-                ", 0 AS SS_IS_SPARSE, 0 AS SS_IS_COLUMN_SET, c.computed IS NOT NULL AS SS_IS_COMPUTED, c.seed IS NOT NULL AS SS_IS_IDENTITY"
+                ", 0 AS SS_IS_SPARSE, 0 AS SS_IS_COLUMN_SET, c.computed IS NOT NULL AS SS_IS_COMPUTED, c.seed IS NOT NULL AS SS_IS_IDENTITY, NULL AS SS_UDT_CATALOG_NAME, NULL AS SS_UDT_SCHEMA_NAME, NULL AS SS_UDT_ASSEMBLY_TYPE_NAME, NULL AS SS_XML_SCHEMACOLLECTION_CATALOG_NAME, NULL AS SS_XML_SCHEMACOLLECTION_SCHEMA_NAME, NULL AS SS_XML_SCHEMACOLLECTION_NAME"
             } else {
                 ""
             }
         );
-        let mut spec = "TABLE_QUALIFIER sysname?, TABLE_OWNER sysname?, TABLE_NAME sysname?, COLUMN_NAME sysname?, DATA_TYPE smallint, TYPE_NAME sysname?, PRECISION int?, LENGTH int?, SCALE smallint?, RADIX smallint?, NULLABLE smallint, REMARKS varchar(254)?, COLUMN_DEF nvarchar(4000)?, SQL_DATA_TYPE smallint, SQL_DATETIME_SUB smallint?, CHAR_OCTET_LENGTH int?, ORDINAL_POSITION int, IS_NULLABLE varchar(254)?, SS_DATA_TYPE tinyint".to_string();
-        if wide {
-            // The driver reads these by name; where they stand among the others does not matter to it.
-            spec.push_str(", SS_IS_SPARSE smallint, SS_IS_COLUMN_SET smallint, SS_IS_COMPUTED smallint, SS_IS_IDENTITY smallint");
-        }
+        // The order is the real procedure's: JDBC inserts the rows into a table variable by position.
+        let extra = if wide {
+            "SS_IS_SPARSE smallint, SS_IS_COLUMN_SET smallint, SS_IS_COMPUTED smallint, SS_IS_IDENTITY smallint, SS_UDT_CATALOG_NAME nvarchar(128)?, SS_UDT_SCHEMA_NAME nvarchar(128)?, SS_UDT_ASSEMBLY_TYPE_NAME nvarchar(max)?, SS_XML_SCHEMACOLLECTION_CATALOG_NAME nvarchar(128)?, SS_XML_SCHEMACOLLECTION_SCHEMA_NAME nvarchar(128)?, SS_XML_SCHEMACOLLECTION_NAME nvarchar(128)?, "
+        } else {
+            ""
+        };
+        let spec = format!(
+            "TABLE_QUALIFIER sysname?, TABLE_OWNER sysname?, TABLE_NAME sysname?, COLUMN_NAME sysname?, DATA_TYPE smallint, TYPE_NAME sysname?, PRECISION int?, LENGTH int?, SCALE smallint?, RADIX smallint?, NULLABLE smallint, REMARKS varchar(254)?, COLUMN_DEF nvarchar(4000)?, SQL_DATA_TYPE smallint, SQL_DATETIME_SUB smallint?, CHAR_OCTET_LENGTH int?, ORDINAL_POSITION int, IS_NULLABLE varchar(254)?, {extra}SS_DATA_TYPE tinyint"
+        );
         self.answer(database, &spec, sql, response)
     }
 

@@ -318,7 +318,7 @@ impl Translator<'_> {
         match item {
             SelectItem::UnnamedExpr(e) => {
                 let name = match e {
-                    Expr::Identifier(i) if !i.value.starts_with('@') => i.value.clone(),
+                    Expr::Identifier(i) if !i.value.starts_with('@') && self.resolve(&[&i.value]).is_ok() => i.value.clone(),
                     Expr::CompoundIdentifier(parts) => parts.last().map(|p| p.value.clone()).unwrap_or_default(),
                     _ => String::new(),
                 };
