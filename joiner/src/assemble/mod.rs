@@ -21,6 +21,9 @@ use crate::state::view::{Cursor, View, start_key};
 /// Bytes of subtrees that are kept; past it all are dropped.
 const KEPT_BYTES: usize = 64 << 20;
 
+/// Documents of subtrees by the key that they are looked up with.
+type Kept = HashMap<Box<[u8]>, Option<Box<[u8]>>>;
+
 /// Assembles documents of one entity from one view.
 pub(crate) struct Assembler<'a> {
     view: View<'a>,
@@ -28,7 +31,7 @@ pub(crate) struct Assembler<'a> {
     cursors: Vec<Option<Cursor<'a>>>,
     scratch: Vec<Scratch>,
     /// Subtrees of `one` edges by the key they are looked up with; `None`: no such row.
-    kept: Vec<HashMap<Box<[u8]>, Option<Box<[u8]>>>>,
+    kept: Vec<Kept>,
     kept_bytes: usize,
     sequential: bool,
 }

@@ -156,6 +156,9 @@ impl Source<'_> {
     }
 }
 
+/// The load and the sequence number that a reader of the outbox has come to, and the entities by definition that it knows of.
+type Told = (u64, u64, Vec<BTreeMap<EntityKey, Json>>);
+
 /// The joiner and its surroundings.
 struct Reader<'a> {
     world: &'a World,
@@ -165,7 +168,7 @@ struct Reader<'a> {
     handed: BTreeMap<(StreamName, ShardId), usize>,
     handed_records: usize,
     /// What the outbox has told: entities by definition.
-    told: Option<(u64, u64, Vec<BTreeMap<EntityKey, Json>>)>,
+    told: Option<Told>,
     dirs: Vec<TempDir>,
     checks: u64,
 }
@@ -183,7 +186,7 @@ fn listing(dir: &Path) -> BTreeMap<PathBuf, u64> {
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => files.extend(listing(&entry.path())),
             Ok(metadata) if entry.file_name() != "LOCK" && entry.file_name() != "LOG" => {
-                drop(files.insert(entry.path(), metadata.len()))
+                files.extend([(entry.path(), metadata.len())])
             }
             _ => {}
         }

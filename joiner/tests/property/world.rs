@@ -277,7 +277,7 @@ fn table(dice: &mut Dice, n: usize, textual: bool) -> Arc<TableSchema> {
         if textual {
             column(name, "nvarchar(20)", nullable, dice.chance(70))
         } else {
-            column(name, *dice.pick(&["int", "int", "bigint", "decimal(8,2)"]), nullable, false)
+            column(name, dice.pick(&["int", "int", "bigint", "decimal(8,2)"]), nullable, false)
         }
     };
     let columns = vec![

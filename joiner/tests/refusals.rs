@@ -1,0 +1,137 @@
+//! What the joiner refuses, and what it says then: directories that are not its own, streams that do not fit together, events that cannot be read.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use joiner::{Engine, Error};
+use schemas::ErrorClass;
+use schemas::change::EntityKey;
+use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
+use streams::{Batch, Layout};
+use support::{change, config, encode, item, items, lsn, order, orders, plan, read, record};
+
+fn feed(engine: &mut Engine, first: u64, events: &[Vec<u8>]) {
+    let stream = Layout::Shared.stream("p", &orders().name);
+    let numbered = events.iter().zip(first..).map(|(data, n)| (SequenceNumber::from(n), data.clone().into()));
+    engine.events(&Batch { stream, shard: ShardId("0".into()), records: numbered.collect() }).unwrap();
+}
+
+fn tell(engine: &mut Engine, sequence: u64, mut record: ProgressRecord, read: u64) -> Result<bool, Error> {
+    let stream = Layout::Shared.stream("p", &orders().name);
+    if read > 0 {
+        record.positions.entry(stream).or_default().insert(ShardId("0".into()), SequenceNumber::from(read));
+    }
+    engine.progress(&Layout::progress_stream("p"), &ShardId("0".into()), &SequenceNumber::from(sequence), record)?;
+    engine.advance()
+}
+
+/// An engine that is live at LSN 5 with one order.
+fn live(dir: &std::path::Path) -> Engine {
+    let mut engine = Engine::open(&config(dir)).unwrap();
+    feed(&mut engine, 1, &[encode(&read(orders(), 5, order(1, "new")))]);
+    tell(&mut engine, 1, record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &[(&orders(), 1)]), 1).unwrap();
+    assert_eq!(engine.frontier(), lsn(5));
+    engine
+}
+
+#[test]
+fn a_directory_that_is_not_ours_is_never_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign = dir.path().join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("thesis.txt"), "years of work").unwrap();
+    let error = Engine::open(&config(&foreign)).unwrap_err();
+    assert!(matches!(error, Error::Foreign { .. }) && error.class() == ErrorClass::Misconfigured, "{error}");
+    assert_eq!(std::fs::read_dir(&foreign).unwrap().count(), 1);
+
+    let state = dir.path().join("state");
+    let engine = Engine::open(&config(&state)).unwrap();
+    assert!(matches!(Engine::open(&config(&state)).unwrap_err(), Error::Locked { .. }));
+    drop(engine);
+    let mut other = config(&state);
+    other.source = "warehouse".into();
+    assert!(matches!(Engine::open(&other).unwrap_err(), Error::OtherSource { found, .. } if found == "shop"));
+    let mut other = config(&state);
+    other.plans = vec![plan("entity: order\ntable: dbo.orders")];
+    let error = Engine::open(&other).unwrap_err();
+    assert!(matches!(error, Error::OtherDefinitions { .. }) && error.to_string().contains("empty state directory"), "{error}");
+    std::fs::write(state.join("identity.json"), "{").unwrap();
+    assert!(matches!(Engine::open(&config(&state)).unwrap_err(), Error::Corrupt { .. }));
+    let newer = r#"{"tributary_joiner_state": 99, "source": "shop", "definitions": ""}"#;
+    std::fs::write(state.join("identity.json"), newer).unwrap();
+    assert!(matches!(Engine::open(&config(&state)).unwrap_err(), Error::Format { found: 99, .. }));
+}
+
+#[test]
+fn a_damaged_database_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(live(dir.path()));
+    std::fs::write(dir.path().join("db/CURRENT"), "rubbish").unwrap();
+    let error = Engine::open(&config(dir.path())).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }) && error.to_string().contains("new snapshot"), "{error}");
+}
+
+#[test]
+fn changes_that_are_missing_are_reported_and_not_papered_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = live(dir.path());
+    let error = tell(&mut engine, 2, record(Phase::Tail, 7, 8, &[]), 0).unwrap_err();
+    assert!(matches!(error, Error::Gap { frontier, from } if frontier == lsn(5) && from == lsn(7)), "{error}");
+    drop(engine);
+
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    feed(&mut engine, 2, &[encode(&change(orders(), 6, 1, None, Some(order(2, "new"))))]);
+    let error = tell(&mut engine, 2, record(Phase::Tail, 5, 6, &[(&orders(), 2)]), 2).unwrap_err();
+    assert!(matches!(error, Error::Missing { published: 2, received: 1, .. }), "{error}");
+    assert_eq!(engine.frontier(), lsn(5));
+    drop(engine);
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    assert!(matches!(tell(&mut engine, 1, record(Phase::Tail, 5, 6, &[]), 0).unwrap_err(), Error::NoSnapshot));
+    let mut foreign = record(Phase::Tail, 5, 6, &[]);
+    foreign.source = "warehouse".into();
+    assert!(matches!(tell(&mut engine, 1, foreign, 0).unwrap_err(), Error::StreamOfOtherSource { .. }));
+}
+
+#[test]
+fn a_replaced_importer_is_not_listened_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = live(dir.path());
+    let mut newer = record(Phase::Tail, 5, 6, &[]);
+    newer.epoch = 3;
+    assert!(tell(&mut engine, 2, newer, 0).unwrap());
+    assert!(!tell(&mut engine, 3, record(Phase::Tail, 6, 7, &[]), 0).unwrap());
+    assert_eq!(engine.frontier(), lsn(6));
+}
+
+#[test]
+fn an_event_that_cannot_be_read_is_set_aside_and_the_rest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = live(dir.path());
+    let text = |event: &schemas::event::ChangeEvent| String::from_utf8(encode(event)).unwrap();
+    let good = text(&change(items(), 6, 1, None, Some(item(1, 1, 100))));
+    let events = [
+        good.clone(),
+        text(&change(items(), 6, 2, None, Some(item(1, 2, 100)))).replace("\"line\":2", "\"line\":\"two\""),
+        text(&change(items(), 6, 3, None, Some(item(1, 3, 100)))).replace("\"order_id\":1,", ""),
+        text(&change(orders(), 6, 4, Some(order(1, "new")), Some(order(1, "paid")))).replace("\"before\":{", "\"was\":{"),
+        text(&change(orders(), 6, 5, None, Some(order(9, "x")))).replace("\"status\":\"x\"", "\"status\":x"),
+        "not JSON".to_owned(),
+    ];
+    let events: Vec<Vec<u8>> = events.into_iter().map(String::into_bytes).collect();
+    feed(&mut engine, 2, &events);
+    let counts = [(&items(), 4), (&orders(), 2)];
+    assert!(tell(&mut engine, 2, record(Phase::Tail, 5, 6, &counts), 7).unwrap());
+    let handle = engine.handle();
+    let document = handle.get("order", &EntityKey::from_text("1")).unwrap().unwrap().1;
+    assert_eq!(document, r#"{"id":1,"status":"new","items":[{"line":1,"price":"1.00"}],"total":"1.00"}"#);
+    let status = handle.status();
+    assert_eq!(status.dead_letters, 5);
+    assert_eq!((status.tables["dbo.items"].applied, status.tables["dbo.items"].dead_lettered), (1, 2));
+    // Reading them again, as after a crash, does not count them again.
+    feed(&mut engine, 2, &events);
+    engine.advance().unwrap();
+    assert_eq!(engine.handle().status().dead_letters, 5);
+}
