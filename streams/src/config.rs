@@ -43,6 +43,8 @@ pub struct KinesisOptions {
     pub call_timeout_seconds: u64,
     /// How long a call that fails is tried again before the writer or reader gives up. Default: 300.
     pub retry_seconds: u64,
+    /// The longest pause between two attempts; they grow up to it from 20 ms. Default: 2000.
+    pub retry_pause_ms: u64,
     /// The pause between two reads of one shard. AWS allows five reads a second for all consumers of a shard together. Default: 250.
     pub read_interval_ms: u64,
     /// Records asked for in one read (at most 10000). Default: 10000.
@@ -88,6 +90,7 @@ impl Default for KinesisOptions {
             queue_bytes: 32 << 20,
             call_timeout_seconds: 30,
             retry_seconds: 300,
+            retry_pause_ms: 2000,
             read_interval_ms: 250,
             read_records: 10_000,
             aged_positions: AgedPositions::default(),
@@ -96,13 +99,14 @@ impl Default for KinesisOptions {
 }
 
 impl KinesisOptions {
-    /// For a stand-in at this address: made-up credentials, and reads as fast as it answers.
+    /// For a stand-in at this address: made-up credentials, and short pauses.
     pub fn stand_in(endpoint: impl Into<String>) -> Self {
         Self {
             region: Some("us-east-1".into()),
             endpoint: Some(endpoint.into()),
             stand_in_credentials: true,
             read_interval_ms: 5,
+            retry_pause_ms: 50,
             ..Self::default()
         }
     }

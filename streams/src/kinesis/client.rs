@@ -137,16 +137,6 @@ impl Shard {
     }
 }
 
-/// The pauses between attempts, with jitter.
-pub(super) fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_jitter()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_secs(2))
-        .without_max_times()
-        .build()
-}
-
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) sdk: aws_sdk_kinesis::Client,
@@ -173,12 +163,16 @@ impl Client {
         Self { sdk: aws_sdk_kinesis::Client::new(&loader.load().await), options }
     }
 
+    pub(super) fn attempts(&self) -> Attempts {
+        Attempts::new(&self.options)
+    }
+
     /// Makes the call until it succeeds, fails for a reason that time does not heal, or has failed for `retry_seconds`.
     pub(super) async fn retry<T, F>(&self, operation: &'static str, mut call: impl FnMut() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let mut attempts = Attempts::new(self.options.retry_seconds);
+        let mut attempts = self.attempts();
         loop {
             match call().await {
                 Ok(answer) => return Ok(answer),
@@ -228,8 +222,13 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(retry_seconds: u64) -> Self {
-        Self { backoff: backoff(), budget: Duration::from_secs(retry_seconds), since: None, throttled: false }
+    fn new(options: &KinesisOptions) -> Self {
+        let backoff = ExponentialBuilder::new()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(20))
+            .with_max_delay(Duration::from_millis(options.retry_pause_ms.max(20)))
+            .without_max_times();
+        Self { backoff: backoff.build(), budget: Duration::from_secs(options.retry_seconds), since: None, throttled: false }
     }
 
     /// Waits before the next attempt, or hands the failure back when there is to be none.
@@ -240,7 +239,7 @@ impl Attempts {
             _ => return Err(failure),
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        let pause = self.backoff.next().unwrap_or(Duration::from_secs(2));
+        let pause = self.backoff.next().unwrap_or_default();
         if since.elapsed() + pause > self.budget {
             return Err(failure);
         }

@@ -10,7 +10,7 @@ use schemas::progress::{ShardId, StreamName};
 
 use super::aggregate;
 use super::bug;
-use super::client::{Attempts, Client, Failure, Shard};
+use super::client::{Client, Failure, Shard};
 use super::position::PLACES;
 use crate::Error;
 
@@ -107,7 +107,7 @@ fn is_sayable(key: &str) -> bool {
 
 /// Puts one record until it is acknowledged. A request of one record succeeds or fails whole, so whatever is tried again is all of it.
 pub(super) async fn put(client: Arc<Client>, stream: StreamName, entry: PutRecordsRequestEntry) -> Result<Answer, Error> {
-    let mut attempts = Attempts::new(client.options.retry_seconds);
+    let mut attempts = client.attempts();
     loop {
         let failure = match client.sdk.put_records().stream_name(&stream.0).records(entry.clone()).send().await {
             Err(error) => Failure::from(error),

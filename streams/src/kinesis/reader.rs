@@ -129,13 +129,13 @@ impl AllShards {
 
     async fn run(&mut self, mut shards: Vec<Shard>) -> Result<(), Error> {
         let mut tasks = JoinSet::new();
-        let mut attempts = Attempts::new(self.client.options.retry_seconds);
+        let mut attempts = self.client.attempts();
         loop {
             self.start_ready(&shards, &mut tasks);
             match tasks.join_next().await {
                 Some(Ok(Ok(shard))) => {
                     self.finished.insert(shard);
-                    attempts = Attempts::new(self.client.options.retry_seconds);
+                    attempts = self.client.attempts();
                 }
                 Some(Ok(Err(error))) => return Err(error),
                 Some(Err(error)) => return Err(bug(GET_RECORDS, &self.stream, error.to_string())),
@@ -202,7 +202,7 @@ impl Follow {
             let mut iterator = Some(iterator(&self.client, &self.stream, &self.shard.id, &self.start).await?);
             while let Some(current) = iterator {
                 let due = Instant::now() + interval * stretch;
-                let mut attempts = Attempts::new(self.client.options.retry_seconds);
+                let mut attempts = self.client.attempts();
                 let Some(answer) = get_records(&self.client, &self.stream, &current, &mut attempts).await? else {
                     continue 'iterator;
                 };
@@ -348,7 +348,7 @@ pub(super) async fn last(
     let mut next = Some(iterator(client, stream, &shard.id, start).await?);
     while let Some(current) = next {
         let due = Instant::now() + Duration::from_millis(client.options.read_interval_ms.max(1));
-        let mut attempts = Attempts::new(client.options.retry_seconds);
+        let mut attempts = client.attempts();
         let answer = get_records(client, stream, &current, &mut attempts).await?;
         let Some(answer) = answer else {
             let message = "an iterator expired in use";

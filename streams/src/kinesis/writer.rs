@@ -267,7 +267,7 @@ impl Task {
 
     /// A shard that has just answered. The shard map may take a moment to show it.
     async fn find(&self, id: &schemas::progress::ShardId) -> Result<Shard, Error> {
-        let mut attempts = Attempts::new(self.client.options.retry_seconds);
+        let mut attempts = self.client.attempts();
         loop {
             if let Some(shard) = self.client.shards(&self.stream).await?.into_iter().find(|shard| shard.id == *id) {
                 return Ok(shard);
@@ -283,7 +283,7 @@ impl Task {
 
     /// Reads the shard map and deals the queues out to new lanes. Nothing is in flight.
     async fn renew_lanes(&mut self) -> Result<(), Error> {
-        let mut attempts = Attempts::new(self.client.options.retry_seconds);
+        let mut attempts = self.client.attempts();
         let mut open = loop {
             let mut open: Vec<_> =
                 self.client.shards(&self.stream).await?.into_iter().filter(|shard| shard.ending.is_none()).collect();

@@ -76,7 +76,7 @@ async fn resumes_after_any_position(fixture: &Fixture, stream: &StreamName) {
     }
     let mut all = Read::default();
     all.count(&mut *reader(&*provider, stream, &Positions::new()).await, 30).await;
-    for begun in 0..30 {
+    for begun in (0..30).step_by(fixture.thoroughness(3)) {
         let mut read = Read { records: all.records[..begun].to_vec() };
         let after = read.positions();
         read.count(&mut *reader(&*provider, stream, &after).await, 30).await;
@@ -269,7 +269,7 @@ async fn carries_what_looks_like_something_else(fixture: &Fixture, stream: &Stre
 }
 
 async fn survives_random_use(fixture: &Fixture, stream: &StreamName) {
-    for seed in 0..4 {
+    for seed in 0..4u64.div_ceil(fixture.thoroughness(2) as u64) {
         let stream = StreamName(format!("{stream}.{seed}"));
         let mut random = StdRng::seed_from_u64(seed);
         let provider = fixture.open().await;

@@ -24,6 +24,11 @@ enum Fixture {
 }
 
 impl Fixture {
+    /// One case out of so many: kinesis-local takes a while to answer.
+    fn thoroughness(&self, slow: usize) -> usize {
+        if matches!(self, Self::KinesisLocal(_)) { slow } else { 1 }
+    }
+
     async fn open(&self) -> Arc<dyn Provider> {
         match self {
             Self::Memory(memory) => Arc::new(memory.clone()),

@@ -88,16 +88,17 @@ proptest! {
 async fn a_throttled_shard_slows_its_writer_and_nothing_is_lost() {
     let stub = Stub::start().await.unwrap();
     let kinesis = connect(stub.options()).await;
-    stub.set_faults(Faults { shard_bytes_per_second: Some(200_000), ..Faults::default() });
+    stub.set_faults(Faults { shard_bytes_per_second: Some(1_000_000), ..Faults::default() });
     let since = Instant::now();
-    let records: Vec<_> = (0..500).map(|number| record("k", number, 1000)).collect();
+    let records: Vec<_> = (0..2500).map(|number| record("k", number, 1000)).collect();
     write(&kinesis, &stream(), records).await;
     // The first second's worth is free.
+    assert!(stub.calls().entries > 3, "{:?}", stub.calls());
     assert!(since.elapsed() > Duration::from_secs(1), "{:?}", since.elapsed());
     stub.set_faults(Faults::default());
     let mut read = Read::default();
-    read.count(&mut *reader(&kinesis, &stream(), &Positions::new()).await, 500).await;
-    read.assert_exact(&BTreeMap::from([("k".to_owned(), 500)]));
+    read.count(&mut *reader(&kinesis, &stream(), &Positions::new()).await, 2500).await;
+    read.assert_exact(&BTreeMap::from([("k".to_owned(), 2500)]));
 }
 
 #[tokio::test]

@@ -141,26 +141,27 @@ async fn write_and_read_over_reshards(options: KinesisOptions, seed: u64, reshar
 async fn order_is_kept_over_reshards_of_kinesis_local() {
     let directory = tempfile::tempdir().unwrap();
     let server = KinesisLocal::start(directory.path()).unwrap_or_else(|error| panic!("{error}"));
-    for seed in 0..3 {
+    for seed in 0..2 {
         write_and_read_over_reshards(server.options(), seed, 8).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_is_kept_over_reshards_and_faults() {
-    for seed in 0..10 {
+    for seed in 0..6 {
         let stub = Stub::start().await.unwrap();
         let mut random = StdRng::seed_from_u64(seed);
-        stub.set_faults(Faults {
-            every_entry: random.random_range(0..7),
-            every_put: random.random_range(0..9),
+        let faults = Faults {
+            every_entry: random.random_range(2..7),
+            every_put: random.random_range(2..9),
             every_put_lost: random.random_range(3..11),
             every_put_cut: random.random_range(3..13),
-            every_get: random.random_range(0..5),
+            every_get: random.random_range(2..5),
             every_iterator: random.random_range(3..9),
             ..Faults::default()
-        });
-        println!("seed {seed}");
+        };
+        println!("seed {seed}: {faults:?}");
+        stub.set_faults(faults);
         write_and_read_over_reshards(stub.options(), seed, 6).await;
         assert!(stub.calls().failed > 0);
     }
