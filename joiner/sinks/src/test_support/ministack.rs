@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::process::{Owned, free_port, listens, wait_until};
+use super::process::{Owned, free_port, listens, wait_until, when_this_process_ends};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const REGION: &str = "eu-west-1";
 
 pub struct Ministack {
     directory: tempfile::TempDir,
-    process: Mutex<Option<Owned>>,
+    /// What ends it when this process does, and itself.
+    process: Mutex<Option<(Owned, Owned)>>,
     port: u16,
 }
 
@@ -66,7 +67,8 @@ impl Ministack {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}. Run `make setup`", program.display()));
-        *self.process.lock().expect("the process") = Some(Owned(child));
+        let watch = when_this_process_ends(&format!("kill -9 {}; rm -rf {}", child.id(), self.directory.path().display()));
+        *self.process.lock().expect("the process") = Some((watch, Owned(child)));
         wait_until("ministack", START_LIMIT, || listens(self.port));
     }
 

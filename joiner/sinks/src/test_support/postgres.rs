@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::process::{free_port, listens, run, wait_until};
+use super::process::{Owned, free_port, listens, run, wait_until, when_this_process_ends};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Where Debian keeps the versions, newest last.
@@ -13,6 +13,8 @@ const DEBIAN: &str = "/usr/lib/postgresql";
 
 /// Listens on 127.0.0.1; user `tributary`, password `tributary`, database `entities`.
 pub struct PostgresServer {
+    /// Before the directory: it must not outlive that.
+    _watch: Owned,
     directory: tempfile::TempDir,
     binaries: PathBuf,
     port: u16,
@@ -21,7 +23,12 @@ pub struct PostgresServer {
 impl PostgresServer {
     pub fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("tributary-postgres-").tempdir().expect("a temporary directory");
-        let server = Self { directory, binaries: binaries(), port: free_port() };
+        // SIGQUIT is PostgreSQL's immediate shutdown; the process id is the first line of its lock file.
+        let place = directory.path().display();
+        let stop = format!(
+            "p=$(head -n 1 {place}/data/postmaster.pid) && kill -QUIT $p && while kill -0 $p; do sleep 0.1; done; rm -rf {place}"
+        );
+        let server = Self { _watch: when_this_process_ends(&stop), directory, binaries: binaries(), port: free_port() };
         if is_root() {
             // PostgreSQL refuses to run as root: the account that its package made owns the directory.
             run(Command::new("chown").arg("postgres").arg(server.directory.path()));

@@ -41,8 +41,18 @@ pub(super) struct Owned(pub(super) Child);
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have ended already. Its input stays open until it has.
+        let _input = self.0.stdin.take();
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Runs a shell script when this process ends, however it ends: `kill -9` and a time limit of the suite run no destructor, but they close the pipe that the script waits on.
+/// Dropping the answer, after an orderly stop, cancels it.
+pub(super) fn when_this_process_ends(script: &str) -> Owned {
+    let waiting = format!("cat > /dev/null; {script}");
+    let shell =
+        Command::new("sh").args(["-c", &waiting]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    Owned(shell.expect("sh"))
 }
