@@ -1,12 +1,15 @@
 //! Only one importer at a time, and how later ones outrank earlier ones.
 //!
 //! The data directory's `lock` file is locked by the operating system for as long as the process lives, so that a second importer on the same directory refuses to
-//! start. The `epoch` file counts starts: each start publishes under a greater epoch than any before, and readers refuse records of a lesser one. That covers
-//! what a lock cannot: a copy of the directory on another machine, started while the first still runs, outranks it.
+//! start. The `epoch` file keeps the last epoch: each start publishes under a greater one than any before, and readers refuse records of a lesser one. That covers
+//! what a lock cannot: a copy of the directory on another machine, started while the first still runs, outranks it. An epoch is the time of the start in
+//! milliseconds since 1970, or one more than the last where the clock has not moved past it, so that also a directory that was removed for a new snapshot
+//! does not fall behind what the streams have seen.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::Error;
 
@@ -18,7 +21,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Takes the lock and counts the epoch up.
+    /// Takes the lock, and an epoch greater than any before.
     pub(crate) fn take(data_dir: &Path) -> Result<Self, Error> {
         std::fs::create_dir_all(data_dir).map_err(|source| io(data_dir, "creating the data directory", source))?;
         let path = data_dir.join("lock");
@@ -38,7 +41,8 @@ impl Lease {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
             Err(source) => return Err(io(&path, "reading the epoch", source)),
         };
-        let epoch = last + 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+        let epoch = now.max(last + 1);
         replace(&path, format!("{epoch}\n").as_bytes())?;
         Ok(Self { epoch, _lock: lock })
     }
@@ -75,10 +79,14 @@ mod tests {
     fn each_start_has_a_greater_epoch_and_the_second_is_locked_out() {
         let directory = tempfile::tempdir().unwrap();
         let first = Lease::take(directory.path()).unwrap();
-        assert_eq!(first.epoch, 1);
+        let epoch = first.epoch;
+        assert!(epoch > 1_600_000_000_000, "{epoch}");
         assert!(matches!(Lease::take(directory.path()), Err(Error::Locked { .. })));
         drop(first);
-        assert_eq!(Lease::take(directory.path()).unwrap().epoch, 2);
+        assert!(Lease::take(directory.path()).unwrap().epoch > epoch);
+        // A clock that went back does not bring an epoch back.
+        std::fs::write(directory.path().join("epoch"), format!("{}", u64::MAX / 2)).unwrap();
+        assert_eq!(Lease::take(directory.path()).unwrap().epoch, u64::MAX / 2 + 1);
         std::fs::write(directory.path().join("epoch"), "x").unwrap();
         assert!(matches!(Lease::take(directory.path()), Err(Error::Damaged { .. })));
     }

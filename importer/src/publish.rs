@@ -64,6 +64,8 @@ pub(crate) struct Publisher {
     /// Records above it have been refused before.
     record_limit: Option<usize>,
     event_bytes: usize,
+    /// Where each shard of the event streams stands, by this writer and those before it.
+    positions: ShardPositions,
     status: StatusHandle,
 }
 
@@ -116,8 +118,18 @@ impl Publisher {
             dead_letters,
             record_limit,
             event_bytes: 512,
+            positions: ShardPositions::new(),
             status,
         })
+    }
+
+    /// Where earlier writers left the shards.
+    pub(crate) fn go_on_from(&mut self, positions: ShardPositions) {
+        self.positions = positions;
+    }
+
+    pub(crate) fn positions(&self) -> &ShardPositions {
+        &self.positions
     }
 
     /// The table at an index.
@@ -233,9 +245,12 @@ impl Publisher {
     }
 
     async fn event_positions(&mut self) -> Result<ShardPositions, Error> {
-        let mut positions = self.writer.flush().await?;
-        positions.retain(|stream, _| *stream != self.progress_stream && *stream != self.dead_letters);
-        Ok(positions)
+        for (stream, shards) in self.writer.flush().await? {
+            if stream != self.progress_stream && stream != self.dead_letters {
+                self.positions.entry(stream).or_default().extend(shards);
+            }
+        }
+        Ok(self.positions.clone())
     }
 
     /// Moves the range's counts to status and metrics.

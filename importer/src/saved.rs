@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use schemas::progress::ShardPositions;
 use schemas::{Lsn, TableName};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub(crate) struct Saved {
     /// The tables of the snapshot.
     pub(crate) tables: BTreeMap<TableName, SavedTable>,
     pub(crate) phase: SavedPhase,
+    /// Where each shard of the event streams stood: a new writer knows of its own records alone, and a progress record speaks of all.
+    #[serde(default)]
+    pub(crate) positions: ShardPositions,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +65,14 @@ pub(crate) struct TableProgress {
 
 impl Saved {
     pub(crate) fn new(source: &str, database: &str, tables: BTreeMap<TableName, SavedTable>, phase: SavedPhase) -> Self {
-        Self { format: FORMAT, source: source.to_owned(), database: database.to_owned(), tables, phase }
+        Self {
+            format: FORMAT,
+            source: source.to_owned(),
+            database: database.to_owned(),
+            tables,
+            phase,
+            positions: ShardPositions::new(),
+        }
     }
 
     /// From where changes follow.

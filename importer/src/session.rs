@@ -80,8 +80,9 @@ impl<'a> Session<'a> {
         }
         let instances: Vec<&str> = tables.iter().map(|table| table.changes.instance.as_str()).collect();
         let moved_sql = sql::moved(&instances);
-        let publisher =
+        let mut publisher =
             Publisher::new(config, provider, contracts, &catalog.database, epoch, record_limit, status.clone()).await?;
+        publisher.go_on_from(saved.positions.clone());
         let (clock, status, file) = (clock.clone(), status.clone(), file.clone());
         Ok(Self { config, status, client, publisher, clock, tables, saved, moved_sql, file, last_success })
     }
@@ -117,7 +118,8 @@ impl<'a> Session<'a> {
         self.save()
     }
 
-    pub(crate) fn save(&self) -> Result<(), Error> {
+    pub(crate) fn save(&mut self) -> Result<(), Error> {
+        self.saved.positions.clone_from(self.publisher.positions());
         self.file.save(&self.saved)
     }
 }

@@ -42,7 +42,7 @@ const FIRST_CHUNK_ROWS: usize = 2000;
 const CHUNK_BYTES: usize = 16 << 20;
 /// How often capture is looked at while the snapshot settles: the first wait, and the longest.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
-const SETTLE_INTERVAL_MAX: Duration = Duration::from_secs(1);
+const SETTLE_INTERVAL_MAX: Duration = Duration::from_millis(250);
 
 /// Publishes the snapshot, from where the saved progress stands, and ends with saved progress in the tail.
 pub(crate) async fn run(session: &mut Session<'_>) -> Result<(), Error> {

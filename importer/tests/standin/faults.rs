@@ -81,6 +81,8 @@ async fn the_connection_is_cut_all_over_the_snapshot() {
 /// A provider whose writers fail at a chosen call.
 struct Failing {
     inner: Memory,
+    /// The largest record that is taken.
+    limit: usize,
     calls: Arc<AtomicU64>,
     /// Every so many calls of `append` and `flush`, one fails: in turn before and after it has had its effect.
     every: u64,
@@ -88,6 +90,7 @@ struct Failing {
 
 struct FailingWriter {
     inner: Box<dyn StreamWriter>,
+    limit: usize,
     calls: Arc<AtomicU64>,
     every: u64,
 }
@@ -107,6 +110,9 @@ impl FailingWriter {
 #[async_trait]
 impl StreamWriter for FailingWriter {
     async fn append(&mut self, stream: &StreamName, records: Vec<Record>) -> Result<(), streams::Error> {
+        if let Some(record) = records.iter().find(|record| record.data.len() > self.limit) {
+            return Err(streams::Error::TooLarge { stream: stream.clone(), bytes: record.data.len(), limit: self.limit });
+        }
         match self.fails() {
             Some(true) => Err(failure()),
             Some(false) => {
@@ -129,7 +135,12 @@ impl Provider for Failing {
         self.inner.ensure(stream, shards).await
     }
     async fn writer(&self) -> Result<Box<dyn StreamWriter>, streams::Error> {
-        Ok(Box::new(FailingWriter { inner: self.inner.writer().await?, calls: Arc::clone(&self.calls), every: self.every }))
+        Ok(Box::new(FailingWriter {
+            inner: self.inner.writer().await?,
+            limit: self.limit,
+            calls: Arc::clone(&self.calls),
+            every: self.every,
+        }))
     }
     async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, streams::Error> {
         self.inner.reader(stream, after).await
@@ -143,7 +154,7 @@ impl Provider for Failing {
 async fn streams_that_fail_now_and_then_cost_repeats_and_nothing_else() {
     let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
     world.config.chunk_rows = 5;
-    let failing = Failing { inner: world.streams.clone(), calls: Arc::default(), every: 11 };
+    let failing = Failing { inner: world.streams.clone(), limit: usize::MAX, calls: Arc::default(), every: 11 };
     let import = world.import_into(Arc::new(failing));
     for round in 0..6 {
         world
@@ -279,4 +290,23 @@ async fn another_database_in_the_place_of_the_old_one_is_told() {
     other.config.data_dir = world.config.data_dir.clone();
     let error = other.import_error().await;
     assert!(matches!(error, Error::Source(SourceFailure::WentBack { .. })), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_the_stream_refuses_is_dead_lettered_without_its_body() {
+    let world = World::start(&(SHOP.replace("nvarchar(40)", "nvarchar(max)") + &fill(2))).await;
+    let small = Failing { inner: world.streams.clone(), limit: 2000, calls: Arc::default(), every: u64::MAX };
+    let import = world.import_into(Arc::new(small));
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    world.sql("UPDATE dbo.orders SET customer = REPLICATE(N'x', 3000) WHERE id = 1;\nGO\nUPDATE dbo.orders SET total = 9 WHERE id = 2;").await;
+    import.reaches(world.captured().await).await;
+    import.stop().await;
+    let dead = world.records(&importer::dead_letter_stream("shop")).await;
+    assert_eq!(dead.len(), 1);
+    assert!(
+        dead[0]["event"].is_null() && dead[0]["reason"]["rule"] == "the stream's limit of 2000 bytes a record",
+        "{}",
+        dead[0]
+    );
+    assert!(world.events().await.iter().any(|event| event["op"] == "u" && event["after"]["id"] == 2));
 }
