@@ -277,7 +277,8 @@ fn table(dice: &mut Dice, n: usize, textual: bool) -> Arc<TableSchema> {
         if textual {
             column(name, "nvarchar(20)", nullable, dice.chance(70))
         } else {
-            column(name, dice.pick(&["int", "int", "bigint", "decimal(8,2)"]), nullable, false)
+            let kinds: [&str; 4] = ["int", "int", "bigint", "decimal(8,2)"];
+            column(name, kinds[dice.below(4)], nullable, false)
         }
     };
     let columns = vec![
