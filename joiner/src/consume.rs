@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::handle::Shared;
 use crate::route::{Routed, route};
-use crate::status::JoinerPhase;
+use crate::status::{JoinerPhase, SinkState, SinkStatus};
 use crate::{Config, metrics};
 
 /// Batches taken in at a time.
@@ -42,7 +42,10 @@ pub(crate) async fn run(
     let stop = shutdown.child_token();
     let mut deliveries = JoinSet::new();
     for sink in sinks {
-        shared.with_sink(&sink.name, |_| {});
+        // Known from the start, so that nothing that a sink still needs is trimmed while it cannot be reached.
+        let load = shared.head.borrow().load;
+        let cursor = shared.store.cursor(&sink.name)?.filter(|cursor| cursor.load == load);
+        shared.with_sink(&sink.name, |sink| sink.cursor = cursor.map(|cursor| cursor.sequence));
         deliveries.spawn(deliver::run(shared.clone(), sink, config.scan_threads, stop.clone()));
     }
     let result = consume(engine, &config, provider, &stop).await;
@@ -148,7 +151,13 @@ fn work_off(engine: &mut Engine, inbox: Inbox) -> Result<(), Error> {
 fn trim_bound(config: &Config, shared: &Shared) -> TrimBound {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let after = now.saturating_sub(config.outbox_age);
-    let needed = shared.with_status(|status| status.sinks.iter().map(|sink| sink.cursor.map_or(1, |cursor| cursor + 1)).min());
+    // A sink that has no cursor will be loaded, and needs nothing of the outbox; while it is loaded, what comes after its snapshot.
+    let needs = |sink: &SinkStatus| match (sink.cursor, sink.state) {
+        (Some(cursor), _) => Some(cursor + 1),
+        (None, SinkState::Loading) => Some(1),
+        (None, _) => None,
+    };
+    let needed = shared.with_status(|status| status.sinks.iter().filter_map(needs).min());
     TrimBound {
         entries: config.outbox_entries,
         after_ms: i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
