@@ -45,7 +45,7 @@ with connect() as connection:
         ("SELECT * FROM dbo.absent", 208),
         ("SELECT absent FROM dbo.py", 207),
         ("SELECT 1/0", 8134),
-        ("SELEC 1", 102),
+        ("SELEC * FROM dbo.py", 102),
         ("EXEC dbo.absent_procedure", 2812),
         ("INSERT INTO dbo.py (name) VALUES (NULL)", 515),
         ("INSERT INTO dbo.py (name) VALUES (REPLICATE('x', 41))", 2628),
