@@ -64,7 +64,7 @@ case "${1:-}" in
   build) build ;;
   test)
     build
-    debian python3-venv postgresql-15 freetds-bin openjdk-17-jre-headless chromium
+    debian python3-venv postgresql-15 freetds-bin openjdk-17-jre-headless chromium chromium-driver
     python "$setup/clients/venv" tests/sqlserver/clients/requirements.txt
     node "$setup/clients" tests/sqlserver/clients/package.json
     python "$setup/standins/venv" tests/standins/requirements.txt

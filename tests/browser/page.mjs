@@ -20,9 +20,9 @@ try {
   // Changes arrive by themselves …
   await page.waitForFunction(() => document.querySelectorAll('[data-testid="change"]').length >= 3, null, { timeout: 30000 });
   // … the frontier is shown and moves on …
-  const frontier = () => page.textContent('[data-testid="frontier"]');
+  const frontier = () => page.textContent('[data-testid="lsn"]');
   const first = await frontier();
-  await page.waitForFunction((first) => document.querySelector('[data-testid="frontier"]').textContent !== first, first, { timeout: 30000 });
+  await page.waitForFunction((first) => document.querySelector('[data-testid="lsn"]').textContent !== first, first, { timeout: 30000 });
   // … and an entity can be looked up.
   await page.selectOption('[data-testid="lookup-entity"]', "customer");
   await page.fill('[data-testid="lookup-key"]', "1");
