@@ -54,13 +54,13 @@ fn what_init_writes_reads_back() {
 #[test]
 fn limits_of_the_type_are_checked() {
     let contract = Contract::from_table(&orders());
-    contract.check(&row(1, "a", 99_999_999_99)).unwrap();
+    contract.check(&row(1, "a", 9_999_999_999)).unwrap();
     let broken = |row: Row| contract.check(&row).unwrap_err();
     assert_eq!(broken(row(1 << 40, "a", 1)).rule, "maximum 2147483647");
     let long = broken(row(1, &"é".repeat(21), 1));
     assert_eq!((long.column.as_str(), long.rule.as_str()), ("code", "maxLength 20"));
     contract.check(&row(1, &"é".repeat(20), 1)).unwrap();
-    assert_eq!(broken(row(1, "a", 100_000_000_00)).rule, "x-sql-type decimal(10,2)");
+    assert_eq!(broken(row(1, "a", 10_000_000_000)).rule, "x-sql-type decimal(10,2)");
     let mut null = row(1, "a", 1);
     null[0] = Value::Null;
     assert_eq!(broken(null).to_string(), "column id: null breaks type: null is not allowed");
