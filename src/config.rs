@@ -6,7 +6,8 @@
 //!   url: sqlserver://tributary@db.example:1433/shop?encrypt=on
 //!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}
 //!   poll_interval: 100ms              # how long an idle importer waits; a busy one does not
-//!   tables: [dbo.orders]              # default: every captured table that has a contract
+//!   tables: [dbo.orders]              # default: every captured table; patterns with * are allowed
+//!   time_zone: Europe/Amsterdam       # the server's, for commit times; default: the offset that it has now
 //! streams:
 //!   prefix: shop                      # default: the source's name
 //!   layout: shared                    # table (default on Kinesis) or shared (default otherwise)
@@ -65,7 +66,9 @@ pub(crate) struct Source {
     #[serde(default = "default_poll_interval", deserialize_with = "duration")]
     pub(crate) poll_interval: Duration,
     #[serde(default)]
-    pub(crate) tables: Vec<TableName>,
+    pub(crate) tables: Vec<String>,
+    #[serde(default)]
+    pub(crate) time_zone: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -120,7 +123,7 @@ impl Source {
 
     /// Which captured tables are imported: those that are named, or all.
     pub(crate) fn filter(&self) -> importer::TableFilter {
-        importer::TableFilter { include: self.tables.iter().map(ToString::to_string).collect(), exclude: Vec::new() }
+        importer::TableFilter { include: self.tables.clone(), exclude: Vec::new() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use importer::{Importer, StatusHandle};
 use joiner::Joiner;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use schemas::contract::Contract;
 use schemas::plan::Plan;
 use serde_json::{Value as Json, json};
@@ -70,6 +70,9 @@ impl Pipeline {
         let metrics = recorder.handle();
         // Only the first pipeline of a process installs its recorder; tests may start several.
         let _ = metrics::set_global_recorder(recorder);
+        streams::metrics::describe();
+        joiner::metrics::describe();
+        api::describe_metrics();
 
         let (report, ended) = mpsc::channel(8);
         let mut pipeline = Self {
@@ -82,16 +85,29 @@ impl Pipeline {
         };
         let provider = streams::config::open(&config.streams.provider).await?;
         let infos = plans.iter().map(Plan::info).collect();
+        let plans: Vec<Arc<Plan>> = plans.into_iter().map(Arc::new).collect();
         let mut feed = None;
         if parts.joiner {
-            feed = Some(pipeline.start_joiner(&config, plans, provider.clone(), &report).await?);
+            feed = Some(pipeline.start_joiner(&config, plans.clone(), provider.clone(), &report).await?);
         }
         if parts.importer {
             pipeline.start_importer(&config, contracts, provider, &report)?;
         }
         if let Some(server) = server {
             let reader = reader.context("the API has no sink to read from: add one of type sqlite or postgres under `sinks`")?;
-            pipeline.start_api(server, infos, reader, feed, metrics, &report);
+            let status = pipeline.status.clone();
+            let served = api::Parts {
+                entities: infos,
+                normalize_key: Arc::new(move |entity, key| {
+                    plans.iter().find(|plan| &*plan.entity == entity).and_then(|plan| plan.normalize_key(key))
+                }),
+                reader,
+                feed,
+                status: Arc::new(move || status.json()),
+                metrics: Arc::new(move || metrics.render()),
+            };
+            let shutdown = pipeline.shutdown.clone();
+            pipeline.spawn("api", &report, async move { Ok(server.run(served, shutdown).await?) });
         }
         Ok(pipeline)
     }
@@ -109,6 +125,7 @@ impl Pipeline {
         settings.shards = config.streams.shards;
         settings.poll_interval = config.source.poll_interval;
         settings.tables = config.source.filter();
+        settings.time_zone.clone_from(&config.source.time_zone);
         settings.contracts =
             contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect::<BTreeMap<_, _>>();
         let importer = Importer::new(settings, provider);
@@ -121,11 +138,10 @@ impl Pipeline {
     async fn start_joiner(
         &mut self,
         config: &Config,
-        plans: Vec<Plan>,
+        plans: Vec<Arc<Plan>>,
         provider: Arc<dyn Provider>,
         report: &Report,
     ) -> anyhow::Result<Arc<dyn api::ChangeFeed>> {
-        let plans = plans.into_iter().map(Arc::new).collect();
         let mut settings = joiner::Config::new(config.data.join("state"), plans, &config.source.name, config.prefix());
         settings.layout = config.layout();
         let joiner =
@@ -142,27 +158,6 @@ impl Pipeline {
         tokio::spawn(feed.clone().follow(shutdown.clone()));
         self.spawn("joiner", report, async move { Ok(joiner.run(provider, sinks, shutdown).await?) });
         Ok(feed)
-    }
-
-    fn start_api(
-        &mut self,
-        server: api::Server,
-        entities: Vec<schemas::entity::EntityInfo>,
-        reader: Arc<dyn EntityReader>,
-        feed: Option<Arc<dyn api::ChangeFeed>>,
-        metrics: PrometheusHandle,
-        report: &Report,
-    ) {
-        let status = self.status.clone();
-        let parts = api::Parts {
-            entities,
-            reader,
-            feed,
-            status: Arc::new(move || status.json()),
-            metrics: Arc::new(move || metrics.render()),
-        };
-        let shutdown = self.shutdown.clone();
-        self.spawn("api", report, async move { Ok(server.run(parts, shutdown).await?) });
     }
 
     fn spawn(&mut self, name: &'static str, report: &Report, work: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
@@ -266,11 +261,13 @@ fn source(name: &str, status: &importer::Status) -> Json {
 }
 
 fn sink(sink: &joiner::SinkStatus, joined: &joiner::Status) -> Json {
+    let caught_up = sink.behind == 0 && sink.cursor.is_some();
     json!({
         "name": sink.name,
         "state": sink.state,
         // A sink with nothing before it in the outbox holds the joiner's frontier.
-        "frontier": if sink.behind == 0 && sink.cursor.is_some() { json!(joined.frontier) } else { Json::Null },
+        "frontier": if caught_up { json!(joined.frontier) } else { Json::Null },
+        "lag_ms": if caught_up { json!(0) } else { Json::Null },
         "cursor": sink.cursor,
         "behind": sink.behind,
         "written_total": sink.written,

@@ -167,17 +167,20 @@ async fn our_events_equal_debeziums() {
     let file = folder.path().join("debezium.jsonl");
     let _debezium = Process::spawn(
         "debezium",
-        Command::new(clients()).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/bench/peers/debezium_tail.py")).args([
-            "127.0.0.1",
-            &server.address.port().to_string(),
-            "sa",
-            PASSWORD,
-            "shop",
-            "dbo.parent,dbo.child,dbo.kinds,dbo.finish",
-            file.to_str().unwrap(),
-            "initial",
-            "120",
-        ]),
+        Command::new(clients())
+            .current_dir(folder.path())
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/bench/peers/debezium_tail.py"))
+            .args([
+                "127.0.0.1",
+                &server.address.port().to_string(),
+                "sa",
+                PASSWORD,
+                "shop",
+                "dbo.parent,dbo.child,dbo.kinds,dbo.finish",
+                file.to_str().unwrap(),
+                "initial",
+                "120",
+            ]),
     );
     let pipeline = Pipeline::init(&server, &[]);
     pipeline.configure(&server, "{embedded: {path: streams}}", "");

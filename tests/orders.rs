@@ -179,7 +179,7 @@ async fn kinesis_to_postgres_dynamodb_and_sns_equals_the_join_in_postgres() {
     pipeline.configure(
         &setting.server,
         &format!(
-            "{{kinesis: {{region: us-east-1, endpoint: '{}', stand_in_credentials: true, read_interval_ms: 20}}}}\n  shards: 3",
+            "{{kinesis: {{region: us-east-1, endpoint: '{}', stand_in_credentials: true, read_interval_ms: 200}}}}\n  shards: 3",
             kinesis.endpoint()
         ),
         &format!(

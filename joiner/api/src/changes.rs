@@ -117,6 +117,7 @@ fn parse(shared: &Shared, parameters: &[(String, String)], headers: &HeaderMap) 
         let Some(entity) = &wanted.entity else { return Err(Problem::parameter("key", "needs entity beside it")) };
         let parts = crate::entities::find(shared, entity)?.key.len();
         let written = keys::from_segment(&keys::encode(&schemas::change::EntityKey::from_text(key)), parts);
+        let written = written.and_then(|key| (shared.parts.normalize_key)(entity, &key));
         let key = written
             .ok_or_else(|| Problem::parameter("key", format!("the key of {entity} has {parts} parts, joined by commas")))?;
         wanted.key = Some(key.as_str().to_owned());

@@ -70,7 +70,8 @@ pub(crate) async fn document(
         key: keys::decode(segment).unwrap_or_else(|| segment.to_owned()),
         lsn: lsn.map(|lsn| lsn.to_string()),
     };
-    let key = keys::from_segment(segment, info.key.len()).ok_or_else(|| missing(None))?;
+    let key = keys::from_segment(segment, info.key.len()).and_then(|key| (shared.parts.normalize_key)(&info.name, &key));
+    let key = key.ok_or_else(|| missing(None))?;
     shared.freshness.wait(wanted).await?;
     let reading = shared.freshness.limited(shared.parts.reader.get_with_frontier(&info.name, &key)).await?;
     let Some(stored) = reading.value else { return Err(missing(reading.frontier)) };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware;
 use axum::routing::get;
+use schemas::change::EntityKey;
 use schemas::entity::EntityInfo;
 use sinks::EntityReader;
 use tokio::net::TcpListener;
@@ -20,10 +21,14 @@ use crate::{ChangeFeed, Config, Error, StatusSource};
 /// Renders the process's metrics in Prometheus's text format.
 pub type MetricsSource = Arc<dyn Fn() -> String + Send + Sync>;
 
+/// The form in which an entity's key is kept (text without regard to case in lower case, …); `None` when it cannot be one of the entity's keys.
+pub type KeyNormalizer = Arc<dyn Fn(&str, &EntityKey) -> Option<EntityKey> + Send + Sync>;
+
 /// What the server serves.
 #[derive(Clone)]
 pub struct Parts {
     pub entities: Vec<EntityInfo>,
+    pub normalize_key: KeyNormalizer,
     pub reader: Arc<dyn EntityReader>,
     /// `None` where this process has no outbox: subscriptions are then answered 501.
     pub feed: Option<Arc<dyn ChangeFeed>>,

@@ -19,7 +19,7 @@ async fn filled() -> Fixture {
             change("order", &n.to_string(), 2, Some(&document))
         })
         .collect();
-    for key in ["1,a%2Cb", "2,x y", "3,50%25", "4,a%2Fb"] {
+    for key in ["1,a%2Cb", "2,x y", "3,50%25", "4,a%2Fb", "5,any-case"] {
         changes.push(change("line", key, 3, Some(&json!({"name": key}))));
     }
     fixture.step(&changes, 5).await;
@@ -60,6 +60,7 @@ async fn keys_of_any_text_are_found_encoded_and_pasted() {
         ("3,50%2525", "3,50%25"),
         ("3,50%25", "3,50%25"),
         ("4,a%2Fb", "4,a%2Fb"),
+        ("5,ANY-CASE", "5,any-case"),
     ] {
         let answer = fixture.get(&format!("/v1/entities/line/{path}")).await;
         assert_eq!((answer.status, answer.json()["name"].as_str()), (200, Some(name)), "{path}");

@@ -139,6 +139,12 @@ impl Fixture {
         let status = Arc::new(Mutex::new(json!({"source": {"name": "shop"}})));
         let shown = Arc::clone(&status);
         let parts = Parts {
+            // As for a column whose collation ignores case, where a key says so of itself.
+            normalize_key: Arc::new(|_, key| {
+                let text = key.as_str();
+                let kept = if text.ends_with(",ANY-CASE") { text.to_lowercase() } else { text.to_owned() };
+                Some(schemas::change::EntityKey::from_text(kept))
+            }),
             entities: entities(),
             reader: Arc::new(SqliteReader::new(&sqlite)),
             feed: with_feed.then(|| Arc::clone(&feed) as Arc<dyn ChangeFeed>),
