@@ -258,7 +258,7 @@ impl Shared {
     }
 
     /// Creates or replaces a login.
-    pub(crate) fn set_login(&self, entry: LoginEntry) -> Result<(), SqlError> {
+    pub(crate) fn set_login(&self, entry: &LoginEntry) -> Result<(), SqlError> {
         let mut logins = lock(&self.logins);
         logins.retain(|l| !same(&l.name, &entry.name));
         logins.push(entry.clone());

@@ -131,6 +131,7 @@ impl Debezium {
                 events.len(),
                 self.log()
             );
+            #[expect(clippy::disallowed_methods, reason = "the pause of a loop that waits for a file to grow")]
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -141,7 +141,7 @@ impl Reader<'_> {
         }
     }
 
-    fn from_clause(&mut self) -> Result<Vec<sqlparser::ast::TableWithJoins>, SqlError> {
+    fn read_from(&mut self) -> Result<Vec<sqlparser::ast::TableWithJoins>, SqlError> {
         let mut from = vec![self.parser.parse_table_and_joins().map_err(|e| self.fault(&e))?];
         while self.punctuation(&Token::Comma) {
             from.push(self.parser.parse_table_and_joins().map_err(|e| self.fault(&e))?);
@@ -170,7 +170,7 @@ impl Reader<'_> {
             }
         }
         let output = self.output()?;
-        let from = if self.take("FROM") { self.from_clause()? } else { Vec::new() };
+        let from = if self.take("FROM") { self.read_from()? } else { Vec::new() };
         let condition = if self.take("WHERE") { Some(self.expression()?) } else { None };
         Ok(Kind::Update(Box::new(Update { target, top, set, output, from, condition, with })))
     }
@@ -182,7 +182,7 @@ impl Reader<'_> {
         let target = self.name()?;
         self.hints()?;
         let output = self.output()?;
-        let from = if self.take("FROM") { self.from_clause()? } else { Vec::new() };
+        let from = if self.take("FROM") { self.read_from()? } else { Vec::new() };
         let condition = if self.take("WHERE") { Some(self.expression()?) } else { None };
         Ok(Kind::Delete(Box::new(Delete { target, top, output, from, condition, with })))
     }

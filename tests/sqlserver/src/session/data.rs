@@ -262,7 +262,7 @@ impl Session {
                 rowguid: false,
             });
         }
-        self.create_plain(target, columns)?;
+        self.create_plain(target, &columns)?;
         let count = rows.len() as u64;
         if count > 0 {
             let insert =

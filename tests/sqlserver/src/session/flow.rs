@@ -284,6 +284,7 @@ impl Session {
         let Value::Time(ticks) = moment else { return Err(message::syntax("DELAY", 1)) };
         let end = std::time::Instant::now() + std::time::Duration::from_nanos(ticks * 100);
         while std::time::Instant::now() < end && !self.cancel.is_set() {
+            #[expect(clippy::disallowed_methods, reason = "WAITFOR DELAY is a pause; it looks for attention in between")]
             std::thread::sleep(std::time::Duration::from_millis(5).min(end.saturating_duration_since(std::time::Instant::now())));
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! Everything is behind `&self`: translation asks the session for names while a statement is being made, so state lies in cells, and no borrow of the
 //! connections is held while another could be opened.
 
+mod alter;
 pub(crate) mod clock;
 mod constants;
 mod data;
@@ -15,6 +16,7 @@ mod permissions;
 mod procedures;
 pub(crate) use procedures::Arguments;
 mod query;
+mod temporary;
 mod transaction;
 
 use std::cell::{Cell, RefCell};
@@ -49,7 +51,7 @@ struct Link {
     guard: RefCell<Option<WriteGuard>>,
     attached: RefCell<HashSet<String>>,
     version: Cell<i64>,
-    objects: RefCell<HashMap<(String, String), Option<Arc<Object>>>>,
+    objects: RefCell<Objects>,
 }
 
 /// Settings that SET changes.
@@ -103,6 +105,9 @@ struct Last {
     /// The errors of the CATCH blocks that are running.
     caught: Vec<SqlError>,
 }
+
+/// Tables and views by schema and name in lower case; `None`: known to be absent.
+type Objects = HashMap<(String, String), Option<Arc<Object>>>;
 
 type CacheKey = (u64, String, Vec<i64>);
 

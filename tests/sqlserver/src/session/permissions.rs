@@ -8,6 +8,7 @@ use crate::message;
 use crate::parse::{Droppable, Security};
 use crate::server::LoginEntry;
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn sqlite(e: rusqlite::Error) -> SqlError {
     fault::from_sqlite(&e)
 }
@@ -74,7 +75,7 @@ impl Session {
                 if self.shared.login(name).is_some() {
                     return Err(message::error(15_025, 16, format!("The server principal '{name}' already exists.")));
                 }
-                self.shared.set_login(LoginEntry { name: name.clone(), password: password.clone(), roles: Vec::new() })
+                self.shared.set_login(&LoginEntry { name: name.clone(), password: password.clone(), roles: Vec::new() })
             }
             Security::AlterLogin { name, password } => {
                 self.require_sysadmin("ALTER LOGIN")?;
@@ -82,7 +83,7 @@ impl Session {
                 if let Some(p) = password {
                     entry.password.clone_from(p);
                 }
-                self.shared.set_login(entry)
+                self.shared.set_login(&entry)
             }
             Security::CreateUser { name, login } => {
                 if let Some(l) = login.as_ref().filter(|l| self.shared.login(l).is_none()) {
@@ -95,13 +96,13 @@ impl Session {
                 self.require_sysadmin("ALTER SERVER ROLE")?;
                 let mut entry = self.shared.login(member).ok_or_else(|| unknown(member))?;
                 entry.roles.push(role.to_ascii_lowercase());
-                self.shared.set_login(entry)
+                self.shared.set_login(&entry)
             }
             Security::DropMember { role, member, server: true } => {
                 self.require_sysadmin("ALTER SERVER ROLE")?;
                 let mut entry = self.shared.login(member).ok_or_else(|| unknown(member))?;
                 entry.roles.retain(|r| !same(r, role));
-                self.shared.set_login(entry)
+                self.shared.set_login(&entry)
             }
             Security::AddMember { role, member, .. } => {
                 self.membership(role, member, "INSERT OR IGNORE INTO \"~members\" VALUES (?1, ?2)")
@@ -161,7 +162,7 @@ impl Session {
             if state == 'G' {
                 entry.roles.push(permission.to_string());
             }
-            return self.shared.set_login(entry);
+            return self.shared.set_login(&entry);
         }
         let database = self.current();
         self.require_owner(&database)?;

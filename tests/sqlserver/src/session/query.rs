@@ -193,7 +193,7 @@ impl Session {
             if count == limit {
                 break;
             }
-            if count % 64 == 0 {
+            if count.is_multiple_of(64) {
                 let mut closed = self.cancel.is_set();
                 if !closed {
                     sink(Streamed::Closed(&mut closed));

@@ -11,6 +11,7 @@ use super::{Link, Session, State, clock, fault};
 use crate::catalog;
 use crate::message;
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn sqlite(e: rusqlite::Error) -> SqlError {
     fault::from_sqlite(&e)
 }

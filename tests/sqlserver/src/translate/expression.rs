@@ -184,6 +184,8 @@ impl Translator<'_> {
     }
 
     pub(super) fn arithmetic(&mut self, op: char, a: Typed, b: Typed) -> Result<Typed, SqlError> {
+        let (a, b) = (literal_precision(a, &b.data_type), b);
+        let b = literal_precision(b, &a.data_type);
         let nullable = a.nullable || b.nullable;
         if matches!(op, '&' | '|' | '^') {
             let t = types::common(&a.data_type, &b.data_type);
@@ -197,7 +199,7 @@ impl Translator<'_> {
         }
         let both_text = (a.is_string() || a.null) && (b.is_string() || b.null);
         if op == '+' && both_text && !(a.null && b.null) {
-            return self.concatenate(a, b);
+            return self.concatenate(&a, &b);
         }
         if op == '+' && types::is_binary(&a.data_type) && types::is_binary(&b.data_type) {
             let length = types::length(&a.data_type).zip(types::length(&b.data_type)).map(|(x, y)| x + y).filter(|n| *n <= 8000);
@@ -209,7 +211,7 @@ impl Translator<'_> {
             if matches!(x.data_type, DataType::DateTime | DataType::SmallDateTime)
                 && !types::is_temporal(&y.data_type)
                 && !y.is_string()
-                && !(flipped && op == '-')
+                && (!flipped || op != '-')
             {
                 let days = self.cast(y.clone(), &DataType::Float, 0, false)?;
                 let sign = if op == '-' { "-" } else { "" };
@@ -273,7 +275,7 @@ impl Translator<'_> {
         Ok(Typed::new(sql, t).or_null(nullable))
     }
 
-    pub(super) fn concatenate(&mut self, a: Typed, b: Typed) -> Result<Typed, SqlError> {
+    pub(super) fn concatenate(&mut self, a: &Typed, b: &Typed) -> Result<Typed, SqlError> {
         let nullable = a.nullable || b.nullable;
         let unicode = types::is_unicode(&a.data_type) || types::is_unicode(&b.data_type);
         let limit = if unicode { 4000 } else { 8000 };
@@ -409,4 +411,15 @@ fn number(text: &str) -> Result<Typed, SqlError> {
     let t = DataType::Numeric { precision: (digits as u8).min(38), scale };
     debug_assert!(storage::scale(&t) == scale);
     Ok(Typed::constant(Value::Decimal { mantissa, scale }, t))
+}
+
+/// An integer constant beside a decimal counts with the digits that it has, not with those that its type could have.
+fn literal_precision(e: Typed, other: &DataType) -> Typed {
+    match (&e.value, &e.data_type, other) {
+        (Some(Value::Int(i)), DataType::Int | DataType::BigInt, DataType::Decimal { .. } | DataType::Numeric { .. }) => {
+            let precision = i.unsigned_abs().to_string().len() as u8;
+            Typed::constant(Value::Decimal { mantissa: i128::from(*i), scale: 0 }, DataType::Numeric { precision, scale: 0 })
+        }
+        _ => e,
+    }
 }

@@ -15,6 +15,7 @@ mod function;
 mod query;
 mod relation;
 mod scope;
+mod string_function;
 mod table_function;
 
 use std::sync::Arc;

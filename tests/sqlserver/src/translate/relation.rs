@@ -195,12 +195,12 @@ impl Translator<'_> {
                 Some(d) => self.lookup.database(d).ok_or_else(|| message::invalid_object(&name.to_string()))?,
                 None => self.lookup.current_database(),
             };
-            return Ok(self.derived(&view, &database, exposed, schema));
+            return Ok(self.derived(&view, &database, &exposed, schema));
         }
         let (database, object) = self.find(name)?;
         self.lookup.authorize("SELECT", &database, &object)?;
         if object.kind == ObjectKind::View {
-            return self.view(&object, exposed, schema);
+            return self.view(&object, &exposed, schema);
         }
         let storage = self.storage(&database, &object);
         let columns = columns_of(&object, &format!("{}.", quote(&exposed)));
@@ -226,14 +226,14 @@ impl Translator<'_> {
     }
 
     /// Puts a relation given as text into FROM.
-    pub(super) fn derived(&mut self, d: &Derived, database: &str, exposed: String, schema: Option<String>) -> String {
+    pub(super) fn derived(&mut self, d: &Derived, database: &str, exposed: &str, schema: Option<String>) -> String {
         self.out.volatile |= d.volatile;
         let qualifier = self.qualifier(database);
         let columns = d
             .columns
             .iter()
             .map(|c| {
-                let sql = format!("{}.{}", quote(&exposed), quote(&c.name));
+                let sql = format!("{}.{}", quote(exposed), quote(&c.name));
                 let computed = c.wrap.is_some();
                 SourceColumn {
                     name: c.name.clone(),
@@ -248,11 +248,11 @@ impl Translator<'_> {
                 }
             })
             .collect();
-        self.expose(exposed.clone(), schema, columns);
-        format!("({}) AS {}", d.sql.replace("{db}", &qualifier), quote(&exposed))
+        self.expose(exposed.to_string(), schema, columns);
+        format!("({}) AS {}", d.sql.replace("{db}", &qualifier), quote(exposed))
     }
 
-    fn view(&mut self, object: &Object, exposed: String, schema: Option<String>) -> Result<String, SqlError> {
+    fn view(&mut self, object: &Object, exposed: &str, schema: Option<String>) -> Result<String, SqlError> {
         let text = object.definition.as_deref().unwrap_or_default();
         let statements = parse::script(text)?;
         let Some(parse::Kind::Query(query)) = statements.first().map(|s| &s.kind) else {
@@ -269,14 +269,10 @@ impl Translator<'_> {
         let columns = columns
             .into_iter()
             .zip(&object.columns)
-            .map(|(c, own)| SourceColumn {
-                name: own.name.clone(),
-                sql: format!("{}.{}", quote(&exposed), quote(&own.name)),
-                ..c
-            })
+            .map(|(c, own)| SourceColumn { name: own.name.clone(), sql: format!("{}.{}", quote(exposed), quote(&own.name)), ..c })
             .collect();
-        self.expose(exposed.clone(), schema, columns);
-        Ok(format!("(WITH {0}({1}) AS ({sql}) SELECT * FROM {0}) AS {2}", quote(&inner), names.join(", "), quote(&exposed)))
+        self.expose(exposed.to_string(), schema, columns);
+        Ok(format!("(WITH {0}({1}) AS ({sql}) SELECT * FROM {0}) AS {2}", quote(&inner), names.join(", "), quote(exposed)))
     }
 }
 

@@ -47,7 +47,7 @@ impl Translator<'_> {
             return Err(message::invalid_object(&name.to_string()));
         };
         self.out.volatile = true;
-        Ok(self.derived(&found, &database, exposed, None))
+        Ok(self.derived(&found, &database, &exposed, None))
     }
 
     /// `sys.fn_cdc_*`: an expression over the tables of change data capture.

@@ -181,7 +181,7 @@ fn parse_date(text: &str) -> Option<i64> {
         let y: i64 = text[..2].parse().ok()?;
         return checked(if y < 50 { 2000 + y } else { 1900 + y }, text[2..4].parse().ok()?, text[4..].parse().ok()?);
     }
-    let parts: Vec<&str> = text.split(|c: char| matches!(c, '-' | '/' | '.' | ' ' | ',')).filter(|p| !p.is_empty()).collect();
+    let parts: Vec<&str> = text.split(['-', '/', '.', ' ', ',']).filter(|p| !p.is_empty()).collect();
     let [a, b, c] = parts.as_slice() else { return None };
     let month_name = |s: &str| {
         let s = s.to_ascii_lowercase();
