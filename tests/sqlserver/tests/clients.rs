@@ -106,6 +106,8 @@ impl Debezium {
             .arg(script("debezium_client.py"))
             .args([&address.ip().to_string(), &address.port().to_string(), &running.options().sa_password, tables])
             .arg(&out)
+            // It writes a folder of logs where it stands.
+            .current_dir(folder.path())
             .stdin(Stdio::piped())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
