@@ -36,4 +36,4 @@ mod server;
 pub use config::{Config, Error};
 pub use feed::{ChangeFeed, FeedError, Head, Page, StatusSource};
 pub use metrics::describe as describe_metrics;
-pub use server::{MetricsSource, Parts, Server, serve};
+pub use server::{KeyNormalizer, MetricsSource, Parts, Server, serve};
