@@ -35,17 +35,32 @@ impl Both<'_> {
 /// Seeded multi-table transactions over the loaded rows: updates of orders with their items, items that come, go and move, orders with all their items, customers, parts, nations.
 pub struct Changes {
     random: ChaCha8Rng,
+    /// The greatest keys that were loaded.
     orders: i64,
+    customers: i64,
+    parts: i64,
+    suppliers: i64,
     next_order: i64,
     next_line: i64,
 }
 
 impl Changes {
-    /// `orders`: the greatest order key that was loaded.
-    pub fn new(seed: u64, orders: i64) -> Self {
+    /// Over what `load` filled the tables with at that scale factor.
+    pub fn new(seed: u64, scale: f64) -> Self {
+        let rows = |at_one: f64| (at_one * scale).round() as i64;
+        // TPC-H uses the first eight of every 32 order keys.
+        let orders = rows(6_000_000.0);
         // New keys of two seeds never meet.
         let offset = seed as i64 * 10_000;
-        Self { random: ChaCha8Rng::seed_from_u64(seed), orders, next_order: orders + offset, next_line: offset }
+        Self {
+            random: ChaCha8Rng::seed_from_u64(seed),
+            orders,
+            customers: rows(150_000.0),
+            parts: rows(200_000.0),
+            suppliers: rows(10_000.0),
+            next_order: orders + offset,
+            next_line: offset,
+        }
     }
 
     fn price(&mut self) -> String {
@@ -55,7 +70,7 @@ impl Changes {
     fn item(&mut self, order: i64) -> String {
         self.next_line += 1;
         let price = self.price();
-        let (part, supplier) = (self.random.random_range(1..=2000), self.random.random_range(1..=100));
+        let (part, supplier) = (self.random.random_range(1..=self.parts), self.random.random_range(1..=self.suppliers));
         format!(
             "INSERT INTO dbo.lineitem SELECT {order}, {part}, {supplier}, {}, 3.00, {}, 0.05, 0.02, 'N', 'O', '1998-01-02', '1998-01-03', '1998-01-04', 'NONE', 'AIR', 'new' FROM dbo.orders WHERE o_orderkey = {order}",
             self.next_line, price
@@ -93,7 +108,7 @@ impl Changes {
             75..83 => {
                 let new = self.next_order;
                 self.next_order += 1;
-                let customer = self.random.random_range(1..=1000);
+                let customer = self.random.random_range(1..=self.customers);
                 let mut statements = vec![format!(
                     "INSERT INTO dbo.orders SELECT {new}, c_custkey, 'O', {}, '1998-05-06', '1-URGENT', 'Clerk#1', 0, 'it''s new' FROM dbo.customer WHERE c_custkey = {customer}",
                     self.price()
@@ -108,7 +123,7 @@ impl Changes {
                 format!("DELETE FROM dbo.orders WHERE o_orderkey = {order}"),
             ],
             90..95 => {
-                let customer = self.random.random_range(1..=1500);
+                let customer = self.random.random_range(1..=self.customers);
                 vec![
                     format!(
                         "UPDATE dbo.customer SET c_acctbal = {}, c_nationkey = {} WHERE c_custkey = {customer}",
@@ -123,12 +138,12 @@ impl Changes {
             95..98 => vec![format!(
                 "UPDATE dbo.part SET p_brand = 'Brand#{}' WHERE p_partkey = {}",
                 self.random.random_range(10..60),
-                self.random.random_range(1..=2000)
+                self.random.random_range(1..=self.parts)
             )],
             98 => vec![format!(
                 "UPDATE dbo.supplier SET s_phone = '{}' WHERE s_suppkey = {}",
                 self.random.random_range(100..999),
-                self.random.random_range(1..=100)
+                self.random.random_range(1..=self.suppliers)
             )],
             _ => vec![format!(
                 "UPDATE dbo.nation SET n_name = 'NATION {}' WHERE n_nationkey = {}",
