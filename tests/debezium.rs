@@ -69,7 +69,7 @@ fn script() -> Vec<String> {
 }
 
 /// What is compared of an event.
-fn normal(event: &Value, key: Value) -> Value {
+fn normal(event: &Value, key: &Value) -> Value {
     let row = |row: &Value| {
         let Value::Object(columns) = row else { return Value::Null };
         let columns = columns.iter().map(|(name, value)| {
@@ -116,7 +116,7 @@ fn debezium_events(file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     // The last line may still be in the writing.
     let lines = text.lines().map_while(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["value"]["op"].is_string()).map(|line| normal(&line["value"], line["key"].clone())).collect()
+    lines.filter(|line| line["value"]["op"].is_string()).map(|line| normal(&line["value"], &line["key"])).collect()
 }
 
 /// Our events, read from the embedded stream as they come.
@@ -134,7 +134,7 @@ impl Ours {
                 let names: &[&str] = if event["source"]["table"] == "child" { &["parent_id", "n"] } else { &["id"] };
                 let row = if event["after"].is_null() { &event["before"] } else { &event["after"] };
                 let key = names.iter().map(|name| ((*name).to_owned(), row[*name].clone())).collect::<Map<_, _>>();
-                self.events.push(normal(&event, Value::Object(key)));
+                self.events.push(normal(&event, &Value::Object(key)));
             }
         }
     }

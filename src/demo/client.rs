@@ -24,7 +24,8 @@ impl Target {
         config.encryption(tiberius::EncryptionLevel::NotSupported);
         let stream = TcpStream::connect(config.get_addr()).await?;
         stream.set_nodelay(true)?;
-        Ok(tiberius::Client::connect(config, stream.compat_write()).await?)
+        // The driver's login is a large future.
+        Ok(Box::pin(tiberius::Client::connect(config, stream.compat_write())).await?)
     }
 }
 

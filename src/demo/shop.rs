@@ -135,7 +135,7 @@ impl Inserts {
     }
 
     fn row(&mut self, values: std::fmt::Arguments<'_>) {
-        if self.rows % 500 == 0 {
+        if self.rows.is_multiple_of(500) {
             self.statements.push(format!("INSERT INTO {} VALUES ", self.head));
         } else if let Some(statement) = self.statements.last_mut() {
             statement.push_str(", ");

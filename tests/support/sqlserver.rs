@@ -50,7 +50,7 @@ impl SqlServer {
         config.encryption(EncryptionLevel::NotSupported);
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Client::connect(config, stream.compat_write()).await.unwrap()
+        Box::pin(Client::connect(config, stream.compat_write())).await.unwrap()
     }
 }
 

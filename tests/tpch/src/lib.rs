@@ -126,19 +126,19 @@ pub const TABLES: [Table; 7] = [REGION, NATION, SUPPLIER, PART, CUSTOMER, ORDERS
 impl Table {
     /// The rows at a scale factor, each a list of field texts in column order.
     pub fn rows(&self, scale: f64) -> Box<dyn Iterator<Item = Vec<String>>> {
-        fn fields(line: String) -> Vec<String> {
+        fn fields(line: &str) -> Vec<String> {
             // TPC-H's own text form: every field is followed by a bar, and no text of the generator holds one.
-            line.strip_suffix('|').unwrap_or(&line).split('|').map(str::to_owned).collect()
+            line.strip_suffix('|').unwrap_or(line).split('|').map(str::to_owned).collect()
         }
         match self.name {
-            "region" => Box::new(RegionGenerator::new(scale, 1, 1).into_iter().map(|row| fields(row.to_string()))),
-            "nation" => Box::new(NationGenerator::new(scale, 1, 1).into_iter().map(|row| fields(row.to_string()))),
-            "supplier" => Box::new(SupplierGenerator::new(scale, 1, 1).into_iter().map(|row| fields(row.to_string()))),
-            "part" => Box::new(PartGenerator::new(scale, 1, 1).into_iter().map(|row| fields(row.to_string()))),
-            "customer" => Box::new(CustomerGenerator::new(scale, 1, 1).into_iter().map(|row| fields(row.to_string()))),
-            "orders" => Box::new(OrderGenerator::new(scale, 1, 1).into_iter().map(|row| fields(row.to_string()))),
+            "region" => Box::new(RegionGenerator::new(scale, 1, 1).into_iter().map(|row| fields(&row.to_string()))),
+            "nation" => Box::new(NationGenerator::new(scale, 1, 1).into_iter().map(|row| fields(&row.to_string()))),
+            "supplier" => Box::new(SupplierGenerator::new(scale, 1, 1).into_iter().map(|row| fields(&row.to_string()))),
+            "part" => Box::new(PartGenerator::new(scale, 1, 1).into_iter().map(|row| fields(&row.to_string()))),
+            "customer" => Box::new(CustomerGenerator::new(scale, 1, 1).into_iter().map(|row| fields(&row.to_string()))),
+            "orders" => Box::new(OrderGenerator::new(scale, 1, 1).into_iter().map(|row| fields(&row.to_string()))),
             _ => Box::new(LineItemGenerator::new(scale, 1, 1).into_iter().map(|row| {
-                let mut row = fields(row.to_string());
+                let mut row = fields(&row.to_string());
                 // The generator writes the quantity as a whole number; the column is a decimal(15,2).
                 if let Some(quantity) = row.get_mut(4) {
                     quantity.push_str(".00");
