@@ -51,7 +51,7 @@ impl StandIn {
         config.encryption(EncryptionLevel::NotSupported);
         let stream = TcpStream::connect(config.get_addr()).await?;
         stream.set_nodelay(true)?;
-        Ok(tiberius::Client::connect(config, stream.compat_write()).await?)
+        Ok(Box::pin(tiberius::Client::connect(config, stream.compat_write())).await?)
     }
 
     pub(crate) fn stop(self) -> anyhow::Result<f64> {
