@@ -33,7 +33,7 @@ setup:
 	@tests/setup.sh test
 
 test: setup
-	cargo test --workspace --all-features
+	cargo test --workspace --all-features --no-fail-fast
 
 lint:
 	@tests/setup.sh lint
