@@ -11,6 +11,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use importer::Importer;
 use joiner::{Joiner, NamedSink};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use schemas::change::EntityKey;
 use sinks::EntityReader;
 use sinks::sqlite::{SqliteConfig, SqliteReader, SqliteSink};
@@ -18,6 +20,7 @@ use streams::Provider;
 use streams::embedded::{Embedded, Options};
 use tokio_util::sync::CancellationToken;
 
+use crate::SEED;
 use crate::join::plan;
 use crate::joining::child;
 use crate::process::{Served, input_ended};
@@ -30,7 +33,8 @@ const SCALE: f64 = 0.01;
 const TRANSACTIONS_PER_SECOND: u64 = 200;
 /// Probes of commit to queryable, and of commit to captured.
 const PROBES: usize = 400;
-const PROBE_PAUSE: Duration = Duration::from_millis(25);
+/// Between two probes, in milliseconds: at random, because a fixed pause would always meet the capture job at the same moment of its interval.
+const PAUSES: std::ops::Range<u64> = 10..50;
 const LIMIT: Duration = Duration::from_secs(120);
 /// The order that the probe changes; the load leaves it alone.
 const PROBED: i64 = 1;
@@ -83,17 +87,19 @@ pub(crate) async fn measure(folder: &std::path::Path) -> anyhow::Result<Vec<Figu
 
     let stop = CancellationToken::new();
     let load = tokio::spawn(load(stand_in.client().await?, stop.clone()));
+    let mut random = ChaCha8Rng::seed_from_u64(SEED);
+    let mut pause = async || tokio::time::sleep(Duration::from_millis(random.random_range(PAUSES))).await;
     let mut latencies = Vec::with_capacity(PROBES);
     let started = Instant::now();
     for number in 0..PROBES {
-        tokio::time::sleep(PROBE_PAUSE).await;
+        pause().await;
         latencies.push(probe(&mut client, &reader, &format!("probe {number}")).await?);
     }
     let took = started.elapsed();
     let peak_mb = served.stop()?;
     let mut captures = Vec::with_capacity(PROBES);
     for number in 0..PROBES {
-        tokio::time::sleep(PROBE_PAUSE).await;
+        pause().await;
         captures.push(probe_capture(&mut client, &format!("capture {number}")).await?);
     }
     let measured_for = started.elapsed();

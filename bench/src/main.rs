@@ -23,6 +23,10 @@ use results::Figure;
 use stream::Input;
 use streams::Layout;
 
+/// The allocator of the product's own binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 #[command(about = "Measures Tributary against its peers")]
 struct Cli {
@@ -38,7 +42,7 @@ struct Cli {
     #[arg(long, default_value = "bench/results.json")]
     out: PathBuf,
     /// Transactions of the joiner's updates.
-    #[arg(long, default_value_t = 30_000)]
+    #[arg(long, default_value_t = 100_000)]
     transactions: usize,
     /// How the joiner's tables are laid out over streams: `table` or `shared`.
     #[arg(long, value_parser = layout, default_value = "table")]
@@ -50,6 +54,8 @@ enum Command {
     /// A measured process.
     #[command(hide = true, subcommand)]
     Child(Child),
+    /// Writes the joiner's input into a folder, for a profiler: `perf record bench child join FOLDER --updates`.
+    Input { folder: PathBuf },
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,18 +77,29 @@ fn layout(text: &str) -> Result<Layout, String> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut cli = Cli::parse();
-    if let Some(Command::Child(child)) = cli.command.take() {
-        return match child {
-            Child::Join(args) => join::run(args).await,
-            Child::Copy(args) => documents::copy(args).await,
-            Child::StandIn => standin::serve().await,
-            Child::Import(args) => importing::run(args).await,
-            Child::Pipeline(args) => latency::pipeline(args).await,
-        };
+    match cli.command.take() {
+        Some(Command::Child(child)) => return run(child).await,
+        Some(Command::Input { folder }) => {
+            let scale = cli.scales.first().copied().unwrap_or(0.1);
+            let input = Input::write(folder, cli.layout, scale, cli.transactions, SEED).await?;
+            println!("{}: {} rows, then {} changes", input.folder.display(), input.published.rows, input.published.changes);
+            return Ok(());
+        }
+        None => {}
     }
     let figures = measure(&cli).await?;
     results::print(&figures);
     results::write(&cli.out, &figures)
+}
+
+async fn run(child: Child) -> anyhow::Result<()> {
+    match child {
+        Child::Join(args) => join::run(args).await,
+        Child::Copy(args) => documents::copy(args).await,
+        Child::StandIn => standin::serve().await,
+        Child::Import(args) => importing::run(args).await,
+        Child::Pipeline(args) => latency::pipeline(args).await,
+    }
 }
 
 impl Cli {
