@@ -1,5 +1,6 @@
 //! What can be typed.
 
+#[cfg(feature = "demo")]
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

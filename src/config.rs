@@ -21,7 +21,7 @@
 //! api:
 //!   listen: 127.0.0.1:8080
 //! ```
-//! Relative paths are relative to the folder of the file.
+//! Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

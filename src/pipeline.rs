@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use schemas::contract::Contract;
 use schemas::plan::Plan;
 use serde_json::{Value as Json, json};
+#[cfg(feature = "demo")]
 use sinks::EntityReader;
 use streams::Provider;
 use tokio::sync::{Mutex, mpsc};
@@ -46,6 +47,7 @@ pub(crate) struct Pipeline {
     tasks: Vec<JoinHandle<()>>,
     ended: Mutex<mpsc::Receiver<(&'static str, anyhow::Result<()>)>>,
     api_address: Option<SocketAddr>,
+    #[cfg(feature = "demo")]
     reader: Option<Arc<dyn EntityReader>>,
     status: Status,
 }
@@ -80,6 +82,7 @@ impl Pipeline {
             tasks: Vec::new(),
             ended: Mutex::new(ended),
             api_address,
+            #[cfg(feature = "demo")]
             reader: reader.clone(),
             status: Status { name: config.source.name.clone(), importer: None, joiner: None, extra },
         };
@@ -163,7 +166,11 @@ impl Pipeline {
     fn spawn(&mut self, name: &'static str, report: &Report, work: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let report = report.clone();
         self.tasks.push(tokio::spawn(async move {
-            let result = work.await.with_context(|| format!("the {name} stopped"));
+            // A task of its own, so that a panic in it is an end like any other and is reported.
+            let result = match tokio::spawn(work).await {
+                Ok(result) => result.with_context(|| format!("the {name} stopped")),
+                Err(error) => Err(anyhow::anyhow!("the {name} ended abnormally: {error}")),
+            };
             // Nobody listens any more when the pipeline is being stopped.
             let _ = report.send((name, result)).await;
         }));
@@ -174,10 +181,12 @@ impl Pipeline {
         self.api_address
     }
 
+    #[cfg(feature = "demo")]
     pub(crate) fn reader(&self) -> Option<Arc<dyn EntityReader>> {
         self.reader.clone()
     }
 
+    #[cfg(feature = "demo")]
     pub(crate) fn status(&self) -> Json {
         self.status.json()
     }

@@ -58,13 +58,25 @@ node() {
   echo "$stamp" >"$folder/node_modules/.stamp"
 }
 
-build() { debian libclang-dev clang lld cmake g++ pkg-config; }
+build() {
+  debian libclang-dev clang lld cmake g++ pkg-config
+  local found
+  found=$(cargo --version | cut -d' ' -f2)
+  if [ "$(printf '1.95\n%s\n' "$found" | sort -V | head -n 1)" != 1.95 ]; then
+    say "cargo $found is too old: 1.95 or newer is needed (rustup update)" >&2
+    exit 1
+  fi
+}
+
+# Debian's own nodejs comes without npm.
+npm_present() { command -v npm >/dev/null || debian npm; }
 
 case "${1:-}" in
   build) build ;;
   test)
     build
     debian python3-venv postgresql-15 freetds-bin openjdk-17-jre-headless chromium chromium-driver
+    npm_present
     python "$setup/clients/venv" tests/sqlserver/clients/requirements.txt
     node "$setup/clients" tests/sqlserver/clients/package.json
     python "$setup/standins/venv" tests/standins/requirements.txt
@@ -74,6 +86,7 @@ case "${1:-}" in
   lint)
     build
     debian python3-venv shellcheck
+    npm_present
     python "$setup/lint/venv" tests/lint/requirements.txt
     node "$setup/lint" tests/lint/package.json
     ;;

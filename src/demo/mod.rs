@@ -54,8 +54,8 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let counters = Arc::new(workload::Counters::default());
     let random = ChaCha8Rng::seed_from_u64(args.seed ^ 0x5eed);
-    let load = tokio::spawn(workload::run(target.clone(), size, args.rate, random, counters.clone(), stop.clone()));
-    let probe = tokio::spawn(latency::probe(target.clone(), reader.clone(), latencies.clone(), stop.clone()));
+    let mut load = tokio::spawn(workload::run(target.clone(), size, args.rate, random, counters.clone(), stop.clone()));
+    let mut probe = tokio::spawn(latency::probe(target.clone(), reader.clone(), latencies.clone(), stop.clone()));
     greet(&args, &pipeline, server.address());
 
     let started = Instant::now();
@@ -63,6 +63,9 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         ended = pipeline.failed() => ended?,
         interrupted = interrupted() => interrupted?,
         () = pause(args.duration) => {}
+        // Neither ends by itself, unless something is wrong.
+        ended = &mut load => return ended.context("the workload ended abnormally")?.context("the workload failed").map(|()| ExitCode::FAILURE),
+        ended = &mut probe => return ended.context("the latency probe ended abnormally")?.context("the latency probe failed").map(|()| ExitCode::FAILURE),
     }
     stop.cancel();
     load.await.context("the workload ended abnormally")?.context("the workload failed")?;
