@@ -55,7 +55,7 @@ for key, value in {
     "database.names": database, "database.encrypt": "false", "topic.prefix": "peer", "table.include.list": table,
     "snapshot.mode": "initial", "decimal.handling.mode": "string", "time.precision.mode": "isostring",
     "tombstones.on.delete": "false", "poll.interval.ms": "50", "max.batch.size": "8192", "max.queue.size": "32768",
-    "key.converter.schemas.enable": "false", "value.converter.schemas.enable": "false", "errors.max.retries": "0",
+    "key.converter.schemas.enable": "false", "value.converter.schemas.enable": "false",
 }.items():
     properties.setProperty(key, value)
 engine = JDebeziumEngine.create(EngineFormat.JSON).using(properties).notifying(Counter()).build()
