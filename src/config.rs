@@ -280,7 +280,7 @@ mod tests {
     fn a_mistake_is_named_with_its_place() {
         for (from, to, expected) in [
             ("poll_interval: 20ms", "poll_intervall: 20ms", "poll_intervall"),
-            ("poll_interval: 20ms", "poll_interval: 20", "duration"),
+            ("poll_interval: 20ms", "poll_interval: 20", "no unit"),
             ("embedded:", "kafka:", "kafka"),
             ("name: shop", "name: 'my shop'", "source.name"),
             ("type: sqlite", "type: sqlight", "sqlight"),
