@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use importer::{Error, SourceFailure};
-use schemas::ErrorClass;
+use schemas::contract::Contract;
 use schemas::progress::{ShardPositions, StreamName};
+use schemas::{ErrorClass, TableName};
+use serde_json::json;
 use sqlserver::{Fault, SqlError};
 use streams::memory::Memory;
 use streams::{Positions, Provider, Record, StreamReader, StreamWriter};
@@ -110,8 +112,10 @@ impl FailingWriter {
 #[async_trait]
 impl StreamWriter for FailingWriter {
     async fn append(&mut self, stream: &StreamName, records: Vec<Record>) -> Result<(), streams::Error> {
-        if let Some(record) = records.iter().find(|record| record.data.len() > self.limit) {
-            return Err(streams::Error::TooLarge { stream: stream.clone(), bytes: record.data.len(), limit: self.limit });
+        // As Kinesis counts: the partition key with the data.
+        let mut sizes = records.iter().map(|record| record.data.len() + record.partition_key.len());
+        if let Some(bytes) = sizes.find(|bytes| *bytes > self.limit) {
+            return Err(streams::Error::TooLarge { stream: stream.clone(), bytes, limit: self.limit });
         }
         match self.fails() {
             Some(true) => Err(failure()),
@@ -308,5 +312,58 @@ async fn a_record_that_the_stream_refuses_is_dead_lettered_without_its_body() {
         "{}",
         dead[0]
     );
+    assert!(world.events().await.iter().any(|event| event["op"] == "u" && event["after"]["id"] == 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_only_their_partition_key_makes_too_large_are_dead_lettered() {
+    let mut world = World::start(&(SHOP.replace("nvarchar(40)", "nvarchar(400)") + &fill(2))).await;
+    world.config.partition_by.insert(TableName::new("dbo", "orders"), "customer".into());
+    let small = Failing { inner: world.streams.clone(), limit: 1100, calls: Arc::default(), every: u64::MAX };
+    let import = world.import_into(Arc::new(small));
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    // Event and key grow in steps smaller than the key, so that some events pass the limit with it and not without it.
+    let script: Vec<String> = (100..250)
+        .step_by(10)
+        .map(|length| format!("UPDATE dbo.orders SET customer = REPLICATE(N'x', {length}) WHERE id = 2;"))
+        .collect();
+    world.sql(&script.join("\nGO\n")).await;
+    import.reaches(world.captured().await).await;
+    import.stop().await;
+    let dead = world.records(&importer::dead_letter_stream("shop")).await;
+    let bytes = |letter: &serde_json::Value| {
+        let words = letter["reason"]["value"].as_str().unwrap();
+        words.split(' ').find_map(|word| word.parse::<usize>().ok()).unwrap()
+    };
+    assert!(dead.iter().any(|letter| bytes(letter) <= 1100), "{dead:?}");
+    let updates = tail_in_order(&world.events().await).iter().filter(|event| event["op"] == "u").count();
+    assert!(updates > 0 && updates < script.len(), "{updates} were published");
+    let letters: std::collections::BTreeSet<String> = dead.iter().map(|letter| letter["position"].to_string()).collect();
+    assert_eq!(updates + letters.len(), script.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_the_stream_refuses_goes_without_its_event() {
+    let mut world = World::start(&(SHOP.replace("nvarchar(40)", "nvarchar(max)") + &fill(2))).await;
+    let contract = json!({
+        "x-table": "dbo.orders",
+        "x-key": ["id"],
+        "type": "object",
+        "properties": {
+            "id": {"type": "integer", "x-sql-type": "int"},
+            "customer": {"type": ["string", "null"], "x-sql-type": "nvarchar(max)", "x-case-insensitive": true, "pattern": "^customer"},
+            "total": {"type": "string", "x-sql-type": "decimal(10,2)"},
+        },
+    });
+    let contract = Contract::parse("dbo.orders.json", &contract.to_string()).unwrap();
+    world.config.contracts.insert(TableName::new("dbo", "orders"), contract);
+    let small = Failing { inner: world.streams.clone(), limit: 2000, calls: Arc::default(), every: u64::MAX };
+    let import = world.import_into(Arc::new(small));
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    world.sql("UPDATE dbo.orders SET customer = REPLICATE(N'x', 3000) WHERE id = 1;\nGO\nUPDATE dbo.orders SET total = 9 WHERE id = 2;").await;
+    import.reaches(world.captured().await).await;
+    import.stop().await;
+    let dead = world.records(&importer::dead_letter_stream("shop")).await;
+    assert!(dead.len() == 1 && dead[0]["event"].is_null() && dead[0]["reason"]["rule"] == "pattern", "{dead:?}");
     assert!(world.events().await.iter().any(|event| event["op"] == "u" && event["after"]["id"] == 2));
 }
