@@ -1,6 +1,7 @@
 //! Where the source is and how to log in to it.
 //!
 //! Either one URL, `sqlserver://user:password@host:port/database?encrypt=on`, or separate keys, or a URL with keys beside it that fill in what it leaves out.
+//! In a URL, the last `@` ends the password, which may hold `@`, `?` and `/` as they are; an option's value that holds `@` is written with `%40`.
 //! A password is best kept out of the file: `${NAME}` is taken from the environment, `password_file` from a file. It is never printed: [`Password`] shows
 //! stars, [`Source`] displays as `sqlserver://user@host:port/database`, and no error quotes a URL.
 
@@ -112,9 +113,9 @@ pub enum SourceError {
     NotAUrl,
     #[error("source url: {part} has a % that is not followed by two hexadecimal digits: write % itself as %25")]
     Percent { part: &'static str },
-    #[error("source url: unknown option {name:?}: known are encrypt, trust_certificate, ca_file, password_file")]
+    #[error("source url: unknown option {name}: known are encrypt, trust_certificate, ca_file, password_file")]
     UnknownOption { name: String },
-    #[error("source: {key} is {value:?}: expected {expected}")]
+    #[error("source: {key} is {value}: expected {expected}")]
     BadValue { key: &'static str, value: String, expected: &'static str },
     #[error("source: {key} is missing: give it in the url or as `{key}:`")]
     Missing { key: &'static str },
@@ -199,13 +200,10 @@ struct UrlParts {
 
 fn parse_url(url: &str) -> Result<UrlParts, SourceError> {
     let rest = url.strip_prefix("sqlserver://").or_else(|| url.strip_prefix("mssql://")).ok_or(SourceError::NotAUrl)?;
-    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (login, place, query) = split_login(rest);
+    // Without a login and a database around it, what stands for a port or an option may be a piece of a password.
+    let safe = login.is_some() && place.contains('/');
     let mut parts = UrlParts::default();
-    // The last @ ends the password, so that one with an @ in it works unescaped.
-    let (login, place) = match address.rsplit_once('@') {
-        Some((login, place)) => (Some(login), place),
-        None => (None, address),
-    };
     if let Some(login) = login {
         let (user, password) = match login.split_once(':') {
             Some((user, password)) => (user, Some(password)),
@@ -216,18 +214,51 @@ fn parse_url(url: &str) -> Result<UrlParts, SourceError> {
     }
     let (host_port, database) = place.split_once('/').unwrap_or((place, ""));
     parts.database = Some(decode(database, "the database")?);
-    let (host, port) = split_port(host_port)?;
+    let (host, port) = split_port(host_port, login.is_some())?;
     parts.host = Some(host.to_owned());
     parts.port = port;
     for option in query.split('&').filter(|option| !option.is_empty()) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        set_option(&mut parts, name, decode(value, "an option")?)?;
+        set_option(&mut parts, name, decode(value, "an option")?, safe)?;
     }
     Ok(parts)
 }
 
+/// Login, place and options of a URL. The last `@` ends the password, so that one with `@` or `?` in it works unescaped; but an `@` among options that follow a
+/// whole address is theirs.
+fn split_login(rest: &str) -> (Option<&str>, &str, &str) {
+    let options =
+        |text: &'_ str| text.split('&').all(|option| OPTIONS.iter().any(|name| option.split('=').next() == Some(*name)));
+    let split_query = |text| -> (&str, &str) { str::split_once(text, '?').unwrap_or((text, "")) };
+    let (address, query) = split_query(rest);
+    if let Some((login, place)) = address.rsplit_once('@')
+        && (!query.contains('@') || options(query))
+    {
+        return (Some(login), place, query);
+    }
+    match rest.rsplit_once('@') {
+        Some((login, place)) => {
+            let (place, query) = split_query(place);
+            (Some(login), place, query)
+        }
+        None => (None, address, query),
+    }
+}
+
+/// What an error may say of a text.
+fn shown(text: &str, safe: bool) -> String {
+    if safe {
+        format!("{text:?}")
+    } else {
+        "(not shown, for it may be a part of the password: write ? in one as %3F and @ as %40)".to_owned()
+    }
+}
+
+/// The options that a URL may have.
+const OPTIONS: [&str; 4] = ["encrypt", "trust_certificate", "ca_file", "password_file"];
+
 /// `host`, `host:port`, `[::1]`, `[::1]:port`.
-fn split_port(text: &str) -> Result<(&str, Option<u16>), SourceError> {
+fn split_port(text: &str, safe: bool) -> Result<(&str, Option<u16>), SourceError> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
         Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or(SourceError::NotAUrl)?)),
@@ -236,31 +267,44 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), SourceError> {
             None => (text, None),
         },
     };
-    let bad = |value: &str| SourceError::BadValue { key: "port", value: value.to_owned(), expected: "a number from 1 to 65535" };
+    let bad =
+        |value: &str| SourceError::BadValue { key: "port", value: shown(value, safe), expected: "a number from 1 to 65535" };
     let port = port.map(|port| port.parse().map_err(|_| bad(port))).transpose()?;
     Ok((host, port))
 }
 
-fn set_option(parts: &mut UrlParts, name: &str, value: String) -> Result<(), SourceError> {
+fn set_option(parts: &mut UrlParts, name: &str, value: String, safe: bool) -> Result<(), SourceError> {
     match name {
         "encrypt" => {
             parts.encrypt = Some(match value.as_str() {
                 "off" | "false" => Encryption::Off,
                 "on" | "true" => Encryption::On,
                 "strict" => Encryption::Strict,
-                _ => return Err(SourceError::BadValue { key: "encrypt", value, expected: "off, on or strict" }),
+                _ => {
+                    return Err(SourceError::BadValue {
+                        key: "encrypt",
+                        value: shown(&value, safe),
+                        expected: "off, on or strict",
+                    });
+                }
             });
         }
         "trust_certificate" => {
             parts.trust_certificate = Some(match value.as_str() {
                 "true" | "" => true,
                 "false" => false,
-                _ => return Err(SourceError::BadValue { key: "trust_certificate", value, expected: "true or false" }),
+                _ => {
+                    return Err(SourceError::BadValue {
+                        key: "trust_certificate",
+                        value: shown(&value, safe),
+                        expected: "true or false",
+                    });
+                }
             });
         }
         "ca_file" => parts.ca_file = Some(value.into()),
         "password_file" => parts.password_file = Some(value.into()),
-        _ => return Err(SourceError::UnknownOption { name: name.to_owned() }),
+        _ => return Err(SourceError::UnknownOption { name: shown(name, safe) }),
     }
     Ok(())
 }
@@ -320,6 +364,27 @@ mod tests {
         }
         for url in ["sqlserver://sa:hunter2%@h/d", "sa:hunter2@h", "sqlserver://sa:hunter2@h:99999/d", "sqlserver://sa:hunter2@h"]
         {
+            let error = from(url).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+        for (url, password) in [
+            ("sqlserver://sa:12?secret@h/d", "12?secret"),
+            ("sqlserver://sa:pa?ss@h/d", "pa?ss"),
+            ("sqlserver://sa:pa?ss@h/d?encrypt=off", "pa?ss"),
+            ("sqlserver://sa:p@s?s@h/d", "p@s?s"),
+            ("sqlserver://sa:p/s?encrypt=s@h/d", "p/s?encrypt=s"),
+            ("sqlserver://sa:pass@h/d?ca_file=/etc/a@b.pem", "pass"),
+        ] {
+            let source = from(url).unwrap();
+            assert_eq!((source.password.reveal(), source.host.as_str(), source.database.as_str()), (password, "h", "d"), "{url}");
+        }
+        // Without a host, or with a mistake besides.
+        for url in [
+            "sqlserver://sa:hunter2",
+            "sqlserver://sa:12?hunter2",
+            "sqlserver://sa:12?encrypt=hunter2",
+            "sqlserver://sa:a?hunter2@h:x/d",
+        ] {
             let error = from(url).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
