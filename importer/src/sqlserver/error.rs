@@ -51,7 +51,8 @@ pub enum Error {
     InstanceGone { table: TableName, instance: String, from: Lsn },
     #[error(
         "the database has captured up to {captured}, and the importer has published up to {saved}: it was restored from an older backup or is another database. \
-         Take a new snapshot: remove the importer's data directory and start into an empty joiner state"
+         Its changes would repeat LSNs that the streams already hold with other contents. Take a new snapshot into new streams: give another `streams.prefix` (or, with embedded \
+         streams, remove their folder), remove the importer's data directory, and start into an empty joiner state"
     )]
     WentBack { saved: Lsn, captured: Lsn },
     #[error("{doing}: SQL Server error {code}: {message}")]

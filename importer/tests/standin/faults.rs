@@ -294,6 +294,7 @@ async fn another_database_in_the_place_of_the_old_one_is_told() {
     other.config.data_dir = world.config.data_dir.clone();
     let error = other.import_error().await;
     assert!(matches!(error, Error::Source(SourceFailure::WentBack { .. })), "{error}");
+    assert!(error.to_string().contains("new streams") && error.to_string().contains("`streams.prefix`"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
