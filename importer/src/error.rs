@@ -37,6 +37,16 @@ pub enum Error {
         "{table}: column {column} of the contract cannot be read: it is not captured. Enable capture for it in a new capture instance, or take it out of the contract"
     )]
     ColumnNotCaptured { table: TableName, column: String },
+    #[error(
+        "{table}: the contract names the computed column {column}, of which change data capture records no values. Take it out of the contract, and compute it from the \
+         other columns where it is needed"
+    )]
+    ComputedColumn { table: TableName, column: String },
+    #[error(
+        "{table}: its key holds the computed column {column}, of which change data capture records no values: changes could not be told apart by it. Capture the table \
+         with a unique index of plain columns (EXEC sys.sp_cdc_enable_table … @index_name = N'…'), or leave it out of `tables`"
+    )]
+    ComputedKey { table: TableName, column: String },
     #[error("{table}: partition_by names column {column}, which the contract does not have: it has {known}")]
     PartitionColumn { table: TableName, column: String, known: String },
     #[error(

@@ -210,6 +210,7 @@ fn open_table(
         Some(contract) => contract.clone(),
         None => Contract::from_table(&live),
     };
+    check_computed(&contract, instance, status)?;
     let differences = contract.compare(&live);
     let (breaking, harmless): (Vec<_>, Vec<_>) = differences.into_iter().partition(schemas::contract::Difference::breaks);
     if !breaking.is_empty() {
@@ -228,6 +229,23 @@ fn open_table(
     let rows = SourceTable::new(&contract.table, instance).map_err(missing)?;
     let table = Table { schema: contract.table.clone(), changes: Arc::new(changes), rows };
     Ok((table, contract))
+}
+
+/// Computed columns are left out, and nobody may count on one: neither the contract nor the table's own key.
+fn check_computed(contract: &Contract, instance: &Instance, status: &StatusHandle) -> Result<(), Error> {
+    let name = &contract.table.name;
+    for column in instance.computed() {
+        if contract.table.column(column).is_some() {
+            return Err(Error::ComputedColumn { table: name.clone(), column: column.to_owned() });
+        }
+        if instance.key.iter().any(|key| key == column) {
+            return Err(Error::ComputedKey { table: name.clone(), column: column.to_owned() });
+        }
+        status.warn(&format!(
+            "{name}: column {column} is computed, and change data capture records no values of it: it is left out"
+        ));
+    }
+    Ok(())
 }
 
 /// The newest instance that holds everything after `from`.

@@ -57,10 +57,10 @@ pub fn infer(catalog: &Catalog) -> Inferred {
         for (column, sql_type) in &instance.unsupported {
             notes.push(format!("{}: column {column} is {sql_type}, which cannot be read, and was left out", table.name));
         }
-        for column in instance.columns.iter().filter(|column| column.computed) {
+        for column in instance.computed() {
             notes.push(format!(
-                "{}: column {} is computed: change data capture never records its value after the snapshot",
-                table.name, column.name
+                "{}: column {column} is computed, and change data capture records no values of it: it was left out",
+                table.name
             ));
         }
         schemas.insert(&table.name, instance.schema(&table.name));

@@ -58,7 +58,7 @@ pub struct CapturedColumn {
     pub ordinal: usize,
     pub sql_type: SqlType,
     pub nullable: bool,
-    /// CDC never records its value.
+    /// CDC never records its value, so it is left out.
     pub computed: bool,
     pub collation: Option<String>,
     /// The collation is the database's own.
@@ -148,11 +148,17 @@ impl CapturedColumn {
 }
 
 impl Instance {
-    /// The table as this instance records it.
+    /// The names of the computed columns. CDC lists them as captured and records NULL whatever they hold.
+    pub fn computed(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().filter(|column| column.computed).map(|column| column.name.as_str())
+    }
+
+    /// The table as this instance records it: without computed columns, of which the snapshot would show values that no change ever brings up to date.
     pub fn schema(&self, name: &TableName) -> TableSchema {
         let columns: Vec<Column> = self
             .columns
             .iter()
+            .filter(|column| !column.computed)
             .map(|column| Column {
                 name: column.name.clone(),
                 sql_type: column.sql_type,

@@ -12,7 +12,7 @@
 //!
 //! # NULLs that are not NULL
 //! CDC does not record large values that it need not: text, ntext and image in deletes and before images; the `max` types and xml in before images unless
-//! the update mask says that they changed; computed columns never. These become [`Value::Unavailable`].
+//! the update mask says that they changed. These become [`Value::Unavailable`]. Computed columns, which it never records, are not read at all.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,7 +50,6 @@ enum Recording {
     IfChanged,
     /// Never in deletes and before images.
     AfterOnly,
-    Never,
 }
 
 #[derive(Debug)]
@@ -89,8 +88,7 @@ impl ChangeTable {
             let captured =
                 instance.columns.iter().find(|captured| captured.name == column.name).ok_or_else(|| column.name.clone())?;
             selected.push(captured.in_change_table());
-            let recording = if captured.computed { Recording::Never } else { recording(captured.sql_type) };
-            columns.push(ChangeColumn { ordinal: captured.ordinal, recording });
+            columns.push(ChangeColumn { ordinal: captured.ordinal, recording: recording(captured.sql_type) });
         }
         Ok(Self {
             name: schema.name.clone(),
@@ -159,7 +157,6 @@ fn recording(sql_type: SqlType) -> Recording {
 fn unavailable(column: &ChangeColumn, operation: u8, mask: &[u8]) -> bool {
     match column.recording {
         Recording::Always => false,
-        Recording::Never => true,
         Recording::AfterOnly => matches!(operation, DELETE | UPDATE_BEFORE),
         Recording::IfChanged => operation == UPDATE_BEFORE && !changed(mask, column.ordinal),
     }
@@ -391,6 +388,5 @@ mod tests {
         assert!(!unavailable(&column(Recording::IfChanged), UPDATE_AFTER, &unchanged));
         assert!(unavailable(&column(Recording::AfterOnly), DELETE, &changed));
         assert!(!unavailable(&column(Recording::AfterOnly), INSERT, &changed));
-        assert!(unavailable(&column(Recording::Never), INSERT, &changed));
     }
 }

@@ -114,3 +114,14 @@ async fn columns_that_the_contract_leaves_out_are_not_published() {
     let error = world.import_error().await;
     assert!(matches!(error, Error::PartitionColumn { .. }) && error.to_string().contains("id, total"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_contract_that_names_a_computed_column_is_told() {
+    let shop = SHOP.replace("total decimal(10,2) NOT NULL", "total decimal(10,2) NOT NULL, twice AS (id * 2)");
+    let mut world = World::start(&(shop + &fill(1))).await;
+    let named = contract(|document| document["properties"]["twice"] = json!({"type": ["integer", "null"], "x-sql-type": "int"}));
+    world.config.contracts.insert(orders(), named);
+    let error = world.import_error().await;
+    assert!(matches!(&error, Error::ComputedColumn { column, .. } if column == "twice"), "{error}");
+    assert!(world.events().await.is_empty());
+}
