@@ -2,7 +2,11 @@
 //!
 //! # Lineage
 //! A shard is read when its parents have been read to their end: then a key's records are handed over in order over splits and merges. A parent that is no
-//! longer listed has nothing left. A shard that is named in the positions to start from was being read, so its ancestors had been finished.
+//! longer listed has nothing left.
+//!
+//! A position may say what has been *applied*, which is less than what has been read: a parent's last records may still wait to be applied when the first of its child's are
+//! behind the child's position already. So a named shard does not mean that its ancestors had been finished. Each goes on at its own position, or from its start when it has
+//! none; one that had been read to its end finishes at once.
 //!
 //! # Aggregates
 //! Sub-records whose hash is not in the shard's range are dropped, as the KCL does: their writer has written them again, to the right shard (see
@@ -11,9 +15,10 @@
 //! # A trimmed position
 //! Kinesis does not refuse a position that has been trimmed: it goes on silently with the oldest record there is. So a reader comes back **at** the record that
 //! it has read last, not after it, and skips it. When the first record that comes is another one, the position's own record has been trimmed, and perhaps others after
-//! it; [`AgedPositions`](crate::config::AgedPositions) says what then. A position below its shard's starting sequence number is of another stream of the same name.
+//! it; [`AgedPositions`](crate::config::AgedPositions) says what then. An ancestor of a named shard of which nothing at all is left is done, as one that is no longer listed: its descendant's
+//! position is the one that is judged. A position below its shard's starting sequence number is of another stream of the same name.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -53,6 +58,7 @@ impl Reader {
             client,
             stream: stream.clone(),
             after: after.clone(),
+            descended: HashSet::new(),
             finished: HashSet::new(),
             started: HashSet::new(),
             sender,
@@ -87,6 +93,8 @@ struct AllShards {
     client: Arc<Client>,
     stream: StreamName,
     after: Positions,
+    /// Ancestors of the shards in `after`.
+    descended: HashSet<ShardId>,
     finished: HashSet<ShardId>,
     started: HashSet<ShardId>,
     sender: mpsc::Sender<Result<Batch, Error>>,
@@ -96,7 +104,7 @@ impl AllShards {
     /// Judges the positions to start from by the shard map.
     fn take_positions(&mut self, shards: &[Shard]) -> Result<(), Error> {
         let listed: HashMap<&ShardId, &Shard> = shards.iter().map(|shard| (&shard.id, shard)).collect();
-        let mut descended = BTreeSet::new();
+        let mut descended = HashSet::new();
         let mut next: Vec<&ShardId> = self.after.keys().collect();
         while let Some(id) = next.pop() {
             for parent in listed.get(id).map_or(&[][..], |shard| &shard.parents) {
@@ -123,7 +131,7 @@ impl AllShards {
                 return Err(Error::Trimmed { stream: self.stream.clone(), shard: id.clone(), after: number.clone(), oldest });
             }
         }
-        self.finished.extend(descended);
+        self.descended = descended;
         Ok(())
     }
 
@@ -164,7 +172,13 @@ impl AllShards {
                 Some((number, place)) => Start::At { number: number.to_owned(), place },
                 None => Start::Oldest,
             };
-            let follow = Follow { client: Arc::clone(&self.client), stream: self.stream.clone(), shard: shard.clone(), start };
+            let follow = Follow {
+                client: Arc::clone(&self.client),
+                stream: self.stream.clone(),
+                shard: shard.clone(),
+                start,
+                descended: self.descended.contains(&shard.id),
+            };
             tasks.spawn(follow.run(self.sender.clone()));
         }
     }
@@ -191,6 +205,8 @@ struct Follow {
     stream: StreamName,
     shard: Shard,
     start: Start,
+    /// A shard below this one has been begun.
+    descended: bool,
 }
 
 impl Follow {
@@ -225,6 +241,7 @@ impl Follow {
             }
             // At the end of the shard, and the record to start at has not come.
             if let Start::At { number, place } = &self.start
+                && !self.descended
                 && self.client.options.aged_positions.refuses(&self.stream)
             {
                 return Err(self.trimmed(number, *place, self.shard.ending.as_ref().unwrap_or(&self.shard.starting))?);

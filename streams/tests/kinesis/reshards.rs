@@ -7,12 +7,12 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use schemas::progress::StreamName;
-use streams::config::KinesisOptions;
+use schemas::progress::{SequenceNumber, StreamName};
+use streams::config::{AgedPositions, KinesisOptions};
 use streams::kinesis::Kinesis;
 use streams::stub::{Faults, Stub};
 use streams::test_support::KinesisLocal;
-use streams::{Positions, Provider};
+use streams::{Error, Positions, Provider};
 
 use crate::support::{Read, reader, record};
 
@@ -135,6 +135,57 @@ async fn write_and_read_over_reshards(options: KinesisOptions, seed: u64, reshar
         read.complete(&mut *reader(&*provider, &stream, &after).await, &expected).await;
         read.assert_ordered_with_repeats(&expected);
     }
+}
+
+/// A consumer's positions say what it has applied: those of children may stand while records of their parent, though read, are not behind the parent's.
+#[tokio::test]
+async fn a_parent_goes_on_at_its_own_position_though_its_children_have_theirs() {
+    const KEYS: usize = 20;
+    let stub = Stub::start().await.unwrap();
+    let stream = StreamName("applied".into());
+    let provider = Kinesis::connect(stub.options()).await.unwrap();
+    provider.ensure(&stream, 1).await.unwrap();
+    let operator = Operator::new(&stub.endpoint(), &stream);
+    let mut writer = provider.writer().await.unwrap();
+    // Every key's records 0 and 1 are in the parent, 2 and 3 in one of its two children.
+    let mut stood = Vec::new();
+    for number in 0..4 {
+        if number == 2 {
+            operator.reshard(&mut StdRng::seed_from_u64(0)).await;
+        }
+        writer.append(&stream, (0..KEYS).map(|key| record(&format!("key {key}"), number, 10)).collect()).await.unwrap();
+        stood.push(writer.flush().await.unwrap().remove(&stream).unwrap());
+    }
+    assert_eq!(stood[3].len(), 3, "{stood:?}");
+    let (parent, in_parent) = stood[0].first_key_value().unwrap();
+    let children: Positions =
+        stood[2].iter().filter(|(shard, _)| *shard != parent).map(|(id, at)| (id.clone(), at.clone())).collect();
+
+    // The parent's position, and the records of each key that are to come.
+    let cases: [(Option<&SequenceNumber>, &[usize]); 3] =
+        [(Some(in_parent), &[1, 3]), (Some(&stood[1][parent]), &[3]), (None, &[0, 1, 3])];
+    for (at, expected) in cases {
+        let mut after = children.clone();
+        after.extend(at.map(|at| (parent.clone(), at.clone())));
+        let mut read = Read::default();
+        read.count(&mut *reader(&provider, &stream, &after).await, expected.len() * KEYS).await;
+        let keys = read.by_key();
+        assert!(keys.len() == KEYS && keys.values().all(|numbers| numbers == expected), "after {after:?}: {keys:?}");
+        // The parent before its children.
+        assert!(read.records.is_sorted_by_key(|(shard, ..)| shard != parent), "after {after:?}");
+    }
+
+    // A parent whose position has aged is refused while records after it are left, and is done when nothing is.
+    let refusing = Kinesis::connect(KinesisOptions { aged_positions: AgedPositions::Refuse, ..stub.options() }).await.unwrap();
+    let mut after = children.clone();
+    after.insert(parent.clone(), in_parent.clone());
+    stub.trim(&stream, parent, 1);
+    let error = reader(&refusing, &stream, &after).await.next().await.unwrap_err();
+    assert!(matches!(&error, Error::Trimmed { shard, .. } if shard == parent), "{error}");
+    stub.trim(&stream, parent, usize::MAX);
+    let mut read = Read::default();
+    read.count(&mut *reader(&refusing, &stream, &after).await, KEYS).await;
+    assert!(read.by_key().values().all(|numbers| numbers == &[3]), "{:?}", read.by_key());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
