@@ -12,6 +12,9 @@
 //! On an idle database there may be none for minutes; then two scans of the capture job that ended after that moment and found nothing say the same, because the second began
 //! after it and a scan reads the log to its end.
 //!
+//! The clock is the server's local time and goes back in autumn. So the LSN captured at the noted moment bounds the search as well, and when the clock shows less
+//! than the moment noted, a new one is noted: a later one is always right, for it only asks for a later transaction.
+//!
 //! # Resuming
 //! After each chunk: events acknowledged, progress record acknowledged, then the last key saved. A restart reads on after the last saved key; the chunk in progress
 //! is read again, which is harmless for the reason above. A table without a key is read in one go, and from its start after a restart.
@@ -188,25 +191,26 @@ async fn publish(
 /// An LSN at or above that of every transaction that any read so far may have seen, and that is captured.
 async fn settle(client: &mut Client) -> Result<Lsn, Error> {
     let doing = "waiting until capture has passed the snapshot";
-    let moment = client.rows(doing, sql::CLOCK, vec![]).await?.into_iter().next();
-    let moment = moment.ok_or_else(|| sqlserver::Error::Unexpected { doing, what: "the server tells no time".into() })?;
-    let moment = match Columns::new(doing, moment).value()? {
-        moment @ Value::DateTime { .. } => moment.to_json().as_str().unwrap_or_default().to_owned(),
-        other => return Err(sqlserver::Error::Unexpected { doing, what: format!("GETDATE() is {other:?}") }.into()),
-    };
-    let parameter = || vec![ColumnData::String(Some(moment.clone().into()))];
+    let mut moment = Moment::now(client, doing).await?;
     let mut scans: Vec<Value> = Vec::new();
     let mut may_see_scans = true;
     let mut wait = SETTLE_INTERVAL;
     loop {
-        let first = client.rows(doing, sql::FIRST_COMMIT_AFTER, parameter()).await?;
-        if let Some(row) = first.into_iter().next()
-            && let Some(lsn) = Columns::new(doing, row).lsn()?
-        {
-            return Ok(lsn);
+        let first = client.rows(doing, sql::FIRST_COMMIT_AFTER, vec![moment.time(), moment.captured()]).await?;
+        if let Some(row) = first.into_iter().next() {
+            let mut row = Columns::new(doing, row);
+            let (lsn, went_back) = (row.lsn()?, row.int()? == 1);
+            if let Some(lsn) = lsn {
+                return Ok(lsn);
+            }
+            if went_back {
+                moment = Moment::now(client, doing).await?;
+                scans.clear();
+                continue;
+            }
         }
         if may_see_scans {
-            match last_empty_scan(client, doing, parameter()).await? {
+            match last_empty_scan(client, doing, vec![moment.time()]).await? {
                 Seen::Nothing => {}
                 Seen::NotAllowed => may_see_scans = false,
                 Seen::Scan(end) => {
@@ -221,6 +225,33 @@ async fn settle(client: &mut Client) -> Result<Lsn, Error> {
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(SETTLE_INTERVAL_MAX);
+    }
+}
+
+/// A moment after the last read, by the server's clock and by how far capture had come.
+struct Moment {
+    time: String,
+    captured: Lsn,
+}
+
+impl Moment {
+    async fn now(client: &mut Client, doing: &'static str) -> Result<Self, Error> {
+        let row = client.rows(doing, sql::CLOCK, vec![]).await?.into_iter().next();
+        let row = row.ok_or_else(|| sqlserver::Error::Unexpected { doing, what: "the server tells no time".into() })?;
+        let mut row = Columns::new(doing, row);
+        let time = match row.value()? {
+            time @ Value::DateTime { .. } => time.to_json().as_str().unwrap_or_default().to_owned(),
+            other => return Err(sqlserver::Error::Unexpected { doing, what: format!("GETDATE() is {other:?}") }.into()),
+        };
+        Ok(Self { time, captured: row.lsn()?.unwrap_or(Lsn::ZERO) })
+    }
+
+    fn time(&self) -> ColumnData<'static> {
+        ColumnData::String(Some(self.time.clone().into()))
+    }
+
+    fn captured(&self) -> ColumnData<'static> {
+        ColumnData::Binary(Some(self.captured.as_bytes().to_vec().into()))
     }
 }
 
