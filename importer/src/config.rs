@@ -86,6 +86,11 @@ impl TableFilter {
         let named = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, table));
         (self.include.is_empty() || named(&self.include)) && !named(&self.exclude)
     }
+
+    /// Whether a table is asked for by its own name, rather than by a pattern that happens to take it.
+    pub(crate) fn names(&self, table: &TableName) -> bool {
+        self.include.iter().any(|pattern| !pattern.contains('*') && matches(pattern, table))
+    }
 }
 
 /// Whether a pattern names a table.
@@ -128,5 +133,7 @@ mod tests {
         assert!(filter.takes(&orders));
         assert!(!filter.takes(&TableName::new("dbo", "audit_log")));
         assert!(!filter.takes(&TableName::new("sales", "orders")));
+        assert!(!filter.names(&orders));
+        assert!(TableFilter { include: vec!["dbo.orders".into()], exclude: vec![] }.names(&orders));
     }
 }

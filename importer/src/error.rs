@@ -50,8 +50,8 @@ pub enum Error {
     #[error("{table}: partition_by names column {column}, which the contract does not have: it has {known}")]
     PartitionColumn { table: TableName, column: String, known: String },
     #[error(
-        "{table} was not part of the snapshot that this importer's progress began with: exclude it, or remove the importer's data directory for a new snapshot into an \
-         empty joiner state"
+        "{table} was not part of the snapshot that this importer's progress began with: take it out of `tables` for now, or, to import it, remove the importer's data directory for a \
+         new snapshot into an empty joiner state"
     )]
     NewTable { table: TableName },
 }

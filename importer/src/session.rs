@@ -73,7 +73,7 @@ impl<'a> Session<'a> {
         check_still_captured(config, &catalog, &saved)?;
         let mut tables = Vec::new();
         let mut contracts = Vec::new();
-        for captured in selected {
+        for captured in in_snapshot(config, status, selected, &saved)? {
             let (table, contract) = open_table(config, status, captured, &saved)?;
             tables.push(table);
             contracts.push(contract);
@@ -178,6 +178,27 @@ async fn first_progress(
     let lsn = snapshot::starting_lsn(captured, tables.values().map(|table| table.floor));
     tracing::info!(%lsn, tables = tables.len(), "the initial snapshot begins");
     Ok(Saved::new(&config.name, &catalog.database, tables, snapshot::start(lsn)))
+}
+
+/// The tables that the snapshot began with. One that was captured later has no snapshot: it is left out and told of, so that enabling capture for one table does not stop
+/// the others; but somebody who names it expects it.
+fn in_snapshot<'c>(
+    config: &Config,
+    status: &StatusHandle,
+    selected: Vec<&'c CapturedTable>,
+    saved: &Saved,
+) -> Result<Vec<&'c CapturedTable>, Error> {
+    let (known, new): (Vec<_>, Vec<_>) = selected.into_iter().partition(|table| saved.tables.contains_key(&table.name));
+    for CapturedTable { name, .. } in new {
+        if config.tables.names(name) {
+            return Err(Error::NewTable { table: name.clone() });
+        }
+        status.warn(&format!(
+            "{name} is captured since the snapshot was taken and is not imported. To import it, remove the importer's data directory for a new snapshot into an empty joiner \
+             state; to leave it out for good, list the tables to import in `tables`"
+        ));
+    }
+    Ok(known)
 }
 
 /// A table of the snapshot that is not captured any more would otherwise simply fall silent.
