@@ -3,6 +3,8 @@
 //! A sink without a cursor (new, or of an earlier load), or whose next entries have been trimmed, is loaded first: all entities from one database snapshot, then it follows the outbox from where that snapshot
 //! stood. Both the load and each batch may be repeated, whole or in part; the sinks' guard by version (INV-5) makes that harmless. A cursor is stored after the sink has confirmed, so it never passes what the
 //! sink holds.
+//!
+//! The log is forced to the disk before a page or a load is written to the sink, so that after a power failure the state is never older than what a sink holds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -180,7 +182,7 @@ impl Delivery {
             self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.state) = (Some(cursor.sequence), SinkState::Following));
             let reader = outbox.clone();
             let sequence = cursor.sequence;
-            let page = blocking(move || reader.read_bounded(sequence, BATCH_ENTRIES, BATCH_BYTES)).await?;
+            let page = blocking(move || reader.read_unsynced(sequence, BATCH_ENTRIES, BATCH_BYTES)).await?;
             let Page::Changes { changes, head } = page else { continue };
             if changes.is_empty() && (frontier == Some(head.frontier) || head.sequence != cursor.sequence) {
                 self.retry = FIRST_RETRY;
@@ -190,6 +192,8 @@ impl Delivery {
             let last = changes.last().map_or(cursor.sequence, |(sequence, _)| *sequence);
             let reached = (last == head.sequence).then_some(head.frontier);
             let changes = coalesce(changes);
+            let store = self.shared.store.clone();
+            blocking(move || store.sync()).await?;
             self.write(&changes, reached).await?;
             self.shared.store.put_cursor(&self.name, &Cursor { load: cursor.load, sequence: last })?;
             self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.error) = (Some(last), None));
@@ -264,6 +268,7 @@ fn load_scan(shared: &Shared, threads: usize, out: &mpsc::Sender<Loaded>) -> Res
     if !matches!(standing.stage, Stage::Live { .. }) {
         return Ok(None);
     }
+    store.sync()?;
     let of = As { version: standing.frontier, commit_time_ms: standing.commit_time_ms };
     for (id, entity) in catalog.entities.iter().enumerate() {
         scan(store, catalog, &snapshot, id, of, threads, &|batch| out.blocking_send(Loaded::Batch(batch)).is_ok())?;

@@ -165,8 +165,16 @@ impl Outbox {
         self.read_bounded(sequence, limit, usize::MAX)
     }
 
-    /// The same, ended also by the size of the documents (at least one entry is read).
+    /// The same, ended also by the size of the documents (at least one entry is read). What it answers is on the disk: a power failure cannot take back what a subscriber has seen.
     pub fn read_bounded(&self, sequence: u64, limit: usize, limit_bytes: usize) -> Result<Page, Error> {
+        let page = self.read_unsynced(sequence, limit, limit_bytes)?;
+        let (Page::Changes { head, .. } | Page::Trimmed { head, .. }) = &page;
+        self.shared.store.sync_to(head.sequence)?;
+        Ok(page)
+    }
+
+    /// The same for one who makes it durable before handing it on.
+    pub(crate) fn read_unsynced(&self, sequence: u64, limit: usize, limit_bytes: usize) -> Result<Page, Error> {
         let Shared { store, catalog, .. } = &*self.shared;
         let standing = store.standing()?;
         let head = head(&standing);

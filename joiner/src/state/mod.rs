@@ -15,10 +15,13 @@
 //! # Atomicity (INV-3)
 //! Rows, links, positions, frontier, outbox and hashes of a step are one [`rocksdb::WriteBatch`]. RocksDB's log keeps batches in order and whole over all column families, so that after
 //! a crash the state is that of some batch boundary. The log is not forced to the disk with each batch: after a power failure the state may be some batches older, and reading goes on at its older positions.
+//! That is harmless only for what nobody has seen: a step taken anew may begin at another frontier and number its outbox entries differently, so a sink or a subscriber that held entries of the lost batches would
+//! skip others. So the log is forced to the disk ([`Store::sync`]) before anything leaves: once per page for a sink, and for subscribers when the head has moved ([`Store::sync_to`]).
 //! While a snapshot is loaded the log is left out altogether; `atomic_flush` then makes the state fall back to the last flush of all column families at once, again with its own positions.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
 
@@ -81,6 +84,8 @@ impl Default for Memory {
 pub(crate) struct Store {
     db: DB,
     path: PathBuf,
+    /// The outbox up to here is known to be on the disk.
+    synced: AtomicU64,
 }
 
 impl std::fmt::Debug for Store {
@@ -105,7 +110,7 @@ impl Store {
             Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, memory, &cache)));
         let database = path.join("db");
         let db = DB::open_cf_descriptors(&options, database, families).map_err(|error| Error::rocksdb(path, &error))?;
-        let store = Self { db, path: path.to_owned() };
+        let store = Self { db, path: path.to_owned(), synced: AtomicU64::new(0) };
         store.clear(&[Family::Spill])?;
         Ok(Arc::new(store))
     }
@@ -131,6 +136,20 @@ impl Store {
         let mut options = WriteOptions::default();
         options.disable_wal(!log);
         self.db.write_opt(batch, &options).map_err(|error| self.error(&error))
+    }
+
+    /// Makes everything written with the log durable: it survives a power failure. Blocks for as long as the disk takes.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.db.flush_wal(true).map_err(|error| self.error(&error))
+    }
+
+    /// Makes the outbox up to `sequence`, which has been read from the database, durable. Costs nothing when it is already. Numbers never go back while the database is open, so the greatest one tells.
+    pub(crate) fn sync_to(&self, sequence: u64) -> Result<(), Error> {
+        if self.synced.load(Ordering::Acquire) < sequence {
+            self.sync()?;
+            self.synced.fetch_max(sequence, Ordering::AcqRel);
+        }
+        Ok(())
     }
 
     /// Makes everything written without the log durable.
