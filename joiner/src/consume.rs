@@ -102,7 +102,9 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
             record = records.recv(), if waiting < WAITING_RECORDS => inbox.records.extend(record),
             _ = routed.recv_many(&mut inbox.batches, INBOX) => {}
         }
-        while let Some(record) = records.try_recv().ok().filter(|_| inbox.records.len() < WAITING_RECORDS) {
+        // Asked before it is received: a record taken out of the channel must not be dropped.
+        while waiting + inbox.records.len() < WAITING_RECORDS {
+            let Ok(record) = records.try_recv() else { break };
             inbox.records.push(record);
         }
         let Some(mut working) = engine.take() else { break };
