@@ -302,8 +302,8 @@ impl Core {
     /// A record of the snapshot's phase. Answers whether something moved.
     fn snapshot_record(&mut self, progress: &Progress) -> Result<bool, Error> {
         let record = &progress.record;
-        self.passed(progress);
         if self.is_fenced(record) {
+            self.passed(progress);
             return Ok(false);
         }
         let start_lsn = record.from_lsn;
@@ -311,6 +311,8 @@ impl Core {
             // A snapshot that has not shown a row of ours yet.
             self.begin_load(start_lsn)?;
         }
+        // Only now: what begins the load is written by itself, and after a crash behind it the record has to be read again.
+        self.passed(progress);
         if self.standing.stage != (Stage::Snapshot { start_lsn }) {
             // Of a snapshot that is complete already, or of an older one.
             return Ok(false);
