@@ -8,6 +8,8 @@ use schemas::plan::AggregateKind;
 /// Digits that the lower half of a sum holds.
 const HALF: u32 = 19;
 const BASE: i128 = 10i128.pow(HALF);
+/// Digits after the point that any decimal of the source can have.
+const PLACES: u32 = 38;
 
 /// A running aggregate. Decimals of 38 digits are added in two halves, so that no sum of them can overflow.
 #[derive(Debug, Clone)]
@@ -27,7 +29,7 @@ impl Running {
         }
     }
 
-    /// Adds a fragment. NULL, and text that is no number, adds nothing.
+    /// Adds a fragment. NULL, text that is no number, and a number of more digits than any column has, so that the sum cannot hold it, add nothing.
     pub(crate) fn add(&mut self, fragment: &[u8]) {
         match self {
             Self::Count(count) => *count += 1,
@@ -35,16 +37,15 @@ impl Running {
                 let text = string_value(fragment);
                 let digits = text.as_ref().map_or(fragment, |text| text.as_bytes());
                 let Some((mantissa, places)) = parse(digits) else { return };
-                while places > *scale {
-                    (*high, *low) = (*high * 10 + *low / (BASE / 10), *low % (BASE / 10) * 10);
-                    *scale += 1;
+                let common = places.max(*scale);
+                let sum = || {
+                    let (a, b) = widened((*high, *low), common - *scale)?;
+                    let (c, d) = widened((mantissa / BASE, mantissa % BASE), common - places)?;
+                    Some((a.checked_add(c)?.checked_add((b + d) / BASE)?, (b + d) % BASE))
+                };
+                if let Some(sum) = sum() {
+                    ((*high, *low), *scale) = (sum, common);
                 }
-                let (mut h, mut l) = (mantissa / BASE, mantissa % BASE);
-                for _ in places..*scale {
-                    (h, l) = (h * 10 + l / (BASE / 10), l % (BASE / 10) * 10);
-                }
-                *high += h + (*low + l) / BASE;
-                *low = (*low + l) % BASE;
             }
             Self::Float(sum) => {
                 if let Some(number) = std::str::from_utf8(fragment).ok().and_then(|text| text.parse::<f64>().ok()) {
@@ -79,6 +80,14 @@ impl Running {
     }
 }
 
+/// The halves of a number with that many more digits behind it; `None` when they do not fit.
+fn widened((mut high, mut low): (i128, i128), digits: u32) -> Option<(i128, i128)> {
+    for _ in 0..digits {
+        (high, low) = (high.checked_mul(10)?.checked_add(low / (BASE / 10))?, low % (BASE / 10) * 10);
+    }
+    Some((high, low))
+}
+
 /// Digits with at most one point: the mantissa and how many digits follow the point.
 fn parse(text: &[u8]) -> Option<(i128, u32)> {
     let (negative, digits) = match text {
@@ -96,7 +105,7 @@ fn parse(text: &[u8]) -> Option<(i128, u32)> {
             _ => return None,
         }
     }
-    (!digits.is_empty()).then_some((if negative { -mantissa } else { mantissa }, places))
+    (!digits.is_empty() && places <= PLACES).then_some((if negative { -mantissa } else { mantissa }, places))
 }
 
 #[cfg(test)]
@@ -131,7 +140,24 @@ mod tests {
         assert_eq!(sum(AggregateKind::Count, &["null", "1"]), "2");
     }
 
+    #[test]
+    fn numbers_that_no_column_holds_add_nothing() {
+        let whole = format!("\"{}\"", "9".repeat(38));
+        let fine = format!("\"0.{}1\"", "0".repeat(37));
+        let finer = format!("\"0.{}\"", "0".repeat(100_000));
+        assert_eq!(sum(MONEY, &["\"1.00\"", &finer]), "\"1.00\"");
+        assert_eq!(sum(MONEY, &[&whole, &fine]), format!("\"{}.00\"", "9".repeat(38)));
+        assert_eq!(sum(MONEY, &[&fine, &whole]), fine);
+    }
+
     proptest! {
+        #[test]
+        fn no_fragments_panic(fragments in prop::collection::vec("\"?-?[0-9]{0,45}\\.?[0-9]{0,45}\"?", 0..6)) {
+            let refs: Vec<&str> = fragments.iter().map(String::as_str).collect();
+            sum(MONEY, &refs);
+            sum(AggregateKind::SumInt { column: 0 }, &refs);
+        }
+
         #[test]
         fn a_sum_is_that_of_the_mantissas(mantissas in prop::collection::vec(-(10i128.pow(30))..10i128.pow(30), 0..20)) {
             let fragments: Vec<String> = mantissas.iter().map(|m| {
