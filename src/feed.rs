@@ -59,6 +59,6 @@ impl ChangeFeed for Feed {
     }
 
     fn incarnation(&self) -> u64 {
-        self.outbox.head().borrow().load
+        self.outbox.head().borrow().incarnation
     }
 }

@@ -211,18 +211,19 @@ impl Core {
         self.store.write(puts, false)
     }
 
-    /// Empties the state for a new snapshot. Sinks are loaded again when it is complete, and subscribers are told that the outbox was trimmed.
+    /// Empties the state for a new snapshot. Sinks are loaded again when it is complete, and subscribers are told that the outbox was trimmed: one number is passed over, so that a reader who had everything is behind
+    /// the oldest entry as well.
     fn begin_load(&mut self, start_lsn: Lsn) -> Result<(), Error> {
         let mut batch = WriteBatch::default();
         for family in [Family::Rows, Family::Links, Family::Hashes, Family::Pending, Family::Outbox] {
             self.store.clear_in(&mut batch, family)?;
         }
         let standing = &mut self.standing;
+        standing.head = standing.pending.take().map_or(standing.head, |pending| pending.tail);
         if standing.stage != Stage::Empty {
             tracing::warn!(start_lsn = %start_lsn, "a new snapshot has begun: the state is built anew");
+            standing.head += 1;
         }
-        standing.head = standing.pending.map_or(standing.head, |pending| pending.tail);
-        standing.pending = None;
         standing.oldest = standing.head + 1;
         standing.load += 1;
         standing.snapshot.clear();

@@ -35,8 +35,8 @@ impl Engine {
     /// Opens the state, or makes it.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let catalog = Arc::new(Catalog::new(&config.plans)?);
-        meta::claim(&config.state_dir, &config.source, &catalog.fingerprint)?;
-        let store = Store::open(&config.state_dir, config.memory)?;
+        let incarnation = meta::claim(&config.state_dir, &config.source, &catalog.fingerprint)?;
+        let store = Store::open(&config.state_dir, incarnation, config.memory)?;
         let streams: BTreeSet<StreamName> =
             catalog.tables.iter().map(|table| config.layout.stream(&config.stream_prefix, &table.schema.name)).collect();
         let streams: Vec<StreamName> = streams.into_iter().collect();

@@ -26,6 +26,8 @@ pub struct Head {
     pub live: bool,
     /// Counts loads of the state. With another number every reader starts anew: what it holds may contain entities that have vanished.
     pub load: u64,
+    /// Which outbox the sequence numbers belong to: another one for each state and each load of it.
+    pub incarnation: u64,
     /// The oldest entry kept; `sequence + 1` when there are none.
     pub oldest: u64,
 }
@@ -57,14 +59,14 @@ impl Shared {
         let standing = store.standing()?;
         let mut status = Status::default();
         status.stand(&standing);
-        let head = watch::Sender::new(head(&standing));
+        let head = watch::Sender::new(head(&store, &standing));
         Ok(Arc::new(Self { store, catalog, head, status: Mutex::new(status) }))
     }
 
     /// Tells everyone how far the joiner has come.
     pub(crate) fn publish(&self, standing: &Standing) {
         self.with_status(|status| status.stand(standing));
-        let new = head(standing);
+        let new = head(&self.store, standing);
         self.head.send_if_modified(|head| {
             let changed = *head != new;
             *head = new;
@@ -90,13 +92,15 @@ impl Shared {
     }
 }
 
-fn head(standing: &Standing) -> Head {
+fn head(store: &Store, standing: &Standing) -> Head {
     Head {
         sequence: standing.head,
         frontier: standing.head_frontier,
         commit_time_ms: standing.head_commit_time_ms,
         live: matches!(standing.stage, Stage::Live { .. }),
         load: standing.load,
+        // Multiplying by the golden ratio's odd bits keeps the loads of one state apart, and far from those of another.
+        incarnation: store.incarnation() ^ standing.load.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         oldest: standing.oldest,
     }
 }
@@ -177,7 +181,7 @@ impl Outbox {
     pub(crate) fn read_unsynced(&self, sequence: u64, limit: usize, limit_bytes: usize) -> Result<Page, Error> {
         let Shared { store, catalog, .. } = &*self.shared;
         let standing = store.standing()?;
-        let head = head(&standing);
+        let head = head(store, &standing);
         if sequence + 1 < standing.oldest || sequence > standing.head {
             return Ok(Page::Trimmed { oldest: standing.oldest, head });
         }

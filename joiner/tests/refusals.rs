@@ -4,7 +4,7 @@
 
 mod support;
 
-use joiner::{Engine, Error};
+use joiner::{Engine, Error, Page};
 use schemas::ErrorClass;
 use schemas::change::EntityKey;
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
@@ -93,6 +93,29 @@ fn changes_that_are_missing_are_reported_and_not_papered_over() {
     let mut foreign = record(Phase::Tail, 5, 6, &[]);
     foreign.source = "warehouse".into();
     assert!(matches!(tell(&mut engine, 1, foreign, 0).unwrap_err(), Error::StreamOfOtherSource { .. }));
+}
+
+#[test]
+fn whoever_read_the_outbox_learns_that_it_was_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = live(dir.path());
+    feed(&mut engine, 2, &[encode(&change(orders(), 6, 1, None, Some(order(2, "new"))))]);
+    assert!(tell(&mut engine, 2, record(Phase::Tail, 5, 6, &[(&orders(), 1)]), 2).unwrap());
+    let outbox = engine.handle().outbox();
+    let before = *outbox.head().borrow();
+    assert!(matches!(outbox.read_after(1, 9).unwrap(), Page::Changes { changes, .. } if changes.is_empty()));
+    feed(&mut engine, 3, &[encode(&read(orders(), 7, order(1, "new")))]);
+    tell(&mut engine, 3, record(Phase::SnapshotComplete { consistent_from: lsn(7) }, 7, 7, &[(&orders(), 1)]), 3).unwrap();
+    let after = *outbox.head().borrow();
+    assert!(matches!(outbox.read_after(1, 9).unwrap(), Page::Trimmed { oldest: 3, .. }), "one that had everything");
+    assert!(matches!(outbox.read_after(after.sequence, 9).unwrap(), Page::Changes { changes, .. } if changes.is_empty()));
+    assert_ne!(before.incarnation, after.incarnation);
+    drop((outbox, engine));
+    let engine = Engine::open(&config(dir.path())).unwrap();
+    assert_eq!(engine.handle().outbox().head().borrow().incarnation, after.incarnation, "a restart begins nothing anew");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = live(elsewhere.path());
+    assert_ne!(other.handle().outbox().head().borrow().incarnation, before.incarnation, "another state, the same load");
 }
 
 #[test]

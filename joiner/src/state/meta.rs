@@ -4,7 +4,9 @@
 //! database's `meta` column family: how far everything has come, written with every batch that moves it (INV-3).
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::path::Path;
+use std::time::SystemTime;
 
 use schemas::Lsn;
 use schemas::progress::ShardPositions;
@@ -22,14 +24,27 @@ struct Identity {
     tributary_joiner_state: u32,
     source: String,
     definitions: String,
+    /// Tells this state from any other that its directory held before or will hold; 0 in directories of before there was such a number.
+    #[serde(default)]
+    incarnation: u64,
 }
 
-/// Checks whose the directory is; an empty or missing one becomes ours.
-pub(crate) fn claim(path: &Path, source: &str, definitions: &str) -> Result<(), Error> {
+/// A number that no state had before: of the time, stirred with the process's random keys.
+fn new_incarnation() -> u64 {
+    std::hash::RandomState::new().hash_one(SystemTime::now())
+}
+
+/// Checks whose the directory is; an empty or missing one becomes ours. Answers its incarnation.
+pub(crate) fn claim(path: &Path, source: &str, definitions: &str) -> Result<u64, Error> {
     let disk = |error: std::io::Error| Error::Disk { path: path.to_owned(), what: error.to_string() };
     std::fs::create_dir_all(path).map_err(disk)?;
     let file = path.join(IDENTITY_FILE);
-    let ours = Identity { tributary_joiner_state: FORMAT, source: source.to_owned(), definitions: definitions.to_owned() };
+    let ours = Identity {
+        tributary_joiner_state: FORMAT,
+        source: source.to_owned(),
+        definitions: definitions.to_owned(),
+        incarnation: new_incarnation(),
+    };
     match std::fs::read(&file) {
         Ok(bytes) => {
             let found: Identity = serde_json::from_slice(&bytes)
@@ -41,13 +56,14 @@ pub(crate) fn claim(path: &Path, source: &str, definitions: &str) -> Result<(), 
                 return Err(Error::Foreign { path: path.to_owned() });
             }
             let text = serde_json::to_string_pretty(&ours).map_err(std::io::Error::other).map_err(disk)?;
-            std::fs::write(&file, text).map_err(disk)
+            std::fs::write(&file, text).map_err(disk)?;
+            Ok(ours.incarnation)
         }
         Err(error) => Err(disk(error)),
     }
 }
 
-fn check(path: &Path, found: Identity, ours: &Identity) -> Result<(), Error> {
+fn check(path: &Path, found: Identity, ours: &Identity) -> Result<u64, Error> {
     let path = path.to_owned();
     if found.tributary_joiner_state != FORMAT {
         return Err(Error::Format { path, found: found.tributary_joiner_state, expected: FORMAT });
@@ -58,7 +74,7 @@ fn check(path: &Path, found: Identity, ours: &Identity) -> Result<(), Error> {
     if found.definitions != ours.definitions {
         return Err(Error::OtherDefinitions { path });
     }
-    Ok(())
+    Ok(found.incarnation)
 }
 
 /// Which part of the work the state is in.

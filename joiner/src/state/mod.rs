@@ -84,6 +84,7 @@ impl Default for Memory {
 pub(crate) struct Store {
     db: DB,
     path: PathBuf,
+    incarnation: u64,
     /// The outbox up to here is known to be on the disk.
     synced: AtomicU64,
 }
@@ -95,8 +96,8 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the state in `path`, which must be ours ([`meta::claim`]).
-    pub(crate) fn open(path: &Path, memory: Memory) -> Result<Arc<Self>, Error> {
+    /// Opens the state in `path`, which must be ours; [`meta::claim`] tells its incarnation.
+    pub(crate) fn open(path: &Path, incarnation: u64, memory: Memory) -> Result<Arc<Self>, Error> {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -110,13 +111,17 @@ impl Store {
             Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, memory, &cache)));
         let database = path.join("db");
         let db = DB::open_cf_descriptors(&options, database, families).map_err(|error| Error::rocksdb(path, &error))?;
-        let store = Self { db, path: path.to_owned(), synced: AtomicU64::new(0) };
+        let store = Self { db, path: path.to_owned(), incarnation, synced: AtomicU64::new(0) };
         store.clear(&[Family::Spill])?;
         Ok(Arc::new(store))
     }
 
     pub(crate) fn db(&self) -> &DB {
         &self.db
+    }
+
+    pub(crate) const fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     pub(crate) fn error(&self, error: &rocksdb::Error) -> Error {
