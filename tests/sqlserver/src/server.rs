@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct WriteLock {
     held: Mutex<bool>,
     freed: Condvar,
+    commits: AtomicU64,
 }
 
 /// The lock, until dropped.
@@ -45,6 +46,17 @@ impl Drop for WriteGuard {
 }
 
 impl WriteLock {
+    /// How many transactions of sessions have committed; the jobs' are not counted, for they change no table that anybody locks.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
+    }
+
+    /// Counts one. Call it after the commit and before the lock is given back: who holds the lock then sees every commit counted, and who reads the
+    /// count before taking a snapshot never counts one that the snapshot lacks.
+    pub(crate) fn count_commit(&self) {
+        self.commits.fetch_add(1, Ordering::Release);
+    }
+
     /// Waits for the lock: at most `timeout`, and while `given_up` says no.
     pub(crate) fn acquire(self: &Arc<Self>, timeout: Option<Duration>, given_up: &dyn Fn() -> bool) -> Option<WriteGuard> {
         let start = Instant::now();

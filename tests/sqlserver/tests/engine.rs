@@ -261,6 +261,42 @@ async fn tables_change_under_capture() {
     running.stop().await.unwrap();
 }
 
+/// SQL Server would grant these locks at once, or after a wait: the capture job locks no table, and readers of the catalog hold nobody up.
+#[tokio::test]
+async fn a_reader_may_lock_after_the_capture_job_has_written() {
+    let running = standin().await;
+    running.execute(SHOP).unwrap();
+    running.execute("EXEC sys.sp_cdc_enable_db; EXEC sys.sp_cdc_enable_table 'dbo', 'orders', @role_name = NULL").unwrap();
+    // Only this test says when changes are captured.
+    running.set_agent_running(false);
+    let (mut a, mut b) = (sa(&running).await, sa(&running).await);
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        run(&mut b, "UPDATE dbo.orders SET qty = qty + 1").await;
+        run(&mut a, &format!("SET TRANSACTION ISOLATION LEVEL {level}; BEGIN TRAN; SAVE TRAN s")).await;
+        let read = int(&mut a, "SELECT SUM(qty) FROM dbo.orders").await;
+        running.capture_now("shop").unwrap();
+        run(&mut a, "SELECT TOP (0) * FROM dbo.orders WITH (TABLOCKX)").await;
+        run(&mut a, "UPDATE dbo.orders SET qty = qty + 1; ROLLBACK TRAN s").await;
+        assert_eq!(int(&mut a, "SELECT SUM(qty) FROM dbo.orders").await, read, "{level}");
+        run(&mut a, "UPDATE dbo.orders SET qty = qty + 1; COMMIT").await;
+        assert_eq!(int(&mut b, "SELECT SUM(qty) FROM dbo.orders").await, read + 3, "{level}");
+
+        // What it read was the catalog: others' commits do not matter, and it sees them once it has the lock.
+        run(&mut a, "BEGIN TRAN; SELECT name FROM sys.tables").await;
+        run(&mut b, "UPDATE dbo.orders SET qty = qty + 1").await;
+        assert_eq!(int(&mut a, "SELECT SUM(qty) FROM dbo.orders WITH (TABLOCKX)").await, read + 6, "{level}");
+        run(&mut a, "ROLLBACK").await;
+
+        // A row that it read has changed: to write on that would lose the change.
+        run(&mut a, "BEGIN TRAN; SELECT qty FROM dbo.orders").await;
+        run(&mut b, "UPDATE dbo.orders SET qty = qty + 1").await;
+        assert_eq!(number(&mut a, "UPDATE dbo.orders SET qty = 1").await, 1205, "{level}");
+        assert_eq!(int(&mut a, "SELECT @@TRANCOUNT").await, 0);
+    }
+    drop((a, b));
+    running.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn databases_outlive_a_restart() {
     let folder = tempfile::tempdir().unwrap();

@@ -49,6 +49,10 @@ struct Link {
     counters: SharedCounters,
     state: Cell<State>,
     guard: RefCell<Option<WriteGuard>>,
+    /// The sessions' commits when its snapshot was taken.
+    commits: Cell<u64>,
+    /// Whether it has read rows of users' tables in its snapshot.
+    read_rows: Cell<bool>,
     attached: RefCell<HashSet<String>>,
     version: Cell<i64>,
     objects: RefCell<Objects>,
@@ -217,6 +221,8 @@ impl Session {
             counters,
             state: Cell::new(State::Idle),
             guard: RefCell::default(),
+            commits: Cell::new(0),
+            read_rows: Cell::new(false),
             attached: RefCell::default(),
             version: Cell::new(-1),
             objects: RefCell::default(),

@@ -165,6 +165,9 @@ impl Session {
         }
         self.with(&t.home, |link| {
             self.join(link, false)?;
+            if t.reads_rows {
+                link.read_rows.set(true);
+            }
             self.rows(link, t, &t.sql, sink)
         })
     }

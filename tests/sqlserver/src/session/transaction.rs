@@ -2,6 +2,8 @@
 //!
 //! A connection joins the session's transaction when a statement first needs it there: a write takes the write lock and begins, a read under SNAPSHOT or
 //! REPEATABLE READ begins a snapshot, a read under READ COMMITTED begins nothing, so that every statement sees the latest commit.
+//! A snapshot that was outrun before its first write is renewed where SQL Server would have granted the lock (see [`Session::renew`]); under SNAPSHOT it
+//! is error 3960.
 
 use std::time::Duration;
 
@@ -14,6 +16,14 @@ use crate::message;
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn sqlite(e: rusqlite::Error) -> SqlError {
     fault::from_sqlite(&e)
+}
+
+/// The error of a snapshot that later commits keep from writing.
+const OUTRUN: i32 = 3960;
+
+/// Takes SQLite's write lock.
+fn lock_file(link: &Link) -> rusqlite::Result<usize> {
+    link.db.prepare_cached("UPDATE main.\"~meta\" SET v = v WHERE k = ''").and_then(|mut s| s.execute([]))
 }
 
 impl Session {
@@ -50,6 +60,8 @@ impl Session {
         if !writes {
             let fixed = matches!(isolation, Isolation::Snapshot | Isolation::RepeatableRead | Isolation::Serializable);
             if self.in_transaction() && fixed && link.state.get() == State::Idle {
+                link.commits.set(link.database.writers.commits());
+                link.read_rows.set(false);
                 self.begin_on(link)?;
                 // The snapshot is taken by the first read, which may be of another table later on: take it now.
                 link.db
@@ -76,27 +88,51 @@ impl Session {
         if link.state.get() == State::Idle {
             self.begin_on(link)?;
         }
-        let locked = link.db.prepare_cached("UPDATE main.\"~meta\" SET v = v WHERE k = ''").and_then(|mut s| s.execute([]));
-        if let Err(e) = locked {
+        if let Err(e) = lock_file(link) {
             if link.state.get() == State::Idle {
                 let _ = link.db.execute_batch("ROLLBACK");
             }
             let e = sqlite(e);
-            // Under REPEATABLE READ two transactions that read and then write would have locked each other out.
-            if e.number == 3960 && isolation != Isolation::Snapshot {
-                return Err(message::error(
-                    1205,
-                    13,
-                    format!(
-                        "Transaction (Process ID {}) was deadlocked on lock resources with another process and has been chosen as the deadlock victim. Rerun the transaction.",
-                        self.spid
-                    ),
-                ));
+            if e.number != OUTRUN || isolation == Isolation::Snapshot {
+                return Err(e);
             }
-            return Err(e);
+            self.renew(link)?;
         }
         *link.guard.borrow_mut() = Some(guard);
         link.state.set(State::Writing);
+        Ok(())
+    }
+
+    /// Moves a transaction that has only read from its snapshot, which commits have outrun, to the latest commit, and locks there. The caller holds the
+    /// database's write lock, so that nothing commits meanwhile.
+    ///
+    /// SQL Server would make the transaction wait for the lock and grant it, as long as nobody waits for what this transaction has read. Nobody does, and
+    /// what it has read still holds, if since its snapshot no session has committed anything (the capture and cleanup jobs write only what the server
+    /// keeps) or if it has read nothing but what the server keeps, on which a read leaves no lasting lock. Rows that it has not read may be newer from
+    /// here on: REPEATABLE READ promises nothing about those, and SERIALIZABLE nothing before the range is read. Otherwise a row that it has read may
+    /// have changed, which its lock would have prevented there: to go on could lose that change, so it is a deadlock's victim.
+    fn renew(&self, link: &Link) -> Result<(), SqlError> {
+        // The snapshots of attached databases go too, and their commits are counted elsewhere.
+        let unchanged = link.commits.get() == link.database.writers.commits() && link.attached.borrow().is_empty();
+        if link.read_rows.get() && !unchanged {
+            return Err(message::error(
+                1205,
+                13,
+                format!(
+                    "Transaction (Process ID {}) was deadlocked on lock resources with another process and has been chosen as the deadlock victim. Rerun the transaction.",
+                    self.spid
+                ),
+            ));
+        }
+        // Not a rollback: that would undo what it did to temporary tables.
+        link.db.execute_batch("COMMIT").map_err(sqlite)?;
+        link.state.set(State::Idle);
+        self.forget_catalog(link);
+        self.begin_on(link)?;
+        if let Err(e) = lock_file(link) {
+            let _ = link.db.execute_batch("ROLLBACK");
+            return Err(sqlite(e));
+        }
         Ok(())
     }
 
@@ -163,6 +199,9 @@ impl Session {
                 .map_err(|e| crate::capture_procedures::error(&e))?;
         }
         link.db.execute_batch("COMMIT").map_err(sqlite)?;
+        if link.state.get() == State::Writing {
+            link.database.writers.count_commit();
+        }
         link.state.set(State::Idle);
         link.guard.borrow_mut().take();
         Ok(())

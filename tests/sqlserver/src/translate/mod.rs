@@ -100,6 +100,8 @@ pub(crate) struct Translated {
     pub(crate) assigns: Vec<String>,
     /// Lock hints ask for the write lock (UPDLOCK, TABLOCKX, HOLDLOCK).
     pub(crate) locks: bool,
+    /// It reads tables of users, not only what the server itself keeps.
+    pub(crate) reads_rows: bool,
     /// `SELECT … INTO name`.
     pub(crate) into: Option<Name>,
 }

@@ -202,6 +202,7 @@ impl Translator<'_> {
         if object.kind == ObjectKind::View {
             return self.view(&object, &exposed, schema);
         }
+        self.out.reads_rows |= !object.shipped;
         let storage = self.storage(&database, &object);
         let columns = columns_of(&object, &format!("{}.", quote(&exposed)));
         self.expose(exposed.clone(), schema, columns);
