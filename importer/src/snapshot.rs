@@ -15,12 +15,17 @@
 //! The clock is the server's local time and goes back in autumn. So the LSN captured at the noted moment bounds the search as well, and when the clock shows less
 //! than the moment noted, a new one is noted: a later one is always right, for it only asks for a later transaction.
 //!
+//! # Retention
+//! The tail begins after L0, however long the snapshot takes. Cleanup may pass L0 meanwhile, and then all the rest would be in vain: so the instances' low watermarks are
+//! held against L0 between chunks, about once a minute, and a gap ends the snapshot when it opens; once more at its end, so that no snapshot is called
+//! complete that cannot be followed. A table without a key is read in one go, without looking.
+//!
 //! # Resuming
 //! After each chunk: events acknowledged, progress record acknowledged, then the last key saved. A restart reads on after the last saved key; the chunk in progress
 //! is read again, which is harmless for the reason above. A table without a key is read in one go, and from its start after a restart.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use schemas::event::{ChangeEvent, Op, Row};
@@ -33,16 +38,18 @@ use crate::error::Error;
 use crate::publish::Publisher;
 use crate::saved::{SavedPhase, TableProgress};
 use crate::session::{Session, Table};
-use crate::sqlserver::changes::size;
+use crate::sqlserver::changes::{first_rows, size};
 use crate::sqlserver::decode::{Columns, value};
 use crate::sqlserver::rows::KeyPart;
 use crate::sqlserver::{self, Client, sql};
 use crate::status::{Activity, StatusHandle};
 
-/// Rows of the first chunk of a table; later ones follow from how large the rows turned out to be.
+/// Rows of the first chunk of a table without large columns; later ones follow from how large the rows turned out to be.
 const FIRST_CHUNK_ROWS: usize = 2000;
 /// About how many bytes a chunk should have in memory.
 const CHUNK_BYTES: usize = 16 << 20;
+/// How often, about, it is looked after whether the changes since the snapshot began are still there.
+const WATERMARK_CHECK: Duration = Duration::from_secs(60);
 /// How often capture is looked at while the snapshot settles: the first wait, and the longest.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
 const SETTLE_INTERVAL_MAX: Duration = Duration::from_millis(250);
@@ -51,7 +58,9 @@ const SETTLE_INTERVAL_MAX: Duration = Duration::from_millis(250);
 pub(crate) async fn run(session: &mut Session<'_>) -> Result<(), Error> {
     session.status.update(|status| status.activity = Activity::Snapshot);
     let lsn = session.saved.lsn();
+    let mut retention = Retention { next: Instant::now() + WATERMARK_CHECK };
     for index in 0..session.tables.len() {
+        retention.check_if_due(&mut session.client, &session.tables, lsn).await?;
         let progress = session.snapshot_progress(index);
         let name = session.tables[index].schema.name.clone();
         let expected = expected_rows(session, index).await?;
@@ -65,11 +74,12 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<(), Error> {
         }
         tracing::info!(table = %name, rows_expected = expected, rows_done = progress.rows, "reading the snapshot of a table");
         if session.tables[index].rows.has_key() {
-            in_chunks(session, index, progress, lsn).await?;
+            in_chunks(session, index, progress, lsn, &mut retention).await?;
         } else {
             whole(session, index, lsn).await?;
         }
     }
+    retention.check(&mut session.client, &session.tables, lsn).await?;
     session.status.update(|status| status.activity = Activity::SettlingSnapshot);
     let consistent_from = settle(&mut session.client).await?;
     session.publisher.finish(Phase::SnapshotComplete { consistent_from }, lsn, lsn, 0).await?;
@@ -95,8 +105,14 @@ async fn expected_rows(session: &mut Session<'_>, index: usize) -> Result<Option
 }
 
 /// A table with a key, chunk by chunk. The next chunk is read while this one is published.
-async fn in_chunks(session: &mut Session<'_>, index: usize, mut progress: TableProgress, lsn: Lsn) -> Result<(), Error> {
-    let mut limit = FIRST_CHUNK_ROWS.min(session.config.chunk_rows).max(1);
+async fn in_chunks(
+    session: &mut Session<'_>,
+    index: usize,
+    mut progress: TableProgress,
+    lsn: Lsn,
+    retention: &mut Retention,
+) -> Result<(), Error> {
+    let mut limit = first_rows(&session.tables[index].schema, FIRST_CHUNK_ROWS).min(session.config.chunk_rows).max(1);
     let after = progress.after.clone();
     let mut chunk = session.tables[index].rows.chunk(&mut session.client, after.as_deref(), limit).await?;
     loop {
@@ -113,11 +129,44 @@ async fn in_chunks(session: &mut Session<'_>, index: usize, mut progress: TableP
         let (next, published) = tokio::join!(next, publish(publisher, status, index, table, chunk, lsn));
         published?;
         session.save_chunk(index, &progress)?;
+        retention.check_if_due(&mut session.client, &session.tables, lsn).await?;
         match next? {
             Some(rows) => chunk = rows,
             None => return Ok(()),
         }
     }
+}
+
+/// Looks after the changes since L0.
+struct Retention {
+    next: Instant,
+}
+
+impl Retention {
+    async fn check_if_due(&mut self, client: &mut Client, tables: &[Table], lsn: Lsn) -> Result<(), Error> {
+        if Instant::now() < self.next { Ok(()) } else { self.check(client, tables, lsn).await }
+    }
+
+    /// Fails if changes after `lsn` have been removed.
+    async fn check(&mut self, client: &mut Client, tables: &[Table], lsn: Lsn) -> Result<(), Error> {
+        self.next = Instant::now() + WATERMARK_CHECK;
+        let begins = watermarks(client).await?;
+        for table in tables {
+            table.changes.check_watermark(lsn, begins.get(&table.changes.instance).copied().flatten())?;
+        }
+        Ok(())
+    }
+}
+
+/// Where each capture instance begins.
+async fn watermarks(client: &mut Client) -> Result<BTreeMap<String, Option<Lsn>>, Error> {
+    let doing = "asking where the capture instances begin";
+    let mut begins = BTreeMap::new();
+    for row in client.rows(doing, sql::WATERMARKS, vec![]).await? {
+        let mut row = Columns::new(doing, row);
+        begins.insert(row.text()?, row.lsn()?);
+    }
+    Ok(begins)
 }
 
 async fn next_chunk(
@@ -135,12 +184,41 @@ async fn next_chunk(
 
 /// How many rows the next chunk should have, from the sizes of a sample of this one's.
 fn chunk_limit(chunk: &[Row], most: usize, now: usize) -> usize {
-    let sample: Vec<usize> = chunk.iter().take(200).map(|row| row.iter().map(size).sum()).collect();
+    let sample: Vec<usize> = chunk.iter().take(200).map(row_size).collect();
     if sample.is_empty() {
         return now;
     }
     let average: usize = sample.iter().sum::<usize>() / sample.len();
     (CHUNK_BYTES / average.max(1)).clamp(1, most.max(1))
+}
+
+fn row_size(row: &Row) -> usize {
+    row.iter().map(size).sum()
+}
+
+/// Collects rows into batches, bounded by count and by bytes.
+struct Batch {
+    rows: Vec<Row>,
+    bytes: usize,
+    most_rows: usize,
+}
+
+impl Batch {
+    fn new(most_rows: usize) -> Self {
+        Self { rows: Vec::new(), bytes: 0, most_rows: most_rows.max(1) }
+    }
+
+    /// Answers the batch when the row has made it full.
+    fn push(&mut self, row: Row) -> Option<Vec<Row>> {
+        self.bytes += row_size(&row);
+        self.rows.push(row);
+        (self.rows.len() >= self.most_rows || self.bytes >= CHUNK_BYTES).then(|| self.take())
+    }
+
+    fn take(&mut self) -> Vec<Row> {
+        self.bytes = 0;
+        std::mem::take(&mut self.rows)
+    }
 }
 
 /// A table without a key, in whatever order it comes. Rows are published as they are read; the table counts as done at its end alone.
@@ -149,18 +227,15 @@ async fn whole(session: &mut Session<'_>, index: usize, lsn: Lsn) -> Result<(), 
     {
         let Session { tables, client, publisher, status, config, .. } = session;
         let table = &tables[index];
-        let mut rows = client
-            .stream("reading a table without a key for the snapshot", table.rows.scan())
-            .await?
-            .chunks(config.chunk_rows.max(1));
-        while let Some(batch) = rows.next().await {
-            let mut chunk = Vec::with_capacity(batch.len());
-            for row in batch {
-                chunk.push(table.rows.values(row?)?);
+        let mut rows = client.stream("reading a table without a key for the snapshot", table.rows.scan()).await?;
+        let mut batch = Batch::new(config.chunk_rows);
+        while let Some(row) = rows.next().await {
+            progress.rows += 1;
+            if let Some(full) = batch.push(table.rows.values(row?)?) {
+                publish(publisher, status, index, table, full, lsn).await?;
             }
-            progress.rows += chunk.len() as u64;
-            publish(publisher, status, index, table, chunk, lsn).await?;
         }
+        publish(publisher, status, index, table, batch.take(), lsn).await?;
     }
     progress.done = true;
     session.save_chunk(index, &progress)
@@ -310,6 +385,18 @@ pub(crate) fn start(lsn: Lsn) -> SavedPhase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_are_cut_by_rows_and_by_bytes() {
+        let mut batch = Batch::new(3);
+        let large = || vec![Value::Bytes(vec![0; CHUNK_BYTES / 2])];
+        assert!(batch.push(large()).is_none());
+        assert_eq!(batch.push(large()).map(|rows| rows.len()), Some(2));
+        let small = || vec![Value::Null];
+        assert!(batch.push(small()).is_none() && batch.push(small()).is_none());
+        assert_eq!(batch.push(small()).map(|rows| rows.len()), Some(3));
+        assert!(batch.take().is_empty());
+    }
 
     #[test]
     fn the_lsn_before_is_the_greatest_lesser() {

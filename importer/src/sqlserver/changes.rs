@@ -16,6 +16,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use schemas::event::Row as Values;
 use schemas::table::{Length, SqlType, TableSchema};
@@ -31,8 +32,10 @@ use super::sql;
 
 const DOING: &str = "reading changes";
 
-/// How many rows the first page of a read has; later ones follow from how large the rows turned out to be.
+/// How many rows the first page of a table has; later ones follow from how large the rows turned out to be.
 const FIRST_PAGE_ROWS: usize = 1000;
+/// The same where a single row may have gigabytes.
+const FIRST_ROWS_IF_LARGE: usize = 16;
 /// About how many bytes a page should have in memory.
 const PAGE_BYTES: usize = 8 << 20;
 
@@ -69,6 +72,8 @@ pub(crate) struct ChangeTable {
     first_page: String,
     page: String,
     max_page_rows: usize,
+    /// How many rows the next read begins with: what the last one learned of their size.
+    page_rows: AtomicUsize,
 }
 
 /// A change as recorded.
@@ -98,6 +103,7 @@ impl ChangeTable {
             first_page: sql::first_change_page(&instance.name, &selected),
             page: sql::change_page(&instance.name, &selected),
             max_page_rows: max_page_rows.max(1),
+            page_rows: AtomicUsize::new(first_rows(schema, FIRST_PAGE_ROWS)),
         })
     }
 
@@ -141,6 +147,12 @@ impl ChangeTable {
         }
         Ok(ChangeRow { position: Position { commit_lsn, command_id, seqval, operation }, values, bytes })
     }
+}
+
+/// How many rows of a table to read while their size is not known: `usual`, or few where one may be very large.
+pub(crate) fn first_rows(schema: &TableSchema, usual: usize) -> usize {
+    let large = |sql_type| recording(sql_type) != Recording::Always;
+    if schema.columns.iter().any(|column| large(column.sql_type)) { usual.min(FIRST_ROWS_IF_LARGE) } else { usual }
 }
 
 fn recording(sql_type: SqlType) -> Recording {
@@ -256,7 +268,7 @@ impl Cursor {
     /// `share` is how many cursors are read side by side and share the memory for pages.
     pub(crate) fn new(table: Arc<ChangeTable>, from: Lsn, to: Lsn, share: usize) -> Self {
         let max_page_rows = (table.max_page_rows / share.max(1)).clamp(table.max_page_rows.min(100), table.max_page_rows);
-        let page_rows = FIRST_PAGE_ROWS.min(max_page_rows);
+        let page_rows = table.page_rows.load(Ordering::Relaxed).min(max_page_rows);
         Self {
             table,
             from,
@@ -309,7 +321,9 @@ impl Cursor {
             self.pairs.finish()?;
         }
         if let Some(average) = usize::checked_div(bytes, rows) {
-            self.page_rows = (PAGE_BYTES / average.max(1)).clamp(1, self.max_page_rows);
+            let fitting = (PAGE_BYTES / average.max(1)).max(1);
+            self.table.page_rows.store(fitting, Ordering::Relaxed);
+            self.page_rows = fitting.min(self.max_page_rows);
         }
         Ok(())
     }
@@ -376,6 +390,51 @@ mod tests {
         assert!(pairs.push(position(2, UPDATE_AFTER), vec![]).is_err());
         pairs.push(position(3, UPDATE_BEFORE), vec![]).unwrap();
         assert!(pairs.push(position(3, INSERT), vec![]).is_err());
+    }
+
+    #[test]
+    fn reading_begins_with_few_rows_where_one_may_be_large_and_goes_on_as_learned() {
+        let column = |sql_type: &str| schemas::table::Column {
+            name: "c".into(),
+            sql_type: sql_type.parse().unwrap(),
+            nullable: true,
+            case_insensitive: false,
+        };
+        let schema = |sql_type| TableSchema {
+            name: TableName::new("dbo", "t"),
+            columns: vec![column("int"), column(sql_type)],
+            key: vec![0],
+        };
+        for large in ["varchar(max)", "nvarchar(max)", "varbinary(max)", "text", "ntext", "image", "xml"] {
+            assert_eq!(first_rows(&schema(large), 1000), 16, "{large}");
+        }
+        assert_eq!(first_rows(&schema("nvarchar(4000)"), 1000), 1000);
+        assert_eq!(first_rows(&schema("xml"), 5), 5);
+
+        let captured = |ordinal| super::super::CapturedColumn {
+            name: "c".into(),
+            source_name: "c".into(),
+            ordinal,
+            sql_type: SqlType::Xml,
+            nullable: true,
+            computed: false,
+            collation: None,
+            default_collation: true,
+        };
+        let instance = Instance {
+            name: "dbo_t".into(),
+            object_id: 1,
+            start_lsn: Lsn::ZERO,
+            columns: vec![captured(1)],
+            key: vec![],
+            unsupported: vec![],
+        };
+        let table = Arc::new(ChangeTable::new(&schema("xml"), &instance, Lsn::ZERO, 20_000).unwrap());
+        let cursor = |share| Cursor::new(Arc::clone(&table), Lsn::ZERO, Lsn::ZERO, share);
+        assert_eq!(cursor(1).page_rows, 16);
+        table.page_rows.store(700, Ordering::Relaxed);
+        assert_eq!(cursor(1).page_rows, 700);
+        assert_eq!(cursor(200).page_rows, 100);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use importer::{Error, SourceFailure};
 use schemas::contract::Contract;
-use schemas::progress::{ShardPositions, StreamName};
+use schemas::progress::{Phase, ShardPositions, StreamName};
 use schemas::{ErrorClass, TableName};
 use serde_json::json;
 use sqlserver::{Fault, SqlError};
@@ -367,4 +367,26 @@ async fn a_dead_letter_that_the_stream_refuses_goes_without_its_event() {
     let dead = world.records(&importer::dead_letter_stream("shop")).await;
     assert!(dead.len() == 1 && dead[0]["event"].is_null() && dead[0]["reason"]["rule"] == "pattern", "{dead:?}");
     assert!(world.events().await.iter().any(|event| event["op"] == "u" && event["after"]["id"] == 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_during_the_snapshot_ends_it_before_it_is_called_complete() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(30))).await;
+    world.config.chunk_rows = 2;
+    world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(20) });
+    let import = world.import();
+    import.until("the first chunk", |status| status.tables.values().any(|table| table.snapshot_rows > 0)).await;
+    world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1;\nGO\nUPDATE dbo.orders SET total = 10 WHERE id = 1;").await;
+    world.captured().await;
+    world
+        .sql(
+            "DECLARE @to binary(10) = (SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping);
+             EXEC sys.sp_cdc_cleanup_change_table @capture_instance = N'dbo_orders', @low_water_mark = @to;",
+        )
+        .await;
+    world.server.faults().clear();
+    let error = tokio::time::timeout(Duration::from_secs(60), import.task).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Source(SourceFailure::Gap { .. })), "{error}");
+    let progress = world.progress().await;
+    assert!(progress.iter().all(|record| record.phase == Phase::Snapshot), "{progress:?}");
 }
