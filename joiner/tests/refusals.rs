@@ -64,6 +64,16 @@ fn a_directory_that_is_not_ours_is_never_touched() {
 }
 
 #[test]
+fn a_directory_whose_claim_was_interrupted_is_claimed_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let leftover = dir.path().join("identity.json.new");
+    std::fs::write(&leftover, "{\"tribu").unwrap();
+    drop(live(dir.path()));
+    assert!(!leftover.exists());
+    assert_eq!(Engine::open(&config(dir.path())).unwrap().frontier(), lsn(5));
+}
+
+#[test]
 fn a_damaged_database_says_so() {
     let dir = tempfile::tempdir().unwrap();
     drop(live(dir.path()));

@@ -4,7 +4,9 @@
 //! database's `meta` column family: how far everything has come, written with every batch that moves it (INV-3).
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::hash::BuildHasher;
+use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -17,6 +19,8 @@ use crate::error::Error;
 /// Changes when the bytes of the state change their meaning.
 pub(crate) const FORMAT: u32 = 1;
 const IDENTITY_FILE: &str = "identity.json";
+/// The identity while it is written.
+const TEMPORARY_FILE: &str = "identity.json.new";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
@@ -52,15 +56,29 @@ pub(crate) fn claim(path: &Path, source: &str, definitions: &str) -> Result<u64,
             check(path, found, &ours)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if std::fs::read_dir(path).map_err(disk)?.next().is_some() {
-                return Err(Error::Foreign { path: path.to_owned() });
+            for entry in std::fs::read_dir(path).map_err(disk)? {
+                // Of an attempt that was interrupted: the directory was empty before it.
+                if entry.map_err(disk)?.file_name() != TEMPORARY_FILE {
+                    return Err(Error::Foreign { path: path.to_owned() });
+                }
             }
             let text = serde_json::to_string_pretty(&ours).map_err(std::io::Error::other).map_err(disk)?;
-            std::fs::write(&file, text).map_err(disk)?;
+            write_durably(path, text.as_bytes()).map_err(disk)?;
             Ok(ours.incarnation)
         }
         Err(error) => Err(disk(error)),
     }
+}
+
+/// Writes the identity so that after a crash or a power failure it is there whole or not at all.
+fn write_durably(directory: &Path, text: &[u8]) -> std::io::Result<()> {
+    let temporary = directory.join(TEMPORARY_FILE);
+    let mut file = File::create(&temporary)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, directory.join(IDENTITY_FILE))?;
+    // The name is the directory's, and durable only with it.
+    File::open(directory)?.sync_all()
 }
 
 fn check(path: &Path, found: Identity, ours: &Identity) -> Result<u64, Error> {
