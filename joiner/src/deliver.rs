@@ -16,11 +16,11 @@ use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
 use schemas::{ErrorClass, Lsn};
 use sinks::{Rejected, Sink};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::handle::{Outbox, Page, Shared};
+use crate::handle::{Head, Outbox, Page, Shared};
 use crate::metrics;
 use crate::scan::{As, scan};
 use crate::state::meta::{Cursor, Stage};
@@ -171,8 +171,10 @@ impl Delivery {
             let Some(cursor) = cursor.filter(|cursor| cursor.sequence + 1 >= head.oldest && cursor.sequence <= head.sequence)
             else {
                 if head.live {
-                    self.load().await?;
                     frontier = None;
+                    if !self.load().await? {
+                        self.look_again(&mut heads).await?;
+                    }
                 } else {
                     self.state(SinkState::Waiting, None);
                     self.or_stop(async |_| heads.changed().await).await?.map_err(|_| Interrupted::Stopped)?;
@@ -183,7 +185,10 @@ impl Delivery {
             let reader = outbox.clone();
             let sequence = cursor.sequence;
             let page = blocking(move || reader.read_unsynced(sequence, BATCH_ENTRIES, BATCH_BYTES)).await?;
-            let Page::Changes { changes, head } = page else { continue };
+            let Page::Changes { changes, head } = page else {
+                self.look_again(&mut heads).await?;
+                continue;
+            };
             if changes.is_empty() && (frontier == Some(head.frontier) || head.sequence != cursor.sequence) {
                 self.retry = FIRST_RETRY;
                 self.or_stop(async |_| heads.changed().await).await?.map_err(|_| Interrupted::Stopped)?;
@@ -198,6 +203,14 @@ impl Delivery {
             self.shared.store.put_cursor(&self.name, &Cursor { load: cursor.load, sequence: last })?;
             self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.error) = (Some(last), None));
             frontier = reached.or(frontier);
+        }
+    }
+
+    /// What the database holds is ahead of the published head: waits until that follows, or a little while, since trimming publishes nothing by itself.
+    async fn look_again(&mut self, heads: &mut watch::Receiver<Head>) -> Result<(), Interrupted> {
+        match self.or_stop(async |_| tokio::time::timeout(FIRST_RETRY, heads.changed()).await).await? {
+            Ok(Err(_)) => Err(Interrupted::Stopped),
+            Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 
@@ -231,8 +244,8 @@ impl Delivery {
         Ok(self.shared.store.write(batch, true)?)
     }
 
-    /// Writes all entities as of one snapshot, and sets the cursor.
-    async fn load(&mut self) -> Result<(), Interrupted> {
+    /// Writes all entities as of one snapshot, and sets the cursor. Answers false when the state was no longer live.
+    async fn load(&mut self) -> Result<bool, Interrupted> {
         self.state(SinkState::Loading, None);
         self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
         let (out, mut batches) = mpsc::channel(4);
@@ -247,11 +260,11 @@ impl Delivery {
             }
         }
         let scanned = scanning.await.map_err(|error| Error::Task { what: error.to_string() })??;
-        let Some((cursor, frontier)) = scanned else { return Ok(()) };
+        let Some((cursor, frontier)) = scanned else { return Ok(false) };
         self.write(&[], Some(frontier)).await?;
         self.shared.store.put_cursor(&self.name, &cursor)?;
         self.shared.with_sink(&self.name, |sink| sink.cursor = Some(cursor.sequence));
-        Ok(())
+        Ok(true)
     }
 }
 

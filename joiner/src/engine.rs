@@ -81,7 +81,18 @@ impl Engine {
     }
 
     pub(crate) fn routed(&mut self, routed: Routed) -> Result<(), Error> {
-        self.core.events(routed)
+        let done = self.core.events(routed);
+        self.published(done)
+    }
+
+    /// A core that has failed may have written before it did: what is in the database is published, so that nobody waits for, or reads by, a standing that is no more. What the core holds in memory may not be written.
+    fn published<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
+        if done.is_err()
+            && let Ok(standing) = self.shared.store.standing()
+        {
+            self.shared.publish(&standing);
+        }
+        done
     }
 
     /// Takes in a progress record.
@@ -98,7 +109,8 @@ impl Engine {
     /// Does what can be done with what was taken in. Answers whether the frontier, or the phase, has moved.
     pub fn advance(&mut self) -> Result<bool, Error> {
         let started = Instant::now();
-        let moved = self.core.advance()?;
+        let advanced = self.core.advance();
+        let moved = self.published(advanced)?;
         self.shared.publish(self.core.standing());
         if moved {
             crate::metrics::step(started.elapsed().as_secs_f64(), &mut self.core.report);
