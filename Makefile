@@ -1,6 +1,7 @@
 # make demo    everything in one process on this machine, with a live shop database; open the page that it names
 # make test    the whole suite
 # make lint    formatting, clippy, licences and sources of dependencies, shell, YAML and container files
+# make setup   what the tests need, without running them
 # make bench   the benchmarks, against their peers; writes bench/results.json
 #
 # Each target installs what it needs (Debian packages, and language packages below .setup) and says so; the second time it finds everything there.
