@@ -61,8 +61,6 @@ pub(crate) struct Core {
     shards: HashMap<(StreamName, ShardId), Shard>,
     streams: Vec<StreamName>,
     records: VecDeque<Progress>,
-    /// Since the last record applied: dead letters of no known table.
-    unknown: u64,
     /// Entities assembled and changed since the core was made.
     pub(crate) report: Report,
 }
@@ -89,7 +87,6 @@ impl Core {
             shards: HashMap::new(),
             streams,
             records: VecDeque::new(),
-            unknown: 0,
             report,
         })
     }
@@ -128,7 +125,8 @@ impl Core {
         for (table, count) in received.into_iter().enumerate() {
             self.count(table, count, 0, 0);
         }
-        self.unknown += unknown;
+        self.standing.unknown += unknown;
+        self.standing.unknown_lately += unknown;
         self.dead_letters(&dead)?;
         let frontier = self.standing.frontier;
         let live = changes.into_iter().filter(|change| change.position.commit_lsn > frontier).collect();
@@ -227,6 +225,8 @@ impl Core {
         standing.oldest = standing.head + 1;
         standing.load += 1;
         standing.snapshot.clear();
+        // Those read since the last record may be rows of this very snapshot.
+        standing.unknown = standing.unknown_lately;
         standing.stage = Stage::Snapshot { start_lsn };
         standing.frontier = start_lsn;
         self.store.put_standing(&mut batch, standing)?;
@@ -352,7 +352,7 @@ impl Core {
             }
             let (published, received) = self.standing.snapshot.entry(table.to_string()).or_default();
             *published += count;
-            if *received + self.unknown < *published {
+            if *received + self.standing.unknown < *published {
                 let (published, received) = (*published, *received);
                 return Err(Error::Missing {
                     table: table.clone(),
@@ -408,7 +408,7 @@ impl Core {
         for table in 0..self.catalog.tables.len() {
             self.count(table, 0, applied.report.applied[table], applied.report.dead[table]);
         }
-        self.unknown = 0;
+        self.standing.unknown_lately = 0;
         self.move_positions();
         if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage {
             if to >= consistent_from {
@@ -432,7 +432,7 @@ impl Core {
         for (table, &published) in published {
             let Some(id) = self.catalog.table(table) else { continue };
             let received = report.applied[id] + report.dead[id];
-            if received + self.unknown < published {
+            if received + self.standing.unknown < published {
                 return Err(Error::Missing { table: table.clone(), from, to, published, received });
             }
         }

@@ -129,6 +129,26 @@ fn whoever_read_the_outbox_learns_that_it_was_begun_anew() {
 }
 
 #[test]
+fn events_of_no_known_table_are_not_taken_for_missing_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    feed(&mut engine, 1, &[encode(&read(orders(), 5, order(1, "new"))), b"not JSON".to_vec()]);
+    // Read before the restart, counted by a record that is read after it.
+    drop(engine);
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    tell(&mut engine, 1, record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &[(&orders(), 2)]), 2).unwrap();
+    // Read ahead of the record before the one that counts it.
+    feed(&mut engine, 3, &[b"nor this".to_vec()]);
+    assert!(tell(&mut engine, 2, record(Phase::Tail, 5, 6, &[]), 2).unwrap());
+    assert!(tell(&mut engine, 3, record(Phase::Tail, 6, 7, &[(&orders(), 1)]), 3).unwrap());
+    // A newer snapshot counts its own.
+    feed(&mut engine, 4, &[b"a row".to_vec(), encode(&read(orders(), 9, order(1, "new")))]);
+    tell(&mut engine, 4, record(Phase::Snapshot, 9, 9, &[(&orders(), 2)]), 5).unwrap();
+    let error = tell(&mut engine, 5, record(Phase::Snapshot, 9, 9, &[(&orders(), 1)]), 5).unwrap_err();
+    assert!(matches!(error, Error::Missing { published: 3, received: 1, .. }), "those of the state before do not count: {error}");
+}
+
+#[test]
 fn a_replaced_importer_is_not_listened_to() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = live(dir.path());

@@ -160,6 +160,12 @@ pub(crate) struct Standing {
     /// In the present load, by table: snapshot rows published according to the progress records, and received.
     pub(crate) snapshot: BTreeMap<String, (u64, u64)>,
     pub(crate) dead_letters: u64,
+    /// In the present load: dead letters of no known table. Any count of rows may lack them, in whichever record they were counted: shards are read ahead of the records.
+    #[serde(default)]
+    pub(crate) unknown: u64,
+    /// The same, since the last tail record that was applied.
+    #[serde(default)]
+    pub(crate) unknown_lately: u64,
 }
 
 /// How far a sink has come.
