@@ -137,6 +137,11 @@ impl Buffer {
         self.bytes
     }
 
+    /// Whether changes have been moved to the disk, because there was no room for them.
+    pub(crate) const fn has_spilled(&self) -> bool {
+        self.spilled
+    }
+
     pub(crate) fn push(&mut self, changes: Vec<Change>) -> Result<(), Error> {
         self.bytes += changes.iter().map(Change::bytes).sum::<usize>();
         self.changes.extend(changes);

@@ -284,10 +284,12 @@ impl Core {
         false
     }
 
-    /// The record and those that follow it and are ready as well: they make one step.
+    /// The record and those that follow it and are ready as well: they make one step. Its rows are held in memory until it is written, so when the buffer has outgrown its bound (a buffer that has not spilled is
+    /// within it) each record is a step of its own.
     fn run_of_tail(&mut self, first: Progress) -> Result<Vec<Progress>, Error> {
         let mut run = vec![first];
-        while let Some(next) = self.records.front().filter(|next| next.record.phase == Phase::Tail && self.is_read(&next.record))
+        while !self.buffer.has_spilled()
+            && let Some(next) = self.records.front().filter(|next| next.record.phase == Phase::Tail && self.is_read(&next.record))
         {
             run.push(next.clone());
             self.records.pop_front();

@@ -149,6 +149,27 @@ fn events_of_no_known_table_are_not_taken_for_missing_ones() {
 }
 
 #[test]
+fn steps_are_not_merged_past_what_memory_may_hold() {
+    for (buffer_bytes, versions) in [(1 << 20, vec![lsn(7)]), (1, vec![lsn(6), lsn(7)])] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(live(dir.path()));
+        let mut config = config(dir.path());
+        config.buffer_bytes = buffer_bytes;
+        let mut engine = Engine::open(&config).unwrap();
+        let update = |at, from: &str, to: &str| encode(&change(orders(), at, 1, Some(order(1, from)), Some(order(1, to))));
+        feed(&mut engine, 2, &[update(6, "new", "paid"), update(7, "paid", "sent")]);
+        let stream = Layout::progress_stream("p");
+        for at in [6, 7] {
+            let record = record(Phase::Tail, at - 1, at, &[(&orders(), 1)]);
+            engine.progress(&stream, &ShardId("0".into()), &SequenceNumber::from(u64::from(at)), record).unwrap();
+        }
+        assert!(engine.advance().unwrap());
+        let Page::Changes { changes, .. } = engine.handle().outbox().read_after(0, 9).unwrap() else { panic!("trimmed") };
+        assert_eq!(changes.iter().map(|(_, change)| change.version).collect::<Vec<_>>(), versions);
+    }
+}
+
+#[test]
 fn a_replaced_importer_is_not_listened_to() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = live(dir.path());
