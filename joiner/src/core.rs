@@ -26,6 +26,9 @@ use crate::state::meta::{Stage, Standing};
 use crate::state::{Family, Store, outbox};
 use crate::step::{self, Report};
 
+const NO_SNAPSHOT: &str = "the stream does not begin with a snapshot: its start has been trimmed, or the importer was told not to take one. Changes are passed over until a snapshot \
+     comes; if none is on its way, take a new one with the importer";
+
 /// Bounds of the core's work.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -61,6 +64,8 @@ pub(crate) struct Core {
     shards: HashMap<(StreamName, ShardId), Shard>,
     streams: Vec<StreamName>,
     records: VecDeque<Progress>,
+    /// Whether changes came that no snapshot goes before.
+    headless: bool,
     /// Entities assembled and changed since the core was made.
     pub(crate) report: Report,
 }
@@ -87,12 +92,18 @@ impl Core {
             shards: HashMap::new(),
             streams,
             records: VecDeque::new(),
+            headless: false,
             report,
         })
     }
 
     pub(crate) fn standing(&self) -> &Standing {
         &self.standing
+    }
+
+    /// What is waited for that may never come by itself.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        self.headless.then_some(NO_SNAPSHOT)
     }
 
     pub(crate) fn buffered_bytes(&self) -> usize {
@@ -231,6 +242,7 @@ impl Core {
         standing.frontier = start_lsn;
         self.store.put_standing(&mut batch, standing)?;
         self.store.write(batch, true)?;
+        self.headless = false;
         self.buffer.forget(start_lsn)?;
         self.store.flush()
     }
@@ -373,6 +385,7 @@ impl Core {
         let mut published: BTreeMap<TableName, u64> = BTreeMap::new();
         let (from, mut exact) = (self.standing.frontier, true);
         let (mut to, mut commit_time_ms) = (from, self.standing.commit_time_ms);
+        let mut passed_over = None;
         for progress in run {
             self.passed(progress);
             let record = &progress.record;
@@ -380,7 +393,11 @@ impl Core {
                 continue;
             }
             match self.standing.stage {
-                Stage::Empty => return Err(Error::NoSnapshot),
+                // What is left of an older tail: a newer snapshot may stand behind it.
+                Stage::Empty => {
+                    passed_over = passed_over.max(Some(record.to_lsn));
+                    continue;
+                }
                 // A new snapshot is on its way; the tail of the old one says nothing any more.
                 Stage::Snapshot { .. } => continue,
                 Stage::CatchUp { .. } | Stage::Live { .. } => {}
@@ -396,6 +413,12 @@ impl Core {
             if record.commit_time_ms > 0 {
                 commit_time_ms = record.commit_time_ms;
             }
+        }
+        if let Some(passed_over) = passed_over {
+            if !std::mem::replace(&mut self.headless, true) {
+                tracing::warn!(to_lsn = %passed_over, "{NO_SNAPSHOT}");
+            }
+            self.buffer.forget(passed_over)?;
         }
         if to == from {
             return Ok(false);

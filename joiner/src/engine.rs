@@ -112,6 +112,8 @@ impl Engine {
         let advanced = self.core.advance();
         let moved = self.published(advanced)?;
         self.shared.publish(self.core.standing());
+        let warning = self.core.warning();
+        self.shared.with_status(|status| status.warning = warning.map(str::to_owned));
         if moved {
             crate::metrics::step(started.elapsed().as_secs_f64(), &mut self.core.report);
         }

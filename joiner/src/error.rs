@@ -54,10 +54,6 @@ pub enum Error {
          entities of this table; take a new snapshot with the importer, and report this"
     )]
     Missing { table: TableName, from: Lsn, to: Lsn, published: u64, received: u64 },
-    #[error(
-        "the stream does not begin with a snapshot: its start has been trimmed, or the importer was told not to take one. Take a new snapshot with the importer"
-    )]
-    NoSnapshot,
     #[error("stream {stream}, shard {shard} is not among the joiner's streams")]
     UnknownShard { stream: StreamName, shard: ShardId },
     #[error("no entity {entity:?} is defined")]

@@ -14,6 +14,9 @@ pub struct Status {
     /// Why the joiner stopped, when `phase` is `failed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What the joiner waits for that may never come by itself, and what to do then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// The entities are the join of the source as of this LSN; none before the first load has ended.
     pub frontier: Option<Lsn>,
     /// Commit time of the frontier, in milliseconds since 1970-01-01 UTC; 0 when it is not known.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use joiner::{Engine, Error, Page};
+use joiner::{Engine, Error, JoinerPhase, Page};
 use schemas::ErrorClass;
 use schemas::change::EntityKey;
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
@@ -99,7 +99,6 @@ fn changes_that_are_missing_are_reported_and_not_papered_over() {
 
     let dir = tempfile::tempdir().unwrap();
     let mut engine = Engine::open(&config(dir.path())).unwrap();
-    assert!(matches!(tell(&mut engine, 1, record(Phase::Tail, 5, 6, &[]), 0).unwrap_err(), Error::NoSnapshot));
     let mut foreign = record(Phase::Tail, 5, 6, &[]);
     foreign.source = "warehouse".into();
     assert!(matches!(tell(&mut engine, 1, foreign, 0).unwrap_err(), Error::StreamOfOtherSource { .. }));
@@ -167,6 +166,27 @@ fn steps_are_not_merged_past_what_memory_may_hold() {
         let Page::Changes { changes, .. } = engine.handle().outbox().read_after(0, 9).unwrap() else { panic!("trimmed") };
         assert_eq!(changes.iter().map(|(_, change)| change.version).collect::<Vec<_>>(), versions);
     }
+}
+
+#[test]
+fn a_tail_without_its_snapshot_is_passed_over_until_a_newer_one_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    let update = change(orders(), 6, 1, Some(order(1, "new")), Some(order(1, "paid")));
+    feed(&mut engine, 1, &[encode(&update)]);
+    assert!(!tell(&mut engine, 1, record(Phase::Tail, 5, 6, &[(&orders(), 1)]), 1).unwrap());
+    let status = engine.handle().status();
+    assert_eq!(status.phase, JoinerPhase::Waiting);
+    assert!(status.warning.unwrap().contains("take a new one with the importer"));
+    // The snapshot behind it, and its tail.
+    feed(&mut engine, 2, &[encode(&read(orders(), 8, order(1, "sent")))]);
+    tell(&mut engine, 2, record(Phase::SnapshotComplete { consistent_from: lsn(8) }, 8, 8, &[(&orders(), 1)]), 2).unwrap();
+    feed(&mut engine, 3, &[encode(&change(orders(), 9, 1, None, Some(order(2, "new"))))]);
+    assert!(tell(&mut engine, 3, record(Phase::Tail, 8, 9, &[(&orders(), 1)]), 3).unwrap());
+    let status = engine.handle().status();
+    assert_eq!((status.phase, status.frontier, status.warning), (JoinerPhase::Live, Some(lsn(9)), None));
+    let document = engine.handle().get("order", &EntityKey::from_text("1")).unwrap().unwrap().1;
+    assert_eq!(document, r#"{"id":1,"status":"sent","items":[],"total":"0.00"}"#);
 }
 
 #[test]
