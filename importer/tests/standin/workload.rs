@@ -218,17 +218,3 @@ async fn a_stream_per_table_with_several_shards_keeps_each_rows_order() {
     let shards = &progress.last().unwrap().positions;
     assert_eq!(shards.keys().map(|stream| stream.0.as_str()).collect::<Vec<_>>(), ["shop.dbo.items", "shop.dbo.orders"]);
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn times_from_before_the_clock_went_back_do_not_end_the_snapshot() {
-    let world = World::start(&(SHOP.to_owned() + &fill(5))).await;
-    let captured = world.captured().await;
-    // As they stand in the hour that autumn repeats: what was committed before seems to be in the future.
-    world.sql("UPDATE cdc.lsn_time_mapping SET tran_end_time = DATEADD(HOUR, 1, tran_end_time);").await;
-    world.import_all().await;
-    let complete = world.progress().await.into_iter().find_map(|record| match record.phase {
-        Phase::SnapshotComplete { consistent_from } => Some(consistent_from),
-        _ => None,
-    });
-    assert!(complete >= Some(captured), "{complete:?} is below {captured}");
-}
