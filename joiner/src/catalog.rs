@@ -445,6 +445,10 @@ fn fingerprint(plans: &[Arc<Plan>]) -> String {
             for column in columns {
                 let column = &node.table.columns[column];
                 text.push_str(&format!("{:?}{}{}", column.name, column.sql_type, column.case_insensitive));
+                if matches!(column.sql_type, SqlType::DateTimeOffset { .. }) {
+                    // States of before hold keys of local times.
+                    text.push_str("utc");
+                }
             }
         }
     }

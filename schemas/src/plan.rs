@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 mod document;
 mod error;
+mod instant;
 mod key_type;
 mod resolve;
 

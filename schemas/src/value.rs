@@ -161,7 +161,7 @@ fn write_decimal(out: &mut Vec<u8>, mantissa: i128, scale: u8) {
 }
 
 /// Year, month, day of a day number in the proleptic Gregorian calendar (Howard Hinnant's `civil_from_days`, shifted to start at 0001-01-01).
-fn civil(days_since_0001: u32) -> (u32, u32, u32) {
+pub(crate) fn civil(days_since_0001: u32) -> (u32, u32, u32) {
     // Day 0 of the algorithm is 0000-03-01, 306 days before 0001-01-01.
     let z = days_since_0001 + 306;
     let era = z / 146_097;

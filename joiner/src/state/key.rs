@@ -9,6 +9,7 @@
 //! | float | `01`, 8 bytes of the double, sign bit turned, all bits turned when negative |
 //! | decimal | `01` negative, `02` zero, `03` positive; then the count of whole digits + 128, the digits without zeros at either end in ASCII, `00`; all turned when negative |
 //! | text, folded text, uuid, time | `01`, the normalised text with `00` as `00 FF`, then `00 00` |
+//! | instant | the same with the text in UTC, without its `Z`, which would come behind the fraction's point |
 //! | binary | the same with the bytes |
 //!
 //! The text of an entity key is decoded from these bytes, so keys that are equal in the database have one text, and a tombstone needs no row.
@@ -51,7 +52,7 @@ pub(crate) fn encode(fragment: &[u8], key_type: KeyType, out: &mut Vec<u8>) -> R
             Some(inner) => encode_text(std::str::from_utf8(inner).map_err(|_| error)?, key_type, out)?,
             None => encode_text(std::str::from_utf8(fragment).map_err(|_| error)?, key_type, out)?,
         },
-        KeyType::FoldedText | KeyType::Uuid | KeyType::Binary | KeyType::Time => {
+        KeyType::FoldedText | KeyType::Uuid | KeyType::Binary | KeyType::Time | KeyType::Instant => {
             encode_text(&string_value(fragment).ok_or(error)?, key_type, out)?;
         }
     }
@@ -78,6 +79,7 @@ pub(crate) fn encode_text(text: &str, key_type: KeyType, out: &mut Vec<u8>) -> R
         KeyType::Binary => put_bytes(&BASE64.decode(text).map_err(|_| error)?, out),
         KeyType::Text => put_bytes(trim(text.as_bytes()), out),
         KeyType::FoldedText | KeyType::Uuid | KeyType::Time => put_bytes(key_type.normalize(text).ok_or(error)?.as_bytes(), out),
+        KeyType::Instant => put_bytes(key_type.normalize(text).ok_or(error)?.trim_end_matches('Z').as_bytes(), out),
     }
     Ok(())
 }
@@ -105,6 +107,10 @@ pub(crate) fn decode(bytes: &[u8], key_type: KeyType) -> Option<(String, &[u8])>
         KeyType::Text | KeyType::FoldedText | KeyType::Uuid | KeyType::Time => {
             let (bytes, rest) = take_bytes(rest)?;
             Some((String::from_utf8(bytes).ok()?, rest))
+        }
+        KeyType::Instant => {
+            let (bytes, rest) = take_bytes(rest)?;
+            Some((String::from_utf8(bytes).ok()? + "Z", rest))
         }
     }
 }
@@ -313,7 +319,7 @@ mod tests {
 
         #[test]
         fn no_fragment_panics(fragment in prop::collection::vec(any::<u8>(), 0..12), text in "[-0-9.eE\"]{0,8}") {
-            for key_type in [KeyType::Bool, KeyType::Int, KeyType::Decimal, KeyType::Float, KeyType::Text, KeyType::FoldedText, KeyType::Uuid, KeyType::Binary, KeyType::Time] {
+            for key_type in [KeyType::Bool, KeyType::Int, KeyType::Decimal, KeyType::Float, KeyType::Text, KeyType::FoldedText, KeyType::Uuid, KeyType::Binary, KeyType::Time, KeyType::Instant] {
                 let _ = encode(&fragment, key_type, &mut Vec::new());
                 let _ = encode(text.as_bytes(), key_type, &mut Vec::new());
                 let _ = decode(&fragment, key_type);
@@ -328,6 +334,10 @@ mod tests {
         assert_eq!(bytes("\"1.50\"", KeyType::Decimal), bytes("1.5", KeyType::Decimal));
         assert_eq!(bytes("7", KeyType::Decimal), bytes("\"7.00\"", KeyType::Decimal));
         assert_eq!(bytes("\"\\u0061\"", KeyType::Text), bytes("\"a\"", KeyType::Text));
+        let at = |text: &str| bytes(text, KeyType::Instant);
+        assert_eq!(at("\"2024-03-01T01:30:00.50+02:00\""), at("\"2024-02-29T23:30:00.5Z\""));
+        assert!(at("\"2024-03-01T01:30:00+02:00\"") < at("\"2024-02-29T23:30:00.1Z\""));
+        assert_eq!(decode(&at("\"2024-03-01T01:30:00+02:00\""), KeyType::Instant).unwrap().0, "2024-02-29T23:30:00Z");
         let least = i64::MIN.to_string();
         assert_eq!(decode(&bytes(&least, KeyType::Int), KeyType::Int).unwrap().0, least);
         assert!(encode(b"9223372036854775808", KeyType::Int, &mut Vec::new()).is_err());

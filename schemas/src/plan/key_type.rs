@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use super::instant;
 use crate::table::{Column, Length, SqlType};
 
 /// Columns of one key type can be joined.
@@ -26,6 +27,8 @@ pub enum KeyType {
     Binary,
     /// ISO 8601 text of dates and times, without the fraction's trailing zeros.
     Time,
+    /// By the instant, whatever the offset: ISO 8601 text in UTC, with `Z`.
+    Instant,
 }
 
 impl KeyType {
@@ -40,12 +43,10 @@ impl KeyType {
             SqlType::Char(_) | SqlType::NChar(_) | SqlType::VarChar(_) | SqlType::NVarChar(_) => text,
             SqlType::UniqueIdentifier => Self::Uuid,
             SqlType::Binary(_) | SqlType::VarBinary(_) | SqlType::RowVersion | SqlType::HierarchyId => Self::Binary,
-            SqlType::Date
-            | SqlType::Time { .. }
-            | SqlType::DateTime
-            | SqlType::SmallDateTime
-            | SqlType::DateTime2 { .. }
-            | SqlType::DateTimeOffset { .. } => Self::Time,
+            SqlType::Date | SqlType::Time { .. } | SqlType::DateTime | SqlType::SmallDateTime | SqlType::DateTime2 { .. } => {
+                Self::Time
+            }
+            SqlType::DateTimeOffset { .. } => Self::Instant,
             SqlType::Text
             | SqlType::NText
             | SqlType::Image
@@ -87,13 +88,13 @@ impl KeyType {
             Self::Uuid => Some(text.to_ascii_uppercase()),
             Self::Binary => BASE64.decode(text).ok().map(|bytes| BASE64.encode(bytes)),
             Self::Time => Some(match text.split_once('.') {
-                // An offset after the fraction stays as it is.
                 Some((whole, fraction)) if fraction.bytes().all(|byte| byte.is_ascii_digit()) => {
                     let fraction = fraction.trim_end_matches('0');
                     if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") }
                 }
                 _ => text.to_owned(),
             }),
+            Self::Instant => instant::utc(text),
         }
     }
 }
@@ -137,7 +138,6 @@ fn kind_of_time(sql_type: SqlType) -> u8 {
     match sql_type {
         SqlType::Date => 0,
         SqlType::Time { .. } => 1,
-        SqlType::DateTimeOffset { .. } => 2,
-        _ => 3,
+        _ => 2,
     }
 }
