@@ -65,6 +65,9 @@ impl Pipeline {
             Some(sink) => sinks::open_reader(sink)?,
             None => None,
         };
+        if parts.api && reader.is_none() {
+            anyhow::bail!("the API has no sink to read from: add one of type sqlite or postgres under `sinks`");
+        }
         // The address first: a port that is taken should stop the process before it has touched anything.
         let server = if parts.api { Some(api::Server::bind(config.api.clone()).await?) } else { None };
         let api_address = server.as_ref().map(api::Server::local_addr);
@@ -96,8 +99,7 @@ impl Pipeline {
         if parts.importer {
             pipeline.start_importer(&config, contracts, provider, &report)?;
         }
-        if let Some(server) = server {
-            let reader = reader.context("the API has no sink to read from: add one of type sqlite or postgres under `sinks`")?;
+        if let (Some(server), Some(reader)) = (server, reader) {
             let status = pipeline.status.clone();
             let served = api::Parts {
                 entities: infos,

@@ -106,7 +106,8 @@ async fn start_server(args: &DemoArgs, folder: &Path, size: shop::Size) -> anyho
 fn fill(server: &sqlserver::Running, size: shop::Size, seed: u64) -> anyhow::Result<()> {
     let execute = |sql: &str| {
         server.execute(sql).map_err(|error| {
-            anyhow::anyhow!("setting up the shop: {} (error {}): {}", error.message, error.number, &sql[..sql.len().min(120)])
+            let start: String = sql.chars().take(120).collect();
+            anyhow::anyhow!("setting up the shop: {} (error {}): {start}", error.message, error.number)
         })
     };
     let there = execute("SELECT name FROM sys.tables WHERE name = 'shipments'")?;

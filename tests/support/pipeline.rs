@@ -1,7 +1,7 @@
 //! A pipeline's folder (configuration, contracts, entities) and its processes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -108,8 +108,4 @@ pub async fn wait_for_document(url: &str, entity: &str, key: &str, limit: Durati
         condition(&document).then_some(document)
     })
     .await
-}
-
-pub fn exists(path: &Path) -> bool {
-    path.try_exists().unwrap()
 }

@@ -284,24 +284,7 @@ fn types_sql() -> String {
 
 /// Columns from their specification.
 pub(crate) fn columns(spec: &str) -> Vec<DerivedColumn> {
-    // Commas inside a type's parentheses do not separate columns.
-    let mut parts: Vec<String> = vec![String::new()];
-    let mut depth = 0;
-    for c in spec.chars() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(String::new());
-                continue;
-            }
-            _ => {}
-        }
-        if let Some(last) = parts.last_mut() {
-            last.push(c);
-        }
-    }
-    parts
+    types::split_declarations(spec)
         .iter()
         .filter_map(|p| {
             let (name, declared) = p.trim().split_once(' ')?;

@@ -210,6 +210,17 @@ pub(crate) struct TableDefinition {
     pub(crate) indexes: Vec<IndexDefinition>,
 }
 
+impl TableDefinition {
+    /// The columns of the primary key that a table constraint names; none without one.
+    pub(crate) fn primary_key(&self) -> Vec<String> {
+        let keys = self.constraints.iter().filter_map(|c| match &c.kind {
+            ConstraintKind::PrimaryKey { columns, .. } => Some(columns.iter().map(|k| k.0.clone())),
+            _ => None,
+        });
+        keys.flatten().collect()
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct ColumnDefinition {
     pub(crate) name: String,

@@ -177,18 +177,7 @@ impl Session {
             return self.create_temporary(t);
         }
         let (database, schema) = self.place(&t.name)?;
-        let keys: Vec<String> = t
-            .constraints
-            .iter()
-            .filter_map(|c| {
-                if let ConstraintKind::PrimaryKey { columns, .. } = &c.kind {
-                    Some(columns.iter().map(|k| k.0.clone()))
-                } else {
-                    None
-                }
-            })
-            .flatten()
-            .collect();
+        let keys = t.primary_key();
         let columns = self.new_columns(&t.columns, &[], &keys)?;
         let referenced = self.referenced(&database, &schema, &t.name.object, &t.constraints)?;
         self.writing(&database, |link| {

@@ -264,7 +264,7 @@ impl Session {
         let declared = text(list.get(1));
         let mut parameters = Vec::new();
         let mut given = list.into_iter().skip(2).collect::<Vec<_>>();
-        for part in split_declarations(&declared) {
+        for part in types::split_declarations(&declared) {
             let mut words = part.trim().splitn(2, char::is_whitespace);
             let name = words.next().unwrap_or_default().to_string();
             let rest = words.next().unwrap_or("int").trim();
@@ -396,26 +396,4 @@ impl Session {
             }
         }
     }
-}
-
-/// `@a int, @b decimal(10,2)` at its outer commas.
-fn split_declarations(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut depth = 0;
-    for c in text.chars() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(String::new());
-                continue;
-            }
-            _ => {}
-        }
-        if let Some(last) = parts.last_mut() {
-            last.push(c);
-        }
-    }
-    parts.retain(|p| !p.trim().is_empty());
-    parts
 }

@@ -9,24 +9,13 @@ use super::definition::sqlite;
 use crate::catalog::define::NewColumn;
 use crate::catalog::{self, ColumnInfo, Object, ObjectKind};
 use crate::message;
-use crate::parse::{ConstraintKind, TableDefinition};
+use crate::parse::TableDefinition;
 use crate::types;
 
 impl Session {
     /// A temporary table or table variable, in the current database's connection. Its keys and checks are left out but for the primary key.
     pub(super) fn create_temporary(&self, t: &TableDefinition) -> Result<(), SqlError> {
-        let keys: Vec<String> = t
-            .constraints
-            .iter()
-            .filter_map(|c| {
-                if let ConstraintKind::PrimaryKey { columns, .. } = &c.kind {
-                    Some(columns.iter().map(|k| k.0.clone()))
-                } else {
-                    None
-                }
-            })
-            .flatten()
-            .collect();
+        let keys = t.primary_key();
         let columns = self.new_columns(&t.columns, &[], &keys)?;
         self.make_temporary(&t.name.object, &columns, &keys)
     }

@@ -470,3 +470,25 @@ pub(crate) fn arithmetic(op: char, a: &DataType, b: &DataType) -> DataType {
     }
     DataType::Decimal { precision: p as u8, scale: s as u8 }
 }
+
+/// `@a int, @b decimal(10,2)` at its outer commas: those inside a type's parentheses do not separate declarations.
+pub(crate) fn split_declarations(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut depth = 0;
+    for c in text.chars() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(last) = parts.last_mut() {
+            last.push(c);
+        }
+    }
+    parts.retain(|p| !p.trim().is_empty());
+    parts
+}
