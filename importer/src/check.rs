@@ -8,9 +8,9 @@ use serde::Serialize;
 use schemas::table::TableName;
 
 use crate::config::{TableFilter, matches};
-use crate::sqlserver::catalog::Database;
-use crate::sqlserver::decode::Columns;
-use crate::sqlserver::{Catalog, Client, Error, Source, sql};
+use source::catalog::Database;
+use source::decode::Columns;
+use source::{Catalog, Client, Error, Source, sql};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -9,7 +9,7 @@ use schemas::contract::Contract;
 use serde::Deserialize;
 use streams::Layout;
 
-use crate::sqlserver::Source;
+use source::Source;
 
 /// Everything an importer needs to know.
 #[derive(Debug, Clone)]

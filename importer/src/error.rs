@@ -5,16 +5,14 @@ use std::path::PathBuf;
 use schemas::contract::Difference;
 use schemas::{ErrorClass, TableName};
 
-use crate::sqlserver;
-
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Source(#[from] sqlserver::Error),
+    Source(#[from] source::Error),
     #[error(transparent)]
     Stream(#[from] streams::Error),
     #[error(transparent)]
-    TimeZone(#[from] sqlserver::clock::UnknownZone),
+    TimeZone(#[from] source::clock::UnknownZone),
     #[error("{path}: {doing}: {source}")]
     Io { path: PathBuf, doing: &'static str, source: std::io::Error },
     #[error("{path}: another importer is running for this source: stop it first, or give this one a data directory of its own")]

@@ -13,9 +13,9 @@ use crate::lease::Lease;
 use crate::metrics;
 use crate::saved::ProgressFile;
 use crate::session::{Opening, Session};
-use crate::sqlserver::clock::Clock;
 use crate::status::{Activity, StatusHandle};
 use crate::{snapshot, tail};
+use source::clock::Clock;
 
 /// The first and the longest wait between attempts.
 const RETRY_FIRST: Duration = Duration::from_millis(100);

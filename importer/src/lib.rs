@@ -21,7 +21,6 @@ mod publish;
 mod saved;
 mod session;
 mod snapshot;
-mod sqlserver;
 mod status;
 mod tail;
 
@@ -30,7 +29,7 @@ pub use config::{Config, TableFilter};
 pub use error::Error;
 pub use importer::Importer;
 pub use publish::dead_letter_stream;
-pub use sqlserver::{
+pub use source::{
     CapturedColumn, CapturedTable, Catalog, Encryption, Error as SourceFailure, ForeignKey, Instance, Password, Source,
     SourceError, SourceSettings, SourceUrl,
 };

@@ -242,10 +242,8 @@ impl Publisher {
             dead_lettered: counted(&self.routes, |route| route.dead_lettered),
             positions,
         };
-        let data = serde_json::to_vec(&record).map_err(|error| crate::sqlserver::Error::Unexpected {
-            doing: "writing a progress record",
-            what: error.to_string(),
-        })?;
+        let data = serde_json::to_vec(&record)
+            .map_err(|error| source::Error::Unexpected { doing: "writing a progress record", what: error.to_string() })?;
         let record = Record { partition_key: self.source.chars().take(MAX_PARTITION_KEY).collect(), data: data.into() };
         self.writer.append(&self.progress_stream, vec![record]).await?;
         self.writer.flush().await?;

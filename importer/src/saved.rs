@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::lease;
-use crate::sqlserver::rows::KeyPart;
+use source::rows::KeyPart;
 
 const FORMAT: u32 = 1;
 

@@ -17,11 +17,11 @@ use crate::error::Error;
 use crate::publish::Publisher;
 use crate::saved::{ProgressFile, Saved, SavedPhase, SavedTable, TableProgress};
 use crate::snapshot;
-use crate::sqlserver::changes::ChangeTable;
-use crate::sqlserver::clock::Clock;
-use crate::sqlserver::rows::SourceTable;
-use crate::sqlserver::{self, CapturedTable, Catalog, Client, Instance, sql};
 use crate::status::StatusHandle;
+use source::changes::ChangeTable;
+use source::clock::Clock;
+use source::rows::SourceTable;
+use source::{CapturedTable, Catalog, Client, Instance, sql};
 
 /// A table as it is imported.
 pub(crate) struct Table {
@@ -137,9 +137,9 @@ fn select_tables<'c>(config: &Config, catalog: &'c Catalog) -> Result<Vec<&'c Ca
             catalog.uncaptured.iter().filter(|name| unmatched.iter().any(|pattern| matches(pattern, name))).collect();
         if !uncaptured.is_empty() {
             let remedy = uncaptured.iter().map(|name| sql::enable_table(&name.schema, &name.table)).collect::<Vec<_>>().join(" ");
-            return Err(sqlserver::Error::NotCaptured { tables: listed(uncaptured.iter()), remedy }.into());
+            return Err(source::Error::NotCaptured { tables: listed(uncaptured.iter()), remedy }.into());
         }
-        return Err(sqlserver::Error::NoSuchTable {
+        return Err(source::Error::NoSuchTable {
             patterns: listed(unmatched.iter()),
             captured: listed(catalog.tables.iter().map(|table| &table.name)),
         }
@@ -148,10 +148,10 @@ fn select_tables<'c>(config: &Config, catalog: &'c Catalog) -> Result<Vec<&'c Ca
     let selected: Vec<&CapturedTable> = catalog.tables.iter().filter(|table| config.tables.takes(&table.name)).collect();
     if selected.is_empty() {
         return Err(if catalog.tables.is_empty() {
-            sqlserver::Error::NothingCaptured { database: catalog.database.clone() }.into()
+            source::Error::NothingCaptured { database: catalog.database.clone() }.into()
         } else {
             let patterns = format!("the patterns but those that exclude: {}", config.tables.exclude.join(", "));
-            sqlserver::Error::NoSuchTable { patterns, captured: listed(catalog.tables.iter().map(|table| &table.name)) }.into()
+            source::Error::NoSuchTable { patterns, captured: listed(catalog.tables.iter().map(|table| &table.name)) }.into()
         });
     }
     Ok(selected)
@@ -208,7 +208,7 @@ fn check_still_captured(config: &Config, catalog: &Catalog, saved: &Saved) -> Re
         None => Ok(()),
         Some((table, before)) => {
             let (table, instance) = (table.clone(), before.instance.clone());
-            Err(sqlserver::Error::InstanceGone { table, instance, from: saved.lsn() }.into())
+            Err(source::Error::InstanceGone { table, instance, from: saved.lsn() }.into())
         }
     }
 }
@@ -271,15 +271,12 @@ fn check_computed(contract: &Contract, instance: &Instance, status: &StatusHandl
 
 /// The newest instance that holds everything after `from`.
 fn choose_instance<'c>(captured: &'c CapturedTable, before: &SavedTable, from: Lsn) -> Result<&'c Instance, Error> {
-    let gone = |instance: &Instance| sqlserver::Error::InstanceGone {
-        table: captured.name.clone(),
-        instance: instance.name.clone(),
-        from,
-    };
+    let gone =
+        |instance: &Instance| source::Error::InstanceGone { table: captured.name.clone(), instance: instance.name.clone(), from };
     let newest = captured
         .instances
         .first()
-        .ok_or_else(|| sqlserver::Error::Unexpected { doing: "choosing a capture instance", what: "there is none".into() })?;
+        .ok_or_else(|| source::Error::Unexpected { doing: "choosing a capture instance", what: "there is none".into() })?;
     if captured.object_id != before.object_id {
         // Another table of the same name: the changes of the old one went with it.
         return Err(gone(newest).into());
@@ -287,6 +284,6 @@ fn choose_instance<'c>(captured: &'c CapturedTable, before: &SavedTable, from: L
     let holds = |instance: &&Instance| instance.start_lsn <= from.next().max(before.floor);
     captured.instances.iter().find(holds).ok_or_else(|| {
         let min = newest.start_lsn;
-        sqlserver::Error::Gap { table: captured.name.clone(), instance: newest.name.clone(), from, min }.into()
+        source::Error::Gap { table: captured.name.clone(), instance: newest.name.clone(), from, min }.into()
     })
 }

@@ -38,11 +38,11 @@ use crate::error::Error;
 use crate::publish::Publisher;
 use crate::saved::{SavedPhase, TableProgress};
 use crate::session::{Session, Table};
-use crate::sqlserver::changes::{first_rows, size};
-use crate::sqlserver::decode::{Columns, value};
-use crate::sqlserver::rows::KeyPart;
-use crate::sqlserver::{self, Client, sql};
 use crate::status::{Activity, StatusHandle};
+use source::changes::{first_rows, size};
+use source::decode::{Columns, value};
+use source::rows::KeyPart;
+use source::{Client, sql};
 
 /// Rows of the first chunk of a table without large columns; later ones follow from how large the rows turned out to be.
 const FIRST_CHUNK_ROWS: usize = 2000;
@@ -98,7 +98,7 @@ async fn expected_rows(session: &mut Session<'_>, index: usize) -> Result<Option
             Some(row) => Ok(Columns::new(doing, row).optional_int()?.and_then(|rows| rows.try_into().ok())),
             None => Ok(None),
         },
-        Err(error @ sqlserver::Error::Connection { .. }) => Err(error.into()),
+        Err(error @ source::Error::Connection { .. }) => Err(error.into()),
         // Only a progress bar misses it.
         Err(_) => Ok(None),
     }
@@ -312,11 +312,11 @@ struct Moment {
 impl Moment {
     async fn now(client: &mut Client, doing: &'static str) -> Result<Self, Error> {
         let row = client.rows(doing, sql::CLOCK, vec![]).await?.into_iter().next();
-        let row = row.ok_or_else(|| sqlserver::Error::Unexpected { doing, what: "the server tells no time".into() })?;
+        let row = row.ok_or_else(|| source::Error::Unexpected { doing, what: "the server tells no time".into() })?;
         let mut row = Columns::new(doing, row);
         let time = match row.value()? {
             time @ Value::DateTime { .. } => time.to_json().as_str().unwrap_or_default().to_owned(),
-            other => return Err(sqlserver::Error::Unexpected { doing, what: format!("GETDATE() is {other:?}") }.into()),
+            other => return Err(source::Error::Unexpected { doing, what: format!("GETDATE() is {other:?}") }.into()),
         };
         Ok(Self { time, captured: row.lsn()?.unwrap_or(Lsn::ZERO) })
     }
@@ -342,7 +342,7 @@ async fn last_empty_scan(client: &mut Client, doing: &'static str, parameters: V
             Some(end) => Ok(Seen::Scan(value(end)?)),
             None => Ok(Seen::Nothing),
         },
-        Err(error @ sqlserver::Error::Connection { .. }) => Err(error.into()),
+        Err(error @ source::Error::Connection { .. }) => Err(error.into()),
         // Without permission to look at the capture job there is still the entry that capture makes every few minutes.
         Err(error) => {
             tracing::info!(%error, "the capture job's scans cannot be seen; waiting for the next captured transaction");
@@ -352,7 +352,7 @@ async fn last_empty_scan(client: &mut Client, doing: &'static str, parameters: V
 }
 
 /// How far capture has come.
-pub(crate) async fn max_lsn(client: &mut Client) -> Result<Option<Lsn>, sqlserver::Error> {
+pub(crate) async fn max_lsn(client: &mut Client) -> Result<Option<Lsn>, source::Error> {
     let doing = "asking how far capture has come";
     match client.rows(doing, sql::MAX_LSN, vec![]).await?.into_iter().next() {
         Some(row) => Columns::new(doing, row).lsn(),

@@ -3,7 +3,7 @@
 //! # Why nothing is lost or disordered
 //! - A tick lists the transactions captured after `from`, once; `to` is the last of them. Capture writes a transaction's rows before or with its entry in that list, so
 //!   everything up to `to` is there to be read, and nothing is added to it afterwards.
-//! - *Every* change table that holds something newer is read up to `to`, each in order ([`Cursor`](crate::sqlserver::changes::Cursor)); [`Merge`] brings them into one order by (commit LSN,
+//! - *Every* change table that holds something newer is read up to `to`, each in order ([`Cursor`](source::changes::Cursor)); [`Merge`] brings them into one order by (commit LSN,
 //!   command id, seqval, operation). So when the progress record says `to`, there is nothing at or below it that was not published (INV-1, INV-6).
 //! - Before the reads and after each page, the instances' low watermarks are held against `from`: cleanup moves them before it deletes, so a range that was purged
 //!   is found out instead of read as empty.
@@ -23,10 +23,10 @@ use crate::metrics;
 use crate::saved::SavedPhase;
 use crate::session::Session;
 use crate::snapshot::max_lsn;
-use crate::sqlserver::changes::{Change, Cursor};
-use crate::sqlserver::decode::Columns;
-use crate::sqlserver::{self, Client, sql};
 use crate::status::Activity;
+use source::changes::{Change, Cursor};
+use source::decode::Columns;
+use source::{Client, sql};
 
 /// How often, at least, a quiet capture is looked at for having stalled.
 const STALL_CHECK: Duration = Duration::from_secs(30);
@@ -71,7 +71,7 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<std::convert::Infal
 async fn check_not_behind(session: &mut Session<'_>) -> Result<(), Error> {
     let saved = session.saved.lsn();
     match max_lsn(&mut session.client).await? {
-        Some(captured) if captured < saved => Err(sqlserver::Error::WentBack { saved, captured }.into()),
+        Some(captured) if captured < saved => Err(source::Error::WentBack { saved, captured }.into()),
         _ => Ok(()),
     }
 }
@@ -163,7 +163,7 @@ async fn moved(session: &mut Session<'_>, from: Lsn) -> Result<Vec<usize>, Error
         if max.is_some_and(|max| max > from) {
             let index = usize::try_from(index).ok().filter(|index| *index < session.tables.len());
             moved.push(
-                index.ok_or_else(|| sqlserver::Error::Unexpected { doing, what: "an instance that was not asked for".into() })?,
+                index.ok_or_else(|| source::Error::Unexpected { doing, what: "an instance that was not asked for".into() })?,
             );
         }
     }
@@ -177,7 +177,7 @@ fn event(session: &Session<'_>, table: usize, change: Change, commit_time_ms: i6
         (Some(_), Some(_)) => Op::Update,
         (Some(_), None) => Op::Delete,
         (None, None) => {
-            return Err(sqlserver::Error::Unexpected { doing: "reading changes", what: "a change without a row".into() }.into());
+            return Err(source::Error::Unexpected { doing: "reading changes", what: "a change without a row".into() }.into());
         }
     };
     let Change { position, before, after } = change;

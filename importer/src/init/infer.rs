@@ -18,7 +18,7 @@ use schemas::table::TableSchema;
 
 use super::Inferred;
 use super::names;
-use crate::sqlserver::{Catalog, ForeignKey};
+use source::{Catalog, ForeignKey};
 
 /// Edges from the root downwards.
 const MAX_DEPTH: usize = 4;
@@ -48,7 +48,7 @@ struct Edges {
 pub fn infer(catalog: &Catalog) -> Inferred {
     let mut notes: Vec<String> = Vec::new();
     for name in &catalog.uncaptured {
-        let enable = crate::sqlserver::sql::enable_table(&name.schema, &name.table);
+        let enable = source::sql::enable_table(&name.schema, &name.table);
         notes.push(format!("{name} is not captured and was left out. To capture it: {enable}"));
     }
     let mut schemas = BTreeMap::new();

@@ -3,7 +3,7 @@
 use schemas::Lsn;
 
 use super::*;
-use crate::sqlserver::{CapturedColumn, CapturedTable, Instance};
+use source::{CapturedColumn, CapturedTable, Instance};
 
 /// A table as `name(key1,key2;other,other)`.
 fn table(text: &str) -> CapturedTable {

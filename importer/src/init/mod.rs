@@ -11,7 +11,7 @@ use schemas::contract::Contract;
 use schemas::entity::EntityDefinition;
 
 use crate::error::Error;
-use crate::sqlserver::{self, Catalog, Client, Source};
+use source::{Catalog, Client, Source};
 
 pub use infer::infer;
 
@@ -39,7 +39,7 @@ pub async fn read_catalog(source: &Source) -> Result<Catalog, Error> {
     let mut client = Client::connect(source).await?;
     let catalog = Catalog::read(&mut client).await?;
     if catalog.tables.is_empty() {
-        return Err(sqlserver::Error::NothingCaptured { database: catalog.database }.into());
+        return Err(source::Error::NothingCaptured { database: catalog.database }.into());
     }
     Ok(catalog)
 }

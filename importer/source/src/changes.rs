@@ -63,11 +63,11 @@ struct ChangeColumn {
 
 /// How to read the changes of a table.
 #[derive(Debug)]
-pub(crate) struct ChangeTable {
-    pub(crate) name: TableName,
-    pub(crate) instance: String,
+pub struct ChangeTable {
+    pub name: TableName,
+    pub instance: String,
     /// Changes before it were never missed: the snapshot was taken after them.
-    pub(crate) floor: Lsn,
+    pub floor: Lsn,
     columns: Vec<ChangeColumn>,
     first_page: String,
     page: String,
@@ -78,15 +78,15 @@ pub(crate) struct ChangeTable {
 
 /// A change as recorded.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Change {
-    pub(crate) position: Position,
-    pub(crate) before: Option<Values>,
-    pub(crate) after: Option<Values>,
+pub struct Change {
+    pub position: Position,
+    pub before: Option<Values>,
+    pub after: Option<Values>,
 }
 
 impl ChangeTable {
     /// Reads the columns of `schema`, in its order, from a capture instance. `None` names a column that the instance does not have.
-    pub(crate) fn new(schema: &TableSchema, instance: &Instance, floor: Lsn, max_page_rows: usize) -> Result<Self, String> {
+    pub fn new(schema: &TableSchema, instance: &Instance, floor: Lsn, max_page_rows: usize) -> Result<Self, String> {
         let mut columns = Vec::new();
         let mut selected = Vec::new();
         for column in &schema.columns {
@@ -108,7 +108,7 @@ impl ChangeTable {
     }
 
     /// Fails if changes after `from` have been removed, given where the instance begins now.
-    pub(crate) fn check_watermark(&self, from: Lsn, min: Option<Lsn>) -> Result<(), Error> {
+    pub fn check_watermark(&self, from: Lsn, min: Option<Lsn>) -> Result<(), Error> {
         match min {
             None => Err(Error::InstanceGone { table: self.name.clone(), instance: self.instance.clone(), from }),
             Some(min) if min > from.next() && min > self.floor => {
@@ -150,7 +150,7 @@ impl ChangeTable {
 }
 
 /// How many rows of a table to read while their size is not known: `usual`, or few where one may be very large.
-pub(crate) fn first_rows(schema: &TableSchema, usual: usize) -> usize {
+pub fn first_rows(schema: &TableSchema, usual: usize) -> usize {
     let large = |sql_type| recording(sql_type) != Recording::Always;
     if schema.columns.iter().any(|column| large(column.sql_type)) { usual.min(FIRST_ROWS_IF_LARGE) } else { usual }
 }
@@ -194,7 +194,7 @@ fn unexpected(what: impl Into<String>) -> Error {
 }
 
 /// About how much memory a value takes.
-pub(crate) fn size(value: &Value) -> usize {
+pub fn size(value: &Value) -> usize {
     let heap = match value {
         Value::Text(text) => text.len(),
         Value::Bytes(bytes) => bytes.len(),
@@ -251,7 +251,7 @@ impl Pairs {
 }
 
 /// Reads the changes of one table in (`from`, `to`], page by page.
-pub(crate) struct Cursor {
+pub struct Cursor {
     table: Arc<ChangeTable>,
     from: Lsn,
     to: Lsn,
@@ -266,7 +266,7 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     /// `share` is how many cursors are read side by side and share the memory for pages.
-    pub(crate) fn new(table: Arc<ChangeTable>, from: Lsn, to: Lsn, share: usize) -> Self {
+    pub fn new(table: Arc<ChangeTable>, from: Lsn, to: Lsn, share: usize) -> Self {
         let max_page_rows = (table.max_page_rows / share.max(1)).clamp(table.max_page_rows.min(100), table.max_page_rows);
         let page_rows = table.page_rows.load(Ordering::Relaxed).min(max_page_rows);
         Self {
@@ -283,7 +283,7 @@ impl Cursor {
     }
 
     /// Where the next change stands; `None` at the end. Reads a page when none is at hand.
-    pub(crate) async fn head(&mut self, client: &mut Client) -> Result<Option<Position>, Error> {
+    pub async fn head(&mut self, client: &mut Client) -> Result<Option<Position>, Error> {
         while self.ready.is_empty() && !self.done {
             self.read_page(client).await?;
         }
@@ -291,7 +291,7 @@ impl Cursor {
     }
 
     /// Takes the change that [`head`](Self::head) told of.
-    pub(crate) fn take(&mut self) -> Option<Change> {
+    pub fn take(&mut self) -> Option<Change> {
         self.ready.pop_front()
     }
 

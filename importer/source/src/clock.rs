@@ -19,7 +19,7 @@ const TICKS_PER_MILLISECOND: i64 = 10_000;
 
 /// How local times become moments.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Clock {
+pub struct Clock {
     zone: Option<TimeZone>,
 }
 
@@ -34,14 +34,14 @@ pub struct UnknownZone {
 }
 
 impl Clock {
-    pub(crate) fn new(zone: Option<&str>) -> Result<Self, UnknownZone> {
+    pub fn new(zone: Option<&str>) -> Result<Self, UnknownZone> {
         let zone =
             zone.map(|name| TimeZone::get(name).map_err(|source| UnknownZone { name: name.to_owned(), source })).transpose()?;
         Ok(Self { zone })
     }
 
     /// Milliseconds since 1970-01-01 UTC of a local time, given the server's present offset. NULL is 0: not known.
-    pub(crate) fn unix_ms(&self, local: &Value, offset_minutes: i64) -> Result<i64, Error> {
+    pub fn unix_ms(&self, local: &Value, offset_minutes: i64) -> Result<i64, Error> {
         let doing = "reading a commit time";
         let Value::DateTime { days, ticks, .. } = local else {
             return if *local == Value::Null {

@@ -21,7 +21,7 @@ const DOING: &str = "reading a table for the snapshot";
 /// changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum KeyPart {
+pub enum KeyPart {
     Int(i64),
     /// Text, and everything that the server reads from text: decimals and times.
     Text(String),
@@ -78,7 +78,7 @@ impl KeyPart {
 
 /// How to read a table.
 #[derive(Debug)]
-pub(crate) struct SourceTable {
+pub struct SourceTable {
     columns: usize,
     /// Indexes of the key's columns among those read, and their place in queries; empty: no key to go on from.
     key: Vec<usize>,
@@ -88,7 +88,7 @@ pub(crate) struct SourceTable {
 
 impl SourceTable {
     /// Reads the columns of `schema` in its order.
-    pub(crate) fn new(schema: &TableSchema, instance: &Instance) -> Result<Self, String> {
+    pub fn new(schema: &TableSchema, instance: &Instance) -> Result<Self, String> {
         let captured = |name: &str| instance.columns.iter().find(|captured| captured.name == name).ok_or_else(|| name.to_owned());
         let mut selected = Vec::new();
         for column in &schema.columns {
@@ -112,17 +112,17 @@ impl SourceTable {
         Ok(Self { columns: selected.len(), key: schema.key.clone(), queries })
     }
 
-    pub(crate) fn has_key(&self) -> bool {
+    pub fn has_key(&self) -> bool {
         !self.key.is_empty()
     }
 
     /// The whole-table query of a table without a key.
-    pub(crate) fn scan(&self) -> &str {
+    pub fn scan(&self) -> &str {
         &self.queries[0]
     }
 
     /// The next rows after a key, at most `limit`; fewer mean that the table is at its end.
-    pub(crate) async fn chunk(&self, client: &mut Client, after: Option<&[KeyPart]>, limit: usize) -> Result<Vec<Values>, Error> {
+    pub async fn chunk(&self, client: &mut Client, after: Option<&[KeyPart]>, limit: usize) -> Result<Vec<Values>, Error> {
         let mut rows = Vec::with_capacity(limit.min(1 << 16));
         let bounds = after.unwrap_or_default();
         // From the whole key down to its first column: the rest of the smallest group first, then the groups around it.
@@ -145,7 +145,7 @@ impl SourceTable {
         Ok(rows)
     }
 
-    pub(crate) fn values(&self, row: Row) -> Result<Values, Error> {
+    pub fn values(&self, row: Row) -> Result<Values, Error> {
         let mut values = Vec::with_capacity(self.columns);
         for data in row {
             values.push(value(data)?);
@@ -161,7 +161,7 @@ impl SourceTable {
     }
 
     /// The key of a row, to go on from.
-    pub(crate) fn key_of(&self, row: &Values) -> Result<Vec<KeyPart>, Error> {
+    pub fn key_of(&self, row: &Values) -> Result<Vec<KeyPart>, Error> {
         let part = |index: &usize| {
             KeyPart::of(&row[*index]).ok_or_else(|| Error::Unexpected { doing: DOING, what: "a key holds NULL".to_owned() })
         };

@@ -22,7 +22,7 @@ const TICKS_PER_MINUTE: i64 = 600_000_000;
 const TICKS_PER_MILLISECOND: u64 = 10_000;
 
 /// What a column is selected as, from a table with the given alias (or none).
-pub(crate) fn select(name: &str, sql_type: SqlType, utf8: bool, alias: Option<&str>) -> String {
+pub fn select(name: &str, sql_type: SqlType, utf8: bool, alias: Option<&str>) -> String {
     let quoted = quote(name);
     let column = alias.map_or_else(|| quoted.clone(), |alias| format!("{alias}.{quoted}"));
     let converted = match sql_type {
@@ -42,7 +42,7 @@ pub(crate) fn select(name: &str, sql_type: SqlType, utf8: bool, alias: Option<&s
 }
 
 /// The value of one column.
-pub(crate) fn value(data: ColumnData<'static>) -> Result<Value, Error> {
+pub fn value(data: ColumnData<'static>) -> Result<Value, Error> {
     Ok(match data {
         ColumnData::I32(Some(number)) => Value::Int(number.into()),
         ColumnData::I64(Some(number)) => Value::Int(number),
@@ -124,14 +124,14 @@ fn local(utc_days: u32, utc_ticks: u64, scale: u8, offset_minutes: i16) -> Resul
 }
 
 /// Reads the columns of a catalog row by their place. A value of another kind than expected is a fault of ours, or a server that is none.
-pub(crate) struct Columns {
+pub struct Columns {
     doing: &'static str,
     values: std::vec::IntoIter<ColumnData<'static>>,
     read: usize,
 }
 
 impl Columns {
-    pub(crate) fn new(doing: &'static str, row: Row) -> Self {
+    pub fn new(doing: &'static str, row: Row) -> Self {
         let values: Vec<ColumnData<'static>> = row.into_iter().collect();
         Self { doing, values: values.into_iter(), read: 0 }
     }
@@ -143,7 +143,7 @@ impl Columns {
         }
     }
 
-    pub(crate) fn value(&mut self) -> Result<Value, Error> {
+    pub fn value(&mut self) -> Result<Value, Error> {
         self.read += 1;
         let data = self.values.next();
         data.map_or_else(
@@ -152,7 +152,7 @@ impl Columns {
         )
     }
 
-    pub(crate) fn optional_text(&mut self) -> Result<Option<String>, Error> {
+    pub fn optional_text(&mut self) -> Result<Option<String>, Error> {
         match self.value()? {
             Value::Null => Ok(None),
             Value::Text(text) => Ok(Some(text)),
@@ -160,11 +160,11 @@ impl Columns {
         }
     }
 
-    pub(crate) fn text(&mut self) -> Result<String, Error> {
+    pub fn text(&mut self) -> Result<String, Error> {
         self.optional_text()?.ok_or_else(|| self.unexpected("text", &Value::Null))
     }
 
-    pub(crate) fn optional_int(&mut self) -> Result<Option<i64>, Error> {
+    pub fn optional_int(&mut self) -> Result<Option<i64>, Error> {
         match self.value()? {
             Value::Null => Ok(None),
             Value::Int(number) => Ok(Some(number)),
@@ -173,12 +173,12 @@ impl Columns {
         }
     }
 
-    pub(crate) fn int(&mut self) -> Result<i64, Error> {
+    pub fn int(&mut self) -> Result<i64, Error> {
         self.optional_int()?.ok_or_else(|| self.unexpected("a number", &Value::Null))
     }
 
     /// NULL and `0x00…` both mean that there is none.
-    pub(crate) fn lsn(&mut self) -> Result<Option<schemas::Lsn>, Error> {
+    pub fn lsn(&mut self) -> Result<Option<schemas::Lsn>, Error> {
         match self.value()? {
             Value::Null => Ok(None),
             Value::Bytes(bytes) => match schemas::Lsn::from_slice(&bytes) {

@@ -21,7 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 const PACKET_BYTES: u32 = 16_384;
 
 /// A connection.
-pub(crate) struct Client {
+pub struct Client {
     inner: tiberius::Client<Compat<TcpStream>>,
 }
 
@@ -31,7 +31,7 @@ const LOGIN_REFUSED: [u32; 9] = [18456, 18452, 18470, 18486, 18487, 18488, 18450
 const DATABASE_REFUSED: [u32; 3] = [4060, 4064, 911];
 
 impl Client {
-    pub(crate) async fn connect(source: &Source) -> Result<Self, Error> {
+    pub async fn connect(source: &Source) -> Result<Self, Error> {
         match Self::connect_to(source, &source.host, source.port).await {
             // A gateway (Azure, an availability group's listener) may name another place, once.
             Err(ConnectError::Routed { host, port }) => match Self::connect_to(source, &host, port).await {
@@ -64,7 +64,7 @@ impl Client {
     }
 
     /// Runs a query with parameters and answers all of its rows, one list for each result set.
-    pub(crate) async fn query(
+    pub async fn query(
         &mut self,
         doing: &'static str,
         sql: &str,
@@ -83,18 +83,13 @@ impl Client {
     }
 
     /// The rows of the first result set.
-    pub(crate) async fn rows(
-        &mut self,
-        doing: &'static str,
-        sql: &str,
-        parameters: Vec<ColumnData<'_>>,
-    ) -> Result<Vec<Row>, Error> {
+    pub async fn rows(&mut self, doing: &'static str, sql: &str, parameters: Vec<ColumnData<'_>>) -> Result<Vec<Row>, Error> {
         Ok(self.query(doing, sql, parameters).await?.into_iter().next().unwrap_or_default())
     }
 
     /// Runs a query and hands over each row as it arrives, with the number of its result set. An error of the callback is answered after the rest has been
     /// read, so that the connection stays in step.
-    pub(crate) async fn for_each(
+    pub async fn for_each(
         &mut self,
         doing: &'static str,
         sql: &str,
@@ -118,7 +113,7 @@ impl Client {
     }
 
     /// Runs a query and answers its rows as a stream. Whoever stops before the end drops the connection.
-    pub(crate) async fn stream(
+    pub async fn stream(
         &mut self,
         doing: &'static str,
         sql: &str,
@@ -128,7 +123,7 @@ impl Client {
     }
 
     /// Runs a procedure without parameters as a batch: procedures that answer rows may not stand in `sp_executesql` beside parameters of ours.
-    pub(crate) async fn batch(&mut self, doing: &'static str, sql: &str) -> Result<Vec<Row>, Error> {
+    pub async fn batch(&mut self, doing: &'static str, sql: &str) -> Result<Vec<Row>, Error> {
         let stream = self.inner.simple_query(sql).await.map_err(|error| Error::of(doing, error))?;
         stream.into_first_result().await.map_err(|error| Error::of(doing, error))
     }

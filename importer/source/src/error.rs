@@ -96,7 +96,7 @@ impl Error {
     }
 
     /// An object or column that is no longer what the catalog said: it passes once the catalog has been read again, or it does not pass at all.
-    pub(crate) fn is_missing_object(&self) -> bool {
+    pub fn is_missing_object(&self) -> bool {
         matches!(self, Self::Server { code: 207 | 208 | 4902 | 2801 | 16943, .. })
     }
 }

@@ -23,7 +23,7 @@ impl Password {
         Self(text.into())
     }
 
-    pub(crate) fn reveal(&self) -> &str {
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 }

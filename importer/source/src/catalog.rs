@@ -79,10 +79,10 @@ pub struct ForeignKey {
 
 /// Version and state of the database.
 #[derive(Debug, Clone)]
-pub(crate) struct Database {
-    pub(crate) version: String,
-    pub(crate) name: String,
-    pub(crate) cdc_enabled: bool,
+pub struct Database {
+    pub version: String,
+    pub name: String,
+    pub cdc_enabled: bool,
     collation: Option<String>,
 }
 
@@ -92,13 +92,13 @@ impl CapturedColumn {
     }
 
     /// What the column is selected as in its change table.
-    pub(crate) fn in_change_table(&self) -> String {
+    pub fn in_change_table(&self) -> String {
         // The change table keeps a rowversion as binary(8), which reads the same.
         select(&self.name, self.sql_type, self.utf8(), None)
     }
 
     /// What the column is selected as in its source table, under the alias `t`.
-    pub(crate) fn in_source_table(&self) -> String {
+    pub fn in_source_table(&self) -> String {
         select(&self.source_name, self.sql_type, self.utf8(), Some("t"))
     }
 
@@ -111,7 +111,7 @@ impl CapturedColumn {
 
     /// The column as part of a chunk's key, compared on the server in its own type and collation; `None` where it has no order to go on from: NULLs, or a
     /// type that cannot be a bound.
-    pub(crate) fn key_column(&self) -> Option<KeyColumn> {
+    pub fn key_column(&self) -> Option<KeyColumn> {
         if self.nullable {
             return None;
         }
@@ -173,7 +173,7 @@ impl Instance {
 }
 
 impl Database {
-    pub(crate) async fn read(client: &mut Client) -> Result<Self, Error> {
+    pub async fn read(client: &mut Client) -> Result<Self, Error> {
         let doing = "reading the database's state";
         let row = client.rows(doing, sql::DATABASE, vec![]).await?.into_iter().next();
         let row = row.ok_or_else(|| Error::Unexpected { doing, what: "sys.databases does not show this database".into() })?;
@@ -189,7 +189,7 @@ impl Database {
 
 impl Catalog {
     /// Reads it all. Fails where CDC is not enabled in the database; that nothing is captured is for the caller to judge.
-    pub(crate) async fn read(client: &mut Client) -> Result<Self, Error> {
+    pub async fn read(client: &mut Client) -> Result<Self, Error> {
         let database = Database::read(client).await?;
         if !database.cdc_enabled {
             return Err(Error::CdcDisabled { database: database.name });
