@@ -107,6 +107,8 @@ impl Publisher {
             commit_time_ms: 1_780_000_000_000,
             counts: std::mem::take(&mut self.counts),
             dead_lettered: BTreeMap::new(),
+            rereads: BTreeMap::new(),
+            reread_counts: BTreeMap::new(),
             positions,
         };
         let record = Record { partition_key: SOURCE.to_owned(), data: serde_json::to_vec(&record)?.into() };

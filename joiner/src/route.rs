@@ -165,7 +165,7 @@ impl Router<'_> {
             table
         });
         let Some(table) = table else { return Ok(()) };
-        if head.op == Op::Read {
+        if head.op.is_read() {
             return self.snapshot_row(&head, data, table, sequence, before, after);
         }
         self.out.received[table] += 1;

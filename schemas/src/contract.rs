@@ -7,6 +7,7 @@
 //!   "$schema": "https://json-schema.org/draft/2020-12/schema",
 //!   "title": "dbo.orders",
 //!   "x-table": "dbo.orders",
+//!   "x-version": 1,
 //!   "x-key": ["id"],
 //!   "type": "object",
 //!   "properties": {
@@ -22,6 +23,9 @@
 //! - `x-table`, `x-key` and each property's `x-sql-type` are required: they are what the joiner reads. `x-case-insensitive` says that the column's collation
 //!   takes text that differs in case alone for equal.
 //! - `null` in a property's `type` is what makes the column nullable; leaving it out of a column that the database lets be NULL is a stricter contract.
+//! - `x-omitted` at the root lists columns that are left out on purpose, and `x-never-null: true` at a property says that the contract forbids NULL on purpose
+//!   though the table lets it be: without them, both are differences from the table that a new version would take over.
+//! - `x-version` counts the contract's versions from 1, and is 1 where it is left out: see [`versions`].
 //! - Everything else of JSON Schema 2020-12 may be added, at a property or at the root.
 //!
 //! # Why the check is fast and still the schema's
@@ -33,15 +37,19 @@
 mod check;
 mod compare;
 mod error;
+mod evolve;
 mod keywords;
 mod parse;
+pub mod versions;
 mod write;
 
 use std::sync::Arc;
 
 pub use check::Violation;
-pub use compare::Difference;
+pub use compare::{Compatibility, Difference};
 pub use error::ContractError;
+pub use evolve::EvolveError;
+pub use versions::Versions;
 
 use crate::table::{TableName, TableSchema};
 
@@ -49,6 +57,10 @@ use crate::table::{TableName, TableSchema};
 #[derive(Debug, Clone)]
 pub struct Contract {
     pub table: Arc<TableSchema>,
+    /// `x-version`.
+    pub version: u32,
+    /// `x-omitted`.
+    omitted: Arc<[String]>,
     document: Arc<serde_json::Value>,
     columns: Arc<[check::ColumnCheck]>,
     row: Option<Arc<jsonschema::Validator>>,
@@ -59,7 +71,8 @@ impl Contract {
     pub fn from_table(table: &TableSchema) -> Self {
         let columns =
             table.columns.iter().map(|column| check::ColumnCheck::of_column(column.sql_type, column.nullable)).collect();
-        Self { table: Arc::new(table.clone()), document: Arc::new(write::document(table)), columns, row: None }
+        let document = Arc::new(write::document(table));
+        Self { table: Arc::new(table.clone()), version: 1, omitted: Arc::new([]), document, columns, row: None }
     }
 
     /// Reads a contract. `file_name` is for messages alone.

@@ -8,7 +8,8 @@
 //! ```
 //! The members before `before` come first and in this order, so that a reader can tell a duplicate before it looks at the rows; a reader accepts
 //! any order. `event_serial_no` is 2 for an update and 1 otherwise, as Debezium numbers the images of a change; `command_id` is ours, because it is part of
-//! the total order. A snapshot row has `"snapshot":"true"`, op `r`, a `commit_lsn` that says from where the tail follows, and a null `change_lsn`.
+//! the total order. A snapshot row has `"snapshot":"true"`, one that is read again beside the tail `"snapshot":"incremental"`;
+//! both have op `r`, a `commit_lsn` that says from where the tail follows, and a null `change_lsn`.
 
 use std::io::Write;
 
@@ -34,7 +35,12 @@ impl Encoder {
     pub fn encode(&self, event: &ChangeEvent, out: &mut Vec<u8>) {
         // Writing to a Vec cannot fail, so the results of `write!` are of no interest.
         let position = &event.position;
-        let snapshot = event.op == Op::Read;
+        let read = event.op.is_read();
+        let snapshot = match event.op {
+            Op::Read => "true",
+            Op::Reread => "incremental",
+            Op::Create | Op::Update | Op::Delete => "false",
+        };
         let _ = write!(
             out,
             r#"{{"op":"{}","source":{{"version":"{}","connector":"sqlserver","name":{},"ts_ms":{},"snapshot":"{}","db":{},"schema":"#,
@@ -49,7 +55,7 @@ impl Encoder {
         out.extend_from_slice(b",\"table\":");
         write_string(out, &event.table.name.table);
         let _ = write!(out, r#","commit_lsn":"{}","change_lsn":"#, position.commit_lsn);
-        if snapshot {
+        if read {
             out.extend_from_slice(b"null");
         } else {
             let _ = write!(out, r#""{}""#, position.seqval);
@@ -60,7 +66,7 @@ impl Encoder {
         out.extend_from_slice(b",\"after\":");
         write_row(out, &event.table, event.after.as_ref());
         let _ = write!(out, r#","ts_ms":{},"transaction":"#, event.commit_time_ms);
-        if snapshot {
+        if read {
             out.extend_from_slice(b"null}");
         } else {
             let _ = write!(out, r#"{{"id":"{}"}}}}"#, position.commit_lsn);

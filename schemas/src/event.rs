@@ -13,21 +13,29 @@ pub enum Op {
     Create,
     Update,
     Delete,
-    /// Read by a snapshot.
+    /// Read by the initial snapshot.
     Read,
+    /// Read again while the tail goes on ([`crate::progress::Reread`]).
+    Reread,
 }
 
 impl Op {
+    /// Whether the event is a row that was read, not a change.
+    pub const fn is_read(self) -> bool {
+        matches!(self, Self::Read | Self::Reread)
+    }
+
     /// Debezium's letter.
     pub const fn letter(self) -> char {
         match self {
             Self::Create => 'c',
             Self::Update => 'u',
             Self::Delete => 'd',
-            Self::Read => 'r',
+            Self::Read | Self::Reread => 'r',
         }
     }
 
+    /// Of `r`, `source.snapshot` says which it is.
     pub const fn from_letter(letter: u8) -> Option<Self> {
         match letter {
             b'c' => Some(Self::Create),
@@ -51,7 +59,7 @@ pub struct ChangeEvent {
     pub before: Option<Row>,
     /// The row after the change: present for all but deletes.
     pub after: Option<Row>,
-    /// For a snapshot row: the LSN from which the tail follows, and zero for the rest.
+    /// For a row that was read: the LSN from which the tail follows, and zero for the rest.
     pub position: Position,
     /// When the transaction was committed (for a snapshot row: read), in milliseconds since 1970-01-01 UTC.
     pub commit_time_ms: i64,

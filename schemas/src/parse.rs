@@ -36,7 +36,7 @@ pub struct Head<'a> {
     pub op: Op,
     pub schema: Cow<'a, str>,
     pub table: Cow<'a, str>,
-    /// For a snapshot row: the LSN from which the tail follows, and zero for the rest.
+    /// For a row that was read: the LSN from which the tail follows; it stands behind the changes of that LSN.
     pub position: Position,
     pub commit_time_ms: i64,
     bytes: &'a [u8],
@@ -103,6 +103,7 @@ struct Source<'a> {
     seqval: Option<Lsn>,
     command_id: i32,
     ts_ms: i64,
+    incremental: bool,
 }
 
 #[derive(Default)]
@@ -130,18 +131,23 @@ impl<'a> Head<'a> {
         let op = partial.op.ok_or(ParseError::Missing { member: "op" })?;
         let source = partial.source.ok_or(ParseError::Missing { member: "source" })?;
         let commit_lsn = source.commit_lsn.ok_or(ParseError::Missing { member: "source.commit_lsn" })?;
+        let op = if op == Op::Read && source.incremental { Op::Reread } else { op };
         let operation = match op {
             Op::Delete => 1,
             Op::Create => 2,
             Op::Update => 4,
-            Op::Read => 0,
+            Op::Read | Op::Reread => 0,
         };
         let seqval = match (op, source.seqval) {
-            (Op::Read, _) => Lsn::ZERO,
+            (Op::Read | Op::Reread, _) => Lsn::ZERO,
             (_, Some(seqval)) => seqval,
             (_, None) => return Err(ParseError::Missing { member: "source.change_lsn" }),
         };
-        let command_id = if op == Op::Read { 0 } else { source.command_id };
+        let command_id = match op {
+            Op::Read => 0,
+            Op::Reread => i32::MAX,
+            Op::Create | Op::Update | Op::Delete => source.command_id,
+        };
         Ok(Self {
             op,
             schema: source.schema.ok_or(ParseError::Missing { member: "source.schema" })?,
@@ -248,6 +254,7 @@ fn source<'a>(scanner: &mut Scanner<'a>, depth: u32) -> Result<Source<'a>, Parse
             b"commit_lsn" => source.commit_lsn = lsn(scanner, "source.commit_lsn")?,
             b"change_lsn" => source.seqval = lsn(scanner, "source.change_lsn")?,
             b"command_id" => source.command_id = integer(scanner, "source.command_id")?,
+            b"snapshot" => source.incremental = scanner.value(depth + 1)? == b"\"incremental\"",
             b"ts_ms" => source.ts_ms = integer(scanner, "source.ts_ms")?,
             _ => drop(scanner.value(depth + 1)?),
         }

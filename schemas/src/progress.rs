@@ -120,6 +120,30 @@ pub enum Phase {
     Tail,
 }
 
+/// A table that is read again while the tail goes on: after a gap in its changes, by command, or because it is captured only now.
+///
+/// Its rows are `r` events ([`Op::Reread`](crate::event::Op::Reread)) that are published between ticks, when the tail stands at the LSN that the events carry as their commit LSN: what was read is that old or newer, and the tail's later changes replay over it, as over
+/// the initial snapshot. The importer saves that it rereads, and under which generation, before it publishes the first row; from then on each record carries the entry, until the tail has passed `consistent_from` of a reread
+/// that is finished. A record's range may be empty: then it speaks of the rows alone. Rows that no record speaks of are not applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reread {
+    /// Greater than that of any earlier reread of the table.
+    pub generation: u64,
+    /// From which LSN on the table's rows are the source's as of one LSN; `None` while that is not known, for more is being read. Until the tail is there, nothing is consistent.
+    pub consistent_from: Option<Lsn>,
+    /// Nothing more will be read.
+    pub finished: bool,
+    /// All rows are read, not a range of keys: those that are not among them when it is finished do not exist any more.
+    pub whole: bool,
+}
+
+impl Reread {
+    /// Whether rows of different ages stand side by side when the tail is at `lsn`.
+    pub fn holds(&self, lsn: Lsn) -> bool {
+        self.consistent_from.is_none_or(|from| lsn < from)
+    }
+}
+
 /// "Everything at or below `to_lsn` has been published."
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressRecord {
@@ -140,6 +164,12 @@ pub struct ProgressRecord {
     /// Events of this range that were dead-lettered instead of published, by table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dead_lettered: BTreeMap<TableName, u64>,
+    /// Tables that are being read again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rereads: BTreeMap<TableName, Reread>,
+    /// Rows published since the last record for `rereads`, by table; tables without any are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reread_counts: BTreeMap<TableName, u64>,
     /// Where each shard of the event streams stood when everything in the range had been acknowledged.
     pub positions: ShardPositions,
 }
@@ -171,6 +201,8 @@ mod tests {
             commit_time_ms: 17,
             counts: [(TableName::new("dbo", "orders"), 4)].into(),
             dead_lettered: BTreeMap::new(),
+            rereads: BTreeMap::new(),
+            reread_counts: BTreeMap::new(),
             positions: [(StreamName("s".into()), [(ShardId("0".into()), SequenceNumber::from(4))].into())].into(),
         };
         let text = serde_json::to_string(&record).unwrap();

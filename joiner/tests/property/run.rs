@@ -80,6 +80,8 @@ impl Source<'_> {
             commit_time_ms: to as i64,
             counts: std::mem::take(&mut self.counts),
             dead_lettered: BTreeMap::new(),
+            rereads: BTreeMap::new(),
+            reread_counts: BTreeMap::new(),
             positions,
         });
     }

@@ -256,7 +256,7 @@ impl Log {
             Op::Delete => 1,
             Op::Create => 2,
             Op::Update => 4,
-            Op::Read => 0,
+            Op::Read | Op::Reread => 0,
         };
         // A delete and an insert that stand for one update share a seqval; the command id rises with every change.
         let mut seqval = [0; 10];

@@ -98,6 +98,8 @@ pub(crate) fn record(phase: Phase, from: u8, to: u8, counts: &[(&Arc<TableSchema
         commit_time_ms: 1000 + i64::from(to),
         counts: counts.iter().map(|(table, count)| (table.name.clone(), *count)).collect(),
         dead_lettered: BTreeMap::new(),
+        rereads: BTreeMap::new(),
+        reread_counts: BTreeMap::new(),
         positions: ShardPositions::new(),
     }
 }

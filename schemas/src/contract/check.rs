@@ -29,6 +29,8 @@ pub struct Violation {
 pub(super) struct ColumnCheck {
     sql_type: SqlType,
     nullable: bool,
+    /// `x-never-null`: the contract forbids NULL though the table may let it be.
+    pub(super) never_null: bool,
     /// For integers.
     pub(super) minimum: i64,
     pub(super) maximum: i64,
@@ -50,7 +52,7 @@ impl ColumnCheck {
         let max_length = keywords::text_length(sql_type)
             .or_else(|| keywords::binary_length(sql_type).map(keywords::base64_length))
             .unwrap_or(usize::MAX);
-        Self { sql_type, nullable, minimum, maximum, min_length: 0, max_length, limit, scale, extra: None }
+        Self { sql_type, nullable, never_null: false, minimum, maximum, min_length: 0, max_length, limit, scale, extra: None }
     }
 
     fn check(&self, value: &Value) -> Result<(), String> {

@@ -26,6 +26,37 @@ impl File<'_> {
         value.and_then(Json::as_str).ok_or_else(|| self.error(place, "expected a string", remedy))
     }
 
+    /// A keyword that is true or false; false where it is left out.
+    fn flag(&self, place: &str, schema: &Map<String, Json>, keyword: &str) -> Result<bool, ContractError> {
+        let wrong = || self.error(&format!("{place}/{keyword}"), "expected true or false", "Write true, or leave it out");
+        schema.get(keyword).map_or(Ok(false), |flag| flag.as_bool().ok_or_else(wrong))
+    }
+
+    /// The contract's version; 1 where it is left out.
+    fn version(&self, root: &Map<String, Json>) -> Result<u32, ContractError> {
+        let Some(version) = root.get("x-version") else { return Ok(1) };
+        let number = version.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
+        number.ok_or_else(|| {
+            self.error("/x-version", format!("{version} is not a version"), "Write a whole number from 1, or leave it out")
+        })
+    }
+
+    /// Columns that are left out on purpose.
+    fn omitted(&self, root: &Map<String, Json>, columns: &[Column]) -> Result<Vec<String>, ContractError> {
+        let Some(names) = root.get("x-omitted") else { return Ok(Vec::new()) };
+        let (place, remedy) = ("/x-omitted", "Write an array of names of columns that are not published");
+        let names = names.as_array().ok_or_else(|| self.error(place, "expected an array", remedy))?;
+        let name = |name: &Json| match name.as_str() {
+            None => Err(self.error(place, "expected an array of strings", remedy)),
+            Some(name) if columns.iter().any(|column| column.name == name) => {
+                let problem = format!("{name:?} is among the properties, so it is published");
+                Err(self.error(place, problem, "Take it out of one of the two"))
+            }
+            Some(name) => Ok(name.to_owned()),
+        };
+        names.iter().map(name).collect()
+    }
+
     /// An array of names of properties, as indexes.
     fn columns(&self, place: &str, value: &Json, columns: &[Column]) -> Result<Vec<usize>, ContractError> {
         let remedy = "Write an array of names that stand in properties";
@@ -57,6 +88,7 @@ pub(super) fn parse(file_name: &str, text: &str) -> Result<Contract, ContractErr
     })?;
     let root = file.object("/", Some(&document), "A contract is a JSON Schema object: see `tributary init`")?;
     let name = table_name(&file, root)?;
+    let version = file.version(root)?;
     if root.get("type").is_some_and(|value| value != "object") {
         return Err(file.error("/type", "a row is an object", "Write \"type\": \"object\""));
     }
@@ -80,9 +112,10 @@ pub(super) fn parse(file_name: &str, text: &str) -> Result<Contract, ContractErr
     if let Some(required) = root.get("required") {
         file.columns("/required", required, &columns)?;
     }
+    let omitted = file.omitted(root, &columns)?.into();
     let row = row_check(&file, root, &columns, by_reference)?;
     let table = Arc::new(TableSchema { name, columns, key });
-    Ok(Contract { table, document: Arc::new(document), columns: checks.into(), row })
+    Ok(Contract { table, version, omitted, document: Arc::new(document), columns: checks.into(), row })
 }
 
 fn table_name(file: &File<'_>, root: &Map<String, Json>) -> Result<TableName, ContractError> {
@@ -100,14 +133,13 @@ fn column(file: &File<'_>, place: &str, name: &str, schema: &Json) -> Result<(Co
     let sql_type: SqlType =
         declared.parse().map_err(|error| file.error(&type_place, format!("{error}"), "Use the catalog's type"))?;
     let nullable = nullable(file, place, schema, sql_type)?;
-    let flag_place = format!("{place}/x-case-insensitive");
-    let case_insensitive = match schema.get("x-case-insensitive") {
-        None => false,
-        Some(flag) => {
-            flag.as_bool().ok_or_else(|| file.error(&flag_place, "expected true or false", "Write true, or leave it out"))?
-        }
-    };
+    let case_insensitive = file.flag(place, schema, "x-case-insensitive")?;
     let mut check = ColumnCheck::of_column(sql_type, nullable);
+    check.never_null = file.flag(place, schema, "x-never-null")?;
+    if check.never_null && nullable {
+        let remedy = "Take \"null\" out of the column's type, or take x-never-null away";
+        return Err(file.error(&format!("{place}/x-never-null"), "the column's type lets null be", remedy));
+    }
     let extra = extra_keywords(schema, sql_type, &mut check);
     let column = Column { name: name.to_owned(), sql_type, nullable, case_insensitive };
     if extra.is_empty() {

@@ -252,3 +252,108 @@ proptest! {
         let _ = Contract::parse("t", &text);
     }
 }
+
+#[test]
+fn a_new_version_takes_over_what_is_compatible_and_keeps_what_people_wrote() {
+    let contract = edited(|document| {
+        document["properties"]["code"]["pattern"] = "^[A-Z]+$".into();
+        document["properties"]["id"]["minimum"] = 1.into();
+        document["description"] = "orders".into();
+    })
+    .unwrap();
+    let mut live = orders();
+    live.columns[0].sql_type = SqlType::BigInt;
+    live.columns[1].sql_type = SqlType::VarChar(Length::Max);
+    live.columns[2].nullable = true;
+    live.columns[2].sql_type = SqlType::Decimal { precision: 12, scale: 2 };
+    live.columns.push(column("extra", "datetime2(3)", false));
+    let next = contract.evolve(&live).unwrap().unwrap();
+    assert_eq!(next.version, 2);
+    let text = next.to_text();
+    for line in [
+        r#"  "x-version": 2,"#,
+        r#"  "description": "orders""#,
+        r#"    "id": {"type": "integer", "minimum": 1, "maximum": 9223372036854775807, "x-sql-type": "bigint"},"#,
+        r#"    "code": {"type": ["string", "null"], "x-sql-type": "varchar(max)", "x-case-insensitive": true, "pattern": "^[A-Z]+$"},"#,
+        r#"    "total": {"type": ["string", "null"], "pattern": "^-?[0-9]{1,10}\\.[0-9]{2}$", "x-sql-type": "decimal(12,2)"},"#,
+        r#"    "extra": {"type": ["string", "null"], "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}$", "x-sql-type": "datetime2(3)"}"#,
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(next.compare(&live).is_empty());
+    assert!(next.evolve(&live).unwrap().is_none());
+    // Rows of before and of now.
+    let old = |extra| [row(1, "A", 100), vec![extra]].concat();
+    next.check(&old(Value::Null)).unwrap();
+    next.check(&old(Value::DateTime { days: 1, ticks: 0, scale: 3 })).unwrap();
+    assert_eq!(next.check(&[row(1, "a", 100), vec![Value::Null]].concat()).unwrap_err().rule, "pattern");
+}
+
+#[test]
+fn what_breaks_has_no_next_version() {
+    let contract = Contract::from_table(&orders());
+    let mut live = orders();
+    live.columns[3].name = "remark".into();
+    let error = contract.evolve(&live).unwrap_err();
+    assert!(matches!(&error, EvolveError::Breaking { differences, .. } if differences.len() == 1), "{error}");
+    assert!(
+        error.to_string().contains("dbo.orders: the table has changed in a way that breaks its contract: column note is in"),
+        "{error}"
+    );
+}
+
+#[test]
+fn narrower_types_are_harmless() {
+    let contract = Contract::from_table(&orders());
+    let mut live = orders();
+    live.columns[0].sql_type = SqlType::SmallInt;
+    live.columns[1].sql_type = SqlType::NVarChar(Length::Limited(10));
+    live.columns[2].sql_type = SqlType::SmallMoney;
+    live.columns[3].sql_type = SqlType::NVarChar(Length::Limited(4000));
+    let found: Vec<_> = contract.compare(&live).iter().map(Difference::compatibility).collect();
+    // smallmoney has four digits after the point: it is written differently.
+    use Compatibility::{Breaking, Harmless};
+    assert_eq!(found, [Harmless, Harmless, Breaking, Harmless]);
+    live.columns[2].sql_type = SqlType::Decimal { precision: 9, scale: 2 };
+    assert!(contract.evolve(&live).unwrap().is_none());
+}
+
+#[test]
+fn what_people_left_out_on_purpose_is_no_difference() {
+    let contract = edited(|document| {
+        document["x-omitted"] = serde_json::json!(["secret"]);
+        document["properties"]["total"]["x-never-null"] = true.into();
+    })
+    .unwrap();
+    let mut live = orders();
+    live.columns[2].nullable = true;
+    live.columns.push(column("secret", "int", false));
+    assert!(contract.compare(&live).is_empty());
+    let edit = |edit: &dyn Fn(&mut serde_json::Value)| edited(|document| edit(document)).unwrap_err().to_string();
+    assert!(edit(&|d| d["x-omitted"] = serde_json::json!(["id"])).contains("/x-omitted: \"id\" is among the properties"));
+    assert!(
+        edit(&|d| d["properties"]["note"]["x-never-null"] = true.into())
+            .contains("/properties/note/x-never-null: the column's type lets null be")
+    );
+    assert!(edit(&|d| d["x-version"] = 0.into()).contains("/x-version: 0 is not a version"));
+}
+
+proptest! {
+    /// Whatever the table becomes: every value that it can hold keeps the contract as it is (harmless), or its next version (compatible), and the next version lets in
+    /// what the last one did.
+    #[test]
+    fn versions_let_in_what_their_tables_hold(
+        (old, old_value, new, new_value) in (any_type(), any_type()).prop_flat_map(|(old, new)| (Just(old), value_of(old), Just(new), value_of(new)))
+    ) {
+        let table = |sql_type| TableSchema {
+            name: TableName::new("dbo", "t"),
+            columns: vec![Column { name: "c".into(), sql_type, nullable: false, case_insensitive: false }],
+            key: vec![0],
+        };
+        let contract = Contract::parse("t", &Contract::from_table(&table(old)).to_text()).unwrap();
+        let Ok(next) = contract.evolve(&table(new)) else { return Ok(()) };
+        let next = next.unwrap_or(contract);
+        prop_assert_eq!(next.check(&vec![old_value]), Ok(()));
+        prop_assert_eq!(next.check(&vec![new_value]), Ok(()));
+    }
+}

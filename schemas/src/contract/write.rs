@@ -15,6 +15,7 @@ pub(super) fn document(table: &TableSchema) -> Json {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": table.name.to_string(),
         "x-table": table.name.to_string(),
+        "x-version": 1,
         "x-key": table.key_names().collect::<Vec<_>>(),
         "type": "object",
         "required": properties.keys().collect::<Vec<_>>(),

@@ -26,10 +26,14 @@ fn event(op: Op, before: Option<Vec<Value>>, after: Option<Vec<Value>>) -> Chang
         Op::Delete => 1,
         Op::Create => 2,
         Op::Update => 4,
-        Op::Read => 0,
+        Op::Read | Op::Reread => 0,
     };
-    let seqval = if op == Op::Read { Lsn::ZERO } else { Lsn::from_bytes([2; 10]) };
-    let command_id = if op == Op::Read { 0 } else { -3 };
+    let seqval = if op.is_read() { Lsn::ZERO } else { Lsn::from_bytes([2; 10]) };
+    let command_id = match op {
+        Op::Read => 0,
+        Op::Reread => i32::MAX,
+        _ => -3,
+    };
     let position = Position { commit_lsn: Lsn::from_bytes([1; 10]), command_id, seqval, operation };
     ChangeEvent { table: table(), op, before, after, position, commit_time_ms: 17 }
 }
@@ -102,12 +106,13 @@ fn any_json() -> impl Strategy<Value = Json> {
 
 proptest! {
     #[test]
-    fn our_own_events_read_back(before in values(), after in values(), which in 0..4, seed in 0..20usize) {
+    fn our_own_events_read_back(before in values(), after in values(), which in 0..5, seed in 0..20usize) {
         let event = match which {
             0 => event(Op::Create, None, Some(after)),
             1 => event(Op::Update, Some(before), Some(after)),
             2 => event(Op::Delete, Some(before), None),
-            _ => event(Op::Read, None, Some(after)),
+            3 => event(Op::Read, None, Some(after)),
+            _ => event(Op::Reread, None, Some(after)),
         };
         let mut text = Vec::new();
         Encoder::new("shop", "db").encode(&event, &mut text);
