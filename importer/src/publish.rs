@@ -240,8 +240,8 @@ impl Publisher {
             commit_time_ms,
             counts: counted(&self.routes, |route| route.published),
             dead_lettered: counted(&self.routes, |route| route.dead_lettered),
-            rereads: BTreeMap::new(),
-            reread_counts: BTreeMap::new(),
+            rereads: std::collections::BTreeMap::new(),
+            reread_counts: std::collections::BTreeMap::new(),
             positions,
         };
         let data = serde_json::to_vec(&record)
