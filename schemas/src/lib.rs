@@ -10,6 +10,7 @@ pub mod contract;
 pub mod entity;
 pub mod envelope;
 pub mod event;
+mod json;
 pub mod lsn;
 pub mod parse;
 pub mod plan;

@@ -15,16 +15,14 @@
 //! A `max` value that CDC did not record because it did not change is [`Value::Unavailable`], written as Debezium's
 //! `"__debezium_unavailable_value"`: it is not NULL.
 
-use std::io::Write;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use crate::json;
+pub use crate::json::write_string;
+
 /// Debezium's placeholder for a value that the source did not record.
 pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
-
-/// 100-nanosecond ticks in a second.
-const TICKS_PER_SECOND: u64 = 10_000_000;
 
 /// One value of a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,64 +67,48 @@ pub enum Value {
 impl Value {
     /// Appends the value as JSON.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        // Writing to a Vec cannot fail, so the results of `write!` are of no interest.
         match self {
             Self::Null => out.extend_from_slice(b"null"),
             Self::Unavailable => write_string(out, UNAVAILABLE),
             Self::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
-            Self::Int(value) => drop(write!(out, "{value}")),
+            Self::Int(value) => json::write_integer(out, *value),
+            // Writing to a Vec cannot fail.
             Self::Real(value) => drop(serde_json::to_writer(out, value)),
             Self::Float(value) => drop(serde_json::to_writer(out, value)),
-            Self::Decimal { mantissa, scale } => {
+            Self::Text(value) => write_string(out, value),
+            quoted => {
                 out.push(b'"');
-                write_decimal(out, *mantissa, *scale);
+                quoted.write_quoted(out);
                 out.push(b'"');
             }
-            Self::Text(value) => write_string(out, value),
+        }
+    }
+
+    /// What stands between the quotes, of values whose text needs no escapes.
+    fn write_quoted(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Decimal { mantissa, scale } => json::write_decimal(out, *mantissa, *scale),
             Self::Bytes(value) => {
-                out.push(b'"');
                 let start = out.len();
                 out.resize(start + value.len().div_ceil(3) * 4, 0);
                 let written = BASE64.encode_slice(value, &mut out[start..]).unwrap_or_default();
                 out.truncate(start + written);
-                out.push(b'"');
             }
-            Self::Uuid(bytes) => {
-                out.push(b'"');
-                for (index, byte) in bytes.iter().enumerate() {
-                    if matches!(index, 4 | 6 | 8 | 10) {
-                        out.push(b'-');
-                    }
-                    let _ = write!(out, "{byte:02X}");
-                }
-                out.push(b'"');
-            }
-            Self::Date(days) => {
-                out.push(b'"');
-                write_date(out, *days);
-                out.push(b'"');
-            }
-            Self::Time { ticks, scale } => {
-                out.push(b'"');
-                write_time(out, *ticks, *scale);
-                out.push(b'"');
-            }
+            Self::Uuid(bytes) => json::write_uuid(out, bytes),
+            Self::Date(days) => json::write_date(out, *days),
+            Self::Time { ticks, scale } => json::write_time(out, *ticks, *scale),
             Self::DateTime { days, ticks, scale } => {
-                out.push(b'"');
-                write_date(out, *days);
+                json::write_date(out, *days);
                 out.push(b'T');
-                write_time(out, *ticks, *scale);
-                out.push(b'"');
+                json::write_time(out, *ticks, *scale);
             }
             Self::DateTimeOffset { days, ticks, scale, offset_minutes } => {
-                out.push(b'"');
-                write_date(out, *days);
+                json::write_date(out, *days);
                 out.push(b'T');
-                write_time(out, *ticks, *scale);
-                let sign = if *offset_minutes < 0 { '-' } else { '+' };
-                let offset = offset_minutes.unsigned_abs();
-                let _ = write!(out, "{sign}{:02}:{:02}\"", offset / 60, offset % 60);
+                json::write_time(out, *ticks, *scale);
+                json::write_offset(out, *offset_minutes);
             }
+            Self::Null | Self::Unavailable | Self::Bool(_) | Self::Int(_) | Self::Real(_) | Self::Float(_) | Self::Text(_) => {}
         }
     }
 
@@ -135,28 +117,6 @@ impl Value {
         let mut out = Vec::new();
         self.write_json(&mut out);
         serde_json::from_slice(&out).unwrap_or(serde_json::Value::Null)
-    }
-}
-
-/// Appends a JSON string, escaped.
-pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    // Writing to a Vec cannot fail.
-    let _ = serde_json::to_writer(out, text);
-}
-
-fn write_decimal(out: &mut Vec<u8>, mantissa: i128, scale: u8) {
-    if mantissa < 0 {
-        out.push(b'-');
-    }
-    let digits = mantissa.unsigned_abs().to_string();
-    let scale = usize::from(scale);
-    if scale == 0 {
-        out.extend_from_slice(digits.as_bytes());
-    } else if digits.len() > scale {
-        let (whole, fraction) = digits.split_at(digits.len() - scale);
-        let _ = write!(out, "{whole}.{fraction}");
-    } else {
-        let _ = write!(out, "0.{digits:0>scale$}");
     }
 }
 
@@ -172,22 +132,6 @@ pub(crate) fn civil(days_since_0001: u32) -> (u32, u32, u32) {
     let day = doy - (153 * mp + 2) / 5 + 1;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
     (yoe + era * 400 + u32::from(month <= 2), month, day)
-}
-
-fn write_date(out: &mut Vec<u8>, days: u32) {
-    let (year, month, day) = civil(days);
-    let _ = write!(out, "{year:04}-{month:02}-{day:02}");
-}
-
-fn write_time(out: &mut Vec<u8>, ticks: u64, scale: u8) {
-    let seconds = ticks / TICKS_PER_SECOND;
-    let _ = write!(out, "{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if scale > 0 {
-        let fraction = format!("{:07}", ticks % TICKS_PER_SECOND);
-        let digits = usize::from(scale.min(7));
-        out.push(b'.');
-        out.extend_from_slice(&fraction.as_bytes()[..digits]);
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! refused, because the fragments that it delimits are copied into documents as they are.
 
 use super::ParseError;
+use crate::json::plain_prefix;
 
 /// Nesting past this is refused, as serde_json does.
 const DEPTH_LIMIT: u32 = 127;
@@ -20,18 +21,6 @@ pub(super) struct Scanner<'a> {
 pub(super) struct RawString<'a> {
     pub(super) inner: &'a [u8],
     pub(super) escaped: bool,
-}
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGHS: u64 = 0x8080_8080_8080_8080;
-
-/// A bit in the lowest byte that ends a run of plain characters: a quote, a backslash or a control character. Higher bytes may be marked wrongly (a borrow), the
-/// lowest marked one never is.
-const fn special(word: u64) -> u64 {
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    let controls = word.wrapping_sub(ONES * 0x20) & !word;
-    ((quote.wrapping_sub(ONES) & !quote) | (backslash.wrapping_sub(ONES) & !backslash) | controls) & HIGHS
 }
 
 impl<'a> Scanner<'a> {
@@ -104,14 +93,7 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         let mut escaped = false;
         loop {
-            while let Some(chunk) = self.bytes[self.at..].first_chunk::<8>() {
-                let marks = special(u64::from_le_bytes(*chunk));
-                if marks != 0 {
-                    self.at += (marks.trailing_zeros() / 8) as usize;
-                    break;
-                }
-                self.at += 8;
-            }
+            self.at += plain_prefix(&self.bytes[self.at..]);
             match self.bytes.get(self.at) {
                 Some(b'"') => {
                     let inner = &self.bytes[start..self.at];
@@ -122,7 +104,6 @@ impl<'a> Scanner<'a> {
                     escaped = true;
                     self.escape()?;
                 }
-                Some(0x20..) => self.at += 1,
                 Some(_) => return self.error("no control character within a string"),
                 None => return self.error("the end of the string"),
             }
