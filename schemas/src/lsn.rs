@@ -72,21 +72,34 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || ParseLsnError { text: text.to_owned() };
-        let mut digits = [0u8; 20];
-        match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-            Some(hex) if hex.len() == 20 => digits.copy_from_slice(hex.as_bytes()),
-            None if text.len() == 22 && text.as_bytes()[8] == b':' && text.as_bytes()[17] == b':' => {
-                digits[..8].copy_from_slice(&text.as_bytes()[..8]);
-                digits[8..16].copy_from_slice(&text.as_bytes()[9..17]);
-                digits[16..].copy_from_slice(&text.as_bytes()[18..]);
-            }
+        let text = text.as_bytes();
+        let pairs: [usize; 10] = match text {
+            [b'0', b'x' | b'X', ..] if text.len() == 22 => std::array::from_fn(|index| 2 + 2 * index),
+            _ if text.len() == 22 && text[8] == b':' && text[17] == b':' => [0, 2, 4, 6, 9, 11, 13, 15, 18, 20],
             _ => return Err(error()),
-        }
+        };
         let mut bytes = [0u8; 10];
-        hex::decode_to_slice(digits, &mut bytes).map_err(|_| error())?;
-        Ok(Self(bytes))
+        let mut wrong = 0;
+        for (byte, at) in bytes.iter_mut().zip(pairs) {
+            let (high, low) = (NIBBLES[usize::from(text[at])], NIBBLES[usize::from(text[at + 1])]);
+            wrong |= (high | low) & 0xf0;
+            *byte = high << 4 | low & 15;
+        }
+        if wrong == 0 { Ok(Self(bytes)) } else { Err(error()) }
     }
 }
+
+/// The value of a hexadecimal digit; 255 for what is none.
+const NIBBLES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value] as usize] = value as u8;
+        values[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 impl Serialize for Lsn {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -4,11 +4,14 @@
 //! A reader drops duplicates by their position; with the members in the envelope's own order, a duplicate's rows are never looked at. Foreign Debezium JSON is read as well: members in any order,
 //! whitespace, the `{"schema":…,"payload":…}` wrapper. Then the first pass notes where the rows stand, and the second comes back to them.
 //!
+//! Our own events are read by what they must look like (`own`), the rest by what it is; both come to the same.
+//!
 //! Everything that has been passed over has been checked (see `scan`): a slice handed out is one well-formed JSON value. No input panics; what is refused names the
 //! byte where it went wrong.
 
 use std::borrow::Cow;
 
+mod own;
 mod scan;
 
 use scan::{RawString, Scanner};
@@ -39,7 +42,7 @@ pub struct Head<'a> {
     /// For a row that was read: the LSN from which the tail follows; it stands behind the changes of that LSN.
     pub position: Position,
     pub commit_time_ms: i64,
-    bytes: &'a [u8],
+    text: &'a str,
     before: Option<usize>,
     after: Option<usize>,
     /// Where reading goes on: the first member that has not been looked at. `None`: everything has been read.
@@ -49,32 +52,39 @@ pub struct Head<'a> {
 /// Columns that a reader wants, in the order of the slots that it wants them in.
 #[derive(Debug, Clone)]
 pub struct Columns {
-    /// Every column of the table in its order: the name as JSON between its quotes, the name, the slot.
-    names: Vec<(Vec<u8>, String, Option<usize>)>,
+    /// Every column of the table in its order.
+    names: Vec<Name>,
     slots: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Name {
+    /// As JSON, with quotes and colon: what a member of our own events begins with.
+    member: Vec<u8>,
+    plain: String,
+    slot: Option<usize>,
 }
 
 impl Columns {
     /// `wanted` holds indexes into the table's columns; the n-th is read into slot n.
     pub fn new(table: &TableSchema, wanted: &[usize]) -> Self {
         let names = table.columns.iter().enumerate().map(|(index, column)| {
-            let mut quoted = Vec::new();
-            crate::value::write_string(&mut quoted, &column.name);
-            let inner = quoted[1..quoted.len() - 1].to_vec();
-            (inner, column.name.clone(), wanted.iter().position(|&wanted| wanted == index))
+            let mut member = Vec::new();
+            crate::value::write_string(&mut member, &column.name);
+            member.push(b':');
+            Name { member, plain: column.name.clone(), slot: wanted.iter().position(|&wanted| wanted == index) }
         });
         Self { names: names.collect(), slots: wanted.len() }
     }
 
-    /// The column that a name stands for; `expected` is tried first.
-    fn find(&self, name: RawString<'_>, expected: usize) -> Option<usize> {
-        if let Some((inner, _, _)) = self.names.get(expected)
-            && inner.as_slice() == name.inner
-        {
-            return Some(expected);
+    /// Passes over a member's name; the column that it stands for, if it is one of the table. `expected` is tried first: columns mostly stand in their order.
+    fn pass(&self, scanner: &mut Scanner<'_>, expected: usize) -> Result<Option<usize>, ParseError> {
+        if self.names.get(expected).is_some_and(|name| scanner.passes(&name.member)) {
+            scanner.whitespace();
+            return Ok(Some(expected));
         }
-        let text = unescape(name);
-        self.names.iter().position(|(_, plain, _)| *plain == text)
+        let text = unescape(scanner.name()?);
+        Ok(self.names.iter().position(|name| name.plain == text))
     }
 }
 
@@ -95,7 +105,7 @@ impl RowSlices<'_> {
 }
 
 /// The members of `source` that matter.
-#[derive(Default)]
+#[derive(Debug, PartialEq, Default)]
 struct Source<'a> {
     schema: Option<Cow<'a, str>>,
     table: Option<Cow<'a, str>>,
@@ -106,7 +116,7 @@ struct Source<'a> {
     incremental: bool,
 }
 
-#[derive(Default)]
+#[derive(Debug, PartialEq, Default)]
 struct Partial<'a> {
     op: Option<Op>,
     source: Option<Source<'a>>,
@@ -118,16 +128,20 @@ struct Partial<'a> {
 impl<'a> Head<'a> {
     /// Reads as far as needed to know what the event is about.
     pub fn read(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        if let Err(error) = std::str::from_utf8(bytes) {
-            return Err(ParseError::Utf8 { offset: error.valid_up_to() });
-        }
-        let mut scanner = Scanner::new(bytes);
-        let mut partial = Partial::default();
-        scanner.whitespace();
-        envelope(&mut scanner, &mut partial, 0)?;
-        if partial.resume.is_none() {
-            scanner.end()?;
-        }
+        let text = std::str::from_utf8(bytes).map_err(|error| ParseError::Utf8 { offset: error.valid_up_to() })?;
+        let partial = match own::head(text) {
+            Some(partial) => partial,
+            None => {
+                let mut scanner = Scanner::new(text, 0);
+                let mut partial = Partial::default();
+                scanner.whitespace();
+                envelope(&mut scanner, &mut partial, 0)?;
+                if partial.resume.is_none() {
+                    scanner.end()?;
+                }
+                partial
+            }
+        };
         let op = partial.op.ok_or(ParseError::Missing { member: "op" })?;
         let source = partial.source.ok_or(ParseError::Missing { member: "source" })?;
         let commit_lsn = source.commit_lsn.ok_or(ParseError::Missing { member: "source.commit_lsn" })?;
@@ -154,7 +168,7 @@ impl<'a> Head<'a> {
             table: source.table.ok_or(ParseError::Missing { member: "source.table" })?,
             position: Position { commit_lsn, command_id, seqval, operation },
             commit_time_ms: source.ts_ms,
-            bytes,
+            text,
             before: partial.before,
             after: partial.after,
             resume: partial.resume,
@@ -167,16 +181,16 @@ impl<'a> Head<'a> {
         after.clear(columns.slots);
         for (at, row) in [(self.before, &mut *before), (self.after, &mut *after)] {
             if let Some(at) = at {
-                row_at(&mut Scanner { bytes: self.bytes, at }, columns, row)?;
+                row_at(&mut Scanner::new(self.text, at), columns, row)?;
             }
         }
         let Some(resume) = self.resume else { return Ok(()) };
-        let mut scanner = Scanner { bytes: self.bytes, at: resume };
+        let mut scanner = Scanner::new(self.text, resume);
         loop {
             let name = scanner.name()?;
             match name.inner {
-                b"before" if !name.escaped => row_at(&mut scanner, columns, before)?,
-                b"after" if !name.escaped => row_at(&mut scanner, columns, after)?,
+                "before" if !name.escaped => row_at(&mut scanner, columns, before)?,
+                "after" if !name.escaped => row_at(&mut scanner, columns, after)?,
                 _ => drop(scanner.value(1)?),
             }
             if !scanner.more(b'}')? {
@@ -201,21 +215,21 @@ fn envelope<'a>(scanner: &mut Scanner<'a>, partial: &mut Partial<'a>, depth: u32
         let name = scanner.name()?;
         let at = scanner.at;
         match name.inner {
-            b"op" => partial.op = Some(op(scanner)?),
-            b"source" if scanner.peek() == b'{' => partial.source = Some(source(scanner, depth + 1)?),
-            b"before" | b"after" if depth == 0 && partial.op.is_some() && partial.source.is_some() => {
+            "op" => partial.op = Some(op(scanner)?),
+            "source" if scanner.peek() == b'{' => partial.source = Some(source(scanner, depth + 1)?),
+            "before" | "after" if depth == 0 && partial.op.is_some() && partial.source.is_some() => {
                 partial.resume = Some(start);
                 return Ok(());
             }
-            b"before" => {
+            "before" => {
                 scanner.value(depth + 1)?;
                 partial.before = Some(at);
             }
-            b"after" => {
+            "after" => {
                 scanner.value(depth + 1)?;
                 partial.after = Some(at);
             }
-            b"payload" if depth == 0 && scanner.peek() == b'{' => envelope(scanner, partial, 1)?,
+            "payload" if depth == 0 && scanner.peek() == b'{' => envelope(scanner, partial, 1)?,
             _ => drop(scanner.value(depth + 1)?),
         }
         if !scanner.more(b'}')? {
@@ -227,15 +241,15 @@ fn envelope<'a>(scanner: &mut Scanner<'a>, partial: &mut Partial<'a>, depth: u32
 fn op(scanner: &mut Scanner<'_>) -> Result<Op, ParseError> {
     let offset = scanner.at;
     let text = scanner.value(1)?;
-    match text {
+    match text.as_bytes() {
         [b'"', letter, b'"'] => Op::from_letter(*letter),
         _ => None,
     }
     .ok_or_else(|| refused(offset, "op", text, "c, u, d or r"))
 }
 
-fn refused(offset: usize, member: &'static str, text: &[u8], expected: &'static str) -> ParseError {
-    let text = String::from_utf8_lossy(text).chars().take(60).collect();
+fn refused(offset: usize, member: &'static str, text: &str, expected: &'static str) -> ParseError {
+    let text = text.chars().take(60).collect();
     ParseError::Value { offset, member, text, expected }
 }
 
@@ -249,13 +263,13 @@ fn source<'a>(scanner: &mut Scanner<'a>, depth: u32) -> Result<Source<'a>, Parse
     loop {
         let name = scanner.name()?;
         match name.inner {
-            b"schema" => source.schema = text(scanner, "source.schema")?,
-            b"table" => source.table = text(scanner, "source.table")?,
-            b"commit_lsn" => source.commit_lsn = lsn(scanner, "source.commit_lsn")?,
-            b"change_lsn" => source.seqval = lsn(scanner, "source.change_lsn")?,
-            b"command_id" => source.command_id = integer(scanner, "source.command_id")?,
-            b"snapshot" => source.incremental = scanner.value(depth + 1)? == b"\"incremental\"",
-            b"ts_ms" => source.ts_ms = integer(scanner, "source.ts_ms")?,
+            "schema" => source.schema = text(scanner, "source.schema")?,
+            "table" => source.table = text(scanner, "source.table")?,
+            "commit_lsn" => source.commit_lsn = lsn(scanner, "source.commit_lsn")?,
+            "change_lsn" => source.seqval = lsn(scanner, "source.change_lsn")?,
+            "command_id" => source.command_id = integer(scanner, "source.command_id")?,
+            "snapshot" => source.incremental = scanner.value(depth + 1)? == "\"incremental\"",
+            "ts_ms" => source.ts_ms = integer(scanner, "source.ts_ms")?,
             _ => drop(scanner.value(depth + 1)?),
         }
         if !scanner.more(b'}')? {
@@ -281,7 +295,7 @@ fn lsn(scanner: &mut Scanner<'_>, member: &'static str) -> Result<Option<Lsn>, P
         None => Ok(None),
         Some(text) => match text.parse() {
             Ok(lsn) => Ok(Some(lsn)),
-            Err(_) => Err(refused(offset, member, text.as_bytes(), "an LSN such as 00000027:00000ac0:0002")),
+            Err(_) => Err(refused(offset, member, &text, "an LSN such as 00000027:00000ac0:0002")),
         },
     }
 }
@@ -289,13 +303,10 @@ fn lsn(scanner: &mut Scanner<'_>, member: &'static str) -> Result<Option<Lsn>, P
 fn integer<N: std::str::FromStr + Default>(scanner: &mut Scanner<'_>, member: &'static str) -> Result<N, ParseError> {
     let offset = scanner.at;
     let value = scanner.value(2)?;
-    if value == b"null" {
+    if value == "null" {
         return Ok(N::default());
     }
-    std::str::from_utf8(value)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| refused(offset, member, value, "a whole number"))
+    value.parse().map_err(|_| refused(offset, member, value, "a whole number"))
 }
 
 /// Reads a row's wanted columns. A later member of the same name wins, as in serde_json.
@@ -315,11 +326,11 @@ fn row_at<'a>(scanner: &mut Scanner<'a>, columns: &Columns, row: &mut RowSlices<
     }
     let mut expected = 0;
     loop {
-        let name = scanner.name()?;
+        let column = columns.pass(scanner, expected)?;
         let value = scanner.value(2)?;
-        if let Some(column) = columns.find(name, expected) {
-            if let Some(slot) = columns.names[column].2 {
-                row.values[slot] = value;
+        if let Some(column) = column {
+            if let Some(slot) = columns.names[column].slot {
+                row.values[slot] = value.as_bytes();
             }
             expected = column + 1;
         }
@@ -330,8 +341,8 @@ fn row_at<'a>(scanner: &mut Scanner<'a>, columns: &Columns, row: &mut RowSlices<
 }
 
 fn unescape(raw: RawString<'_>) -> Cow<'_, str> {
-    // The text is known to be UTF-8 and its escapes have been checked.
-    if raw.escaped { Cow::Owned(unescaped(raw.inner)) } else { String::from_utf8_lossy(raw.inner) }
+    // Its escapes have been checked.
+    if raw.escaped { Cow::Owned(unescaped(raw.inner.as_bytes())) } else { Cow::Borrowed(raw.inner) }
 }
 
 /// The characters of a JSON string that has been checked, without its quotes.

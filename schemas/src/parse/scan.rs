@@ -12,20 +12,38 @@ const DEPTH_LIMIT: u32 = 127;
 /// A place in the text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scanner<'a> {
-    pub(super) bytes: &'a [u8],
+    text: &'a str,
     pub(super) at: usize,
 }
 
 /// The characters of a string between its quotes, still escaped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RawString<'a> {
-    pub(super) inner: &'a [u8],
+    pub(super) inner: &'a str,
     pub(super) escaped: bool,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+    pub(super) fn new(text: &'a str, at: usize) -> Self {
+        Self { text, at }
+    }
+
+    fn bytes(&self) -> &'a [u8] {
+        self.text.as_bytes()
+    }
+
+    /// The text from a place to here: both are beside ASCII characters.
+    pub(super) fn since(&self, start: usize) -> &'a str {
+        self.text.get(start..self.at).unwrap_or_default()
+    }
+
+    /// Passes over a text if it stands here.
+    pub(super) fn passes(&mut self, text: &[u8]) -> bool {
+        let here = self.bytes().get(self.at..self.at + text.len()) == Some(text);
+        if here {
+            self.at += text.len();
+        }
+        here
     }
 
     pub(super) fn error<T>(&self, expected: &'static str) -> Result<T, ParseError> {
@@ -34,11 +52,12 @@ impl<'a> Scanner<'a> {
 
     pub(super) fn peek(&self) -> u8 {
         // NUL is nowhere valid outside strings, so it can stand for the end.
-        self.bytes.get(self.at).copied().unwrap_or(0)
+        self.bytes().get(self.at).copied().unwrap_or(0)
     }
 
     pub(super) fn whitespace(&mut self) {
-        while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
+        // Our own events have none.
+        while self.peek() <= b' ' && matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
             self.at += 1;
         }
     }
@@ -54,7 +73,7 @@ impl<'a> Scanner<'a> {
     /// The end of the text, but for whitespace.
     pub(super) fn end(&mut self) -> Result<(), ParseError> {
         self.whitespace();
-        if self.at == self.bytes.len() { Ok(()) } else { self.error("the end of the event") }
+        if self.at == self.bytes().len() { Ok(()) } else { self.error("the end of the event") }
     }
 
     /// After a member or an element: whether another follows.
@@ -93,10 +112,10 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         let mut escaped = false;
         loop {
-            self.at += plain_prefix(&self.bytes[self.at..]);
-            match self.bytes.get(self.at) {
+            self.at += plain_prefix(&self.bytes()[self.at..]);
+            match self.bytes().get(self.at) {
                 Some(b'"') => {
-                    let inner = &self.bytes[start..self.at];
+                    let inner = self.since(start);
                     self.at += 1;
                     return Ok(RawString { inner, escaped });
                 }
@@ -121,7 +140,7 @@ impl<'a> Scanner<'a> {
                 self.at += 1;
                 match self.hex4()? {
                     0xD800..=0xDBFF => {
-                        if self.bytes.get(self.at..self.at + 2) != Some(b"\\u") {
+                        if self.bytes().get(self.at..self.at + 2) != Some(b"\\u") {
                             return self.error("the second half of a surrogate pair");
                         }
                         self.at += 2;
@@ -187,7 +206,7 @@ impl<'a> Scanner<'a> {
             self.digits()?;
         }
         if suspect {
-            let value = std::str::from_utf8(&self.bytes[start..self.at]).ok().and_then(|text| text.parse::<f64>().ok());
+            let value = self.since(start).parse::<f64>().ok();
             if !value.is_some_and(f64::is_finite) {
                 return self.error("a number within the range of a double");
             }
@@ -195,8 +214,31 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    /// A whole number of at most 18 digits; `None` for anything else.
+    pub(super) fn integer(&mut self) -> Option<i64> {
+        let negative = self.peek() == b'-';
+        let start = self.at + usize::from(negative);
+        let digits = self.bytes().get(start..)?;
+        let mut number = 0;
+        let mut length = 0;
+        while let Some(digit @ b'0'..=b'9') = digits.get(length) {
+            if length == 18 {
+                return None;
+            }
+            number = number * 10 + i64::from(digit - b'0');
+            length += 1;
+        }
+        let padded = length > 1 && digits[0] == b'0';
+        // A number that goes on is no whole one.
+        if length == 0 || padded || matches!(digits.get(length), Some(b'.' | b'e' | b'E')) {
+            return None;
+        }
+        self.at = start + length;
+        Some(if negative { -number } else { number })
+    }
+
     fn literal(&mut self, text: &'static [u8]) -> Result<(), ParseError> {
-        if self.bytes[self.at..].starts_with(text) {
+        if self.bytes()[self.at..].starts_with(text) {
             self.at += text.len();
             Ok(())
         } else {
@@ -210,7 +252,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes over a value, checking it; the slice that it took. `depth`: how many brackets are open.
-    pub(super) fn value(&mut self, depth: u32) -> Result<&'a [u8], ParseError> {
+    pub(super) fn value(&mut self, depth: u32) -> Result<&'a str, ParseError> {
         let start = self.at;
         match self.peek() {
             b'"' => drop(self.string()?),
@@ -243,7 +285,7 @@ impl<'a> Scanner<'a> {
             }
             _ => return self.error("a JSON value"),
         }
-        Ok(&self.bytes[start..self.at])
+        Ok(self.since(start))
     }
 
     /// Passes over an opening bracket.
