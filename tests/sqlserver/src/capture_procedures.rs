@@ -6,9 +6,9 @@ use tds::SqlError;
 
 use crate::catalog::capture::CaptureCatalog;
 use crate::catalog::views::from_cdc;
+use crate::clock;
 use crate::message;
 use crate::session::Arguments;
-use crate::session::clock;
 use crate::session::fault;
 use crate::translate::Derived;
 
@@ -81,9 +81,8 @@ fn job_type(a: &Arguments<'_>, default: Option<&str>) -> Result<JobType, SqlErro
     JobType::parse(given.as_deref().or(default).unwrap_or_default()).map_err(|e| error(&e))
 }
 
-/// Calls a procedure on the database that is the connection's main one. Transactions are the caller's.
-pub(crate) fn call(db: &Connection, procedure: &str, a: &Arguments<'_>) -> Result<Done, SqlError> {
-    let ticks = clock::local_ticks();
+/// Calls a procedure on the database that is the connection's main one, at the local time `ticks`. Transactions are the caller's.
+pub(crate) fn call(db: &Connection, procedure: &str, a: &Arguments<'_>, ticks: i64) -> Result<Done, SqlError> {
     let now = clock::civil(ticks);
     let mut catalog = CaptureCatalog { db, now: ticks };
     let fail = |e: cdc::Error| error(&e);

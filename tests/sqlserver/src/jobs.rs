@@ -15,10 +15,11 @@ use tds::SqlError;
 
 use crate::capture_procedures::error;
 use crate::catalog::capture::CaptureCatalog;
+use crate::clock;
 use crate::functions::SharedCounters;
 use crate::message;
 use crate::server::{Database, Shared, connect_file, lock};
-use crate::session::{clock, fault};
+use crate::session::fault;
 
 /// SQL Server's default polling interval, which [`crate::Options::capture_interval`] stands in for.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
@@ -109,7 +110,7 @@ fn guarded<T>(shared: &Arc<Shared>, d: &Database, f: impl FnOnce() -> Result<T, 
 fn scan(shared: &Arc<Shared>, d: &Database, db: &Connection) -> Result<(), SqlError> {
     loop {
         let outcome = guarded(shared, d, || {
-            let now = clock::local_ticks();
+            let now = shared.clock.local_ticks();
             let mut catalog = CaptureCatalog { db, now };
             cdc::capture::scan(db, &mut catalog, clock::civil(now)).map_err(|e| error(&e))
         })?;
@@ -120,7 +121,7 @@ fn scan(shared: &Arc<Shared>, d: &Database, db: &Connection) -> Result<(), SqlEr
 }
 
 fn clean(shared: &Arc<Shared>, d: &Database, db: &Connection) -> Result<u64, SqlError> {
-    guarded(shared, d, || match cdc::cleanup::cleanup(db, clock::civil(clock::local_ticks())) {
+    guarded(shared, d, || match cdc::cleanup::cleanup(db, clock::civil(shared.clock.local_ticks())) {
         Ok(rows) => Ok(rows),
         Err(cdc::Error::NoSuchJob { .. }) => Ok(0),
         Err(e) => Err(error(&e)),

@@ -14,6 +14,7 @@
 
 mod capture_procedures;
 mod catalog;
+mod clock;
 mod functions;
 mod jobs;
 mod message;
@@ -163,6 +164,16 @@ impl Running {
     /// How SQL Server Agent shows in `sys.dm_server_services`; stopped, no capture or cleanup runs.
     pub fn set_agent_running(&self, running: bool) {
         self.shared.set_agent_running(running);
+    }
+
+    /// Sets the server's clock: it is `now`, and goes on from there. What has been written keeps its times.
+    pub fn set_time(&self, now: std::time::SystemTime) {
+        self.shared.clock.set(now);
+    }
+
+    /// Sets the server's time zone by its IANA name; UTC at first. GETDATE, commit times and all that is local follow it, summer time and all.
+    pub fn set_time_zone(&self, iana: &str) -> Result<(), SqlError> {
+        self.shared.clock.set_zone(iana)
     }
 
     /// Closes all connections, stops the jobs, and removes the databases if they were in memory.

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use tds::{Cancel, Login, SqlError};
 
 use crate::catalog::{self, same};
+use crate::clock::Clock;
 use crate::functions::{self, SharedCounters};
 use crate::parse::Statement;
 use crate::{Error, Options, message, session};
@@ -100,6 +101,7 @@ pub(crate) struct Connected {
 }
 
 pub(crate) struct Shared {
+    pub(crate) clock: Clock,
     directory: PathBuf,
     /// Removed when the last session is gone.
     _temporary: Option<tempfile::TempDir>,
@@ -136,6 +138,7 @@ impl Shared {
             }
         };
         let shared = Shared {
+            clock: Clock::default(),
             directory,
             _temporary: temporary,
             databases: Mutex::new(Vec::new()),
@@ -206,7 +209,7 @@ impl Shared {
         let path = self.file(name);
         let made = || -> rusqlite::Result<Result<i64, cdc::Error>> {
             let db = connect_file(&path, &SharedCounters::default())?;
-            catalog::install(&db, session::clock::local_ticks())?;
+            catalog::install(&db, self.clock.local_ticks())?;
             if let Err(e) = cdc::install(&db, name) {
                 return Ok(Err(e));
             }
@@ -309,7 +312,7 @@ impl Shared {
             login: login.into(),
             host: host.into(),
             program: program.into(),
-            since: session::clock::local_ticks(),
+            since: self.clock.local_ticks(),
         });
         spid
     }

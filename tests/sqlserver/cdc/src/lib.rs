@@ -49,6 +49,7 @@ mod time;
 pub use commit::{current_lsn, stamp_commit};
 pub use error::{Error, Result};
 pub use instance::{EnableTable, Enabled, disable_table, enable_table};
+pub use log::{log_position, relog_updates};
 pub use lsn::Lsn;
 pub use schema::{disable_db, enable_db, install, is_enabled};
 pub use select::{Column, Select};

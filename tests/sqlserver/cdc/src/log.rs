@@ -160,6 +160,40 @@ fn trigger(table: &SourceTable, event: &str, shape: i64, slots: &[Slot<'_>]) -> 
     ))
 }
 
+/// The last sequence number of the log that is in use.
+pub fn log_position(conn: &Connection) -> Result<i64> {
+    Ok(conn.prepare_cached("SELECT coalesce(max(seq), 0) FROM __cdc_log")?.query_row([], |row| row.get(0))?)
+}
+
+/// Replaces what the open transaction's triggers have logged since a position by updates from one set of rows to another: for an engine that had to
+/// take a detour. `was` and `now` are a table and a query, with all columns of the table, whose rows belong together by their column `~n`. Needs the write lock.
+pub fn relog_updates(conn: &Connection, catalog: &dyn Catalog, object_id: i64, since: i64, was: &str, now: &str) -> Result<()> {
+    conn.execute("DELETE FROM __cdc_log WHERE seq > ?1", [since])?;
+    let shape: Option<i64> = conn.query_row(
+        "SELECT max(id) FROM __cdc_shape WHERE source_object_id = ?1 AND EXISTS (SELECT 1 FROM __cdc_instance WHERE source_object_id = ?1)",
+        [object_id],
+        |row| row.get(0),
+    )?;
+    let (Some(shape), Some(table)) = (shape, catalog.source_table_by_id(object_id)?) else { return Ok(()) };
+    let slots = slots(conn, &table)?;
+    let (mut columns, mut values, mut changed) = (String::new(), String::new(), Vec::new());
+    for (number, slot) in slots.iter().enumerate() {
+        let name = quote(&slot.column.name);
+        columns.push_str(&format!(", o{number}, n{number}"));
+        values.push_str(&format!(", w.{name}, n.{name}"));
+        changed.push(format!("w.{name} IS NOT n.{name} COLLATE BINARY"));
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    conn.execute_batch(&format!(
+        "INSERT INTO __cdc_log (shape, op{columns}) SELECT {shape}, 3{values} FROM {was} AS w JOIN ({now}) AS n ON n.\"~n\" = w.\"~n\"
+         WHERE {} ORDER BY w.\"~n\"",
+        balanced_or(&changed)
+    ))?;
+    Ok(())
+}
+
 /// The terms joined by OR as a balanced tree: SQLite bounds the depth of an expression, and a table may have more columns than that.
 fn balanced_or(terms: &[String]) -> String {
     match terms {

@@ -60,6 +60,19 @@ pub(crate) fn object_id_of(db: &Connection, schema: &str, name: &str) -> rusqlit
         .optional()
 }
 
+/// The columns of a table's unique indexes, and the one among them that is SQLite's row id.
+pub(crate) fn unique_columns(db: &Connection, object_id: i64) -> rusqlite::Result<(Vec<String>, Option<String>)> {
+    let list: Vec<(String, bool)> = db
+        .prepare_cached(
+            "SELECT c.name, i.in_table FROM \"~indexes\" i JOIN \"~index_columns\" ic ON ic.object_id = i.object_id AND ic.index_id = i.index_id AND ic.included = 0 \
+             JOIN \"~columns\" c ON c.object_id = ic.object_id AND c.column_id = ic.column_id WHERE i.object_id = ?1 AND i.is_unique = 1",
+        )?
+        .query_map([object_id], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let rowid = list.iter().find(|(_, in_table)| *in_table).map(|(name, _)| name.clone());
+    Ok((list.into_iter().map(|(name, _)| name).collect(), rowid))
+}
+
 /// The unique index over exactly these columns: its name, and whether it is a constraint (error 2627) or an index (2601).
 pub(crate) fn index_of_columns(
     db: &Connection,

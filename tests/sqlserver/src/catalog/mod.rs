@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use rusqlite::Connection;
 use tds::{DataType, Length};
 
-pub(crate) use load::{index_of_columns, load, object_id_of};
+pub(crate) use load::{index_of_columns, load, object_id_of, unique_columns};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ColumnInfo {

@@ -6,6 +6,7 @@ use rusqlite::types::Value as Stored;
 use tds::{DataType, SqlError};
 
 use super::{int, is_null, scalar, string};
+use crate::clock;
 use crate::message;
 use crate::types::date::{self, Moment, TICKS_PER_DAY, TICKS_PER_SECOND};
 use crate::types::{self, storage};
@@ -210,6 +211,29 @@ pub(super) fn register(db: &Connection) -> rusqlite::Result<()> {
             Ok(date::value(m, &out).map_or(Stored::Null, |v| storage::encode(&v, &out)))
         })?;
     }
+    // attz(x, type, zone): AT TIME ZONE.
+    scalar(db, "attz", 3, |ctx| {
+        let t = types::decode(int(ctx, 1));
+        let (Some(mut m), Some(name)) = (moment(ctx, 0, &t), string(ctx, 2)) else { return Ok(Stored::Null) };
+        let zone = clock::zone_named(name).ok_or_else(|| {
+            message::error(9820, 16, format!("The time zone parameter '{name}' provided to AT TIME ZONE clause is invalid."))
+        })?;
+        let ticks = m.days * TICKS_PER_DAY as i64 + m.ticks as i64;
+        let (local, offset) = if matches!(t, DataType::DateTimeOffset { .. }) {
+            let utc = ticks - i64::from(m.offset_minutes) * 600_000_000;
+            let offset = clock::offset_minutes_at(&zone, utc);
+            (utc + i64::from(offset) * 600_000_000, offset)
+        } else {
+            clock::resolve_local(&zone, ticks)
+        };
+        m = Moment {
+            days: local.div_euclid(TICKS_PER_DAY as i64),
+            ticks: local.rem_euclid(TICKS_PER_DAY as i64) as u64,
+            offset_minutes: offset,
+        };
+        let out = DataType::DateTimeOffset { scale: 7 };
+        Ok(date::value(m, &out).map_or(Stored::Null, |v| storage::encode(&v, &out)))
+    })?;
     Ok(())
 }
 

@@ -139,6 +139,15 @@ fn conversions(db: &Connection) -> rusqlite::Result<()> {
             &datetime,
         ))
     })?;
+    // And back, for what is written there by SQL.
+    scalar(db, "cdt_text", 1, |ctx| {
+        let datetime = tds::DataType::DateTime;
+        let value = storage::decode(ctx.get_raw(0), &datetime);
+        Ok(storage::encode(
+            &convert(value, &datetime, &tds::DataType::VarChar(tds::Length::Max), 121, Mode::Cast)?,
+            &tds::DataType::Text,
+        ))
+    })?;
     // A value that must not be NULL: SQLite would give a rowid column a number of its own.
     scalar(db, "nn", 3, |ctx| {
         if is_null(ctx, 0) {

@@ -298,7 +298,7 @@ pub(super) fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
                 }
                 continue;
             }
-            Token::Word(w) if w.quote_style.is_none() && special(&w.value) => {
+            Token::Word(w) if w.quote_style.is_none() && special(&w.value) && !is_word(raw.get(i + 1), "zone") => {
                 let mut w = w.clone();
                 w.keyword = Keyword::NoKeyword;
                 out.push(TokenWithSpan { token: Token::Word(w), span: token.span });

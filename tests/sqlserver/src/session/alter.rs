@@ -3,10 +3,11 @@
 use tds::SqlError;
 
 use super::definition::{Referenced, reload, sqlite};
-use super::{Link, Session, clock, fault};
+use super::{Link, Session, fault};
 use crate::catalog::capture::CaptureCatalog;
 use crate::catalog::define::{self, NewColumn};
 use crate::catalog::{self, Object, rewrite};
+use crate::clock;
 use crate::parse::{AlterTable, ColumnDefinition, Constraint, Name};
 use crate::translate::Translator;
 use crate::types;
@@ -25,7 +26,7 @@ impl Session {
         let fills = self.fills(&new)?;
         let referenced = self.referenced(&database, &object.schema, &object.name, constraints)?;
         self.writing(&database, |link| {
-            let now = clock::local_ticks();
+            let now = self.shared.clock.local_ticks();
             let capture = CaptureCatalog { db: &link.db, now };
             let failed = |e: cdc::Error| capture_procedures::error(&e);
             let before = cdc::Catalog::source_table_by_id(&capture, object.object_id).map_err(sqlite)?;
@@ -117,7 +118,13 @@ impl Session {
             define::add_index(&link.db, &object, index, false, now).map_err(|e| {
                 fault::of_change(
                     &e,
-                    &fault::Doing { db: &link.db, database: &link.database.name, object: &object, verb: "ALTER TABLE" },
+                    &fault::Doing {
+                        db: &link.db,
+                        database: &link.database.name,
+                        object: &object,
+                        verb: "ALTER TABLE",
+                        duplicate: &|_| None,
+                    },
                 )
             })?;
             if index.primary_key {

@@ -2,12 +2,13 @@
 
 use tds::{DataType, Isolation, Length, SqlError, Value};
 
-use super::{Session, clock, fault};
+use super::{Session, fault};
 use crate::catalog::{self, same, views};
+use crate::clock;
 use crate::server::SERVER_NAME;
 use crate::translate::{Derived, literal};
 use crate::types::convert::{Mode, convert};
-use crate::types::date::TICKS_PER_DAY;
+use crate::types::date::{self, TICKS_PER_DAY};
 
 const SYSNAME: DataType = DataType::NVarChar(Length::Limited(128));
 
@@ -70,6 +71,12 @@ impl Session {
             "user_id" | "user_id()" => int(self.user(&self.current()).ok().flatten().map_or(2, |u| u.0)),
             "suser_id" | "suser_id()" => int(if self.sysadmin { 1 } else { 256 + self.spid % 100 }),
             "suser_sid" | "suser_sid()" => Some((Value::Bytes(vec![1]), DataType::VarBinary(Length::Limited(85)))),
+            "current_timezone_id()" => {
+                Some((Value::Text(self.shared.clock.zone_names().0), DataType::VarChar(Length::Limited(128))))
+            }
+            "current_timezone()" => {
+                Some((Value::Text(self.shared.clock.zone_names().1), DataType::VarChar(Length::Limited(128))))
+            }
             "host_name()" => text(self.host.clone()),
             "host_id()" => text("0"),
             "app_name()" => text(self.program.clone()),
@@ -231,7 +238,7 @@ impl Session {
                 vec![format!(
                     "{}, 0, {}, 'running', 'SELECT', {}",
                     self.spid,
-                    datetime(clock::local_ticks()),
+                    datetime(self.shared.clock.local_ticks()),
                     self.shared.database(database).map_or(0, |d| d.id)
                 )],
             ),
@@ -286,9 +293,7 @@ impl Session {
                 "langid smallint, dateformat nchar(3), datefirst tinyint, name sysname, alias sysname, lcid int",
                 vec!["0, 'mdy', 7, 'us_english', 'English', 1033".into()],
             ),
-            "time_zone_info" => {
-                ("name sysname, current_utc_offset nvarchar(6), is_currently_dst bit", vec!["'UTC', '+00:00', 0".into()])
-            }
+            "time_zone_info" => ("name sysname, current_utc_offset nvarchar(6), is_currently_dst bit", self.time_zone_rows()),
             _ => return Ok(None),
         };
         let columns = views::columns(spec);
@@ -321,6 +326,15 @@ impl Session {
             ));
         }
         Ok(rows)
+    }
+
+    fn time_zone_rows(&self) -> Vec<String> {
+        let now = self.shared.clock.utc_ticks();
+        let row = |(name, zone): &(&str, jiff::tz::TimeZone)| {
+            let offset = date::text_offset(clock::offset_minutes_at(zone, now));
+            format!("{}, '{offset}', {}", catalog::text(name), u8::from(clock::is_summer(zone, now)))
+        };
+        clock::zones().iter().map(row).collect()
     }
 
     fn session_rows(&self) -> Vec<String> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tds::{Column, DataType, Response, SqlError, Value};
 
+use super::duplicate::is_duplicate;
 use super::query::{Cached, Streamed};
 use super::{Link, Session, fault};
 use crate::catalog::define::NewColumn;
@@ -66,14 +67,12 @@ impl Session {
     }
 
     fn insert_groups(&self, link: &Link, plan: &InsertPlan, collected: &mut Collected) -> Result<u64, SqlError> {
-        let failed = |e: rusqlite::Error| {
-            fault::of_change(&e, &fault::Doing { db: &link.db, database: &plan.database, object: &plan.object, verb: "INSERT" })
-        };
         let first = plan.translated.parameters.len() + 1;
         let mut count = 0;
         for group in &plan.groups {
-            let mut statement = link.db.prepare_cached(&group.sql).map_err(failed)?;
+            let mut statement = link.db.prepare_cached(&group.sql).map_err(|e| fault::from_sqlite(&e))?;
             for row in &group.rows {
+                let failed = |e: rusqlite::Error| self.insert_failed(link, plan, group, row, &e);
                 self.bind(&mut statement, &plan.translated)?;
                 for (i, v) in row.iter().enumerate() {
                     statement.raw_bind_parameter(first + i, v).map_err(failed)?;
@@ -203,7 +202,9 @@ impl Session {
         let mut collected = Collected::default();
         let rows = self.writing(&plan.database, |link| {
             let failed = |e: rusqlite::Error| {
-                fault::of_change(&e, &fault::Doing { db: &link.db, database: &plan.database, object: &plan.object, verb })
+                let doing =
+                    fault::Doing { db: &link.db, database: &plan.database, object: &plan.object, verb, duplicate: &|_| None };
+                fault::of_change(&e, &doing)
             };
             self.load_counters(link, &plan.object, None)?;
             if let Some(before) = &plan.output {
@@ -218,7 +219,13 @@ impl Session {
             let count = if output.is_some() && plan.output.is_none() {
                 collect(&mut statement, &plan.translated.columns, &mut collected).map_err(failed)?
             } else {
-                statement.raw_execute().map_err(failed)? as u64
+                match statement.raw_execute() {
+                    Err(e) if is_duplicate(&e) => {
+                        drop(statement);
+                        self.change_keys(link, plan, &e)?
+                    }
+                    other => other.map_err(failed)? as u64,
+                }
             };
             let rowversion = lock(&link.counters).rowversion;
             self.store_rowversion(link, &plan.object, rowversion)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tds::{Response, SqlError};
 
-use super::{Link, Session, clock, fault};
+use super::{Link, Session, fault};
 use crate::catalog::capture::CaptureCatalog;
 use crate::catalog::define::{self, NewColumn, NewForeignKey, NewIndex};
 use crate::catalog::{self, ColumnInfo, Object, ObjectKind, same};
@@ -182,7 +182,7 @@ impl Session {
         let referenced = self.referenced(&database, &schema, &t.name.object, &t.constraints)?;
         self.writing(&database, |link| {
             self.taken(link, &schema, &t.name.object)?;
-            let now = clock::local_ticks();
+            let now = self.shared.clock.local_ticks();
             let id = define::create_table(&link.db, &schema, &t.name.object, &columns, false, now).map_err(sqlite)?;
             let object = reload(link, id)?;
             let mut indexes = Vec::new();
@@ -344,8 +344,8 @@ impl Session {
         let (database, schema) = self.place(name)?;
         self.writing(&database, |link| {
             self.taken(link, &schema, &name.object)?;
-            let id =
-                define::create_table(&link.db, &schema, &name.object, columns, false, clock::local_ticks()).map_err(sqlite)?;
+            let id = define::create_table(&link.db, &schema, &name.object, columns, false, self.shared.clock.local_ticks())
+                .map_err(sqlite)?;
             define::create_storage(&link.db, &reload(link, id)?).map_err(sqlite)
         })
     }
@@ -388,7 +388,7 @@ impl Session {
                     format!("Could not drop object '{name}' because it is referenced by a FOREIGN KEY constraint."),
                 ));
             }
-            let mut capture = CaptureCatalog { db: &link.db, now: clock::local_ticks() };
+            let mut capture = CaptureCatalog { db: &link.db, now: self.shared.clock.local_ticks() };
             cdc::ddl::table_dropped(&link.db, &mut capture, object.object_id).map_err(|e| capture_procedures::error(&e))?;
             define::drop_table(&link.db, &object).map_err(sqlite)
         })
@@ -450,8 +450,8 @@ impl Session {
             if taken > 0 {
                 return Err(message::error(1913, 16, format!("The operation failed because an index or statistics with name '{}' already exists on table '{}'.", i.name, i.table)));
             }
-            define::add_index(&link.db, &object, &index, false, clock::local_ticks()).map_err(|e| {
-                let e = fault::of_change(&e, &fault::Doing { db: &link.db, database: &database, object: &object, verb: "CREATE INDEX" });
+            define::add_index(&link.db, &object, &index, false, self.shared.clock.local_ticks()).map_err(|e| {
+                let e = fault::of_change(&e, &fault::Doing { db: &link.db, database: &database, object: &object, verb: "CREATE INDEX", duplicate: &|_| None });
                 if e.number == 2627 || e.number == 2601 {
                     return message::error(1505, 16, format!("The CREATE UNIQUE INDEX statement terminated because a duplicate key was found for the object name '{}.{}' and the index name '{}'.", object.schema, object.name, i.name));
                 }
@@ -561,7 +561,7 @@ impl Session {
             });
         }
         self.writing(&database, |link| {
-            let now = clock::local_ticks();
+            let now = self.shared.clock.local_ticks();
             if let (true, Some(old)) = (replace, catalog::load(&link.db, &schema, &name.object).map_err(sqlite)?) {
                 define::forget(&link.db, old.object_id).map_err(sqlite)?;
             }

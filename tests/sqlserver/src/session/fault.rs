@@ -14,6 +14,8 @@ pub(crate) struct Doing<'a> {
     pub(crate) object: &'a Object,
     /// INSERT, UPDATE or DELETE.
     pub(crate) verb: &'static str,
+    /// The value of the key over these columns that two rows would have, if it can be told.
+    pub(crate) duplicate: &'a dyn Fn(&[String]) -> Option<String>,
 }
 
 fn parts(e: &rusqlite::Error) -> (i32, String) {
@@ -85,14 +87,16 @@ fn duplicate(text: &str, doing: &Doing<'_>, full: &str) -> SqlError {
                 .collect()
         })
         .unwrap_or_default();
+    let value = || (doing.duplicate)(&columns).map(|v| format!(" The duplicate key value is ({v}).")).unwrap_or_default();
     match catalog::index_of_columns(doing.db, doing.object.object_id, &columns) {
         Ok(Some((name, kind, true))) => message::error(
             2627,
             14,
-            format!("Violation of {kind} constraint '{name}'. Cannot insert duplicate key in object '{full}'."),
+            format!("Violation of {kind} constraint '{name}'. Cannot insert duplicate key in object '{full}'.{}", value()),
         ),
         Ok(Some((name, _, false))) => {
-            message::error(2601, 14, format!("Cannot insert duplicate key row in object '{full}' with unique index '{name}'."))
+            let text = format!("Cannot insert duplicate key row in object '{full}' with unique index '{name}'.{}", value());
+            message::error(2601, 14, text)
         }
         _ => message::error(
             2627,

@@ -4,10 +4,10 @@
 //! connections is held while another could be opened.
 
 mod alter;
-pub(crate) mod clock;
 mod constants;
 mod data;
 mod definition;
+mod duplicate;
 pub(crate) mod fault;
 mod flow;
 pub(crate) mod local;

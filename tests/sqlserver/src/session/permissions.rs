@@ -2,7 +2,7 @@
 
 use tds::SqlError;
 
-use super::{Link, Session, clock, fault};
+use super::{Link, Session, fault};
 use crate::catalog::{self, Object, same, security};
 use crate::message;
 use crate::parse::{Droppable, Security};
@@ -130,7 +130,10 @@ impl Session {
                 .query_row("SELECT max(principal_id) + 1 FROM \"~principals\" WHERE principal_id < 16384", [], |r| r.get(0))
                 .map_err(sqlite)?;
             link.db
-                .execute("INSERT INTO \"~principals\" VALUES (?1, ?2, ?3, ?4, ?5)", (id, name, kind, login, clock::local_ticks()))
+                .execute(
+                    "INSERT INTO \"~principals\" VALUES (?1, ?2, ?3, ?4, ?5)",
+                    (id, name, kind, login, self.shared.clock.local_ticks()),
+                )
                 .map_err(|_| {
                     message::error(15_023, 16, format!("User, group, or role '{name}' already exists in the current database."))
                 })?;

@@ -364,21 +364,22 @@ impl Session {
         }
         let Some(names) = cp::parameters(short) else { return Err(message::no_procedure(written)) };
         let arguments = Arguments { names, list };
+        let now = self.shared.clock.local_ticks();
         let done = if cp::reads(short) {
-            self.with(database, |link| cp::call(&link.db, short, &arguments))?
+            self.with(database, |link| cp::call(&link.db, short, &arguments, now))?
         } else if short == "sp_cdc_scan" || short.starts_with("sp_cdc_cleanup") {
             // They commit step by step, under the write lock.
             self.with(database, |link| {
                 let cancel = self.cancel.clone();
                 let guard =
                     if link.guard.borrow().is_some() { None } else { link.database.writers.acquire(None, &|| cancel.is_set()) };
-                let done = cp::call(&link.db, short, &arguments);
+                let done = cp::call(&link.db, short, &arguments, now);
                 drop(guard);
                 done
             })?
         } else {
             self.writing(database, |link| {
-                let done = cp::call(&link.db, short, &arguments)?;
+                let done = cp::call(&link.db, short, &arguments, now)?;
                 catalog::touch(&link.db).map_err(|e| fault::from_sqlite(&e))?;
                 Ok(done)
             })?

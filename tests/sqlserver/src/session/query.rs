@@ -7,13 +7,13 @@ use rusqlite::{Row, Statement};
 use sqlparser::ast::{Expr, Query};
 use tds::{DataType, Length, Response, SqlError, Value};
 
-use super::{Link, Session, clock, fault};
+use super::{Link, Session, fault};
 use crate::message;
 use crate::parse;
 use crate::translate::dml::{ChangePlan, InsertPlan};
 use crate::translate::{Source, Translated, Translator};
 use crate::types::convert::{Mode, convert};
-use crate::types::{self, storage};
+use crate::types::{self, date, storage};
 
 /// What is kept of a statement's translation.
 pub(crate) enum Cached {
@@ -35,12 +35,12 @@ impl Session {
         let last = self.last.borrow();
         let number = |n: Option<i64>| n.map_or(Value::Null, |n| Value::Decimal { mantissa: i128::from(n), scale: 0 });
         let caught = last.caught.last();
-        let time = |t: &DataType| {
-            let now = clock::local_ticks();
-            let day = crate::types::date::TICKS_PER_DAY as i64;
-            let v = Value::DateTime { days: now.div_euclid(day) as u32, ticks: now.rem_euclid(day) as u64 };
-            convert(v, &DataType::DateTime2 { scale: 7 }, t, 0, Mode::Cast).unwrap_or(Value::Null)
+        let time = |now: i64, offset_minutes: i16, t: &DataType| {
+            let day = date::TICKS_PER_DAY as i64;
+            let m = date::Moment { days: now.div_euclid(day), ticks: now.rem_euclid(day) as u64, offset_minutes };
+            date::value(m, t).unwrap_or(Value::Null)
         };
+        let clock = &self.shared.clock;
         match name {
             "rowcount" => Value::Int(last.rowcount),
             "error" => Value::Int(i64::from(last.error)),
@@ -69,9 +69,11 @@ impl Session {
                     .unwrap_or(0);
                 Value::Bytes(n.to_be_bytes().to_vec())
             }
-            "getdate" | "getutcdate" => time(&DataType::DateTime),
-            "sysdatetime" | "sysutcdatetime" => time(&DataType::DateTime2 { scale: 7 }),
-            "sysdatetimeoffset" => time(&DataType::DateTimeOffset { scale: 7 }),
+            "getdate" => time(clock.local_ticks(), 0, &DataType::DateTime),
+            "getutcdate" => time(clock.utc_ticks(), 0, &DataType::DateTime),
+            "sysdatetime" => time(clock.local_ticks(), 0, &DataType::DateTime2 { scale: 7 }),
+            "sysutcdatetime" => time(clock.utc_ticks(), 0, &DataType::DateTime2 { scale: 7 }),
+            "sysdatetimeoffset" => time(clock.local_ticks(), clock.offset_minutes(), &DataType::DateTimeOffset { scale: 7 }),
             "error_number" => caught.map_or(Value::Null, |e| Value::Int(i64::from(e.number))),
             "error_severity" => caught.map_or(Value::Null, |e| Value::Int(i64::from(e.class))),
             "error_state" => caught.map_or(Value::Null, |e| Value::Int(i64::from(e.state))),
@@ -85,7 +87,7 @@ impl Session {
     }
 
     pub(super) fn bind(&self, statement: &mut Statement<'_>, t: &Translated) -> Result<(), SqlError> {
-        for (i, (source, data_type)) in t.parameters.iter().enumerate() {
+        for (i, (source, data_type)) in t.parameters.iter().enumerate().take(statement.parameter_count()) {
             statement.raw_bind_parameter(i + 1, self.source_value(source, data_type)).map_err(|e| fault::from_sqlite(&e))?;
         }
         Ok(())

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tds::{EnvChange, Isolation, Response, SqlError, TransactionRequest};
 
-use super::{Link, Session, State, clock, fault};
+use super::{Link, Session, State, fault};
 use crate::catalog;
+use crate::clock;
 use crate::message;
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
@@ -36,7 +37,7 @@ impl Session {
         t.count += 1;
         if t.count == 1 {
             t.id = self.shared.next_transaction();
-            t.began = clock::local_ticks();
+            t.began = self.shared.clock.local_ticks();
             t.doomed = false;
             t.savepoints.clear();
             t.temporary.clear();
@@ -150,7 +151,7 @@ impl Session {
             self.start_transaction();
         }
         let own = !self.in_transaction();
-        let began = clock::local_ticks();
+        let began = self.shared.clock.local_ticks();
         self.with(database, |link| {
             self.join(link, true)?;
             link.db.execute_batch("SAVEPOINT \"~statement\"").map_err(sqlite)?;
@@ -194,7 +195,7 @@ impl Session {
 
     fn commit_link(&self, link: &Link, began: i64) -> Result<(), SqlError> {
         if link.state.get() == State::Writing {
-            let now = clock::local_ticks();
+            let now = self.shared.clock.local_ticks();
             cdc::stamp_commit(&link.db, clock::civil(began), clock::civil(now))
                 .map_err(|e| crate::capture_procedures::error(&e))?;
         }

@@ -6,7 +6,7 @@ use rusqlite::types::Value as Stored;
 use sqlparser::ast::{Expr, SelectItem, TableFactor, TableWithJoins};
 use tds::{Column, DataType, SqlError, Value};
 
-use super::relation::columns_of;
+use super::relation::{columns_of, is_cdc_text};
 use super::{Scope, SourceColumn, SourceTable, Translated, Translator, Typed, name_of, result_column};
 use crate::catalog::{ColumnInfo, Object, ObjectKind, quote, same};
 use crate::message;
@@ -24,6 +24,8 @@ enum Piece {
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     pub(crate) sql: String,
+    /// The rows alone, as a query.
+    pub(crate) rows_sql: String,
     pub(crate) rows: Vec<Vec<Stored>>,
 }
 
@@ -31,6 +33,10 @@ pub(crate) struct Group {
 #[derive(Debug, Clone)]
 pub(crate) struct InsertPlan {
     pub(crate) object: Arc<Object>,
+    /// The table, qualified.
+    pub(crate) table: String,
+    /// The columns that get values, in their order.
+    pub(crate) names: Vec<String>,
     pub(crate) database: String,
     /// One group for INSERT … SELECT, with a single empty row.
     pub(crate) groups: Vec<Group>,
@@ -44,10 +50,21 @@ pub(crate) struct InsertPlan {
 #[derive(Debug, Clone)]
 pub(crate) struct ChangePlan {
     pub(crate) object: Arc<Object>,
+    /// The table, qualified.
+    pub(crate) table: String,
+    /// An UPDATE's rows before it runs.
+    pub(crate) moved: Option<Moved>,
     pub(crate) database: String,
     pub(crate) translated: Translated,
     /// OUTPUT's rows, read before the change.
     pub(crate) output: Option<String>,
+}
+
+/// The rows that an UPDATE changes: their row ids (`~r`) and new values (`1`, `2`, …), and the columns that take these.
+#[derive(Debug, Clone)]
+pub(crate) struct Moved {
+    pub(crate) select: String,
+    pub(crate) columns: Vec<String>,
 }
 
 fn full_name(database: &str, o: &Object) -> String {
@@ -95,6 +112,9 @@ impl Translator<'_> {
     /// A given value as its column takes it.
     fn given(&mut self, e: Typed, c: &ColumnInfo, object: &Object, database: &str) -> Result<Typed, SqlError> {
         let e = self.assign(e, &c.data_type, &full_name(database, object), &c.name)?;
+        if is_cdc_text(object, &c.data_type) {
+            return Ok(Typed { value: None, sql: format!("cdt_text({})", e.sql), ..e });
+        }
         let single_key = object.primary_key.len() == 1 && same(&object.primary_key[0], &c.name);
         if single_key && types::is_integer(&c.data_type) && e.nullable {
             return Ok(Typed { value: None, sql: not_null_call(&e.sql, &full_name(database, object), &c.name), ..e });
@@ -183,11 +203,11 @@ impl Translator<'_> {
         let (database, object) = self.target(&insert.target, "INSERT")?;
         let given = self.insert_columns(insert, &object, &database, identity_insert(&object))?;
         let table = self.storage(&database, &object);
-        let mut names: Vec<String> = given.iter().map(|c| quote(&c.name)).collect();
+        let mut names: Vec<String> = given.iter().map(|c| c.name.clone()).collect();
         let mut extra = Vec::new();
         for c in object.columns.iter().filter(|c| !given.iter().any(|g| g.column_id == c.column_id)) {
             if let Some(e) = self.missing(c, &object, &database)? {
-                names.push(quote(&c.name));
+                names.push(c.name.clone());
                 extra.push(e);
             }
         }
@@ -223,7 +243,8 @@ impl Translator<'_> {
                 }
                 items.extend(extra.iter().map(|e| e.sql.clone()));
                 vec![Group {
-                    sql: format!(
+                    sql: String::new(),
+                    rows_sql: format!(
                         "WITH \"~src\"({}) AS ({with}{sql}) SELECT {} FROM \"~src\" WHERE true",
                         inner.join(", "),
                         items.join(", ")
@@ -234,21 +255,27 @@ impl Translator<'_> {
             (Source::Execute(_), None) => Vec::new(),
         };
         let returning = self.returning(insert.output.as_ref(), &object, "inserted")?;
-        let head =
-            if names.is_empty() { format!("INSERT INTO {table}") } else { format!("INSERT INTO {table} ({})", names.join(", ")) };
+        let quoted: Vec<String> = names.iter().map(|n| quote(n)).collect();
+        let head = if names.is_empty() {
+            format!("INSERT INTO {table}")
+        } else {
+            format!("INSERT INTO {table} ({})", quoted.join(", "))
+        };
         let groups = groups
             .into_iter()
             .map(|g| Group {
                 sql: if names.is_empty() {
                     format!("{head} DEFAULT VALUES{returning}")
                 } else {
-                    format!("{head} {}{returning}", g.sql)
+                    format!("{head} {}{returning}", g.rows_sql)
                 },
-                rows: g.rows,
+                ..g
             })
             .collect();
         Ok(InsertPlan {
             object,
+            table,
+            names,
             database,
             groups,
             translated: self.finish(String::new()),
@@ -302,9 +329,9 @@ impl Translator<'_> {
                 }
             }
             let sql = format!("VALUES ({})", text.join(", "));
-            match groups.last_mut().filter(|g| g.sql == sql) {
+            match groups.last_mut().filter(|g| g.rows_sql == sql) {
                 Some(g) => g.rows.push(constants),
-                None => groups.push(Group { sql, rows: vec![constants] }),
+                None => groups.push(Group { sql: String::new(), rows_sql: sql, rows: vec![constants] }),
             }
         }
         Ok(groups)
@@ -412,22 +439,23 @@ impl Translator<'_> {
         };
         self.pop_scope();
         let filter = if condition.is_empty() { String::new() } else { format!(" WHERE {condition}") };
+        let limit = top.as_ref().map(|t| format!(" LIMIT {t}")).unwrap_or_default();
+        let items: Vec<String> = set.iter().enumerate().map(|(i, (_, e))| format!("{} AS \"{}\"", e.sql, i + 1)).collect();
+        let select = format!("SELECT {}._rowid_ AS \"~r\", {} FROM {source}{filter}{limit}", quote(&exposed), items.join(", "));
+        let columns = set.iter().map(|(c, _)| c.name.clone()).collect();
         let sql = if update.from.is_empty() && top.is_none() {
             let set: Vec<String> = set.iter().map(|(c, e)| format!("{} = {}", quote(&c.name), e.sql)).collect();
             format!("{with}UPDATE {table} AS {} SET {}{filter}", quote(&exposed), set.join(", "))
         } else {
-            let limit = top.map(|t| format!(" LIMIT {t}")).unwrap_or_default();
-            let items: Vec<String> = set.iter().enumerate().map(|(i, (_, e))| format!("{} AS \"{}\"", e.sql, i + 1)).collect();
             let assigned: Vec<String> =
                 set.iter().enumerate().map(|(i, (c, _))| format!("{} = \"~s\".\"{}\"", quote(&c.name), i + 1)).collect();
             format!(
-                "{with}UPDATE {table} AS \"~t\" SET {} FROM (SELECT {}._rowid_ AS \"~r\", {} FROM {source}{filter}{limit}) AS \"~s\" WHERE \"~t\"._rowid_ = \"~s\".\"~r\"",
-                assigned.join(", "),
-                quote(&exposed),
-                items.join(", ")
+                "{with}UPDATE {table} AS \"~t\" SET {} FROM ({select}) AS \"~s\" WHERE \"~t\"._rowid_ = \"~s\".\"~r\"",
+                assigned.join(", ")
             )
         };
-        Ok(ChangePlan { object, database, translated: self.finish(sql), output })
+        let moved = Some(Moved { select: format!("{with}{select}"), columns });
+        Ok(ChangePlan { object, table, moved, database, translated: self.finish(sql), output })
     }
 
     /// OUTPUT of an UPDATE: `deleted` are the columns before it, `inserted` the assigned values.
@@ -518,7 +546,7 @@ impl Translator<'_> {
             )
         };
         sql.push_str(&self.returning(delete.output.as_ref(), &object, "deleted")?);
-        Ok(ChangePlan { object, database, translated: self.finish(sql), output: None })
+        Ok(ChangePlan { object, table, moved: None, database, translated: self.finish(sql), output: None })
     }
 
     /// A condition or value over one table's own columns, unqualified, for CHECK constraints, computed columns and filtered indexes.

@@ -337,12 +337,8 @@ impl Translator<'_> {
     fn at_time_zone(&mut self, timestamp: &Expr, zone: &Expr) -> Result<Typed, SqlError> {
         let e = self.value(timestamp)?;
         let zone = self.value(zone)?;
-        if !matches!(&zone.value, Some(Value::Text(z)) if z.eq_ignore_ascii_case("UTC")) {
-            return Err(message::unsupported("AT TIME ZONE with a zone other than 'UTC'"));
-        }
-        let function = if matches!(e.data_type, DataType::DateTimeOffset { .. }) { "switchoffset" } else { "todatetimeoffset" };
-        Ok(Typed::new(format!("{function}({}, {}, 0)", e.sql, types::code(&e.data_type)), DataType::DateTimeOffset { scale: 7 })
-            .or_null(e.nullable))
+        let t = DataType::DateTimeOffset { scale: 7 };
+        Ok(Typed::new(format!("attz({}, {}, {})", e.sql, types::code(&e.data_type), zone.sql), t).or_null(e.nullable))
     }
 }
 

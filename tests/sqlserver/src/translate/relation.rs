@@ -29,16 +29,19 @@ pub(crate) fn name_of(name: &ObjectName) -> Name {
     Name { database, schema, object }
 }
 
+/// CDC keeps datetimes as text in its own tables; change tables hold users' values as users' tables do.
+pub(super) fn is_cdc_text(object: &Object, t: &DataType) -> bool {
+    *t == DataType::DateTime && object.shipped && object.schema == "cdc" && !object.name.ends_with("_CT")
+}
+
 /// The source columns of a stored table under a qualifier.
 pub(crate) fn columns_of(object: &Object, qualifier: &str) -> Vec<SourceColumn> {
-    // CDC keeps datetimes as text in its own tables; change tables hold users' values as users' tables do.
-    let cdc_text = object.shipped && object.schema == "cdc" && !object.name.ends_with("_CT");
     object
         .columns
         .iter()
         .map(|c| {
             let sql = format!("{qualifier}{}", quote(&c.name));
-            let wrapped = cdc_text && c.data_type == DataType::DateTime;
+            let wrapped = is_cdc_text(object, &c.data_type);
             SourceColumn {
                 name: c.name.clone(),
                 sql: if wrapped { format!("cdt({sql})") } else { sql },

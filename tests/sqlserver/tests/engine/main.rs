@@ -1,6 +1,9 @@
 //! The engine over a real socket, asked by tiberius: T-SQL, errors, transactions, the catalog, change data capture.
 #![allow(clippy::unwrap_used)]
 
+mod clock;
+mod keys;
+
 use std::time::{Duration, Instant};
 
 use sqlserver::{Options, Running, Value};
@@ -107,7 +110,10 @@ async fn errors_have_the_numbers_and_texts_of_sql_server() {
     let tiberius::error::Error::Server(token) = &error else { panic!("{error}") };
     assert_eq!(
         (token.line(), token.message()),
-        (3, "Violation of UNIQUE KEY constraint 'UQ_code'. Cannot insert duplicate key in object 'dbo.customers'.")
+        (
+            3,
+            "Violation of UNIQUE KEY constraint 'UQ_code'. Cannot insert duplicate key in object 'dbo.customers'. The duplicate key value is (a)."
+        )
     );
     let error = login(&running, "sa", "wrong", "shop").await.unwrap_err();
     assert_eq!(error.code(), Some(18456));
