@@ -202,16 +202,16 @@ impl Config {
         }
     }
 
-    /// The table contracts, by file name.
+    /// The table contracts in force, by table.
     pub(crate) fn load_contracts(&self) -> anyhow::Result<Vec<Contract>> {
-        let contracts = read_folder(&self.contracts, "json", |name, text| Ok(Contract::parse(name, text)?))?;
+        let contracts = importer::contracts::read(&self.contracts)?;
         if contracts.is_empty() {
             bail!(
                 "{}: no table contracts (*.json) there: `tributary init` writes them from the catalog",
                 self.contracts.display()
             );
         }
-        Ok(contracts)
+        Ok(contracts.into_values().map(|versions| versions.current).collect())
     }
 
     /// The entity definitions, by file name.

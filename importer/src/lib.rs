@@ -12,6 +12,7 @@
 
 pub mod check;
 mod config;
+pub mod contracts;
 mod error;
 mod importer;
 pub mod init;
