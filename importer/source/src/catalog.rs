@@ -6,8 +6,9 @@ use schemas::Lsn;
 use schemas::table::{Column, Length, SqlType, TableName, TableSchema};
 
 use super::client::Client;
-use super::decode::{Columns, select};
+use super::decode::{Columns, expression, select};
 use super::error::Error;
+use super::keys::{self, KeySource};
 use super::sql::{self, KeyColumn, quote};
 
 /// A database as its catalog describes it.
@@ -29,8 +30,15 @@ pub struct Catalog {
 pub struct CapturedTable {
     pub name: TableName,
     pub object_id: i64,
-    /// At most two, newest first.
+    /// At most two, newest first: by `start_lsn`, and by `create_date` where that is the same.
     pub instances: Vec<Instance>,
+}
+
+impl CapturedTable {
+    /// The instances in the order in which they are read: the older up to where the newer begins.
+    pub fn in_order(&self) -> impl DoubleEndedIterator<Item = &Instance> {
+        self.instances.iter().rev()
+    }
 }
 
 /// A capture instance.
@@ -40,9 +48,15 @@ pub struct Instance {
     pub object_id: i64,
     /// Changes before it are not (or no longer) in the change table.
     pub start_lsn: Lsn,
+    /// Where it ends, if the server says so: today's versions leave it open.
+    pub end_lsn: Option<Lsn>,
+    /// When capture was enabled with it, by the server's clock.
+    pub create_date: Option<String>,
     pub columns: Vec<CapturedColumn>,
     /// Names of the columns that identify a row, in order; none: no key.
     pub key: Vec<String>,
+    /// Where the key comes from.
+    pub key_source: KeySource,
     /// Columns of types that cannot be read, with the type: they are left out.
     pub unsupported: Vec<(String, String)>,
 }
@@ -56,6 +70,8 @@ pub struct CapturedColumn {
     pub source_name: String,
     /// From 1; the bit in the update mask.
     pub ordinal: usize,
+    /// The column itself, whatever its name: one that was dropped and added again under the same name has another.
+    pub column_id: i64,
     pub sql_type: SqlType,
     pub nullable: bool,
     /// CDC never records its value, so it is left out.
@@ -100,6 +116,11 @@ impl CapturedColumn {
     /// What the column is selected as in its source table, under the alias `t`.
     pub fn in_source_table(&self) -> String {
         select(&self.source_name, self.sql_type, self.utf8(), Some("t"))
+    }
+
+    /// As [`in_source_table`](Self::in_source_table), without a name.
+    pub(crate) fn source_expression(&self) -> String {
+        expression(&self.source_name, self.sql_type, self.utf8(), Some("t"))
     }
 
     fn case_insensitive(&self) -> bool {
@@ -196,7 +217,8 @@ impl Catalog {
         }
         let mut tables = instances(client).await?;
         columns(client, &database, &mut tables).await?;
-        keys(client, &mut tables).await?;
+        captured_keys(client, &mut tables).await?;
+        keys::fall_back(client, &mut tables).await?;
         let names: BTreeMap<i64, TableName> = tables.iter().map(|table| (table.object_id, table.name.clone())).collect();
         let foreign_keys = foreign_keys(client, &names).await?;
         let uncaptured = uncaptured(client, &tables).await?;
@@ -219,7 +241,18 @@ async fn instances(client: &mut Client) -> Result<Vec<CapturedTable>, Error> {
         let source_object_id = row.int()?;
         let table = TableName::new(row.text()?, row.text()?);
         let start_lsn = row.lsn()?.unwrap_or(Lsn::ZERO);
-        let instance = Instance { name, object_id, start_lsn, columns: Vec::new(), key: Vec::new(), unsupported: Vec::new() };
+        let (end_lsn, create_date) = (row.lsn()?, row.optional_time()?);
+        let instance = Instance {
+            name,
+            object_id,
+            start_lsn,
+            end_lsn,
+            create_date,
+            columns: Vec::new(),
+            key: Vec::new(),
+            key_source: KeySource::None,
+            unsupported: Vec::new(),
+        };
         match tables.last_mut() {
             Some(last) if last.object_id == source_object_id => last.instances.push(instance),
             _ => tables.push(CapturedTable { name: table, object_id: source_object_id, instances: vec![instance] }),
@@ -240,7 +273,7 @@ async fn columns(client: &mut Client, database: &Database, tables: &mut [Capture
         let (name, source_name, ordinal, computed) = (row.text()?, row.text()?, row.int()?, row.int()? == 1);
         let type_name = row.text()?;
         let (length, precision, scale, nullable) = (row.int()?, row.int()?, row.int()?, row.int()? == 1);
-        let collation = row.optional_text()?;
+        let (collation, column_id) = (row.optional_text()?, row.int()?);
         let Some(instance) = instance(tables, object_id) else { continue };
         let Some(sql_type) = sql_type(&type_name, length, precision, scale) else {
             instance.unsupported.push((name, type_name));
@@ -253,6 +286,7 @@ async fn columns(client: &mut Client, database: &Database, tables: &mut [Capture
             name,
             source_name,
             ordinal,
+            column_id,
             sql_type,
             nullable,
             computed,
@@ -263,13 +297,14 @@ async fn columns(client: &mut Client, database: &Database, tables: &mut [Capture
     Ok(())
 }
 
-async fn keys(client: &mut Client, tables: &mut [CapturedTable]) -> Result<(), Error> {
+async fn captured_keys(client: &mut Client, tables: &mut [CapturedTable]) -> Result<(), Error> {
     let doing = "reading the keys of the captured tables";
     for row in client.rows(doing, sql::INDEX_COLUMNS, vec![]).await? {
         let mut row = Columns::new(doing, row);
         let (object_id, column) = (row.int()?, row.text()?);
         if let Some(instance) = instance(tables, object_id) {
             instance.key.push(column);
+            instance.key_source = KeySource::Captured;
         }
     }
     Ok(())
@@ -362,6 +397,7 @@ mod tests {
             name: "k".into(),
             source_name: "k".into(),
             ordinal: 1,
+            column_id: 1,
             sql_type: sql_type.parse().unwrap(),
             nullable: false,
             computed: false,

@@ -1,10 +1,10 @@
 //! Reading change tables.
 //!
 //! # What holds
-//! [`Cursor::next`] answers every change of a table in (`from`, `to`], each once, in the order (commit LSN, command id, seqval, operation), with the two rows of an update
+//! A [`Cursor`] answers every change of a table in (`from`, `to`], each once, in the order (commit LSN, command id, seqval, operation), with the two rows of an update
 //! joined; or it fails. Why:
 //! - A page begins right after the last row of the page before, by the whole order, so that neither a transaction nor an update that is larger than a page is
-//!   cut short; a before image whose after image is on the next page waits in [`Pairs`].
+//!   cut short; a before image whose after image is on the next page waits for it.
 //! - `to` was captured when the tick began, and capture writes change rows before or with the LSN's entry in `cdc.lsn_time_mapping`: nothing is added to the range while it
 //!   is read.
 //! - Cleanup moves an instance's `start_lsn` before it deletes. Every page's answer carries that mark as it stood *after* the rows were read: while it does
@@ -14,9 +14,8 @@
 //! CDC does not record large values that it need not: text, ntext and image in deletes and before images; the `max` types and xml in before images unless
 //! the update mask says that they changed. These become [`Value::Unavailable`]. Computed columns, which it never records, are not read at all.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
 
 use schemas::event::Row as Values;
 use schemas::table::{Length, SqlType, TableSchema};
@@ -26,24 +25,23 @@ use tiberius::{ColumnData, Row};
 
 use super::catalog::Instance;
 use super::client::Client;
-use super::decode::value;
+pub use super::cursor::Cursor;
+use super::decode::{Columns, value};
 use super::error::Error;
 use super::sql;
 
-const DOING: &str = "reading changes";
+pub(super) const DOING: &str = "reading changes";
 
 /// How many rows the first page of a table has; later ones follow from how large the rows turned out to be.
 const FIRST_PAGE_ROWS: usize = 1000;
 /// The same where a single row may have gigabytes.
 const FIRST_ROWS_IF_LARGE: usize = 16;
-/// About how many bytes a page should have in memory.
-const PAGE_BYTES: usize = 8 << 20;
 
 /// `__$operation` of a change row.
-const DELETE: u8 = 1;
-const INSERT: u8 = 2;
-const UPDATE_BEFORE: u8 = 3;
-const UPDATE_AFTER: u8 = 4;
+pub(super) const DELETE: u8 = 1;
+pub(super) const INSERT: u8 = 2;
+pub(super) const UPDATE_BEFORE: u8 = 3;
+pub(super) const UPDATE_AFTER: u8 = 4;
 
 /// How a column's NULL is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +67,11 @@ pub struct ChangeTable {
     /// Changes before it were never missed: the snapshot was taken after them.
     pub floor: Lsn,
     columns: Vec<ChangeColumn>,
-    first_page: String,
-    page: String,
-    max_page_rows: usize,
+    pub(super) first_page: String,
+    pub(super) page: String,
+    pub(super) max_page_rows: usize,
     /// How many rows the next read begins with: what the last one learned of their size.
-    page_rows: AtomicUsize,
+    pub(super) page_rows: AtomicUsize,
 }
 
 /// A change as recorded.
@@ -118,7 +116,7 @@ impl ChangeTable {
         }
     }
 
-    fn change(&self, row: Row) -> Result<ChangeRow, Error> {
+    pub(super) fn change(&self, row: Row) -> Result<ChangeRow, Error> {
         let mut cells = row.into_iter();
         let mut next = || cells.next().ok_or_else(|| unexpected("a row is too short"));
         let commit_lsn = lsn(&next()?)?;
@@ -180,7 +178,7 @@ fn changed(mask: &[u8], ordinal: usize) -> bool {
     mask.len().checked_sub(1 + bit / 8).and_then(|index| mask.get(index)).is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
 }
 
-fn lsn(data: &ColumnData<'_>) -> Result<Lsn, Error> {
+pub(super) fn lsn(data: &ColumnData<'_>) -> Result<Lsn, Error> {
     match data {
         ColumnData::Binary(Some(bytes)) => {
             Lsn::from_slice(bytes).ok_or_else(|| unexpected(format!("an LSN has {} bytes", bytes.len())))
@@ -189,7 +187,7 @@ fn lsn(data: &ColumnData<'_>) -> Result<Lsn, Error> {
     }
 }
 
-fn unexpected(what: impl Into<String>) -> Error {
+pub(super) fn unexpected(what: impl Into<String>) -> Error {
     Error::Unexpected { doing: DOING, what: what.into() }
 }
 
@@ -203,144 +201,84 @@ pub fn size(value: &Value) -> usize {
     size_of::<Value>() + heap
 }
 
-struct ChangeRow {
-    position: Position,
-    values: Values,
-    bytes: usize,
+/// A row of a change table.
+pub(super) struct ChangeRow {
+    pub(super) position: Position,
+    pub(super) values: Values,
+    /// About how much memory it takes.
+    pub(super) bytes: usize,
 }
 
-/// Joins the two rows of an update. They stand one after the other in the order, possibly with a page's end between them.
-#[derive(Debug, Default)]
-struct Pairs {
-    before: Option<(Position, Values)>,
+/// Asks, in one round trip and with a text that stays the same, which change tables hold anything new, where each instance begins, and whether the catalog has changed.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    sql: String,
+    instances: usize,
 }
 
-impl Pairs {
-    fn push(&mut self, position: Position, values: Values) -> Result<Option<Change>, Error> {
-        let waiting = self.before.take();
-        match (position.operation, waiting) {
-            (UPDATE_BEFORE, None) => {
-                self.before = Some((position, values));
-                Ok(None)
-            }
-            (UPDATE_AFTER, Some((before, old)))
-                if before.commit_lsn == position.commit_lsn && before.seqval == position.seqval =>
-            {
-                Ok(Some(Change { position, before: Some(old), after: Some(values) }))
-            }
-            (DELETE, None) => Ok(Some(Change { position, before: Some(values), after: None })),
-            (INSERT, None) => Ok(Some(Change { position, before: None, after: Some(values) })),
-            (operation, waiting) => Err(unexpected(format!(
-                "operation {operation} at {} follows {}",
-                position.commit_lsn,
-                waiting.map_or_else(
-                    || "no before image".to_owned(),
-                    |(before, _)| format!("the before image at {}", before.commit_lsn)
-                )
-            ))),
-        }
-    }
-
-    /// After the last row of the range.
-    fn finish(&self) -> Result<(), Error> {
-        match &self.before {
-            None => Ok(()),
-            Some((before, _)) => Err(unexpected(format!("the before image at {} has no after image", before.commit_lsn))),
-        }
-    }
+/// What a [`Probe`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The newest change of each instance that has any, by its place among those asked for.
+    pub newest: Vec<(usize, Lsn)>,
+    /// Where each instance of the database begins.
+    pub begins: BTreeMap<String, Option<Lsn>>,
+    /// Differs from one probe to the next if instances came or went, or a captured table was altered: then the catalog is to be read again.
+    pub state: CaptureState,
 }
 
-/// Reads the changes of one table in (`from`, `to`], page by page.
-pub struct Cursor {
-    table: Arc<ChangeTable>,
-    from: Lsn,
-    to: Lsn,
-    /// The last row read.
-    last: Option<Position>,
-    ready: VecDeque<Change>,
-    pairs: Pairs,
-    page_rows: usize,
-    max_page_rows: usize,
-    done: bool,
+/// A fingerprint of what is captured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CaptureState {
+    pub instances: i64,
+    /// When the newest instance was created, by the server's clock.
+    pub newest: Option<String>,
+    /// The last alteration of a captured table.
+    pub ddl_lsn: Option<Lsn>,
 }
 
-impl Cursor {
-    /// `share` is how many cursors are read side by side and share the memory for pages.
-    pub fn new(table: Arc<ChangeTable>, from: Lsn, to: Lsn, share: usize) -> Self {
-        let max_page_rows = (table.max_page_rows / share.max(1)).clamp(table.max_page_rows.min(100), table.max_page_rows);
-        let page_rows = table.page_rows.load(Ordering::Relaxed).min(max_page_rows);
-        Self {
-            table,
-            from,
-            to,
-            last: None,
-            ready: VecDeque::new(),
-            pairs: Pairs::default(),
-            page_rows,
-            max_page_rows,
-            done: false,
-        }
+impl Probe {
+    /// `instances` must not be empty.
+    pub fn new(instances: &[&str]) -> Self {
+        Self { sql: sql::moved(instances), instances: instances.len() }
     }
 
-    /// Where the next change stands; `None` at the end. Reads a page when none is at hand.
-    pub async fn head(&mut self, client: &mut Client) -> Result<Option<Position>, Error> {
-        while self.ready.is_empty() && !self.done {
-            self.read_page(client).await?;
-        }
-        Ok(self.ready.front().map(|change| change.position))
-    }
-
-    /// Takes the change that [`head`](Self::head) told of.
-    pub fn take(&mut self) -> Option<Change> {
-        self.ready.pop_front()
-    }
-
-    async fn read_page(&mut self, client: &mut Client) -> Result<(), Error> {
-        let parameters = self.parameters();
-        let table = Arc::clone(&self.table);
-        let sql = if self.last.is_none() { &table.first_page } else { &table.page };
-        let (mut rows, mut bytes, mut min) = (0, 0, None);
-        let (ready, pairs, last) = (&mut self.ready, &mut self.pairs, &mut self.last);
-        client
-            .for_each(DOING, sql, parameters, |result, row| {
-                if result > 0 {
-                    min = row.into_iter().next().map(|data| lsn(&data)).transpose()?;
-                    return Ok(());
-                }
-                let row = table.change(row)?;
-                rows += 1;
-                bytes += row.bytes;
-                *last = Some(row.position);
-                ready.extend(pairs.push(row.position, row.values)?);
-                Ok(())
-            })
-            .await?;
-        self.table.check_watermark(self.from, min)?;
-        if rows < self.page_rows {
-            self.done = true;
-            self.pairs.finish()?;
-        }
-        if let Some(average) = usize::checked_div(bytes, rows) {
-            let fitting = (PAGE_BYTES / average.max(1)).max(1);
-            self.table.page_rows.store(fitting, Ordering::Relaxed);
-            self.page_rows = fitting.min(self.max_page_rows);
-        }
-        Ok(())
-    }
-
-    fn parameters(&self) -> Vec<ColumnData<'static>> {
-        let bytes = |lsn: Lsn| ColumnData::Binary(Some(lsn.as_bytes().to_vec().into()));
-        let rows = ColumnData::I64(Some(self.page_rows.try_into().unwrap_or(i64::MAX)));
-        let instance = ColumnData::String(Some(self.table.instance.clone().into()));
-        match self.last {
-            None => vec![rows, bytes(self.to), bytes(self.from), instance],
-            Some(last) => {
-                let command = ColumnData::I32(Some(last.command_id));
-                let operation = ColumnData::I32(Some(last.operation.into()));
-                vec![rows, bytes(self.to), bytes(last.commit_lsn), command, bytes(last.seqval), operation, instance]
+    pub async fn ask(&self, client: &mut Client) -> Result<Found, Error> {
+        let doing = "asking which tables have changed";
+        let mut results = client.query(doing, &self.sql, vec![]).await?.into_iter();
+        let mut next = || results.next().unwrap_or_default();
+        let (newest, watermarks, state) = (next(), next(), next());
+        let mut found = Found { newest: Vec::new(), begins: begins(doing, watermarks)?, state: CaptureState::default() };
+        for row in newest {
+            let mut row = Columns::new(doing, row);
+            let index = usize::try_from(row.int()?).ok().filter(|index| *index < self.instances);
+            let index =
+                index.ok_or_else(|| Error::Unexpected { doing, what: "an instance that was not asked for".to_owned() })?;
+            if let Some(lsn) = row.lsn()? {
+                found.newest.push((index, lsn));
             }
         }
+        if let Some(row) = state.into_iter().next() {
+            let mut row = Columns::new(doing, row);
+            found.state = CaptureState { instances: row.int()?, newest: row.optional_time()?, ddl_lsn: row.lsn()? };
+        }
+        found.newest.sort_unstable();
+        Ok(found)
     }
+}
+
+/// Where each capture instance of the database begins; `None`: not known.
+pub async fn watermarks(client: &mut Client) -> Result<BTreeMap<String, Option<Lsn>>, Error> {
+    let doing = "asking where the capture instances begin";
+    begins(doing, client.rows(doing, sql::WATERMARKS, vec![]).await?)
+}
+
+pub(super) fn begins(doing: &'static str, rows: Vec<Row>) -> Result<BTreeMap<String, Option<Lsn>>, Error> {
+    let begin = |row| {
+        let mut row = Columns::new(doing, row);
+        Ok((row.text()?, row.lsn()?))
+    };
+    rows.into_iter().map(begin).collect()
 }
 
 #[cfg(test)]
@@ -349,10 +287,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn position(lsn: u8, operation: u8) -> Position {
-        Position { commit_lsn: Lsn::from_bytes([lsn; 10]), command_id: 1, seqval: Lsn::from_bytes([lsn; 10]), operation }
-    }
 
     #[test]
     fn the_mask_counts_from_its_end() {
@@ -377,64 +311,6 @@ mod tests {
                 prop_assert_eq!(changed(&mask, ordinal), columns.contains(&ordinal));
             }
         }
-    }
-
-    #[test]
-    fn updates_are_joined_and_broken_ones_reported() {
-        let mut pairs = Pairs::default();
-        assert_eq!(pairs.push(position(1, UPDATE_BEFORE), vec![Value::Int(1)]).unwrap(), None);
-        assert!(pairs.finish().is_err());
-        let change = pairs.push(position(1, UPDATE_AFTER), vec![Value::Int(2)]).unwrap().unwrap();
-        assert_eq!((change.before, change.after), (Some(vec![Value::Int(1)]), Some(vec![Value::Int(2)])));
-        pairs.finish().unwrap();
-        assert!(pairs.push(position(2, UPDATE_AFTER), vec![]).is_err());
-        pairs.push(position(3, UPDATE_BEFORE), vec![]).unwrap();
-        assert!(pairs.push(position(3, INSERT), vec![]).is_err());
-    }
-
-    #[test]
-    fn reading_begins_with_few_rows_where_one_may_be_large_and_goes_on_as_learned() {
-        let column = |sql_type: &str| schemas::table::Column {
-            name: "c".into(),
-            sql_type: sql_type.parse().unwrap(),
-            nullable: true,
-            case_insensitive: false,
-        };
-        let schema = |sql_type| TableSchema {
-            name: TableName::new("dbo", "t"),
-            columns: vec![column("int"), column(sql_type)],
-            key: vec![0],
-        };
-        for large in ["varchar(max)", "nvarchar(max)", "varbinary(max)", "text", "ntext", "image", "xml"] {
-            assert_eq!(first_rows(&schema(large), 1000), 16, "{large}");
-        }
-        assert_eq!(first_rows(&schema("nvarchar(4000)"), 1000), 1000);
-        assert_eq!(first_rows(&schema("xml"), 5), 5);
-
-        let captured = |ordinal| super::super::CapturedColumn {
-            name: "c".into(),
-            source_name: "c".into(),
-            ordinal,
-            sql_type: SqlType::Xml,
-            nullable: true,
-            computed: false,
-            collation: None,
-            default_collation: true,
-        };
-        let instance = Instance {
-            name: "dbo_t".into(),
-            object_id: 1,
-            start_lsn: Lsn::ZERO,
-            columns: vec![captured(1)],
-            key: vec![],
-            unsupported: vec![],
-        };
-        let table = Arc::new(ChangeTable::new(&schema("xml"), &instance, Lsn::ZERO, 20_000).unwrap());
-        let cursor = |share| Cursor::new(Arc::clone(&table), Lsn::ZERO, Lsn::ZERO, share);
-        assert_eq!(cursor(1).page_rows, 16);
-        table.page_rows.store(700, Ordering::Relaxed);
-        assert_eq!(cursor(1).page_rows, 700);
-        assert_eq!(cursor(200).page_rows, 100);
     }
 
     #[test]

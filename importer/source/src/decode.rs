@@ -23,9 +23,16 @@ const TICKS_PER_MILLISECOND: u64 = 10_000;
 
 /// What a column is selected as, from a table with the given alias (or none).
 pub fn select(name: &str, sql_type: SqlType, utf8: bool, alias: Option<&str>) -> String {
+    let expression = expression(name, sql_type, utf8, alias);
+    // A plain column ends with the bracket of its name, and keeps it.
+    if expression.ends_with(']') { expression } else { format!("{expression} AS {}", quote(name)) }
+}
+
+/// The same without the name that it is given where it is converted.
+pub fn expression(name: &str, sql_type: SqlType, utf8: bool, alias: Option<&str>) -> String {
     let quoted = quote(name);
     let column = alias.map_or_else(|| quoted.clone(), |alias| format!("{alias}.{quoted}"));
-    let converted = match sql_type {
+    match sql_type {
         SqlType::Money | SqlType::SmallMoney => format!("CAST({column} AS decimal(19,4))"),
         SqlType::SqlVariant => format!(
             "CASE WHEN CAST(SQL_VARIANT_PROPERTY({column}, 'BaseType') AS nvarchar(128)) IN (N'money', N'smallmoney') \
@@ -36,9 +43,8 @@ pub fn select(name: &str, sql_type: SqlType, utf8: bool, alias: Option<&str>) ->
             format!("CAST({column} AS nvarchar({n}))")
         }
         SqlType::Char(_) | SqlType::VarChar(_) | SqlType::Text if utf8 => format!("CAST({column} AS nvarchar(max))"),
-        _ => return column,
-    };
-    format!("{converted} AS {quoted}")
+        _ => column,
+    }
 }
 
 /// The value of one column.
@@ -175,6 +181,24 @@ impl Columns {
 
     pub fn int(&mut self) -> Result<i64, Error> {
         self.optional_int()?.ok_or_else(|| self.unexpected("a number", &Value::Null))
+    }
+
+    /// As SQL Server prints it.
+    pub fn optional_uuid(&mut self) -> Result<Option<String>, Error> {
+        match self.value()? {
+            Value::Null => Ok(None),
+            uuid @ Value::Uuid(_) => Ok(uuid.to_json().as_str().map(str::to_owned)),
+            other => Err(self.unexpected("a uniqueidentifier", &other)),
+        }
+    }
+
+    /// A time of the server's clock, as ISO 8601 text.
+    pub fn optional_time(&mut self) -> Result<Option<String>, Error> {
+        match self.value()? {
+            Value::Null => Ok(None),
+            time @ Value::DateTime { .. } => Ok(time.to_json().as_str().map(str::to_owned)),
+            other => Err(self.unexpected("a time", &other)),
+        }
     }
 
     /// NULL and `0x00…` both mean that there is none.

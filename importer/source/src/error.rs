@@ -55,6 +55,10 @@ pub enum Error {
          streams, remove their folder), remove the importer's data directory, and start into an empty joiner state"
     )]
     WentBack { saved: Lsn, captured: Lsn },
+    #[error("{table}: {what}. Give the values of the key's columns in their order, separated by commas")]
+    BadKey { table: TableName, what: String },
+    #[error("a snapshot at one LSN is not possible: {what}. {remedy}")]
+    NoFence { what: String, remedy: String },
     #[error("{doing}: SQL Server error {code}: {message}")]
     Server { doing: &'static str, code: u32, severity: u8, message: String },
     #[error("{doing}: the connection failed: {message}")]

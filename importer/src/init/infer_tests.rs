@@ -14,6 +14,7 @@ fn table(text: &str) -> CapturedTable {
         source_name: name.clone(),
         name,
         ordinal: index + 1,
+        column_id: 0,
         sql_type: schemas::table::SqlType::Int,
         nullable: false,
         computed: false,
@@ -24,8 +25,11 @@ fn table(text: &str) -> CapturedTable {
         name: format!("dbo_{name}"),
         object_id: 0,
         start_lsn: Lsn::ZERO,
+        end_lsn: None,
+        create_date: None,
         columns: columns.collect(),
         key: names(key),
+        key_source: source::keys::KeySource::Captured,
         unsupported: Vec::new(),
     };
     CapturedTable { name: TableName::new("dbo", name), object_id: 0, instances: vec![instance] }

@@ -1,12 +1,18 @@
 //! Every T-SQL text that the importer sends, and why it is written that way. Nowhere else in the crate is there any, so that one run against a real server
-//! can confirm or correct what is relied on.
+//! can confirm or correct what is relied on. Here the catalog; change tables, source tables and the state of capture have a module each.
 //!
 //! - Names come from the catalog and are bracketed by [`quote`]; values are parameters (`@P1` …). No name is taken apart or put together from parts that a user
 //!   wrote, except a change table's, `cdc.[<instance>_CT]`, which SQL Server itself builds so.
 //! - Texts are stable: the same tables give the same text, so that the server's plan cache holds one plan a table.
 //! - No `NOLOCK`: it may skip and double rows.
 
-use std::fmt::Write;
+mod changes;
+mod health;
+mod rows;
+
+pub use changes::*;
+pub use health::*;
+pub use rows::*;
 
 /// A name in brackets.
 pub fn quote(name: &str) -> String {
@@ -30,7 +36,7 @@ FROM sys.databases AS d WHERE d.database_id = DB_ID()";
 
 /// Capture instances with the tables they capture. A table is never derived from the instance's name: both may contain underscores.
 pub const CAPTURE_INSTANCES: &str = "\
-SELECT ct.object_id, ct.capture_instance, ct.source_object_id, s.name AS schema_name, t.name AS table_name, ct.start_lsn \
+SELECT ct.object_id, ct.capture_instance, ct.source_object_id, s.name AS schema_name, t.name AS table_name, ct.start_lsn, ct.end_lsn, ct.create_date \
 FROM cdc.change_tables AS ct \
 JOIN sys.tables AS t ON t.object_id = ct.source_object_id \
 JOIN sys.schemas AS s ON s.schema_id = t.schema_id \
@@ -42,7 +48,7 @@ ORDER BY ct.source_object_id, ct.start_lsn DESC, ct.create_date DESC";
 pub const CAPTURED_COLUMNS: &str = "\
 SELECT cc.object_id, cc.column_name, c.name AS source_name, cc.column_ordinal, CAST(c.is_computed AS int) AS is_computed, \
 ty.name AS type_name, CAST(c.max_length AS int) AS max_length, CAST(c.precision AS int) AS num_precision, CAST(c.scale AS int) AS num_scale, \
-CAST(c.is_nullable AS int) AS is_nullable, c.collation_name \
+CAST(c.is_nullable AS int) AS is_nullable, c.collation_name, cc.column_id \
 FROM cdc.captured_columns AS cc \
 JOIN cdc.change_tables AS ct ON ct.object_id = cc.object_id \
 JOIN sys.columns AS c ON c.object_id = ct.source_object_id AND c.column_id = cc.column_id \
@@ -53,6 +59,16 @@ ORDER BY cc.object_id, cc.column_ordinal";
 pub const INDEX_COLUMNS: &str =
     "SELECT object_id, column_name, index_ordinal FROM cdc.index_columns ORDER BY object_id, index_ordinal";
 
+/// The unique indexes of captured tables that hold every row, with their columns in order: what may stand for a missing primary key.
+pub const UNIQUE_INDEXES: &str = "\
+SELECT i.object_id, i.index_id, i.name, c.column_id \
+FROM sys.indexes AS i \
+JOIN sys.index_columns AS ic ON ic.object_id = i.object_id AND ic.index_id = i.index_id \
+JOIN sys.columns AS c ON c.object_id = ic.object_id AND c.column_id = ic.column_id \
+WHERE i.is_unique = 1 AND i.is_disabled = 0 AND i.is_hypothetical = 0 AND i.has_filter = 0 AND ic.key_ordinal > 0 \
+AND i.object_id IN (SELECT source_object_id FROM cdc.change_tables) \
+ORDER BY i.object_id, i.index_id, ic.key_ordinal";
+
 /// Foreign keys with their columns, in the key's order.
 pub const FOREIGN_KEYS: &str = "\
 SELECT fk.object_id, fk.name, fk.parent_object_id, fk.referenced_object_id, pc.name AS parent_column, rc.name AS referenced_column, \
@@ -62,6 +78,22 @@ JOIN sys.foreign_key_columns AS fkc ON fkc.constraint_object_id = fk.object_id \
 JOIN sys.columns AS pc ON pc.object_id = fkc.parent_object_id AND pc.column_id = fkc.parent_column_id \
 JOIN sys.columns AS rc ON rc.object_id = fkc.referenced_object_id AND rc.column_id = fkc.referenced_column_id \
 ORDER BY fk.object_id, fkc.constraint_column_id";
+
+/// What was altered, with the LSNs of (`@P1`, `@P2`]. `required_column_update` is set where a type was changed in the change table itself.
+pub const DDL_HISTORY: &str = "\
+SELECT source_object_id, object_id, CAST(required_column_update AS int) AS required_column_update, ddl_command, ddl_lsn, ddl_time \
+FROM cdc.ddl_history WHERE ddl_lsn > @P1 AND ddl_lsn <= @P2 ORDER BY ddl_lsn, source_object_id, object_id";
+
+/// What tells this database from another, and from what it was before it was restored. A login without the right to see it reads NULL for the fork.
+pub const IDENTITY: &str = "\
+SELECT d.name, CAST(d.database_id AS int) AS database_id, d.create_date, r.recovery_fork_guid \
+FROM sys.databases AS d LEFT JOIN sys.database_recovery_status AS r ON r.database_id = d.database_id WHERE d.database_id = DB_ID()";
+
+/// Whether a transaction stands in the log's captured history (`@P1`: its LSN), and where that history begins and ends.
+pub const HISTORY: &str = "\
+SELECT (SELECT tran_end_time FROM cdc.lsn_time_mapping WHERE start_lsn = @P1) AS tran_end_time, \
+(SELECT MIN(start_lsn) FROM cdc.lsn_time_mapping) AS begins, (SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping) AS ends, \
+(SELECT COUNT(*) FROM cdc.lsn_time_mapping WHERE start_lsn = @P1) AS present";
 
 /// All user tables, to say which are not captured.
 pub const USER_TABLES: &str = "\
@@ -95,100 +127,6 @@ SELECT TOP (1) end_time FROM sys.dm_cdc_log_scan_sessions \
 WHERE session_id > 0 AND tran_count = 0 AND error_count = 0 AND end_time > DATEADD(MILLISECOND, 50, CAST(@P1 AS datetime)) AND end_time <= GETDATE() \
 ORDER BY session_id DESC";
 
-/// Which change tables hold anything newer, all in one round trip, and then where each begins: its changes before `start_lsn` have been removed by the
-/// cleanup job, which moves this mark *before* it deletes. MAX over the first column of the change table's clustered index is a single seek.
-pub fn moved(instances: &[&str]) -> String {
-    let mut sql = String::new();
-    for (index, instance) in instances.iter().enumerate() {
-        if index > 0 {
-            sql.push_str(" UNION ALL ");
-        }
-        let _ = write!(sql, "SELECT {index} AS instance, MAX([__$start_lsn]) AS max_lsn FROM {}", change_table(instance));
-    }
-    sql + "; " + WATERMARKS
-}
-
-/// Where each capture instance begins.
-pub const WATERMARKS: &str = "SELECT capture_instance, start_lsn FROM cdc.change_tables";
-
-const CHANGE_ORDER: &str = "[__$start_lsn], [__$command_id], [__$seqval], [__$operation]";
-
-/// A page of a change table in the source's total order: at most `@P1` rows after the row (`@P3`, `@P4`, `@P5`, `@P6`) and up to the LSN `@P2`. Then, in the same
-/// round trip and so after the rows were read, where the instance `@P7` begins: rows at or below a mark that has moved past us may have been missing.
-///
-/// The function `cdc.fn_cdc_get_all_changes_…` would not do: it leaves out `__$command_id`, by which Microsoft orders the changes of a transaction. The place to go on
-/// from is four disjoint ranges rather than one predicate with OR, which would scan: each is a seek into the clustered index (lsn, command, seqval,
-/// operation), and the server merges them in order.
-pub fn change_page(instance: &str, columns: &[String]) -> String {
-    let table = change_table(instance);
-    let plain = "[__$start_lsn], [__$command_id], [__$seqval], [__$operation], [__$update_mask]";
-    let branches = [
-        "[__$start_lsn] = @P3 AND [__$command_id] = @P4 AND [__$seqval] = @P5 AND [__$operation] > @P6",
-        "[__$start_lsn] = @P3 AND [__$command_id] = @P4 AND [__$seqval] > @P5",
-        "[__$start_lsn] = @P3 AND [__$command_id] > @P4",
-        "[__$start_lsn] > @P3 AND [__$start_lsn] <= @P2",
-    ];
-    let list: String = columns.iter().map(|column| format!(", {column}")).collect();
-    let branches: Vec<String> = branches.iter().map(|range| format!("SELECT {plain}{list} FROM {table} WHERE {range}")).collect();
-    format!("SELECT TOP (@P1) * FROM ({}) AS page ORDER BY {CHANGE_ORDER}; {ONE_WATERMARK} @P7", branches.join(" UNION ALL "))
-}
-
-/// As [`change_page`], from the first row after the LSN `@P3`: one seek.
-pub fn first_change_page(instance: &str, columns: &[String]) -> String {
-    let list: String = columns.iter().map(|column| format!(", {column}")).collect();
-    format!(
-        "SELECT TOP (@P1) [__$start_lsn], [__$command_id], [__$seqval], [__$operation], [__$update_mask]{list} FROM {} \
-         WHERE [__$start_lsn] > @P3 AND [__$start_lsn] <= @P2 ORDER BY {CHANGE_ORDER}; {ONE_WATERMARK} @P4",
-        change_table(instance)
-    )
-}
-
-const ONE_WATERMARK: &str = "SELECT start_lsn FROM cdc.change_tables WHERE capture_instance =";
-
-/// A chunk of a table in key order: at most `@P1` rows. `after` is how many key columns are bound to the last key read: 0 for the first chunk; with
-/// all of them, the rows whose last key column is greater and whose others are equal; with fewer, the next group. Asked for from all downwards until the chunk is
-/// full, these disjoint ranges are the rows after the key in order, and each is one seek, where one predicate over a composite key would scan.
-pub fn snapshot_chunk(table: &str, columns: &[String], keys: &[KeyColumn], after: usize) -> String {
-    let order: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
-    let mut sql = format!("SELECT TOP (@P1) {} FROM {table}", columns.join(", "));
-    for (index, key) in keys[..after].iter().enumerate() {
-        let joined = if index == 0 { " WHERE" } else { " AND" };
-        let compared = if index + 1 == after { '>' } else { '=' };
-        let _ = write!(sql, "{joined} {} {compared} {}", key.name, key.bound.replace("@P", &format!("@P{}", index + 2)));
-    }
-    let _ = write!(sql, " ORDER BY {}", order.join(", "));
-    sql
-}
-
-/// A whole table, in whatever order the server likes: for tables without a key.
-pub fn snapshot_scan(table: &str, columns: &[String]) -> String {
-    format!("SELECT {} FROM {table}", columns.join(", "))
-}
-
-/// How many rows a table has, roughly and at once: the catalog's count.
-pub const ROW_COUNT: &str = "\
-SELECT CAST(SUM(p.rows) AS bigint) AS row_count FROM sys.partitions AS p WHERE p.object_id = OBJECT_ID(@P1) AND p.index_id IN (0, 1)";
-
-/// A key column in a chunk's query: its quoted name, and the expression that makes a bound of the column's own type and collation from the parameter `@P`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyColumn {
-    pub name: String,
-    pub bound: String,
-}
-
-/// Agent's state: 4 is running. Needs VIEW SERVER STATE.
-pub const AGENT: &str = "SELECT status FROM sys.dm_server_services WHERE servicename LIKE N'SQL Server Agent (%'";
-
-/// The capture and cleanup jobs with interval and retention. Their absence after a failover is a classic: they live in msdb, which is not replicated.
-pub const JOBS: &str = "EXEC sys.sp_cdc_help_jobs";
-
-/// How long ago the last captured transaction was committed, in seconds.
-pub const CAPTURE_AGE: &str = "SELECT DATEDIFF(SECOND, MAX(tran_end_time), GETDATE()) AS age FROM cdc.lsn_time_mapping";
-
-/// The largest value that capture takes: above it, writes of large values to captured tables fail.
-pub const MAX_REPLICATED_TEXT: &str = "\
-SELECT CAST(value_in_use AS int) AS value_in_use FROM sys.configurations WHERE name = N'max text repl size (B)'";
-
 /// Whether a table and its change table can be read, without reading a row.
 pub fn can_read(table: &str) -> String {
     format!("SELECT TOP (0) * FROM {table}")
@@ -217,22 +155,6 @@ mod tests {
         assert!(moved(&["a", "b]"]).starts_with(
             "SELECT 0 AS instance, MAX([__$start_lsn]) AS max_lsn FROM cdc.[a_CT] UNION ALL SELECT 1 AS instance, MAX([__$start_lsn]) AS max_lsn FROM cdc.[b]]_CT]; "
         ));
-    }
-
-    #[test]
-    fn chunks_are_seeks() {
-        let key = |name: &str, bound: &str| KeyColumn { name: name.into(), bound: bound.into() };
-        let keys = [key("[a]", "CAST(@P AS int)"), key("[b]", "@P")];
-        let columns = ["[a]".to_owned(), "[b]".to_owned()];
-        assert_eq!(snapshot_chunk("[t]", &columns, &keys, 0), "SELECT TOP (@P1) [a], [b] FROM [t] ORDER BY [a], [b]");
-        assert_eq!(
-            snapshot_chunk("[t]", &columns, &keys, 2),
-            "SELECT TOP (@P1) [a], [b] FROM [t] WHERE [a] = CAST(@P2 AS int) AND [b] > @P3 ORDER BY [a], [b]"
-        );
-        assert_eq!(
-            snapshot_chunk("[t]", &columns, &keys, 1),
-            "SELECT TOP (@P1) [a], [b] FROM [t] WHERE [a] > CAST(@P2 AS int) ORDER BY [a], [b]"
-        );
     }
 
     proptest! {
