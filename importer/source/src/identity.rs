@@ -58,12 +58,17 @@ impl Identity {
         let row = client.rows(doing, sql::IDENTITY, vec![]).await?.into_iter().next();
         let row = row.ok_or_else(|| Error::Unexpected { doing, what: "sys.databases does not show this database".into() })?;
         let mut row = Columns::new(doing, row);
-        Ok(Self {
-            name: row.text()?,
-            database_id: row.int()?,
-            create_date: row.optional_time()?,
-            recovery_fork: row.optional_uuid()?,
-        })
+        let (name, database_id, create_date) = (row.text()?, row.int()?, row.optional_time()?);
+        let recovery_fork = match client.rows(doing, sql::RECOVERY_FORK, vec![]).await {
+            Ok(rows) => {
+                let row = rows.into_iter().next();
+                row.map(|row| Columns::new(doing, row).optional_uuid()).transpose()?.flatten()
+            }
+            Err(error @ Error::Connection { .. }) => return Err(error),
+            // Not every login may see it, and not every edition has it.
+            Err(_) => None,
+        };
+        Ok(Self { name, database_id, create_date, recovery_fork })
     }
 
     /// What has become of the database since `saved`.

@@ -217,7 +217,7 @@ async fn scans(client: &mut Client) -> Result<Vec<Scan>, Error> {
     let doing = "asking for the scans of the log";
     let scan = |row| {
         let mut row = Columns::new(doing, row);
-        let mut count = || Ok::<_, Error>(row.optional_int()?);
+        let mut count = || row.optional_int();
         let (age, errors, transactions) = (count()?, count()?.unwrap_or(0), count()?.unwrap_or(0));
         Ok(Scan {
             // The hour that autumn repeats makes what has just been look like the future.

@@ -84,10 +84,12 @@ pub const DDL_HISTORY: &str = "\
 SELECT source_object_id, object_id, CAST(required_column_update AS int) AS required_column_update, ddl_command, ddl_lsn, ddl_time \
 FROM cdc.ddl_history WHERE ddl_lsn > @P1 AND ddl_lsn <= @P2 ORDER BY ddl_lsn, source_object_id, object_id";
 
-/// What tells this database from another, and from what it was before it was restored. A login without the right to see it reads NULL for the fork.
+/// What tells this database from another.
 pub const IDENTITY: &str = "\
-SELECT d.name, CAST(d.database_id AS int) AS database_id, d.create_date, r.recovery_fork_guid \
-FROM sys.databases AS d LEFT JOIN sys.database_recovery_status AS r ON r.database_id = d.database_id WHERE d.database_id = DB_ID()";
+SELECT d.name, CAST(d.database_id AS int) AS database_id, d.create_date FROM sys.databases AS d WHERE d.database_id = DB_ID()";
+
+/// The fork of its history that the database is on. A login without the right to see it reads NULL, or is refused.
+pub const RECOVERY_FORK: &str = "SELECT recovery_fork_guid FROM sys.database_recovery_status WHERE database_id = DB_ID()";
 
 /// Whether a transaction stands in the log's captured history (`@P1`: its LSN), and where that history begins and ends.
 pub const HISTORY: &str = "\

@@ -1,0 +1,7 @@
+//! The client against the stand-in for SQL Server.
+#![allow(clippy::unwrap_used)]
+
+mod capture;
+mod ranges;
+mod state;
+mod support;

@@ -1,0 +1,108 @@
+//! The state of the database and of its capture.
+
+use schemas::Lsn;
+use schemas::table::TableName;
+use source::changes::Cursor;
+use source::clock::Clock;
+use source::health::{Agent, Diagnosis, Health};
+use source::identity::{Continuity, History, Identity};
+use source::retention::Retention;
+use source::rows::KeyRange;
+use source::{Error, fence};
+
+use super::support::{World, enable};
+
+fn table_a() -> String {
+    "CREATE TABLE dbo.a (id int NOT NULL PRIMARY KEY, v int);".to_owned() + &enable("a")
+}
+
+#[tokio::test]
+async fn the_state_of_capture_is_seen_and_judged() {
+    let mut world = World::start(&table_a()).await;
+    world.capture().await;
+    let health = Health::read(&mut world.client).await.unwrap();
+    assert_eq!(health.agent.seen(), Some(&Agent::Running));
+    let jobs = health.jobs.seen().unwrap();
+    assert!(jobs.capture.is_some() && jobs.retention_minutes.is_some_and(|minutes| minutes > 0), "{jobs:?}");
+    assert_eq!(Diagnosis::of(&health), Diagnosis::Working, "{health:?}");
+
+    world.sql("EXEC sys.sp_cdc_stop_job @job_type = N'capture';").await;
+    let stopped = Health::read(&mut world.client).await.unwrap();
+    if stopped.job_state.seen().is_some() {
+        assert!(matches!(Diagnosis::of(&stopped), Diagnosis::JobStopped { .. }), "{stopped:?}");
+    }
+    world.sql("EXEC sys.sp_cdc_start_job @job_type = N'capture';").await;
+
+    world.server.set_agent_running(false);
+    assert_eq!(Diagnosis::of(&Health::read(&mut world.client).await.unwrap()), Diagnosis::AgentDown);
+    world.server.set_agent_running(true);
+
+    world.sql("EXEC sys.sp_cdc_drop_job @job_type = N'capture';").await;
+    let jobless = Diagnosis::of(&Health::read(&mut world.client).await.unwrap());
+    assert_eq!(jobless, Diagnosis::NoJobs { secondary: false });
+}
+
+#[tokio::test]
+async fn a_failing_capture_job_gives_its_message() {
+    let mut world = World::start(&table_a()).await;
+    world.capture().await;
+    world.server.fail_capture("shop", Some((22_864, "the log is full"))).unwrap();
+    let _ = world.server.capture_now("shop");
+    let health = Health::read(&mut world.client).await.unwrap();
+    let diagnosis = Diagnosis::of(&health);
+    assert!(matches!(&diagnosis, Diagnosis::JobFailing { .. }), "{diagnosis:?} of {health:?}");
+}
+
+#[tokio::test]
+async fn a_database_is_known_again_by_identity_and_history() {
+    let mut world = World::start(&(table_a() + "INSERT dbo.a VALUES (1, 1);")).await;
+    world.capture().await;
+    let identity = Identity::read(&mut world.client).await.unwrap();
+    assert_eq!((identity.name.as_str(), identity.since(&identity)), ("shop", Continuity::Same));
+    let newest = Health::read(&mut world.client).await.unwrap().newest.unwrap();
+    let present = History::of(&mut world.client, newest.lsn).await.unwrap();
+    assert!(matches!(present, History::Present { commit_time: Some(_) }), "{present:?}");
+    let absent = History::of(&mut world.client, newest.lsn.next()).await.unwrap();
+    assert_eq!(absent, History::Absent { ends: Some(newest.lsn) });
+    assert_eq!(History::of(&mut world.client, Lsn::ZERO.next()).await.unwrap(), History::Purged);
+}
+
+#[tokio::test]
+async fn what_is_left_of_the_retention_is_known_in_one_round_trip() {
+    let mut world = World::start(&table_a()).await;
+    world.sql("INSERT dbo.a VALUES (1, 1);").await;
+    world.capture().await;
+    let clock = Clock::default();
+    let before = world.table("a").await.instances[0].start_lsn;
+    let retention = Retention::read(&mut world.client, &clock, before).await.unwrap();
+    assert_eq!(retention.instances.len(), 1);
+    assert_eq!(retention.instances[0].min_lsn, Some(before));
+    let left = retention.left_ms(60).unwrap();
+    assert!((3_500_000..=3_600_100).contains(&left), "{retention:?}");
+    assert!(retention.margin_ms("dbo_a").is_some_and(|margin| margin >= 0), "{retention:?}");
+    let nothing_waits = Retention::read(&mut world.client, &clock, Lsn::MAX).await.unwrap();
+    assert_eq!(nothing_waits.left_ms(60), None);
+}
+
+#[tokio::test]
+async fn fenced_readers_see_the_tables_as_of_their_lsn() {
+    let mut world = World::start(&(table_a() + "INSERT dbo.a VALUES (1, 1);")).await;
+    let tables = [TableName::new("dbo", "a")];
+    world.sql("ALTER DATABASE shop SET ALLOW_SNAPSHOT_ISOLATION OFF;").await;
+    let refused = fence::open(&world.source, &tables, 1).await.map(|fenced| fenced.lsn).unwrap_err();
+    assert!(matches!(refused, Error::NoFence { .. }), "{refused}");
+    assert!(refused.to_string().contains("SET ALLOW_SNAPSHOT_ISOLATION ON"), "{refused}");
+    world.sql("ALTER DATABASE shop SET ALLOW_SNAPSHOT_ISOLATION ON;").await;
+    let table = world.source_table("a").await;
+    let mut fenced = fence::open(&world.source, &tables, 2).await.unwrap();
+    world.sql("INSERT dbo.a VALUES (2, 2);").await;
+    for reader in &mut fenced.readers {
+        assert_eq!(table.read(reader, &KeyRange::default(), 10, usize::MAX).await.unwrap().rows.len(), 1);
+    }
+    drop(fenced.readers);
+    world.capture().await;
+    let changes = world.change_table("a", 100).await;
+    let mut after = Cursor::new(changes, fenced.lsn, Lsn::MAX, 1);
+    let page = after.page(&mut world.client).await.unwrap().unwrap();
+    assert_eq!(page.len(), 1, "the tail after the fence brings what the readers did not see: {page:?}");
+}
