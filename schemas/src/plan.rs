@@ -11,9 +11,11 @@ mod error;
 mod instant;
 mod key_type;
 mod resolve;
+mod uses;
 
 pub use error::{Mistake, PlanError};
 pub use key_type::KeyType;
+pub use uses::{Role, Use};
 
 use crate::TableName;
 use crate::change::EntityKey;

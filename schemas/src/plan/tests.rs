@@ -150,3 +150,22 @@ fn keys_have_one_text() {
     assert_eq!(resolve(ORDER).unwrap().normalize_key(&EntityKey::from_text("0012")), Some(EntityKey::from_text("12")));
     assert_eq!(resolve(ORDER).unwrap().normalize_key(&EntityKey::from_text("1,2")), None);
 }
+
+#[test]
+fn what_a_column_is_used_for_is_told_with_its_place() {
+    let plan = resolve(ORDER).unwrap();
+    let uses = |table: &str, column: &str| {
+        plan.uses(&table.parse().unwrap(), column).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(uses("dbo.orders", "status"), ["order.state"]);
+    assert_eq!(uses("dbo.orders", "note"), [""; 0]);
+    assert_eq!(uses("dbo.orders", "id"), ["order.id", "order (entity key)", "order (tells rows apart)", "order.items (join)"]);
+    assert_eq!(uses("dbo.orders", "customer_id"), ["order.customer (join)"]);
+    assert_eq!(uses("dbo.customers", "name"), ["order.customer.name"]);
+    assert_eq!(uses("dbo.items", "amount"), ["order.items (order)", "order.total (sum over order.items)"]);
+    assert_eq!(uses("dbo.items", "order_id"), ["order.items (tells rows apart)", "order.items (join)"]);
+    let whole = |table: &str| plan.published_whole(&table.parse().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(whole("dbo.customers"), ["order.customer (publishes every column)"]);
+    assert_eq!(whole("dbo.items"), [""; 0]);
+    assert_eq!(plan.places(&"dbo.items".parse().unwrap()).len(), 1);
+}
