@@ -34,6 +34,9 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Validates the configuration, the source's health and its permissions; says what to do.
     Check(ConfigArgs),
+    /// Holds the table contracts against the live database.
+    #[command(subcommand)]
+    Schema(SchemaCommand),
     /// Importer, joiner, sinks and API in one process.
     Run(ConfigArgs),
     /// The importer alone.
@@ -56,6 +59,27 @@ pub(crate) struct ConfigArgs {
     /// The configuration file. Paths inside it are relative to its folder.
     #[arg(long, short, default_value = "tributary.yaml", env = "TRIBUTARY_CONFIG")]
     pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchemaCommand {
+    /// Shows how the captured tables differ from their contracts, and which entities that touches.
+    ///
+    /// Exit codes: 0 every row that the tables can hold keeps its contract, 3 contracts need a new version, which --write makes, 4 some change breaks a
+    /// contract, 1 failed.
+    Diff(SchemaDiffArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemaDiffArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Put compatible changes in force as new versions of the contracts (the version before stays beside it), and write a contract for a table that has none.
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

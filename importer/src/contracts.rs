@@ -57,6 +57,15 @@ pub fn read(folder: &Path) -> Result<BTreeMap<TableName, Versions>, ContractsErr
     versions::arrange(files).map_err(|error| ContractsError::Folder { folder: folder.to_owned(), error })
 }
 
+/// Writes the contract of a table that has none. Returns the file.
+pub fn write_first(folder: &Path, contract: &Contract) -> Result<PathBuf, ContractsError> {
+    let path = folder.join(Contract::file_name(&contract.table.name));
+    let create = OpenOptions::new().write(true).create_new(true).open(&path);
+    let write = |mut file: File| file.write_all(contract.to_text().as_bytes()).and_then(|()| file.sync_all());
+    create.and_then(write).map_err(io(&path, "the contract cannot be written"))?;
+    Ok(path)
+}
+
 /// Puts the next version of a contract in force ([`Contract::evolve`]); the version before it stays under its number. Returns the files written.
 pub fn put_in_force(folder: &Path, versions: &Versions, next: &Contract) -> Result<[PathBuf; 2], ContractsError> {
     let current = folder.join(&versions.file);

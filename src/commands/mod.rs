@@ -3,13 +3,14 @@
 mod check;
 mod completion;
 mod init;
+mod schema;
 #[cfg(feature = "demo")]
 mod sqlserver;
 mod status;
 
 use std::process::ExitCode;
 
-use crate::cli::{Command, ConfigArgs};
+use crate::cli::{Command, ConfigArgs, SchemaCommand};
 use crate::config::Config;
 use crate::pipeline::{Parts, Pipeline};
 
@@ -19,6 +20,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => crate::demo::run(args).await,
         Command::Init(args) => init::run(&args).await,
         Command::Check(args) => check::run(&args).await,
+        Command::Schema(SchemaCommand::Diff(args)) => schema::diff(&args).await,
         Command::Run(args) => pipeline(&args, Parts { importer: true, joiner: true, api: true }).await,
         Command::Importer(args) => pipeline(&args, Parts { importer: true, joiner: false, api: false }).await,
         Command::Joiner(args) => pipeline(&args, Parts { importer: false, joiner: true, api: true }).await,
