@@ -426,6 +426,7 @@ fn may_be_unavailable(sql_type: SqlType) -> bool {
             | SqlType::NText
             | SqlType::Image
             | SqlType::Xml
+            | SqlType::Json
             | SqlType::SqlVariant
             | SqlType::HierarchyId
             | SqlType::Geometry

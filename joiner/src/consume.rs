@@ -46,7 +46,7 @@ pub(crate) async fn run(
         let load = shared.head.borrow().load;
         let cursor = shared.store.cursor(&sink.name)?.filter(|cursor| cursor.load == load);
         shared.with_sink(&sink.name, |sink| sink.cursor = cursor.map(|cursor| cursor.sequence));
-        deliveries.spawn(deliver::run(shared.clone(), sink, config.scan_threads, stop.clone()));
+        deliveries.spawn(deliver::run(shared.clone(), sink, config.threads, stop.clone()));
     }
     let result = consume(engine, &config, provider, &stop).await;
     if let Err(error) = &result {

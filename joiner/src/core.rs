@@ -22,6 +22,7 @@ use crate::buffer::Buffer;
 use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::route::{DeadLetter, Routed, SnapshotRows};
+use crate::state::cache::RowCache;
 use crate::state::meta::{Stage, Standing};
 use crate::state::{Family, Store, outbox};
 use crate::step::{self, Report};
@@ -35,6 +36,9 @@ pub(crate) struct Limits {
     pub(crate) buffer_bytes: usize,
     /// Entities assembled and written at once.
     pub(crate) chunk: usize,
+    /// How they are assembled.
+    pub(crate) share: step::Share,
+    pub(crate) row_cache_bytes: usize,
 }
 
 /// How far a shard has been read, and the batches that are not behind its stored position yet.
@@ -57,8 +61,8 @@ pub(crate) struct Progress {
 pub(crate) struct Core {
     store: Arc<Store>,
     catalog: Arc<Catalog>,
+    tools: step::Tools,
     source: String,
-    limits: Limits,
     standing: Standing,
     buffer: Buffer,
     shards: HashMap<(StreamName, ShardId), Shard>,
@@ -81,12 +85,15 @@ impl Core {
     ) -> Result<Self, Error> {
         let standing = store.standing()?;
         let buffer = Buffer::new(store.clone(), limits.buffer_bytes);
+        let Limits { row_cache_bytes, chunk, share, .. } = limits;
+        let cache = RowCache::new(row_cache_bytes);
+        let tools = step::Tools { store: store.clone(), catalog: catalog.clone(), cache, chunk, share };
         let report = Report::default();
         Ok(Self {
             store,
             catalog,
+            tools,
             source: source.to_owned(),
-            limits,
             standing,
             buffer,
             shards: HashMap::new(),
@@ -117,7 +124,7 @@ impl Core {
 
     /// Goes on with a step that was being assembled when the joiner stopped.
     pub(crate) fn resume(&mut self) -> Result<(), Error> {
-        while step::drain(&self.store, &self.catalog, &mut self.standing, self.limits.chunk, &mut self.report)? {}
+        while step::drain(&self.tools, &mut self.standing, &mut self.report)? {}
         Ok(())
     }
 
@@ -224,7 +231,7 @@ impl Core {
     /// the oldest entry as well.
     fn begin_load(&mut self, start_lsn: Lsn) -> Result<(), Error> {
         let mut batch = WriteBatch::default();
-        for family in [Family::Rows, Family::Links, Family::Hashes, Family::Pending, Family::Outbox] {
+        for family in [Family::Rows, Family::Links, Family::Pending, Family::Outbox] {
             self.store.clear_in(&mut batch, family)?;
         }
         let standing = &mut self.standing;
@@ -242,6 +249,7 @@ impl Core {
         standing.frontier = start_lsn;
         self.store.put_standing(&mut batch, standing)?;
         self.store.write(batch, true)?;
+        self.tools.cache.clear();
         self.headless = false;
         self.buffer.forget(start_lsn)?;
         self.store.flush()
@@ -424,7 +432,7 @@ impl Core {
             return Ok(false);
         }
         let taken = self.buffer.take(to)?;
-        let mut applied = step::apply(&self.store, &self.catalog, &taken)?;
+        let mut applied = step::apply(&self.tools, &taken)?;
         if exact {
             self.check_tail(&published, &applied.report, from, to)?;
         }
@@ -440,10 +448,10 @@ impl Core {
                 self.standing.stage = Stage::Live { start_lsn };
                 self.settle_head();
             }
-            step::write_rows(&self.store, &self.catalog, &applied, &self.standing)?;
+            step::write_rows(&self.tools, &applied, &self.standing)?;
         } else {
-            step::finish(&self.store, &self.catalog, &taken, &mut applied, &mut self.standing, self.limits.chunk)?;
-            while step::drain(&self.store, &self.catalog, &mut self.standing, self.limits.chunk, &mut applied.report)? {}
+            step::finish(&self.tools, &taken, &mut applied, &mut self.standing)?;
+            while step::drain(&self.tools, &mut self.standing, &mut applied.report)? {}
         }
         self.report.assembled += applied.report.assembled;
         self.report.changed += applied.report.changed;

@@ -6,13 +6,13 @@
 //!
 //! The log is forced to the disk before a page or a load is written to the sink, so that after a power failure the state is never older than what a sink holds.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rocksdb::WriteBatch;
-use schemas::change::{EntityChange, EntityKey};
+use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use schemas::{ErrorClass, Lsn};
 use sinks::{Rejected, Sink};
@@ -85,7 +85,7 @@ struct Delivery {
     shared: Arc<Shared>,
     name: String,
     sink: Box<dyn Sink>,
-    scan_threads: usize,
+    threads: usize,
     stop: CancellationToken,
     /// The delay before the next attempt.
     retry: Duration,
@@ -112,9 +112,9 @@ pub(crate) async fn drained(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 /// Delivers until told to stop.
-pub(crate) async fn run(shared: Arc<Shared>, sink: NamedSink, scan_threads: usize, stop: CancellationToken) {
+pub(crate) async fn run(shared: Arc<Shared>, sink: NamedSink, threads: usize, stop: CancellationToken) {
     let NamedSink { name, sink } = sink;
-    let mut delivery = Delivery { shared, name, sink, scan_threads, stop, retry: FIRST_RETRY };
+    let mut delivery = Delivery { shared, name, sink, threads, stop, retry: FIRST_RETRY };
     loop {
         match delivery.deliver().await {
             Ok(()) | Err(Interrupted::Stopped) => return,
@@ -249,7 +249,7 @@ impl Delivery {
         self.state(SinkState::Loading, None);
         self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
         let (out, mut batches) = mpsc::channel(4);
-        let (shared, threads) = (self.shared.clone(), self.scan_threads);
+        let (shared, threads) = (self.shared.clone(), self.threads);
         let scanning = tokio::task::spawn_blocking(move || load_scan(&shared, threads, &out));
         while let Some(loaded) = batches.recv().await {
             match loaded {
@@ -295,13 +295,10 @@ fn load_scan(shared: &Shared, threads: usize, out: &mpsc::Sender<Loaded>) -> Res
 
 /// The latest change of each entity, in the order of those.
 fn coalesce(changes: Vec<(u64, EntityChange)>) -> Vec<EntityChange> {
-    let mut latest: HashMap<(Arc<str>, EntityKey), u64> = HashMap::with_capacity(changes.len());
-    for (sequence, change) in &changes {
-        latest.insert((change.entity.clone(), change.key.clone()), *sequence);
-    }
-    let mut changes = changes;
-    changes.retain(|(sequence, change)| latest.get(&(change.entity.clone(), change.key.clone())) == Some(sequence));
-    changes.into_iter().map(|(_, change)| change).collect()
+    let mut seen: HashSet<(&str, &str)> = HashSet::with_capacity(changes.len());
+    let mut latest: Vec<bool> =
+        changes.iter().rev().map(|(_, change)| seen.insert((&change.entity, change.key.as_str()))).collect();
+    changes.into_iter().filter_map(|(_, change)| latest.pop().filter(|&latest| latest).map(|_| change)).collect()
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {

@@ -17,6 +17,7 @@ use crate::handle::{Handle, Shared};
 use crate::route::{Routed, route};
 use crate::scan::{As, scan};
 use crate::state::{Store, meta};
+use crate::step::Share;
 
 /// The joiner's state and core.
 pub struct Engine {
@@ -40,7 +41,12 @@ impl Engine {
         let streams: BTreeSet<StreamName> =
             catalog.tables.iter().map(|table| config.layout.stream(&config.stream_prefix, &table.schema.name)).collect();
         let streams: Vec<StreamName> = streams.into_iter().collect();
-        let limits = Limits { buffer_bytes: config.buffer_bytes, chunk: config.chunk_entities.max(1) };
+        let limits = Limits {
+            buffer_bytes: config.buffer_bytes,
+            chunk: config.chunk_entities.max(1),
+            share: Share { threads: config.threads.max(1), bytes: config.chunk_bytes.max(1) },
+            row_cache_bytes: config.memory.row_cache_bytes,
+        };
         let mut core = Core::new(store.clone(), catalog.clone(), &config.source, streams.clone(), limits)?;
         core.resume()?;
         let shared = Shared::new(store, catalog)?;

@@ -54,12 +54,14 @@ pub struct Config {
     pub buffer_bytes: usize,
     /// Entities assembled and written at once; a step that touches more is done in several writes, and seen when it is whole.
     pub chunk_entities: usize,
+    /// The same as bytes of documents.
+    pub chunk_bytes: usize,
     pub memory: Memory,
     /// Outbox entries are kept for this long, and no more than this many, but never dropped before every sink has them.
     pub outbox_age: Duration,
     pub outbox_entries: u64,
-    /// Threads that assemble when a sink is loaded.
-    pub scan_threads: usize,
+    /// Threads that assemble, in steps and when a sink is loaded.
+    pub threads: usize,
 }
 
 impl Config {
@@ -77,10 +79,11 @@ impl Config {
             layout: Layout::default(),
             buffer_bytes: 256 << 20,
             chunk_entities: 20_000,
+            chunk_bytes: 32 << 20,
             memory: Memory::default(),
             outbox_age: Duration::from_secs(24 * 3600),
             outbox_entries: 10_000_000,
-            scan_threads: std::thread::available_parallelism().map_or(2, usize::from),
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
         }
     }
 }

@@ -13,7 +13,7 @@ use schemas::change::EntityChange;
 use crate::assemble::{Assembler, entity_key};
 use crate::catalog::Catalog;
 use crate::error::Error;
-use crate::state::view::{View, start_key};
+use crate::state::view::{Reading, View, start_key};
 use crate::state::{Family, Store, key};
 
 /// Ranges for each thread, so that none is left with the last long one.
@@ -121,7 +121,7 @@ fn scan_range(
     options.fill_cache(false);
     let mut rows = snapshot.raw_iterator_cf_opt(store.family(Family::Rows)?, options);
     rows.seek(start);
-    let mut assembler = Assembler::new(View { catalog, store, snapshot, overlay: None }, entity, true);
+    let mut assembler = Assembler::new(View { catalog, store, snapshot, overlay: None, cache: None }, entity, Reading::Scan);
     let (mut batch, mut bytes) = (Vec::new(), 0);
     let mut last: Vec<u8> = Vec::new();
     let mut document = Vec::new();

@@ -16,7 +16,7 @@ use crate::catalog::{Entity, Many, Node};
 use crate::error::Error;
 use crate::state::key;
 use crate::state::row::{Row, Spans};
-use crate::state::view::{Cursor, View, start_key};
+use crate::state::view::{Cursor, Overlay, Reading, View, start_key};
 
 /// Bytes of subtrees that are kept; past it all are dropped.
 const KEPT_BYTES: usize = 64 << 20;
@@ -30,10 +30,10 @@ pub(crate) struct Assembler<'a> {
     entity: &'a Entity,
     cursors: Vec<Option<Cursor<'a>>>,
     scratch: Vec<Scratch>,
-    /// Subtrees of `one` edges by the key they are looked up with; `None`: no such row.
-    kept: Vec<Kept>,
+    /// Subtrees of `one` edges by the key they are looked up with; `None`: no such row. Of the database alone, and through the overlay.
+    kept: [Vec<Kept>; 2],
     kept_bytes: usize,
-    sequential: bool,
+    reading: Reading,
 }
 
 /// Buffers of a node, kept from row to row.
@@ -55,18 +55,26 @@ pub(crate) fn entity_key(entity: &Entity, mut bytes: &[u8]) -> Option<EntityKey>
 }
 
 impl<'a> Assembler<'a> {
-    /// `sequential`: roots will be asked for in key order, all of a range.
-    pub(crate) fn new(view: View<'a>, entity: &'a Entity, sequential: bool) -> Self {
+    pub(crate) fn new(view: View<'a>, entity: &'a Entity, reading: Reading) -> Self {
         let nodes = entity.nodes.len();
         Self {
             view,
             entity,
             cursors: (0..nodes).map(|_| None).collect(),
             scratch: (0..nodes).map(|_| Scratch::default()).collect(),
-            kept: vec![HashMap::new(); nodes],
+            kept: [vec![HashMap::new(); nodes], vec![HashMap::new(); nodes]],
             kept_bytes: 0,
-            sequential,
+            reading,
         }
+    }
+
+    /// Documents from here on are those that are seen through this overlay, or without one.
+    pub(crate) const fn look_through(&mut self, overlay: Option<&'a Overlay>) {
+        self.view.overlay = overlay;
+    }
+
+    fn kept(&mut self, node: NodeId) -> &mut Kept {
+        &mut self.kept[usize::from(self.view.overlay.is_some())][node]
     }
 
     /// Appends the document of the entity with these key bytes; false (and nothing appended) when there is none.
@@ -85,7 +93,11 @@ impl<'a> Assembler<'a> {
     fn cursor(&mut self, node: NodeId) -> Result<Cursor<'a>, Error> {
         match self.cursors[node].take() {
             Some(cursor) => Ok(cursor),
-            None => self.view.cursor(self.entity.nodes[node].rows, self.sequential && self.entity.nodes[node].parent.is_none()),
+            None => {
+                // Below the roots, even a scan reads here and there.
+                let below = self.reading == Reading::Scan && self.entity.nodes[node].parent.is_some();
+                self.view.cursor(self.entity.nodes[node].rows, if below { Reading::Once } else { self.reading })
+            }
         }
     }
 
@@ -98,7 +110,7 @@ impl<'a> Assembler<'a> {
         }
         let mut cursor = self.cursor(node)?;
         let mut present = false;
-        let visited = cursor.visit(prefix, |_, row| {
+        let visited = cursor.visit(prefix, self.view.writes(index), |_, row| {
             present = self.node(node, row, out, &mut Vec::new())?;
             Ok(false)
         });
@@ -187,7 +199,7 @@ impl<'a> Assembler<'a> {
 
     fn one(&mut self, child: NodeId, parent: Row<'_>, out: &mut Vec<u8>) -> Result<bool, Error> {
         let Some(prefix) = self.child_prefix(child, parent)? else { return Ok(false) };
-        if let Some(kept) = self.kept[child].get(prefix.as_slice()) {
+        if let Some(kept) = self.kept(child).get(prefix.as_slice()) {
             let present = kept.is_some();
             out.extend_from_slice(kept.as_deref().unwrap_or_default());
             self.scratch[child].key = prefix;
@@ -203,10 +215,10 @@ impl<'a> Assembler<'a> {
     fn keep(&mut self, node: NodeId, key: &[u8], document: Option<&[u8]>) {
         self.kept_bytes += key.len() + document.map_or(0, <[u8]>::len) + 64;
         if self.kept_bytes > KEPT_BYTES {
-            self.kept.iter_mut().for_each(HashMap::clear);
+            self.kept.iter_mut().flatten().for_each(HashMap::clear);
             self.kept_bytes = 0;
         }
-        self.kept[node].insert(key.into(), document.map(Into::into));
+        self.kept(node).insert(key.into(), document.map(Into::into));
     }
 
     fn many(
@@ -222,9 +234,10 @@ impl<'a> Assembler<'a> {
             return Ok(0);
         };
         let mut cursor = self.cursor(many.node)?;
+        let writes = self.view.writes(self.entity.nodes[many.node].rows);
         let mut count = 0;
         let visited = match &many.order {
-            None => cursor.visit(&prefix, |_, row| {
+            None => cursor.visit(&prefix, writes, |_, row| {
                 let start = out.len();
                 if count > 0 {
                     out.push(b',');
@@ -239,7 +252,7 @@ impl<'a> Assembler<'a> {
             Some(order) => {
                 let mut documents = Vec::new();
                 let mut children = Vec::new();
-                let visited = cursor.visit(&prefix, |_, row| {
+                let visited = cursor.visit(&prefix, writes, |_, row| {
                     let start = documents.len();
                     if self.node(many.node, row, &mut documents, sums)? {
                         children.push((self.sort_key(many, order, row)?, start, documents.len()));

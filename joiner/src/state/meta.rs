@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 
 /// Changes when the bytes of the state change their meaning.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 const IDENTITY_FILE: &str = "identity.json";
 /// The identity while it is written.
 const TEMPORARY_FILE: &str = "identity.json.new";

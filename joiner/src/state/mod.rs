@@ -4,7 +4,6 @@
 //! |---|---|---|
 //! | `rows` | index (u16), cluster parts, rest of the own key ([`key`]) | all used columns ([`row`]) |
 //! | `links` (locators and back references) | the same | the columns that the way up needs |
-//! | `hashes` | entity (u16), entity key parts | xxh3-128 of the last document |
 //! | `pending` | entity (u16), entity key parts | xxh3-128 of the document before the step that is being assembled, empty: there was none |
 //! | `outbox` | sequence (u64) | an entity change ([`outbox`]) |
 //! | `spill` | position, table ([`crate::buffer`]) | a buffered change; worthless after a restart |
@@ -13,7 +12,7 @@
 //! All integers are big-endian. The format's number stands in the directory's `identity.json` ([`meta`]).
 //!
 //! # Atomicity (INV-3)
-//! Rows, links, positions, frontier, outbox and hashes of a step are one [`rocksdb::WriteBatch`]. RocksDB's log keeps batches in order and whole over all column families, so that after
+//! Rows, links, positions, frontier and outbox of a step are one [`rocksdb::WriteBatch`]. RocksDB's log keeps batches in order and whole over all column families, so that after
 //! a crash the state is that of some batch boundary. The log is not forced to the disk with each batch: after a power failure the state may be some batches older, and reading goes on at its older positions.
 //! That is harmless only for what nobody has seen: a step taken anew may begin at another frontier and number its outbox entries differently, so a sink or a subscriber that held entries of the lost batches would
 //! skip others. So the log is forced to the disk ([`Store::sync`]) before anything leaves: once per page for a sink, and for subscribers when the head has moved ([`Store::sync_to`]).
@@ -25,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
 
+pub(crate) mod cache;
 pub(crate) mod key;
 pub(crate) mod meta;
 pub(crate) mod outbox;
@@ -39,7 +39,6 @@ use meta::{Cursor, Standing};
 pub(crate) enum Family {
     Rows,
     Links,
-    Hashes,
     Pending,
     Outbox,
     Spill,
@@ -47,13 +46,12 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 7] = [Self::Rows, Self::Links, Self::Hashes, Self::Pending, Self::Outbox, Self::Spill, Self::Meta];
+    const ALL: [Self; 6] = [Self::Rows, Self::Links, Self::Pending, Self::Outbox, Self::Spill, Self::Meta];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Rows => "rows",
             Self::Links => "links",
-            Self::Hashes => "hashes",
             Self::Pending => "pending",
             Self::Outbox => "outbox",
             Self::Spill => "spill",
@@ -72,11 +70,13 @@ pub struct Memory {
     /// Write buffers over all column families.
     pub write_buffer_bytes: usize,
     pub block_cache_bytes: usize,
+    /// Rows that were looked up, kept in memory from step to step.
+    pub row_cache_bytes: usize,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { write_buffer_bytes: 256 << 20, block_cache_bytes: 512 << 20 }
+        Self { write_buffer_bytes: 256 << 20, block_cache_bytes: 512 << 20, row_cache_bytes: 64 << 20 }
     }
 }
 
@@ -241,8 +241,6 @@ fn family_options(family: Family, memory: Memory, cache: &Cache) -> Options {
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     match family {
-        // Point lookups.
-        Family::Hashes => table.set_bloom_filter(10.0, false),
         Family::Rows | Family::Links => {
             table.set_bloom_filter(10.0, false);
             table.set_block_size(16 << 10);

@@ -25,18 +25,18 @@ pub(crate) struct Entry<'a> {
     pub(crate) document: Option<&'a [u8]>,
 }
 
-fn encode(entry: &Entry<'_>) -> Vec<u8> {
-    let key = entry.key.as_str().as_bytes();
-    let document = entry.document.unwrap_or_default();
-    let mut out = Vec::with_capacity(25 + key.len() + document.len());
-    out.extend_from_slice(&(entry.entity as u16).to_be_bytes());
-    out.extend_from_slice(entry.version.as_bytes());
-    out.extend_from_slice(&entry.commit_time_ms.to_be_bytes());
-    out.extend_from_slice(&(key.len() as u32).to_be_bytes());
-    out.extend_from_slice(key);
-    out.push(u8::from(entry.document.is_some()));
-    out.extend_from_slice(document);
-    out
+impl Entry<'_> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let key = self.key.as_str().as_bytes();
+        let document = self.document.unwrap_or_default();
+        out.extend_from_slice(&(self.entity as u16).to_be_bytes());
+        out.extend_from_slice(self.version.as_bytes());
+        out.extend_from_slice(&self.commit_time_ms.to_be_bytes());
+        out.extend_from_slice(&(key.len() as u32).to_be_bytes());
+        out.extend_from_slice(key);
+        out.push(u8::from(self.document.is_some()));
+        out.extend_from_slice(document);
+    }
 }
 
 fn decode(bytes: &[u8], catalog: &Catalog) -> Option<EntityChange> {
@@ -59,9 +59,19 @@ fn decode(bytes: &[u8], catalog: &Catalog) -> Option<EntityChange> {
     })
 }
 
-pub(crate) fn append(store: &Store, batch: &mut WriteBatch, sequence: u64, entry: &Entry<'_>) -> Result<(), Error> {
-    batch.put_cf(store.family(Family::Outbox)?, sequence.to_be_bytes(), encode(entry));
-    Ok(())
+/// Adds entries behind the one with the number `tail`; answers the number of the last.
+pub(crate) fn append<'e>(
+    store: &Store,
+    batch: &mut WriteBatch,
+    mut tail: u64,
+    entries: impl Iterator<Item = &'e [u8]>,
+) -> Result<u64, Error> {
+    let family = store.family(Family::Outbox)?;
+    for entry in entries {
+        tail += 1;
+        batch.put_cf(family, tail.to_be_bytes(), entry);
+    }
+    Ok(tail)
 }
 
 /// Calls `each` with the entries in (`after`, `head`], until it answers false. `standing` names the head and must not be newer than what the database holds.

@@ -3,6 +3,9 @@
 //! A step's own writes must be seen when its entities are assembled, and must not be in the database before everything else of the step is. So they are collected in an
 //! [`Overlay`] first, read through it, and written in one batch at the end.
 //!
+//! A step assembles each document twice, as it was and as it is. The rows of the cluster visited last are kept for that ([`Run`]), and rows that are looked up by their whole key are kept from step to
+//! step ([`RowCache`]).
+//!
 //! [`Cursor`]s stay where they are between visits: visiting prefixes in rising order moves forward without seeking, which makes assembling many roots in key order a merge of sorted
 //! runs rather than a lookup for each.
 
@@ -11,6 +14,7 @@ use std::ops::Bound;
 
 use rocksdb::{DBRawIterator, ReadOptions, Snapshot, WriteBatch};
 
+use super::cache::RowCache;
 use super::{Family, Store};
 use crate::catalog::{Catalog, Index, IndexId, IndexKind, SlotPart};
 use crate::error::Error;
@@ -49,7 +53,7 @@ pub(crate) fn place(id: IndexId, index: &Index, row: Row<'_>, out: &mut Vec<u8>)
     Ok(put_parts(&index.cluster, row, index.keeps_null, out)? && put_parts(&index.suffix, row, true, out)?)
 }
 
-type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Puts (`Some`) and deletes (`None`), by index.
 #[derive(Debug)]
@@ -74,6 +78,13 @@ impl Overlay {
         self.indexes[index].get(key)
     }
 
+    /// Calls `each` with every key, and the row that is put there.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(&[u8], Option<&[u8]>)) {
+        for (key, row) in self.indexes.iter().flatten() {
+            each(key, row.as_deref());
+        }
+    }
+
     pub(crate) fn write(&self, catalog: &Catalog, store: &Store, batch: &mut WriteBatch) -> Result<(), Error> {
         for (index, writes) in catalog.indexes.iter().zip(&self.indexes) {
             let cf = store.family(family(index.kind))?;
@@ -95,12 +106,25 @@ pub(crate) struct View<'a> {
     pub(crate) store: &'a Store,
     pub(crate) snapshot: &'a Snapshot<'a>,
     pub(crate) overlay: Option<&'a Overlay>,
+    /// Of the database without the overlay.
+    pub(crate) cache: Option<&'a RowCache>,
+}
+
+/// How a cursor will be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Over a whole range.
+    Scan,
+    /// Here and there.
+    Once,
+    /// Here and there, and each place twice in a row: once as it was and once as it is.
+    Twice,
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn cursor(&self, index: IndexId, sequential: bool) -> Result<Cursor<'a>, Error> {
+    pub(crate) fn cursor(&self, index: IndexId, reading: Reading) -> Result<Cursor<'a>, Error> {
         let mut options = ReadOptions::default();
-        if sequential {
+        if reading == Reading::Scan {
             options.set_readahead_size(2 << 20);
             options.fill_cache(false);
         }
@@ -108,10 +132,15 @@ impl<'a> View<'a> {
         Ok(Cursor {
             store: self.store,
             rows: self.snapshot.raw_iterator_cf_opt(cf, options),
-            overlay: self.overlay.map(|overlay| &overlay.indexes[index]).filter(|writes| !writes.is_empty()),
             last: Vec::new(),
             placed: false,
+            run: (reading == Reading::Twice).then(Run::default),
         })
+    }
+
+    /// What the overlay has for an index.
+    pub(crate) fn writes(&self, index: IndexId) -> Option<&'a Writes> {
+        self.overlay.map(|overlay| &overlay.indexes[index]).filter(|writes| !writes.is_empty())
     }
 
     /// Calls `then` with the row at exactly this key, if there is one.
@@ -119,8 +148,14 @@ impl<'a> View<'a> {
         if let Some(written) = self.overlay.and_then(|overlay| overlay.get(index, key)) {
             return Ok(written.as_deref().map(then));
         }
+        if let Some(kept) = self.cache.and_then(|cache| cache.get(key)) {
+            return Ok(kept.as_deref().map(then));
+        }
         let cf = self.store.family(family(self.catalog.indexes[index].kind))?;
         let found = self.snapshot.get_pinned_cf(cf, key).map_err(|error| self.store.error(&error))?;
+        if let Some(cache) = self.cache {
+            cache.put(key, found.as_deref());
+        }
         Ok(found.map(|value| then(&value)))
     }
 }
@@ -129,10 +164,50 @@ impl<'a> View<'a> {
 pub(crate) struct Cursor<'a> {
     store: &'a Store,
     rows: DBRawIterator<'a>,
-    overlay: Option<&'a Writes>,
     /// The prefix visited last: everything that begins with it, and nothing past it, has been stepped over.
     last: Vec<u8>,
     placed: bool,
+    run: Option<Run>,
+}
+
+/// Runs that are longer are read from the database each time.
+const RUN_BYTES: usize = 256 << 10;
+
+/// The rows of the prefix visited last.
+#[derive(Default)]
+struct Run {
+    bytes: Vec<u8>,
+    /// For each row, where the rest of its key ends and where the row does.
+    ends: Vec<(u32, u32)>,
+    /// Whether it is all of them.
+    whole: bool,
+}
+
+impl Run {
+    /// Takes in the rows that begin with `prefix`, as far as there is room.
+    fn fill(&mut self, rows: &mut DBRawIterator<'_>, prefix: &[u8]) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.whole = false;
+        while self.bytes.len() < RUN_BYTES {
+            let Some((key, row)) = rows.item().and_then(|(key, row)| Some((key.strip_prefix(prefix)?, row))) else {
+                self.whole = true;
+                return;
+            };
+            self.bytes.extend_from_slice(key);
+            let key_end = self.bytes.len() as u32;
+            self.bytes.extend_from_slice(row);
+            self.ends.push((key_end, self.bytes.len() as u32));
+            rows.next();
+        }
+    }
+
+    /// The rest of the key, and the row.
+    fn get(&self, nth: usize) -> Option<(&[u8], &[u8])> {
+        let &(key_end, end) = self.ends.get(nth)?;
+        let start = nth.checked_sub(1).map_or(0, |before| self.ends[before].1);
+        Some((&self.bytes[start as usize..key_end as usize], &self.bytes[key_end as usize..end as usize]))
+    }
 }
 
 impl Cursor<'_> {
@@ -151,42 +226,59 @@ impl Cursor<'_> {
         self.rows.status().map_err(|error| self.store.error(&error))
     }
 
-    /// Calls `each` with what follows the prefix in the key, and the row, in key order, until it answers false.
+    /// Calls `each` with what follows the prefix in the key, and the row, in key order, until it answers false. `writes` are laid over the rows.
     pub(crate) fn visit(
         &mut self,
         prefix: &[u8],
+        writes: Option<&Writes>,
         mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        self.go(prefix)?;
-        self.last.clear();
-        self.last.extend_from_slice(prefix);
-        self.placed = false;
-        let written = self.overlay.map(|writes| writes.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded)));
-        let mut written = written.into_iter().flatten().take_while(|(key, _)| key.starts_with(prefix)).peekable();
+        let kept = self.placed && self.last == prefix && self.run.as_ref().is_some_and(|run| run.whole);
+        if !kept {
+            self.go(prefix)?;
+            self.last.clear();
+            self.last.extend_from_slice(prefix);
+            if let Some(run) = &mut self.run {
+                run.fill(&mut self.rows, prefix);
+            }
+        }
+        let run = self.run.as_ref();
+        let whole = run.is_some_and(|run| run.whole);
+        self.placed = whole;
+        let mut nth = 0;
+        let written = writes.map(|writes| writes.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded)));
+        let mut written = written.into_iter().flatten().map_while(|(key, row)| Some((key.strip_prefix(prefix)?, row))).peekable();
         loop {
-            let row = self.rows.item().filter(|(key, _)| key.starts_with(prefix));
-            match (row, written.peek()) {
+            let of_run = run.and_then(|run| run.get(nth));
+            let row = match of_run {
+                None if !whole => self.rows.item().and_then(|(key, row)| Some((key.strip_prefix(prefix)?, row))),
+                row => row,
+            };
+            // Whether the database's row is done with: it was visited, or a write of the step hides it.
+            let done = match (&row, written.peek()) {
                 (None, None) => break,
-                (Some((key, value)), next) if next.is_none_or(|(other, _)| key < other.as_slice()) => {
-                    if !each(&key[prefix.len()..], value)? {
+                (Some((key, row)), next) if next.is_none_or(|(other, _)| key < other) => {
+                    if !each(key, row)? {
                         return Ok(());
                     }
-                    self.rows.next();
+                    true
                 }
                 (row, Some((key, value))) => {
-                    // Written in this step: it hides the database's row.
-                    let hides = row.is_some_and(|(other, _)| other == key.as_slice());
                     if let Some(value) = value
-                        && !each(&key[prefix.len()..], value)?
+                        && !each(key, value)?
                     {
                         return Ok(());
                     }
+                    let hidden = row.is_some_and(|(other, _)| other == *key);
                     written.next();
-                    if hides {
-                        self.rows.next();
-                    }
+                    hidden
                 }
                 (Some(_), None) => break,
+            };
+            if done && of_run.is_some() {
+                nth += 1;
+            } else if done {
+                self.rows.next();
             }
         }
         self.placed = true;

@@ -13,7 +13,7 @@ use crate::catalog::{Entity, SlotMask, Up};
 use crate::error::Error;
 use crate::state::key;
 use crate::state::row;
-use crate::state::view::{Cursor, View, start_key};
+use crate::state::view::{Cursor, Reading, View, start_key};
 
 /// Roots are sorted and freed of repeats whenever this many have come together.
 const TIDY: usize = 1 << 20;
@@ -101,10 +101,10 @@ impl<'a> Dirty<'a> {
                 }
                 let mut cursor = match self.cursors[entity_id][id].take() {
                     Some(cursor) => cursor,
-                    None => view.cursor(index, false)?,
+                    None => view.cursor(index, Reading::Once)?,
                 };
                 let stored = &view.catalog.indexes[index].stored;
-                let visited = cursor.visit(&prefix, |_, value| {
+                let visited = cursor.visit(&prefix, view.writes(index), |_, value| {
                     let mut known: Vec<&[u8]> = vec![b""; parent_slots];
                     for (slot, fragment) in stored.iter().zip(row::columns(value)) {
                         known[*slot] = fragment;

@@ -16,26 +16,53 @@
 //! image's place.
 //!
 //! # What changed
-//! A document is compared with the last one by hash. Where no hash is kept yet (since the first load), the old document is assembled from the state as it was.
+//! Each document that may have changed is assembled twice, from the state as it was and as it is: only one that differs goes out. (Keeping the documents, or hashes of them, would cost a lookup and a write for each; the rows that
+//! both are made of are read once.) What is left for later ([`Pending`]) is kept with the hash of the document as it was, because that state is gone then.
+//!
+//! # Several threads
+//! Documents are independent of each other: threads take them piece by piece, and what they made is put together in the order of the keys.
+
+use std::sync::Arc;
 
 use rocksdb::{Snapshot, WriteBatch};
 use schemas::Lsn;
-use xxhash_rust::xxh3::xxh3_128;
 
 mod dirty;
+mod documents;
 
 use dirty::Dirty;
+pub(crate) use documents::Share;
+use documents::{Known, assemble, known};
 
-use crate::assemble::{Assembler, entity_key};
+use crate::assemble::Assembler;
 use crate::buffer::{ChangeRef, Kind, Taken};
 use crate::catalog::{Catalog, IndexKind};
 use crate::error::Error;
 use crate::route::stored;
+use crate::state::cache::RowCache;
 use crate::state::meta::{Pending, Standing};
-use crate::state::outbox::{self, Entry};
+use crate::state::outbox;
 use crate::state::row::{self, Row, Spans};
-use crate::state::view::{Overlay, View, place};
+use crate::state::view::{Overlay, Reading, View, place};
 use crate::state::{Family, Store};
+
+/// What a step works with.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) store: Arc<Store>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) cache: RowCache,
+    /// Entities assembled and written at once.
+    pub(crate) chunk: usize,
+    pub(crate) share: Share,
+}
+
+impl Tools {
+    /// The state as it stands in the database.
+    fn view<'a>(&'a self, snapshot: &'a Snapshot<'a>) -> View<'a> {
+        View { catalog: &self.catalog, store: &self.store, snapshot, overlay: None, cache: Some(&self.cache) }
+    }
+}
 
 /// What a step did.
 #[derive(Debug, Default)]
@@ -55,12 +82,11 @@ pub(crate) struct Applied {
 }
 
 /// Applies changes to an overlay, in total order.
-pub(crate) fn apply(store: &Store, catalog: &Catalog, taken: &Taken) -> Result<Applied, Error> {
-    let snapshot = store.db().snapshot();
-    let none = vec![0; catalog.tables.len()];
-    let report = Report { applied: none.clone(), dead: none, ..Report::default() };
-    let mut writer = Writer { store, catalog, snapshot: &snapshot, overlay: Overlay::new(catalog), buffers: Default::default() };
-    let mut report = report;
+pub(crate) fn apply(tools: &Tools, taken: &Taken) -> Result<Applied, Error> {
+    let snapshot = tools.store.db().snapshot();
+    let none = vec![0; tools.catalog.tables.len()];
+    let mut report = Report { applied: none.clone(), dead: none, ..Report::default() };
+    let mut writer = Writer { before: tools.view(&snapshot), overlay: Overlay::new(&tools.catalog), buffers: Default::default() };
     taken.for_each(|change| {
         match change.kind {
             Kind::Dead => report.dead[change.table] += 1,
@@ -86,16 +112,14 @@ struct Buffers {
 }
 
 struct Writer<'a> {
-    store: &'a Store,
-    catalog: &'a Catalog,
-    snapshot: &'a Snapshot<'a>,
+    before: View<'a>,
     overlay: Overlay,
     buffers: Buffers,
 }
 
 impl Writer<'_> {
     fn apply(&mut self, change: ChangeRef<'_>) -> Result<(), Error> {
-        let catalog = self.catalog;
+        let catalog = self.before.catalog;
         let table = &catalog.tables[change.table];
         let mut buffers = std::mem::take(&mut self.buffers);
         let mut after = change.after;
@@ -108,7 +132,7 @@ impl Writer<'_> {
         let old = change.before.map(|image| buffers.old_spans.read(image));
         let new = after.map(|image| (buffers.new_spans.read(image), image));
         // Every image has been checked when it came in: keys can be made of it.
-        let refused = |_| self.store.corrupt("a buffered change that no key can be made of");
+        let refused = |_| self.before.store.corrupt("a buffered change that no key can be made of");
         for &id in &table.indexes {
             let index = &catalog.indexes[id];
             let has_old = match old {
@@ -148,11 +172,11 @@ impl Writer<'_> {
     /// The row that stands at an image's place.
     fn standing(&self, change: ChangeRef<'_>, image: Option<&[u8]>) -> Result<Option<Vec<u8>>, Error> {
         let Some(image) = image else { return Ok(None) };
-        let view = View { catalog: self.catalog, store: self.store, snapshot: self.snapshot, overlay: Some(&self.overlay) };
+        let view = View { overlay: Some(&self.overlay), ..self.before };
         let (mut spans, mut key) = (Spans::default(), Vec::new());
         let row: Row<'_> = spans.read(image);
-        for &id in &self.catalog.tables[change.table].indexes {
-            let index = &self.catalog.indexes[id];
+        for &id in &view.catalog.tables[change.table].indexes {
+            let index = &view.catalog.indexes[id];
             if index.kind == IndexKind::Rows && place(id, index, row, &mut key).unwrap_or(false) {
                 return view.get(id, &key, <[u8]>::to_vec);
             }
@@ -162,180 +186,80 @@ impl Writer<'_> {
 }
 
 /// Writes rows and standing, and assembles nothing: while the first load catches up.
-pub(crate) fn write_rows(store: &Store, catalog: &Catalog, applied: &Applied, standing: &Standing) -> Result<(), Error> {
+pub(crate) fn write_rows(tools: &Tools, applied: &Applied, standing: &Standing) -> Result<(), Error> {
     let mut batch = WriteBatch::default();
-    applied.overlay.write(catalog, store, &mut batch)?;
-    store.put_standing(&mut batch, standing)?;
-    store.write(batch, true)
+    applied.overlay.write(&tools.catalog, &tools.store, &mut batch)?;
+    tools.store.put_standing(&mut batch, standing)?;
+    tools.store.write(batch, true)?;
+    tools.cache.apply(&applied.overlay);
+    Ok(())
 }
 
-/// A document and what it replaces.
-struct Outcome {
-    hash: Option<u128>,
-    changed: bool,
-}
-
-/// Assembles what the changes touched and writes everything. `standing` is the new one; its head is set here. With more than `chunk` entities the rows are written first, with
-/// the list of entities, and [`drain`] goes on from there.
-pub(crate) fn finish(
-    store: &Store,
-    catalog: &Catalog,
-    taken: &Taken,
-    applied: &mut Applied,
-    standing: &mut Standing,
-    chunk: usize,
-) -> Result<(), Error> {
+/// Assembles what the changes touched and writes everything. `standing` is the new one; its head is set here. What is more than `chunk` entities, or more than fits one write, is left for
+/// [`drain`], which goes on from there.
+pub(crate) fn finish(tools: &Tools, taken: &Taken, applied: &mut Applied, standing: &mut Standing) -> Result<(), Error> {
+    let &Tools { ref store, ref catalog, chunk, share, .. } = tools;
     let snapshot = store.db().snapshot();
-    let before = View { catalog, store, snapshot: &snapshot, overlay: None };
+    let before = tools.view(&snapshot);
     let after = View { overlay: Some(&applied.overlay), ..before };
     let mut dirty = Dirty::new(after);
     taken.for_each(|change| dirty.add(change))?;
     let dirty = dirty.finish();
     let mut batch = WriteBatch::default();
     applied.overlay.write(catalog, store, &mut batch)?;
-    let large = dirty.len() > chunk;
-    let mut old = Documents::new(before);
-    let mut new = Documents::new(after);
-    for key in &dirty {
-        let known = match store.get(Family::Hashes, key)? {
-            Some(bytes) => Some(read_hash(store, &bytes)?),
-            None => old.document(key)?.then(|| xxh3_128(&old.text)),
-        };
-        if large {
-            let bytes = known.map(u128::to_be_bytes);
-            batch.put_cf(store.family(Family::Pending)?, key, bytes.as_ref().map_or(&[][..], |hash| &hash[..]));
-            continue;
-        }
-        let present = new.document(key)?;
-        let outcome = compare(known, present.then_some(&new.text));
-        let tail = standing.head;
-        standing.head = emit(store, catalog, &mut batch, standing, tail, key, present.then_some(&new.text), &outcome)?;
-        applied.report.assembled += 1;
-        applied.report.changed += u64::from(outcome.changed);
-    }
-    if large {
-        standing.pending = Some(Pending { tail: standing.head });
-    } else {
+    let now: Vec<_> = dirty.iter().take(chunk).map(|key| (key.as_slice(), Known::Before)).collect();
+    let made = assemble(after, share, &now, standing)?;
+    let tail = outbox::append(store, &mut batch, standing.head, made.entries())?;
+    applied.report.assembled += made.count() as u64;
+    applied.report.changed += tail - standing.head;
+    let rest = &dirty[made.count()..];
+    if rest.is_empty() {
+        standing.head = tail;
         (standing.head_frontier, standing.head_commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+    } else {
+        standing.pending = Some(Pending { tail });
+        let family = store.family(Family::Pending)?;
+        known(before, Share { bytes: usize::MAX, ..share }, rest, |key, hash| batch.put_cf(family, key, hash))?;
     }
     store.put_standing(&mut batch, standing)?;
-    store.write(batch, true)
+    store.write(batch, true)?;
+    tools.cache.apply(&applied.overlay);
+    Ok(())
 }
 
-/// Assembles the next `chunk` entities of a step whose rows have been written. Answers false when none are left: then the step is done, and its outbox entries are to be seen.
-pub(crate) fn drain(
-    store: &Store,
-    catalog: &Catalog,
-    standing: &mut Standing,
-    chunk: usize,
-    report: &mut Report,
-) -> Result<bool, Error> {
-    let Some(Pending { mut tail }) = standing.pending else { return Ok(false) };
+/// Assembles the next entities of a step whose rows have been written. Answers false when none are left: then the step is done, and its outbox entries are to be seen.
+pub(crate) fn drain(tools: &Tools, standing: &mut Standing, report: &mut Report) -> Result<bool, Error> {
+    let &Tools { ref store, chunk, share, .. } = tools;
+    let Some(Pending { tail }) = standing.pending else { return Ok(false) };
     let snapshot = store.db().snapshot();
-    let mut documents = Documents::new(View { catalog, store, snapshot: &snapshot, overlay: None });
-    let mut batch = WriteBatch::default();
     let family = store.family(Family::Pending)?;
-    let mut pending = snapshot.raw_iterator_cf(family);
-    pending.seek_to_first();
-    let mut done = 0;
-    while let Some((key, known)) = pending.item().filter(|_| done < chunk) {
-        let known = if known.is_empty() { None } else { Some(read_hash(store, known)?) };
-        let present = documents.document(key)?;
-        let outcome = compare(known, present.then_some(&documents.text));
-        tail = emit(store, catalog, &mut batch, standing, tail, key, present.then_some(&documents.text), &outcome)?;
-        batch.delete_cf(family, key);
-        report.assembled += 1;
-        report.changed += u64::from(outcome.changed);
-        done += 1;
-        pending.next();
+    let mut iterator = snapshot.raw_iterator_cf(family);
+    iterator.seek_to_first();
+    let mut pending: Vec<(Vec<u8>, Known)> = Vec::new();
+    while let Some((key, hash)) = iterator.item().filter(|_| pending.len() < chunk) {
+        let known = Known::read(hash).ok_or_else(|| store.corrupt("a document's hash that is not 16 bytes long"))?;
+        pending.push((key.to_vec(), known));
+        iterator.next();
     }
-    pending.status().map_err(|error| store.error(&error))?;
-    let more = done == chunk;
+    iterator.status().map_err(|error| store.error(&error))?;
+    let now: Vec<_> = pending.iter().map(|(key, known)| (key.as_slice(), *known)).collect();
+    let made = assemble(tools.view(&snapshot), share, &now, standing)?;
+    let mut batch = WriteBatch::default();
+    let new_tail = outbox::append(store, &mut batch, tail, made.entries())?;
+    now[..made.count()].iter().for_each(|(key, _)| batch.delete_cf(family, key));
+    report.assembled += made.count() as u64;
+    report.changed += new_tail - tail;
+    let more = made.count() == chunk || made.count() < now.len();
     if more {
-        standing.pending = Some(Pending { tail });
+        standing.pending = Some(Pending { tail: new_tail });
     } else {
         standing.pending = None;
-        standing.head = tail;
+        standing.head = new_tail;
         (standing.head_frontier, standing.head_commit_time_ms) = (standing.frontier, standing.commit_time_ms);
     }
     store.put_standing(&mut batch, standing)?;
     store.write(batch, true)?;
     Ok(more)
-}
-
-fn read_hash(store: &Store, bytes: &[u8]) -> Result<u128, Error> {
-    bytes.try_into().map(u128::from_be_bytes).map_err(|_| store.corrupt("a document's hash that is not 16 bytes long"))
-}
-
-fn compare(known: Option<u128>, document: Option<&Vec<u8>>) -> Outcome {
-    let hash = document.map(|text| xxh3_128(text));
-    Outcome { hash, changed: hash != known }
-}
-
-/// Adds a changed document to the outbox, and its hash; answers the last sequence number.
-#[allow(clippy::too_many_arguments)]
-fn emit(
-    store: &Store,
-    catalog: &Catalog,
-    batch: &mut WriteBatch,
-    standing: &Standing,
-    tail: u64,
-    key: &[u8],
-    document: Option<&Vec<u8>>,
-    outcome: &Outcome,
-) -> Result<u64, Error> {
-    if !outcome.changed {
-        return Ok(tail);
-    }
-    let hashes = store.family(Family::Hashes)?;
-    match outcome.hash {
-        Some(hash) => batch.put_cf(hashes, key, hash.to_be_bytes()),
-        None => batch.delete_cf(hashes, key),
-    }
-    let (entity, parts) = split(store, catalog, key)?;
-    let text = entity_key(&catalog.entities[entity], parts).ok_or_else(|| store.corrupt("an entity key that cannot be read"))?;
-    let entry = Entry {
-        entity,
-        key: &text,
-        version: standing.frontier,
-        commit_time_ms: standing.commit_time_ms,
-        document: document.map(Vec::as_slice),
-    };
-    outbox::append(store, batch, tail + 1, &entry)?;
-    Ok(tail + 1)
-}
-
-/// An entity's number and its key's parts.
-fn split<'k>(store: &Store, catalog: &Catalog, key: &'k [u8]) -> Result<(usize, &'k [u8]), Error> {
-    let (entity, parts) = key.split_first_chunk::<2>().ok_or_else(|| store.corrupt("an entity key without its entity"))?;
-    let entity = usize::from(u16::from_be_bytes(*entity));
-    if entity >= catalog.entities.len() {
-        return Err(store.corrupt("a key of an unknown entity"));
-    }
-    Ok((entity, parts))
-}
-
-/// Documents of any entity, of one view.
-struct Documents<'a> {
-    view: View<'a>,
-    assemblers: Vec<Option<Assembler<'a>>>,
-    text: Vec<u8>,
-}
-
-impl<'a> Documents<'a> {
-    fn new(view: View<'a>) -> Self {
-        Self { view, assemblers: view.catalog.entities.iter().map(|_| None).collect(), text: Vec::new() }
-    }
-
-    /// Assembles into `text`; false when there is no such entity.
-    fn document(&mut self, key: &[u8]) -> Result<bool, Error> {
-        let (entity, parts) = split(self.view.store, self.view.catalog, key)?;
-        self.text.clear();
-        let view = self.view;
-        let assembler =
-            self.assemblers[entity].get_or_insert_with(|| Assembler::new(view, &view.catalog.entities[entity], false));
-        assembler.document(parts, &mut self.text)
-    }
 }
 
 /// The frontier that a document assembled from the state right now reflects.
@@ -347,9 +271,9 @@ pub(crate) fn assemble_now(
 ) -> Result<(Standing, Option<(Lsn, String)>), Error> {
     let snapshot = store.db().snapshot();
     let standing = store.standing_at(&snapshot)?;
-    let view = View { catalog, store, snapshot: &snapshot, overlay: None };
+    let view = View { catalog, store, snapshot: &snapshot, overlay: None, cache: None };
     let mut text = Vec::new();
-    let present = Assembler::new(view, &catalog.entities[entity], false).document(parts, &mut text)?;
+    let present = Assembler::new(view, &catalog.entities[entity], Reading::Once).document(parts, &mut text)?;
     let text = String::from_utf8(text).map_err(|_| store.corrupt("a document that is not UTF-8"))?;
     let version = standing.frontier;
     Ok((standing, present.then_some((version, text))))

@@ -395,7 +395,8 @@ pub(crate) fn case(seed: u64) -> u64 {
     let state = dir();
     let mut config = Config::new(state.path(), world.plans.clone(), "shop", "p");
     config.layout = layout;
-    config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20 };
+    config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 2 << 10 };
+    config.chunk_bytes = if dice.chance(30) { 1 + dice.below(2000) } else { 1 << 20 };
     config.chunk_entities = if dice.chance(30) { 1 + dice.below(4) } else { 1000 };
     config.buffer_bytes = if dice.chance(25) { 200 } else { 1 << 20 };
     let mut reader = Reader {

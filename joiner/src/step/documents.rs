@@ -1,0 +1,245 @@
+//! Documents that may have changed, on several threads.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::assemble::{Assembler, entity_key};
+use crate::catalog::Catalog;
+use crate::error::Error;
+use crate::state::Store;
+use crate::state::meta::Standing;
+use crate::state::outbox::Entry;
+use crate::state::view::{Overlay, Reading, View};
+
+/// Keys that a thread takes at a time, at most.
+const LARGEST_PIECE: usize = 64;
+/// For fewer keys another thread is not worth its start.
+const KEYS_PER_THREAD: usize = 16;
+
+/// How the work is shared out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    pub(crate) threads: usize,
+    /// No more is begun once so many bytes have been made. What is under way is finished: up to a piece for each thread.
+    pub(crate) bytes: usize,
+}
+
+/// What is known of a document as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It can be assembled from the state without the overlay.
+    Before,
+    /// Its hash; `None`: there was none.
+    Hash(Option<u128>),
+}
+
+impl Known {
+    /// From what is kept with a pending key.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        if bytes.is_empty() {
+            return Some(Self::Hash(None));
+        }
+        bytes.try_into().ok().map(|hash| Self::Hash(Some(u128::from_be_bytes(hash))))
+    }
+}
+
+/// What came of keys, as far as they were worked off: always the first so many.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    count: usize,
+    pieces: Vec<Piece>,
+}
+
+/// Outbox entries of the documents of a piece that have changed.
+#[derive(Debug, Default)]
+struct Piece {
+    keys: usize,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Made {
+    /// How many keys were worked off.
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The entries of the documents that have changed, in the order of their keys.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces.iter().flat_map(|piece| {
+            let starts = std::iter::once(0).chain(piece.ends.iter().copied());
+            starts.zip(&piece.ends).map(|(start, &end)| &piece.bytes[start..end])
+        })
+    }
+}
+
+/// Assembles documents as they are, and makes outbox entries of those that differ from what they were.
+pub(crate) fn assemble(after: View<'_>, share: Share, keys: &[(&[u8], Known)], standing: &Standing) -> Result<Made, Error> {
+    let pieces = work_off(share, keys, || {
+        let mut documents = Documents::new(after);
+        move |keys: &[(&[u8], Known)], made: &AtomicUsize| {
+            let mut piece = Piece { keys: keys.len(), ..Piece::default() };
+            for (key, known) in keys {
+                documents.entry(key, *known, standing, &mut piece)?;
+            }
+            made.fetch_add(piece.bytes.len(), Ordering::Relaxed);
+            Ok(piece)
+        }
+    })?;
+    Ok(Made { count: pieces.iter().map(|piece| piece.keys).sum(), pieces })
+}
+
+/// Calls `each` with the keys and the hashes of their documents as they were, empty where there was none.
+pub(crate) fn known(before: View<'_>, share: Share, keys: &[Vec<u8>], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
+    let hashes = work_off(share, keys, || {
+        let mut documents = Documents::new(before);
+        move |keys: &[Vec<u8>], _: &AtomicUsize| {
+            keys.iter().map(|key| documents.hash(key)).collect::<Result<Vec<Option<u128>>, Error>>()
+        }
+    })?;
+    for (key, hash) in keys.iter().zip(hashes.into_iter().flatten()) {
+        let hash = hash.map(u128::to_be_bytes);
+        each(key, hash.as_ref().map_or(&[][..], |hash| &hash[..]));
+    }
+    Ok(())
+}
+
+/// Works off keys piece by piece, on several threads where that is worth it; ends when there are none left, or when enough has been made. Each thread makes its own worker.
+/// Answers what came of the pieces, in order: pieces are taken in order, and every one that was taken is finished.
+fn work_off<K: Sync, T: Send, W>(share: Share, keys: &[K], worker: impl Fn() -> W + Sync) -> Result<Vec<T>, Error>
+where
+    W: FnMut(&[K], &AtomicUsize) -> Result<T, Error>,
+{
+    let piece = (keys.len() / (share.threads * 4)).clamp(1, LARGEST_PIECE);
+    let (next, made) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let done: Mutex<BTreeMap<usize, Result<T, Error>>> = Mutex::default();
+    let work = || {
+        let mut worker = worker();
+        while made.load(Ordering::Relaxed) < share.bytes {
+            let nth = next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = keys.chunks(piece).nth(nth) else { break };
+            let result = worker(piece, &made);
+            let failed = result.is_err();
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(nth, result);
+            if failed {
+                break;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..share.threads.min(keys.len() / KEYS_PER_THREAD) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+}
+
+/// Documents of any entity, as they were and as they are.
+struct Documents<'a> {
+    view: View<'a>,
+    assemblers: Vec<Option<Assembler<'a>>>,
+    old: Vec<u8>,
+    new: Vec<u8>,
+}
+
+impl<'a> Documents<'a> {
+    fn new(view: View<'a>) -> Self {
+        let assemblers = view.catalog.entities.iter().map(|_| None).collect();
+        Self { view, assemblers, old: Vec::new(), new: Vec::new() }
+    }
+
+    /// Assembles a document; false when there is no such entity.
+    fn document(&mut self, key: &[u8], overlay: Option<&'a Overlay>, out: &mut Vec<u8>) -> Result<bool, Error> {
+        let view = self.view;
+        let (entity, parts) = split(view.store, view.catalog, key)?;
+        let reading = if view.overlay.is_some() { Reading::Twice } else { Reading::Once };
+        let assembler =
+            self.assemblers[entity].get_or_insert_with(|| Assembler::new(view, &view.catalog.entities[entity], reading));
+        assembler.look_through(overlay);
+        out.clear();
+        assembler.document(parts, out)
+    }
+
+    /// The hash of a document without the overlay.
+    fn hash(&mut self, key: &[u8]) -> Result<Option<u128>, Error> {
+        let mut old = std::mem::take(&mut self.old);
+        let present = self.document(key, None, &mut old)?;
+        let hash = present.then(|| xxh3_128(&old));
+        self.old = old;
+        Ok(hash)
+    }
+
+    /// Appends the outbox entry of a document, if it is another than before.
+    fn entry(&mut self, key: &[u8], known: Known, standing: &Standing, piece: &mut Piece) -> Result<(), Error> {
+        let (mut old, mut new) = (std::mem::take(&mut self.old), std::mem::take(&mut self.new));
+        let present = self.document(key, self.view.overlay, &mut new)?;
+        let changed = match known {
+            Known::Hash(hash) => hash != present.then(|| xxh3_128(&new)),
+            Known::Before => {
+                let was = self.document(key, None, &mut old)?;
+                was != present || was && old != new
+            }
+        };
+        if changed {
+            let (entity, parts) = split(self.view.store, self.view.catalog, key)?;
+            let text = entity_key(&self.view.catalog.entities[entity], parts)
+                .ok_or_else(|| self.view.store.corrupt("an entity key that cannot be read"))?;
+            let document = present.then_some(new.as_slice());
+            let entry =
+                Entry { entity, key: &text, version: standing.frontier, commit_time_ms: standing.commit_time_ms, document };
+            entry.encode(&mut piece.bytes);
+            piece.ends.push(piece.bytes.len());
+        }
+        (self.old, self.new) = (old, new);
+        Ok(())
+    }
+}
+
+/// An entity's number and its key's parts.
+fn split<'k>(store: &Store, catalog: &Catalog, key: &'k [u8]) -> Result<(usize, &'k [u8]), Error> {
+    let (entity, parts) = key.split_first_chunk::<2>().ok_or_else(|| store.corrupt("an entity key without its entity"))?;
+    let entity = usize::from(u16::from_be_bytes(*entity));
+    if entity >= catalog.entities.len() {
+        return Err(store.corrupt("a key of an unknown entity"));
+    }
+    Ok((entity, parts))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn pieces_come_in_order_and_end_with_the_bytes() {
+        let keys: Vec<usize> = (0..10_000).collect();
+        let bytes = |share: Share| {
+            let worker = || {
+                |keys: &[usize], made: &AtomicUsize| {
+                    made.fetch_add(keys.len(), Ordering::Relaxed);
+                    Ok(keys.to_vec())
+                }
+            };
+            work_off(share, &keys, worker).unwrap().concat()
+        };
+        assert_eq!(bytes(Share { threads: 4, bytes: usize::MAX }), keys);
+        let some = bytes(Share { threads: 4, bytes: 1000 });
+        assert!((1000..1000 + 4 * LARGEST_PIECE).contains(&some.len()), "{}", some.len());
+        assert_eq!(some, keys[..some.len()]);
+    }
+
+    #[test]
+    fn a_failure_is_told() {
+        let worker = || {
+            |keys: &[usize], _: &AtomicUsize| {
+                if keys.contains(&7) { Err(Error::NoEntities) } else { Ok(()) }
+            }
+        };
+        let keys: Vec<usize> = (0..1000).collect();
+        assert!(matches!(work_off(Share { threads: 2, bytes: usize::MAX }, &keys, worker), Err(Error::NoEntities)));
+    }
+}
