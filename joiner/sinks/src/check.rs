@@ -9,6 +9,15 @@ pub(crate) const KEY_LIMIT_BYTES: usize = 2_000;
 
 /// Why no target would take this change, if so.
 pub(crate) fn refusal(change: &EntityChange) -> Option<String> {
+    quick_refusal(change).or_else(|| {
+        let document = change.document.as_deref()?;
+        let error = serde_json::from_str::<serde::de::IgnoredAny>(document).err()?;
+        Some(format!("the document is not JSON: {error}"))
+    })
+}
+
+/// The same without reading the document: for a target that reads it itself and refuses what is no JSON.
+pub(crate) fn quick_refusal(change: &EntityChange) -> Option<String> {
     let key = change.key.as_str();
     if key.is_empty() {
         return Some("the entity key is empty".to_owned());
@@ -23,11 +32,7 @@ pub(crate) fn refusal(change: &EntityChange) -> Option<String> {
         return Some("the entity key holds a NUL character, which targets do not store".to_owned());
     }
     let document = change.document.as_deref()?;
-    match serde_json::from_str::<serde::de::IgnoredAny>(document) {
-        Ok(_) if document.trim_start().starts_with('{') => None,
-        Ok(_) => Some("the document is not a JSON object".to_owned()),
-        Err(error) => Some(format!("the document is not JSON: {error}")),
-    }
+    (!document.trim_start().starts_with('{')).then(|| "the document is not a JSON object".to_owned())
 }
 
 /// Whether JSON text holds an escaped NUL (`\u0000`), which `jsonb` cannot.
@@ -41,10 +46,19 @@ pub(crate) fn holds_nul(json: &str) -> bool {
 
 /// The changes worth sending, and those that no target would take.
 pub(crate) fn sort(changes: &[EntityChange]) -> (Vec<&EntityChange>, Vec<Rejected>) {
-    let mut accepted = Vec::with_capacity(changes.len());
+    sort_by(changes, refusal)
+}
+
+/// The changes that `refuse` says nothing against, and the others.
+pub(crate) fn sort_by<'a>(
+    changes: impl IntoIterator<Item = &'a EntityChange>,
+    refuse: impl Fn(&EntityChange) -> Option<String>,
+) -> (Vec<&'a EntityChange>, Vec<Rejected>) {
+    let changes = changes.into_iter();
+    let mut accepted = Vec::with_capacity(changes.size_hint().0);
     let mut rejected = Vec::new();
     for change in changes {
-        match refusal(change) {
+        match refuse(change) {
             Some(reason) => rejected.push(Rejected { change: change.clone(), reason }),
             None => accepted.push(change),
         }

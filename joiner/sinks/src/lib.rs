@@ -46,6 +46,7 @@ pub struct Rejected {
 /// - `frontier`, where it is given, says that with this batch the target holds every change at or below that LSN. A target that can keeps it in the same transaction as the rows.
 ///   Batches may be empty: then only the frontier moves.
 /// - First load: [`begin_load`](Self::begin_load), any number of `write`s without a frontier, then [`end_load`](Self::end_load) per entity, then a `write` with the frontier. All documents of one load have one version.
+///   Until that last write has returned, what was written since `begin_load` need not be durable: a load that was cut short is done again from its beginning.
 /// - Errors: [`Error::class`] says whether to try again (transient), or to stop and ask for help (misconfigured). Single changes that will never be accepted are answered as [`Rejected`].
 #[async_trait]
 pub trait Sink: Send {

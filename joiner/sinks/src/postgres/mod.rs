@@ -1,14 +1,30 @@
 //! Entities in PostgreSQL, or what speaks its protocol (Aurora).
 //!
-//! A batch is one transaction: its rows, its deletions and the frontier, so that the database itself says what it holds. Large groups of rows travel by binary `COPY` into a
-//! temporary table, small ones as arrays; both end in the same guarded upsert. How stale writes and deleted entities are told is argued in the `sql` module.
+//! A batch with a frontier is one transaction: its rows, its deletions and the frontier, so that the database itself says what it holds. Large groups of rows travel by binary
+//! `COPY` into a temporary table, small ones as arrays; both end in the same guarded upsert. How stale writes and deleted entities are told is argued in the `sql` module.
 //!
-//! A change that the database refuses for what it says (a constraint or trigger of the table's owner, a value out of range) must not take its batch with it: the
-//! batch is then written once more, and its groups are halved behind savepoints until the culprits stand alone; these are answered as [`Rejected`].
+//! # Several connections
+//! A batch without a frontier (of a load, or of a sink that is catching up) is cut into as many parts as there are connections, each a transaction. That takes nothing from what
+//! is promised: such a batch is only a piece of what lies between two frontiers, so nobody may take it for whole; its keys are different from each other, so the parts' order
+//! does not matter; and [`Sink::write`] returns when all parts are committed, so the order of batches stays. What a part has committed when another fails is written again
+//! and found to be there.
+//!
+//! # A load
+//! - Rows are first copied straight into the entity's table, which is all that an empty one needs: every key is new, and a key that is not fails the copy by the primary key's
+//!   uniqueness. No older version can replace a newer one (INV-5) that way either: after the copy, in the same transaction, the entity's traces of deletion (tombstones and
+//!   floor) are asked for, and where there is one the copy is taken back. Whatever failed is written by the guarded upsert, and so is the rest of the load.
+//! - Its commits do not wait for the disk (`synchronous_commit`). The one that ends the load by its frontier does, and the server's log is one sequence: with that commit, all that
+//!   came before it is durable. A server that fails earlier may forget documents of the load, but then it has no frontier of it either, and the load is repeated.
+//!
+//! # What the database refuses
+//! A change that it refuses for what it says (no JSON, a constraint or trigger of the table's owner, a value out of range) must not take its batch with it. The database reads
+//! every document anyhow, so it is the first to: only when it has refused a batch do we read the documents ourselves, to say what is wrong with which. If that finds
+//! nothing, the batch's groups are halved behind savepoints until the culprits stand alone. These are answered as [`Rejected`].
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
@@ -21,11 +37,17 @@ use crate::{Error, Rejected, Sink, UrlSource, check};
 mod connect;
 mod fault;
 mod reader;
-mod write;
+mod statements;
+mod writer;
 
 use connect::Connector;
-use fault::{classify, is_about_data};
+use fault::classify;
 pub use reader::PostgresReader;
+use writer::Writer;
+
+/// A part with fewer rows is not worth a connection of its own.
+const LEAST_PART_ROWS: usize = 250;
+const MOST_CONNECTIONS: usize = 16;
 
 const COLUMNS: [(&str, &str); 4] = [("key", "text"), ("version", "text"), ("commit_time_ms", "bigint"), ("document", "jsonb")];
 
@@ -48,6 +70,9 @@ pub struct PostgresConfig {
     /// One write may take so long. Default: 60000.
     #[serde(default = "default_write_limit_ms")]
     pub write_limit_ms: u64,
+    /// Connections that write side by side while it is loaded or catches up, 1 to 16. Default: 2.
+    #[serde(default = "default_connections")]
+    pub connections: usize,
 }
 
 fn default_name() -> String {
@@ -62,6 +87,10 @@ fn default_write_limit_ms() -> u64 {
     60_000
 }
 
+fn default_connections() -> usize {
+    2
+}
+
 impl PostgresConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -70,6 +99,7 @@ impl PostgresConfig {
             password: None,
             schema: default_schema(),
             write_limit_ms: default_write_limit_ms(),
+            connections: default_connections(),
         }
     }
 }
@@ -77,9 +107,9 @@ impl PostgresConfig {
 pub struct PostgresSink {
     config: PostgresConfig,
     connector: Connector,
-    client: Option<Client>,
-    /// Of this client.
-    statements: write::Statements,
+    /// One for each connection; none before [`Sink::prepare`] and after an error.
+    writers: Vec<Writer>,
+    loading: bool,
     writes_since_purge: u32,
     newest_ms: i64,
 }
@@ -87,14 +117,15 @@ pub struct PostgresSink {
 impl PostgresSink {
     pub fn new(config: PostgresConfig) -> Result<Self, Error> {
         let connector = Connector::new(&config)?;
-        Ok(Self {
-            config,
-            connector,
-            client: None,
-            statements: write::Statements::default(),
-            writes_since_purge: 0,
-            newest_ms: 0,
-        })
+        if !(1..=MOST_CONNECTIONS).contains(&config.connections) {
+            let message = format!("connections: {} is not possible", config.connections);
+            return Err(Error::misconfigured(
+                format!("sink {}", config.name),
+                message,
+                format!("Give it 1 to {MOST_CONNECTIONS}"),
+            ));
+        }
+        Ok(Self { config, connector, writers: Vec::new(), loading: false, writes_since_purge: 0, newest_ms: 0 })
     }
 
     fn target(&self) -> &str {
@@ -125,95 +156,91 @@ impl PostgresSink {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    async fn write_all(
-        &mut self,
-        client: &mut Client,
-        changes: &[&EntityChange],
-        frontier: Option<Lsn>,
-    ) -> Result<Vec<Rejected>, tokio_postgres::Error> {
-        match self.write_once(client, changes, frontier, false).await {
-            Err(error) if is_about_data(&error) => self.write_once(client, changes, frontier, true).await,
-            written => written,
+    /// The connections, which come back only after a success: one that failed, or was left in the middle of something, is closed, and the server rolls back what was not committed.
+    fn take_writers(&mut self) -> Result<Vec<Writer>, Error> {
+        let writers = std::mem::take(&mut self.writers);
+        if writers.is_empty() {
+            return Err(Error::unavailable(self.target(), "not connected"));
         }
+        Ok(writers)
     }
 
-    /// One transaction. With `singling_out`, rows that the database refuses are set aside instead of failing it.
-    async fn write_once(
+    /// Writes on as many connections as it is worth, and waits for all.
+    async fn write_parts(
+        &self,
+        writers: &mut [Writer],
+        changes: &[&EntityChange],
+    ) -> Result<Vec<Rejected>, tokio_postgres::Error> {
+        let parts = changes.len().div_ceil(LEAST_PART_ROWS).clamp(1, writers.len());
+        let size = changes.len().div_ceil(parts).max(1);
+        let written = writers.iter_mut().zip(changes.chunks(size)).map(|(writer, part)| writer.write(part));
+        Ok(try_join_all(written).await?.concat())
+    }
+
+    async fn write_with(
         &mut self,
-        client: &mut Client,
+        writers: &mut [Writer],
         changes: &[&EntityChange],
         frontier: Option<Lsn>,
-        singling_out: bool,
     ) -> Result<Vec<Rejected>, tokio_postgres::Error> {
-        let transaction = client.transaction().await?;
-        let mut batch = write::Batch { transaction: &transaction, statements: &mut self.statements, copied: false };
-        let mut rejected = Vec::new();
-        for (entity, group) in sql::group(changes) {
-            if singling_out {
-                batch.upsert_what_is_taken(entity, &group.upserts, &mut rejected).await?;
-            } else {
-                batch.upsert(entity, &group.upserts).await?;
-            }
-            batch.delete(entity, &group.deletions).await?;
-        }
-        if let Some(frontier) = frontier {
-            batch.frontier(frontier).await?;
-            self.writes_since_purge += 1;
-        }
         self.newest_ms = self.newest_ms.max(sql::newest_ms(changes));
-        if self.writes_since_purge >= PURGE_EVERY_WRITES {
-            write::purge(&transaction, self.newest_ms - TOMBSTONE_RETENTION_MS).await?;
+        let Some(frontier) = frontier else { return self.write_parts(writers, changes).await };
+        if self.loading {
+            try_join_all(writers.iter_mut().map(Writer::end_load)).await?;
+            self.loading = false;
+        }
+        self.writes_since_purge += 1;
+        let purge = (self.writes_since_purge >= PURGE_EVERY_WRITES).then_some(self.newest_ms - TOMBSTONE_RETENTION_MS);
+        let rejected = writers[0].write_with_frontier(changes, frontier, purge).await?;
+        if purge.is_some() {
             self.writes_since_purge = 0;
         }
-        transaction.commit().await?;
         Ok(rejected)
-    }
-
-    /// A write took too long. Its connection has been given up, so that the server rolls back what was not committed.
-    fn late(&self) -> Error {
-        Error::unavailable(self.target(), format!("no answer within {} ms", self.config.write_limit_ms))
-    }
-
-    fn limit(&self) -> Duration {
-        Duration::from_millis(self.config.write_limit_ms)
     }
 }
 
 #[async_trait]
 impl Sink for PostgresSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
-        self.client = None;
-        self.statements = write::Statements::default();
+        self.writers.clear();
+        self.loading = false;
         self.connector.migrate(&self.config.schema).await?;
-        let client = self.connector.connect(&self.config.schema, 0).await?;
+        let connecting = (0..self.config.connections).map(|_| self.connector.connect(&self.config.schema, 0));
+        let clients = try_join_all(connecting).await?;
         for entity in entities {
-            self.create_table(&client, entity).await?;
+            self.create_table(&clients[0], entity).await?;
         }
-        client.batch_execute(write::TEMPORARY_TABLE).await.map_err(|error| classify(self.target(), &error))?;
-        self.client = Some(client);
+        let preparing = clients.into_iter().map(Writer::new);
+        self.writers = try_join_all(preparing).await.map_err(|error| classify(self.target(), &error))?;
+        Ok(())
+    }
+
+    async fn begin_load(&mut self) -> Result<(), Error> {
+        let mut writers = self.take_writers()?;
+        let beginning = try_join_all(writers.iter_mut().map(Writer::begin_load)).await;
+        beginning.map_err(|error| classify(self.target(), &error))?;
+        self.loading = true;
+        self.writers = writers;
         Ok(())
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
-        let (accepted, mut rejected) = check::sort(changes);
-        let (accepted, with_nul): (Vec<_>, Vec<_>) =
-            accepted.into_iter().partition(|change| !change.document.as_deref().is_some_and(check::holds_nul));
-        rejected.extend(with_nul.into_iter().map(|change| Rejected {
-            change: change.clone(),
-            reason: "the document holds a NUL character (\\u0000), which PostgreSQL's jsonb cannot store".to_owned(),
-        }));
-        let mut client = self.client.take().ok_or_else(|| Error::unavailable(self.target(), "not connected"))?;
-        let written = tokio::time::timeout(self.limit(), self.write_all(&mut client, &accepted, frontier)).await;
-        rejected.extend(written.map_err(|_| self.late())?.map_err(|error| classify(self.target(), &error))?);
-        self.client = Some(client);
+        let (accepted, mut rejected) = check::sort_by(changes, check::quick_refusal);
+        let mut writers = self.take_writers()?;
+        let limit = Duration::from_millis(self.config.write_limit_ms);
+        let written = tokio::time::timeout(limit, self.write_with(&mut writers, &accepted, frontier)).await;
+        let late = |_| Error::unavailable(self.target(), format!("no answer within {} ms", self.config.write_limit_ms));
+        rejected.extend(written.map_err(late)?.map_err(|error| classify(self.target(), &error))?);
+        self.writers = writers;
         Ok(rejected)
     }
 
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
-        let mut client = self.client.take().ok_or_else(|| Error::unavailable(self.target(), "not connected"))?;
+        let mut writers = self.take_writers()?;
         // Vanished rows of a large table take as long as they take: no limit here.
-        write::end_load(&mut client, entity, version).await.map_err(|error| classify(self.target(), &error))?;
-        self.client = Some(client);
+        let removed = writers[0].remove_vanished(entity, version).await;
+        removed.map_err(|error| classify(self.target(), &error))?;
+        self.writers = writers;
         Ok(())
     }
 }

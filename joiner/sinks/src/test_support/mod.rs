@@ -7,8 +7,12 @@
 mod ministack;
 mod postgres;
 mod process;
+#[cfg(feature = "postgres")]
+mod raw_copy;
 
 pub use ministack::Ministack;
 #[cfg(any(feature = "dynamodb", feature = "sns"))]
 pub use ministack::sdk_config;
 pub use postgres::PostgresServer;
+#[cfg(feature = "postgres")]
+pub use raw_copy::RawCopy;

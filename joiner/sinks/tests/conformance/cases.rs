@@ -3,6 +3,8 @@
 use schemas::ErrorClass;
 use serde_json::json;
 
+use sinks::Rejected;
+
 use super::*;
 
 pub(super) async fn later_versions_replace_earlier_ones(target: &mut dyn Target) {
@@ -98,6 +100,91 @@ pub(super) async fn a_load_removes_what_has_vanished(target: &mut dyn Target) {
     sink.write(&[upsert("order", "3", 8, &json!({"n": 8}))], None).await.unwrap();
     prepared(target).await.write(&[upsert("order", "3", 8, &json!({"n": 8}))], None).await.unwrap();
     assert_eq!(target.held().await, expected, "what vanished does not come back by something older");
+}
+
+/// Documents of a load, enough of them for a target to write in several ways at once.
+fn load_of(version: u32) -> Vec<EntityChange> {
+    (0..700u32).map(|n| upsert("order", &n.to_string(), version, &json!({"n": n}))).collect()
+}
+
+async fn load_all(sink: &mut dyn Sink, version: u32) -> Vec<Rejected> {
+    sink.begin_load().await.unwrap();
+    let mut rejected = Vec::new();
+    for batch in load_of(version).chunks(300) {
+        rejected.extend(sink.write(batch, None).await.unwrap());
+    }
+    sink.end_load("order", lsn(version)).await.unwrap();
+    rejected.extend(sink.write(&[], Some(lsn(version))).await.unwrap());
+    rejected
+}
+
+pub(super) async fn a_load_brings_back_nothing_that_was_deleted_later(target: &mut dyn Target) {
+    if !target.tells_vanished() {
+        return;
+    }
+    let mut sink = prepared(target).await;
+    sink.write(&[deletion("order", "400", 12)], None).await.unwrap();
+    assert_eq!(load_all(&mut *sink, 9).await, []);
+    let held = target.held().await;
+    assert_eq!(held.len(), 699);
+    assert!(!held.contains_key("order/400") && held["order/399"] == (lsn(9), json!({"n": 399})));
+}
+
+pub(super) async fn a_load_takes_nothing_newer_away(target: &mut dyn Target) {
+    if !target.tells_vanished() {
+        return;
+    }
+    let mut sink = prepared(target).await;
+    sink.write(&[upsert("order", "650", 12, &json!({"n": "newer"})), upsert("order", "10", 8, &json!({"n": "older"}))], None)
+        .await
+        .unwrap();
+    // Once more: as after a crash between the load's last write and the caller's note of it.
+    for _ in 0..2 {
+        assert_eq!(load_all(&mut *sink, 9).await, []);
+        let held = target.held().await;
+        assert_eq!(held.len(), 700);
+        assert_eq!((&held["order/650"].1, &held["order/10"].1), (&json!({"n": "newer"}), &json!({"n": 10})));
+    }
+}
+
+pub(super) async fn poison_in_a_load_is_rejected_and_the_rest_is_written(target: &mut dyn Target) {
+    if !target.tells_vanished() {
+        return;
+    }
+    let mut sink = prepared(target).await;
+    sink.begin_load().await.unwrap();
+    let mut changes = load_of(9);
+    changes[5].document = Some("{\"n\": 5".into());
+    changes[600].document = Some("{\"n\": tru}".into());
+    let rejected = sink.write(&changes, None).await.unwrap();
+    sink.end_load("order", lsn(9)).await.unwrap();
+    sink.write(&[], Some(lsn(9))).await.unwrap();
+    let mut keys: Vec<&str> = rejected.iter().map(|rejected| rejected.change.key.as_str()).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["5", "600"]);
+    assert!(rejected.iter().all(|rejected| rejected.reason.contains("not JSON")), "{rejected:?}");
+    assert_eq!(target.held().await.len(), 698);
+}
+
+pub(super) async fn a_load_that_was_cut_short_is_done_again(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    sink.begin_load().await.unwrap();
+    sink.write(&load_of(9)[..500], None).await.unwrap();
+    target.down().await;
+    let error = sink.write(&load_of(9)[500..], None).await.err();
+    assert!(error.is_none_or(|error| error.class() == ErrorClass::Transient));
+    target.up().await;
+    if target.survives_down() && target.frontier().await.is_some() {
+        assert_eq!(target.frontier().await, Some(None), "what is left of it is not taken for whole");
+    }
+    sink.prepare(&entities()).await.unwrap();
+    assert_eq!(load_all(&mut *sink, 10).await, []);
+    if target.tells_vanished() {
+        assert_eq!(target.held().await.len(), 700);
+    }
+    // After the load the sink speaks, and is durable, as before it.
+    sink.write(&[upsert("order", "1", 11, &json!({"n": "after"}))], Some(lsn(11))).await.unwrap();
+    assert_eq!(target.held().await["order/1"], (lsn(11), json!({"n": "after"})));
 }
 
 pub(super) async fn the_same_version_with_another_document_replaces(target: &mut dyn Target) {

@@ -36,13 +36,17 @@ impl Statements {
 
 /// One batch's transaction.
 pub(super) struct Batch<'a> {
-    pub(super) transaction: &'a Transaction<'a>,
-    pub(super) statements: &'a mut Statements,
-    /// Whether rows have been copied in this transaction already.
-    pub(super) copied: bool,
+    transaction: &'a Transaction<'a>,
+    statements: &'a mut Statements,
+    /// Whether the temporary table has been filled in this transaction already.
+    filled: bool,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
+    pub(super) fn new(transaction: &'a Transaction<'a>, statements: &'a mut Statements) -> Self {
+        Self { transaction, statements, filled: false }
+    }
+
     /// Writes what is newer than what is there, taking it for granted that the database will have it.
     pub(super) async fn upsert(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
         match changes.len() {
@@ -92,26 +96,44 @@ impl Batch<'_> {
     }
 
     async fn send_by_copy(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
-        if std::mem::replace(&mut self.copied, true) {
+        if std::mem::replace(&mut self.filled, true) {
             self.transaction.batch_execute("TRUNCATE _tributary_batch").await?;
         }
-        let statement = "COPY _tributary_batch (key, version, commit_time_ms, document) FROM STDIN (FORMAT binary)";
-        let copy = self.transaction.copy_in::<_, Bytes>(statement).await?;
+        self.copy("_tributary_batch", changes).await?;
+        self.transaction.batch_execute(&upsert_statement(entity, "_tributary_batch AS b")).await
+    }
+
+    /// Copies rows into a table as they are.
+    pub(super) async fn copy(&mut self, table: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+        let statement = format!("COPY {table} (key, version, commit_time_ms, document) FROM STDIN (FORMAT binary)");
+        let statement = self.statements.prepared(self.transaction, statement).await?;
+        let copy = self.transaction.copy_in::<_, Bytes>(&statement).await?;
         let mut copy = std::pin::pin!(copy);
         let mut buffer = BytesMut::with_capacity(COPY_CHUNK_BYTES + 4096);
         // Signature, flags, length of the header's extension.
         buffer.put_slice(b"PGCOPY\n\xff\r\n\0");
         buffer.put_u64(0);
+        let mut version = VersionText::default();
         for change in changes {
-            put_row(&mut buffer, change);
+            put_row(&mut buffer, change, version.of(change.version));
             if buffer.len() >= COPY_CHUNK_BYTES {
                 copy.send(buffer.split().freeze()).await?;
+                buffer.reserve(COPY_CHUNK_BYTES + 4096);
             }
         }
         buffer.put_i16(-1);
         copy.send(buffer.freeze()).await?;
         copy.finish().await?;
-        self.transaction.batch_execute(&upsert_statement(entity, "_tributary_batch AS b")).await
+        Ok(())
+    }
+
+    /// Whether something of this entity is on record that a row of `version` or later must be compared with: a deletion or a floor above that version.
+    pub(super) async fn may_be_outdated(&mut self, entity: &str, version: Lsn) -> Result<bool, Error> {
+        let statement = "SELECT EXISTS (SELECT 1 FROM _tributary_tombstone WHERE entity = $1 AND version > $2) \
+                         OR EXISTS (SELECT 1 FROM _tributary_floor WHERE entity = $1 AND lsn > $2)";
+        let statement = self.statements.prepared(self.transaction, statement.to_owned()).await?;
+        let row = self.transaction.query_one(&statement, &[&entity, &version.to_string()]).await?;
+        row.try_get(0)
     }
 
     pub(super) async fn delete(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
@@ -172,12 +194,24 @@ fn upsert_statement(entity: &str, source: &str) -> String {
     )
 }
 
+/// The text of the last version asked for: neighbours often have the same.
+#[derive(Default)]
+struct VersionText(Option<(Lsn, String)>);
+
+impl VersionText {
+    fn of(&mut self, version: Lsn) -> &str {
+        if self.0.as_ref().is_none_or(|(of, _)| *of != version) {
+            self.0 = None;
+        }
+        &self.0.get_or_insert_with(|| (version, version.to_string())).1
+    }
+}
+
 /// One row of `COPY`'s binary format: the number of fields, and each with its length. jsonb's binary form is a version byte and the text.
-fn put_row(buffer: &mut BytesMut, change: &EntityChange) {
+fn put_row(buffer: &mut BytesMut, change: &EntityChange, version: &str) {
     let document = change.document.as_deref().unwrap_or("null");
-    let version = change.version.to_string();
     buffer.put_i16(4);
-    for text in [change.key.as_str(), &version] {
+    for text in [change.key.as_str(), version] {
         put_length(buffer, text.len());
         buffer.put_slice(text.as_bytes());
     }
