@@ -62,7 +62,7 @@ fn run(shared: &Arc<Shared>, interval: Duration) {
     while !shared.stopping.load(Ordering::Acquire) {
         let databases: Vec<Database> = shared.databases().into_iter().filter(|d| d.id > 4).collect();
         jobs.retain(|name, job| databases.iter().any(|d| d.name == *name && d.id == job.id));
-        if shared.agent_running() {
+        if shared.agent_running() && !shared.is_secondary() {
             for d in &databases {
                 if let Err(e) = visit(shared, d, &mut jobs, interval) {
                     tracing::warn!(database = %d.name, error = %e.message, "the capture job failed");

@@ -18,6 +18,7 @@ mod clock;
 mod functions;
 mod jobs;
 mod message;
+mod operations;
 mod parse;
 mod server;
 mod session;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use operations::{Availability, Backup};
 pub use tds::{Certificate, Column, DataType, Encryption, Fault, Faults, SqlError, Value};
 
 /// How to start the stand-in.

@@ -14,9 +14,12 @@ use crate::catalog::{self, same};
 use crate::clock::Clock;
 use crate::functions::{self, SharedCounters};
 use crate::parse::Statement;
-use crate::{Error, Options, message, session};
+use crate::{Availability, Error, Options, message, session};
 
 pub(crate) const SERVER_NAME: &str = "TRIBUTARY";
+
+/// Stands among the roles of a login that may not connect.
+pub(crate) const DISABLED: &str = "~disabled";
 
 /// Parsed scripts that are remembered; longer texts are not worth the memory.
 const SCRIPTS: usize = 1000;
@@ -98,6 +101,8 @@ pub(crate) struct Connected {
     pub(crate) host: String,
     pub(crate) program: String,
     pub(crate) since: i64,
+    /// Ends its connection.
+    pub(crate) cancel: Cancel,
 }
 
 pub(crate) struct Shared {
@@ -113,6 +118,9 @@ pub(crate) struct Shared {
     next_transaction: AtomicI64,
     scripts: Mutex<HashMap<String, Arc<Vec<Statement>>>>,
     agent: AtomicBool,
+    availability: Mutex<Option<Availability>>,
+    /// Local ticks.
+    pub(crate) started: i64,
     pub(crate) stopping: AtomicBool,
     pub(crate) wake: (Mutex<bool>, Condvar),
     address: Mutex<Option<SocketAddr>>,
@@ -153,6 +161,8 @@ impl Shared {
             next_transaction: AtomicI64::new(1000),
             scripts: Mutex::new(HashMap::new()),
             agent: AtomicBool::new(true),
+            availability: Mutex::new(None),
+            started: Clock::default().local_ticks(),
             stopping: AtomicBool::new(false),
             wake: (Mutex::new(false), Condvar::new()),
             address: Mutex::new(None),
@@ -268,6 +278,18 @@ impl Shared {
         lock(&self.databases).iter().find(|d| same(&d.name, name)).cloned()
     }
 
+    pub(crate) fn known(&self, name: &str) -> Result<Database, SqlError> {
+        self.database(name).ok_or_else(|| {
+            message::error(911, 16, format!("Database '{name}' does not exist. Make sure that the name is entered correctly."))
+        })
+    }
+
+    pub(crate) fn set_created(&self, name: &str, created: i64) {
+        if let Some(d) = lock(&self.databases).iter_mut().find(|d| d.name == name) {
+            d.created = created;
+        }
+    }
+
     pub(crate) fn login(&self, name: &str) -> Option<LoginEntry> {
         lock(&self.logins).iter().find(|l| same(&l.name, name)).cloned()
     }
@@ -305,7 +327,7 @@ impl Shared {
         lock(&self.sessions).clone()
     }
 
-    pub(crate) fn enter(&self, login: &str, host: &str, program: &str) -> i64 {
+    pub(crate) fn enter(&self, login: &str, host: &str, program: &str, cancel: Cancel) -> i64 {
         let spid = self.next_spid.fetch_add(1, Ordering::Relaxed);
         lock(&self.sessions).push(Connected {
             spid,
@@ -313,12 +335,41 @@ impl Shared {
             host: host.into(),
             program: program.into(),
             since: self.clock.local_ticks(),
+            cancel,
         });
         spid
     }
 
     pub(crate) fn leave(&self, spid: i64) {
         lock(&self.sessions).retain(|s| s.spid != spid);
+    }
+
+    /// Ends a session's connection; whether there was one.
+    pub(crate) fn kill(&self, spid: i64) -> bool {
+        let sessions = lock(&self.sessions);
+        let found = sessions.iter().find(|s| s.spid == spid);
+        if let Some(s) = found {
+            s.cancel.kill();
+        }
+        found.is_some()
+    }
+
+    pub(crate) fn kill_all(&self) {
+        lock(&self.sessions).iter().for_each(|s| s.cancel.kill());
+    }
+
+    pub(crate) fn availability(&self) -> Option<Availability> {
+        lock(&self.availability).clone()
+    }
+
+    pub(crate) fn set_availability(&self, availability: Option<Availability>) {
+        *lock(&self.availability) = availability;
+        self.wake_jobs();
+    }
+
+    /// Whether the server is a secondary replica.
+    pub(crate) fn is_secondary(&self) -> bool {
+        lock(&self.availability).as_ref().is_some_and(|a| !a.primary)
     }
 
     pub(crate) fn next_transaction(&self) -> i64 {
@@ -384,6 +435,13 @@ impl tds::Server for Engine {
     fn login(&self, login: &Login, cancel: Cancel) -> Result<Box<dyn tds::Session>, SqlError> {
         let failed = || message::error(18456, 14, format!("Login failed for user '{}'.", login.user));
         let entry = self.0.login(&login.user).filter(|l| l.password == login.password).ok_or_else(failed)?;
+        if entry.roles.iter().any(|r| r == DISABLED) {
+            return Err(message::error(
+                18470,
+                14,
+                format!("Login failed for user '{}'. Reason: The account is disabled.", login.user),
+            ));
+        }
         let sysadmin = entry.roles.iter().any(|r| r == "sysadmin");
         let wanted = if login.database.is_empty() {
             // sa begins in the user database, where newcomers look for their tables; others in master, as on a real server.

@@ -51,6 +51,11 @@ pub fn current_lsn(conn: &Connection) -> Result<Lsn> {
     Ok(Lsn::of_record(address(conn)?, 0))
 }
 
+/// Whether the log cannot be truncated because transactions wait to be captured (`sys.databases.log_reuse_wait_desc`).
+pub fn holds_log(conn: &Connection) -> Result<bool> {
+    Ok(conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM __cdc_tran)")?.query_row([], |row| row.get(0))?)
+}
+
 /// A position of its own in the log: for an instance's beginning, or an idle entry. Needs the write lock.
 pub(crate) fn allot_lsn(conn: &Connection) -> Result<Lsn> {
     let address = address(conn)?;

@@ -66,6 +66,18 @@ pub fn table_altered(
     log::rebuild_triggers(conn, catalog, new.object_id)
 }
 
+/// Whether an instance captures the column of that name; SQL Server then refuses to rename it.
+pub fn captures_column(conn: &Connection, object_id: i64, column: &str) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM __cdc_instance i JOIN __cdc_instance_column c ON c.object_id = i.object_id
+         WHERE i.source_object_id = ?1 AND c.name = ?2 COLLATE NOCASE)";
+    Ok(conn.query_row(sql, params![object_id, column], |row| row.get(0))?)
+}
+
+/// Puts the triggers back after a table or a column of it got another name. In the transaction of [`before_alter`].
+pub fn renamed(conn: &Connection, catalog: &dyn Catalog, object_id: i64) -> Result<()> {
+    log::rebuild_triggers(conn, catalog, object_id)
+}
+
 /// Drops a table's instances with it. In the transaction of the DROP TABLE, before it.
 pub fn table_dropped(conn: &Connection, catalog: &mut dyn Catalog, object_id: i64) -> Result<()> {
     if is_tracked(conn, object_id)? { instance::drop_of(conn, catalog, object_id) } else { Ok(()) }

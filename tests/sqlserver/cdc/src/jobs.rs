@@ -378,21 +378,61 @@ pub fn errors() -> Select {
     Select::new(&columns, sql)
 }
 
-/// The body of `msdb.dbo.cdc_jobs`, for a database whose id is `database_id`.
-pub fn cdc_jobs(database_id: i64) -> Select {
-    let columns = [
-        ("database_id", "int"),
-        ("job_type", "nvarchar(20)"),
-        ("job_id", "uniqueidentifier"),
-        ("maxtrans", "int"),
-        ("maxscans", "int"),
-        ("continuous", "bit"),
-        ("pollinginterval", "bigint"),
-        ("retention", "bigint"),
-        ("threshold", "bigint"),
-    ];
-    let sql = format!(
-        "SELECT {database_id} AS database_id, job_type, job_id, maxtrans, maxscans, continuous, pollinginterval, retention, threshold FROM __cdc_job"
-    );
-    Select::new(&columns, sql)
+/// A job as msdb has it: what it was told, which may not be what it runs with yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub job_type: JobType,
+    pub job_id: String,
+    pub continuous: bool,
+    pub maxtrans: i64,
+    pub maxscans: i64,
+    /// Seconds.
+    pub pollinginterval: i64,
+    pub parameters: Parameters,
+}
+
+/// The jobs of a database, as `msdb.dbo.cdc_jobs` and the agent's tables show them.
+pub fn listed(conn: &Connection) -> Result<Vec<Listed>> {
+    let mut list = Vec::new();
+    for job_type in [JobType::Capture, JobType::Cleanup] {
+        let parameters = match parameters(conn, job_type) {
+            Err(Error::NoSuchJob { .. }) => continue,
+            other => other?,
+        };
+        let sql = "SELECT job_id, continuous, maxtrans, maxscans, pollinginterval FROM __cdc_job WHERE job_type = ?1";
+        list.push(conn.prepare_cached(sql)?.query_row([job_type.name()], |row| {
+            Ok(Listed {
+                job_type,
+                job_id: row.get(0)?,
+                continuous: row.get(1)?,
+                maxtrans: row.get(2)?,
+                maxscans: row.get(3)?,
+                pollinginterval: row.get(4)?,
+                parameters,
+            })
+        })?);
+    }
+    Ok(list)
+}
+
+/// A scan that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Stored form of a `datetime`.
+    pub at: String,
+    pub failure: Failure,
+}
+
+/// The scans that failed, of those that are remembered.
+pub fn failures(conn: &Connection) -> Result<Vec<Failed>> {
+    let mut statement = conn.prepare_cached("SELECT entry_time, error_number, error_message FROM __cdc_error ORDER BY id")?;
+    let rows = statement
+        .query_map([], |row| Ok(Failed { at: row.get(0)?, failure: Failure { number: row.get(1)?, message: row.get(2)? } }))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Takes away both jobs and what they remember, as a failover to a server with another msdb does.
+pub fn lose_all(conn: &Connection) -> Result<()> {
+    conn.execute_batch("DELETE FROM __cdc_job; DELETE FROM __cdc_session; DELETE FROM __cdc_error")?;
+    Ok(())
 }

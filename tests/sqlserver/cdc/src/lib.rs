@@ -46,7 +46,7 @@ mod schema;
 mod select;
 mod time;
 
-pub use commit::{current_lsn, stamp_commit};
+pub use commit::{current_lsn, holds_log, stamp_commit};
 pub use error::{Error, Result};
 pub use instance::{EnableTable, Enabled, disable_table, enable_table};
 pub use log::{log_position, relog_updates};

@@ -190,6 +190,15 @@ pub(crate) fn install(db: &Connection, now: i64) -> rusqlite::Result<()> {
     {
         db.execute("INSERT OR IGNORE INTO \"~meta\" VALUES (?1, ?2)", (key, value))?;
     }
+    let fork = uuid::Uuid::new_v4().to_string();
+    for (key, value) in [
+        ("database_guid", uuid::Uuid::new_v4().to_string()),
+        ("family_guid", uuid::Uuid::new_v4().to_string()),
+        ("first_recovery_fork_guid", fork.clone()),
+        ("recovery_fork_guid", fork),
+    ] {
+        db.execute("INSERT OR IGNORE INTO \"~meta\" VALUES (?1, ?2)", (key, value))?;
+    }
     touch(db)
 }
 

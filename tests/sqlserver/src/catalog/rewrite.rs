@@ -11,12 +11,19 @@ use crate::types;
 /// Makes SQLite's definition of the table equal to the catalog's.
 pub(crate) fn refresh(db: &Connection, table: &Object) -> rusqlite::Result<()> {
     let sql = define::storage_sql(db, table)?;
+    edit_schema(db, |db| {
+        db.execute("UPDATE main.sqlite_schema SET sql = ?1 WHERE type = 'table' AND name = ?2", (sql, table.storage()))
+    })?;
+    touch(db)
+}
+
+/// Lets `edit` write SQLite's own schema, which every connection then reads anew.
+pub(crate) fn edit_schema(db: &Connection, edit: impl FnOnce(&Connection) -> rusqlite::Result<usize>) -> rusqlite::Result<()> {
     db.pragma_update(None, "writable_schema", true)?;
-    let changed = db.execute("UPDATE main.sqlite_schema SET sql = ?1 WHERE type = 'table' AND name = ?2", (sql, table.storage()));
+    let changed = edit(db);
     let version: i64 = db.query_row("PRAGMA main.schema_version", [], |r| r.get(0))?;
     db.execute_batch(&format!("PRAGMA main.schema_version = {}; PRAGMA writable_schema = RESET", version + 1))?;
-    changed?;
-    touch(db)
+    changed.map(|_| ())
 }
 
 /// Adds the storage of a column whose catalog row is already there. `fill`: the value that existing rows get, in SQLite's SQL.

@@ -111,12 +111,6 @@ const VIEWS: &[View] = &[
     ),
     (
         "sys",
-        "partitions",
-        "partition_id bigint, object_id int, index_id int, partition_number int, hobt_id bigint, rows bigint?, filestream_filegroup_id smallint, data_compression tinyint, data_compression_desc nvarchar(60)?",
-        "SELECT (object_id << 8) + index_id AS partition_id, object_id, index_id, 1 AS partition_number, (object_id << 8) + index_id AS hobt_id, 0 AS rows, 0 AS filestream_filegroup_id, 0 AS data_compression, 'NONE' AS data_compression_desc FROM {db}\"~indexes\"",
-    ),
-    (
-        "sys",
         "sql_modules",
         "object_id int, definition nvarchar(max)?, uses_ansi_nulls bit?, uses_quoted_identifier bit?, is_schema_bound bit?",
         "SELECT object_id, definition, 1 AS uses_ansi_nulls, 1 AS uses_quoted_identifier, 0 AS is_schema_bound FROM {db}\"~objects\" WHERE type = 'V'",

@@ -138,6 +138,7 @@ pub(crate) enum Kind {
     /// Statements without an effect here (CHECKPOINT, UPDATE STATISTICS, WAITFOR DELAY carries its milliseconds).
     Nothing,
     WaitFor(Expr),
+    Kill(i64),
 }
 
 #[derive(Debug, Clone)]
@@ -316,6 +317,7 @@ pub(crate) enum Security {
     AlterLogin {
         name: String,
         password: Option<String>,
+        enabled: Option<bool>,
     },
     CreateUser {
         name: String,

@@ -61,9 +61,10 @@ impl Reader<'_> {
         }
         if self.take("LOGIN") {
             let name = self.identifier()?;
+            let enabled = if self.take("DISABLE") { Some(false) } else { self.take("ENABLE").then_some(true) };
             let password = if self.take("WITH") { self.password()? } else { None };
             self.rest_of_statement();
-            return Ok(Kind::Security(Security::AlterLogin { name, password }));
+            return Ok(Kind::Security(Security::AlterLogin { name, password, enabled }));
         }
         self.rest_of_statement();
         Ok(Kind::Security(Security::Nothing))

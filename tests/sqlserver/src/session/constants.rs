@@ -4,11 +4,10 @@ use tds::{DataType, Isolation, Length, SqlError, Value};
 
 use super::{Session, fault};
 use crate::catalog::{self, same, views};
-use crate::clock;
 use crate::server::SERVER_NAME;
 use crate::translate::{Derived, literal};
 use crate::types::convert::{Mode, convert};
-use crate::types::date::{self, TICKS_PER_DAY};
+use crate::types::date::TICKS_PER_DAY;
 
 const SYSNAME: DataType = DataType::NVarChar(Length::Limited(128));
 
@@ -92,7 +91,14 @@ impl Session {
                 let name = if first.is_empty() { self.current() } else { first.to_string() };
                 Some((self.shared.database(&name).map_or(Value::Null, |d| Value::Int(d.id)), DataType::SmallInt))
             }
+            "serverproperty" if first.eq_ignore_ascii_case("IsHadrEnabled") => {
+                variant(Value::Int(i64::from(self.shared.availability().is_some())), DataType::Int)
+            }
             "serverproperty" => server_property(first),
+            "fn_hadr_is_primary_replica" => {
+                let primary = self.shared.availability().filter(|_| self.shared.database(first).is_some()).map(|a| a.primary);
+                Some((primary.map_or(Value::Null, Value::Bit), DataType::Bit))
+            }
             "databasepropertyex" => self.database_property(first, arguments.get(1).copied().unwrap_or_default()),
             "has_dbaccess" => int(i64::from(self.shared.database(first).is_some_and(|d| self.check_access(&d.name).is_ok()))),
             "is_srvrolemember" => int(i64::from(self.has_server_role(first))),
@@ -124,7 +130,7 @@ impl Session {
         match property.to_ascii_lowercase().as_str() {
             "collation" => variant_text(catalog::DEFAULT_COLLATION),
             "status" => variant_text("ONLINE"),
-            "updateability" => variant_text("READ_WRITE"),
+            "updateability" => variant_text(if self.shared.is_secondary() { "READ_ONLY" } else { "READ_WRITE" }),
             "useraccess" => variant_text("MULTI_USER"),
             "recovery" => variant_text("FULL"),
             "version" => variant(Value::Int(957), DataType::Int),
@@ -138,7 +144,7 @@ impl Session {
             || self.shared.login(&self.login).is_some_and(|l| l.roles.iter().any(|r| same(r, role)))
     }
 
-    fn has_role(&self, role: &str) -> bool {
+    pub(super) fn has_role(&self, role: &str) -> bool {
         let current = self.current();
         let Ok(Some((user, _))) = self.user(&current) else { return false };
         if user == 1 {
@@ -167,7 +173,7 @@ impl Session {
                     _ => return null(),
                 }
             }
-            "" | "SERVER" => self.shared.login(&self.login).is_some_and(|l| l.roles.iter().any(|r| same(r, &permission))),
+            "" | "SERVER" => self.has_server_permission(&[&permission]),
             _ => self.permitted(&current, &permission, None).unwrap_or(false),
         };
         int(i64::from(answer))
@@ -176,17 +182,16 @@ impl Session {
     /// Views of the server's state: their rows are literals of this moment.
     pub(super) fn server_view(&self, database: &str, schema: &str, name: &str) -> Result<Option<Derived>, SqlError> {
         if same(schema, "dbo") {
-            if same(database, "msdb") && same(name, "cdc_jobs") {
-                let current = self.current();
-                let id = self.shared.database(&current).map_or(0, |d| d.id);
-                return Ok(Some(views::from_cdc(&cdc::jobs::cdc_jobs(id))));
-            }
-            return Ok(None);
+            return if same(database, "msdb") { self.msdb_view(name) } else { Ok(None) };
         }
         if !same(schema, "sys") {
             return Ok(None);
         }
-        let (spec, rows): (&str, Vec<String>) = match name.to_ascii_lowercase().as_str() {
+        let name = name.to_ascii_lowercase();
+        if let Some(found) = self.operations_view(database, &name)? {
+            return Ok(Some(found));
+        }
+        let (spec, rows): (&str, Vec<String>) = match name.as_str() {
             "databases" => (DATABASES, self.database_rows()?),
             "sysdatabases" => (
                 "name sysname, dbid smallint?, sid varbinary(85)?, mode smallint?, status int?, crdate datetime, version smallint?",
@@ -242,10 +247,13 @@ impl Session {
                     self.shared.database(database).map_or(0, |d| d.id)
                 )],
             ),
-            "dm_tran_database_transactions" => (
-                "transaction_id bigint, database_id int, database_transaction_begin_time datetime?, database_transaction_type int, database_transaction_state int, database_transaction_log_record_count bigint, database_transaction_begin_lsn numeric(25,0)?, database_transaction_last_lsn numeric(25,0)?",
-                self.transaction_rows(database)?,
-            ),
+            "dm_tran_database_transactions" => {
+                self.require_server_state()?;
+                (
+                    "transaction_id bigint, database_id int, database_transaction_begin_time datetime?, database_transaction_type int, database_transaction_state int, database_transaction_log_record_count bigint, database_transaction_begin_lsn numeric(25,0)?, database_transaction_last_lsn numeric(25,0)?",
+                    self.transaction_rows(database)?,
+                )
+            }
             "dm_tran_current_transaction" => (
                 "transaction_id bigint, transaction_sequence_num bigint, transaction_is_snapshot bit",
                 vec![format!(
@@ -262,8 +270,14 @@ impl Session {
                     Vec::new()
                 },
             ),
-            "dm_cdc_log_scan_sessions" => return Ok(Some(views::from_cdc(&cdc::jobs::log_scan_sessions()))),
-            "dm_cdc_errors" => return Ok(Some(views::from_cdc(&cdc::jobs::errors()))),
+            "dm_cdc_log_scan_sessions" => {
+                self.require_database_state(database)?;
+                return Ok(Some(views::from_cdc(&cdc::jobs::log_scan_sessions())));
+            }
+            "dm_cdc_errors" => {
+                self.require_database_state(database)?;
+                return Ok(Some(views::from_cdc(&cdc::jobs::errors())));
+            }
             "server_principals" | "sql_logins" => (
                 "name sysname, principal_id int, sid varbinary(85)?, type char(1), type_desc nvarchar(60)?, is_disabled bit?, default_database_name sysname?",
                 self.shared
@@ -296,45 +310,28 @@ impl Session {
             "time_zone_info" => ("name sysname, current_utc_offset nvarchar(6), is_currently_dst bit", self.time_zone_rows()),
             _ => return Ok(None),
         };
-        let columns = views::columns(spec);
-        let names: Vec<String> =
-            columns.iter().enumerate().map(|(i, c)| format!("column{} AS {}", i + 1, catalog::quote(&c.name))).collect();
-        let sql = if rows.is_empty() {
-            let nulls: Vec<String> = columns.iter().map(|c| format!("NULL AS {}", catalog::quote(&c.name))).collect();
-            format!("SELECT {} WHERE 0", nulls.join(", "))
-        } else {
-            format!(
-                "SELECT {} FROM (VALUES {})",
-                names.join(", "),
-                rows.iter().map(|r| format!("({r})")).collect::<Vec<_>>().join(", ")
-            )
-        };
-        Ok(Some(Derived { sql, columns, volatile: true }))
+        Ok(Some(literal_rows(spec, rows)))
     }
 
     fn database_rows(&self) -> Result<Vec<String>, SqlError> {
         let mut rows = Vec::new();
         for d in self.shared.databases() {
-            let (snapshot, rcsi, cdc) = self.with(&d.name, |l| {
+            let (snapshot, rcsi, cdc, waits) = self.with(&d.name, |l| {
                 let read = |k: &str| catalog::setting(&l.db, k).map_err(|e| fault::from_sqlite(&e));
-                Ok((read("snapshot")?, read("rcsi")?, cdc::is_enabled(&l.db).unwrap_or(false)))
+                Ok((
+                    read("snapshot")?,
+                    read("rcsi")?,
+                    cdc::is_enabled(&l.db).unwrap_or(false),
+                    cdc::holds_log(&l.db).unwrap_or(false),
+                ))
             })?;
             let system = d.id <= 4;
             rows.push(format!(
-                "{}, {}, NULL, x'01', {}, 160, '{}', 0, 'MULTI_USER', 0, 0, 0, 0, 'ONLINE', 0, 0, 0, {snapshot}, '{}', {rcsi}, 1, 'FULL', 2, 'CHECKSUM', 0, 0, 'NOTHING', {}, 0, 0, 0, 0, 0, NULL, NULL, 0",
-                catalog::text(&d.name), d.id, datetime(d.created), catalog::DEFAULT_COLLATION, if snapshot != 0 { "ON" } else { "OFF" }, u8::from(cdc && !system)
+                "{}, {}, NULL, x'01', {}, 160, '{}', 0, 'MULTI_USER', 0, 0, 0, 0, 'ONLINE', 0, 0, 0, {snapshot}, '{}', {rcsi}, 1, 'FULL', 2, 'CHECKSUM', 0, {}, {}, 0, 0, 0, 0, 0, NULL, NULL, 0",
+                catalog::text(&d.name), d.id, datetime(d.created), catalog::DEFAULT_COLLATION, if snapshot != 0 { "ON" } else { "OFF" }, if waits { "6, 'REPLICATION'" } else { "0, 'NOTHING'" }, u8::from(cdc && !system)
             ));
         }
         Ok(rows)
-    }
-
-    fn time_zone_rows(&self) -> Vec<String> {
-        let now = self.shared.clock.utc_ticks();
-        let row = |(name, zone): &(&str, jiff::tz::TimeZone)| {
-            let offset = date::text_offset(clock::offset_minutes_at(zone, now));
-            format!("{}, '{offset}', {}", catalog::text(name), u8::from(clock::is_summer(zone, now)))
-        };
-        clock::zones().iter().map(row).collect()
     }
 
     fn session_rows(&self) -> Vec<String> {
@@ -393,24 +390,7 @@ impl Session {
         arguments: &[Option<(Value, DataType)>],
     ) -> Result<Option<Derived>, SqlError> {
         let first = arguments.first().and_then(Option::as_ref);
-        let answer = |spec: &str, rows: Vec<String>| {
-            let columns = views::columns(spec);
-            let names: Vec<String> =
-                columns.iter().enumerate().map(|(i, c)| format!("column{} AS {}", i + 1, catalog::quote(&c.name))).collect();
-            let sql = if rows.is_empty() {
-                format!(
-                    "SELECT {} WHERE 0",
-                    columns.iter().map(|c| format!("NULL AS {}", catalog::quote(&c.name))).collect::<Vec<_>>().join(", ")
-                )
-            } else {
-                format!(
-                    "SELECT {} FROM (VALUES {})",
-                    names.join(", "),
-                    rows.iter().map(|r| format!("({r})")).collect::<Vec<_>>().join(", ")
-                )
-            };
-            Some(Derived { sql, columns, volatile: true })
-        };
+        let answer = |spec: &str, rows: Vec<String>| Some(literal_rows(spec, rows));
         Ok(match (schema.to_ascii_lowercase().as_str(), name.to_ascii_lowercase().as_str()) {
             ("", "string_split") => {
                 let separator = match arguments.get(1) {
@@ -439,6 +419,22 @@ impl Session {
             _ => None,
         })
     }
+}
+
+/// A relation of these columns and rows, each row a list of literals.
+#[expect(clippy::needless_pass_by_value, reason = "rows are made for it")]
+pub(super) fn literal_rows(spec: &str, rows: Vec<String>) -> Derived {
+    let columns = views::columns(spec);
+    let named = |value: &dyn Fn(usize) -> String| {
+        let list = columns.iter().enumerate().map(|(i, c)| format!("{} AS {}", value(i), catalog::quote(&c.name)));
+        list.collect::<Vec<_>>().join(", ")
+    };
+    let sql = if rows.is_empty() {
+        format!("SELECT {} WHERE 0", named(&|_| "NULL".into()))
+    } else {
+        format!("SELECT {} FROM (VALUES ({}))", named(&|i| format!("column{}", i + 1)), rows.join("), ("))
+    };
+    Derived { sql, columns, volatile: true }
 }
 
 fn variant_null() -> Option<(Value, DataType)> {
@@ -476,8 +472,7 @@ fn server_property(name: &str) -> Option<(Value, DataType)> {
         "editionid" => variant(Value::Int(-2_117_995_310), DataType::BigInt),
         "servername" | "machinename" | "computernamephysicalnetbios" => variant_text(SERVER_NAME),
         "collation" => variant_text(catalog::DEFAULT_COLLATION),
-        "ishadrenabled"
-        | "isclustered"
+        "isclustered"
         | "isintegratedsecurityonly"
         | "isfulltextinstalled"
         | "isxtpsupported"

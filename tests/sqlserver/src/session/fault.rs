@@ -160,7 +160,10 @@ pub(crate) fn ends_batch(e: &SqlError) -> bool {
                 | 242
                 | 245
                 | 248
+                | 262
                 | 263
+                | 297
+                | 300
                 | 295
                 | 402
                 | 1087

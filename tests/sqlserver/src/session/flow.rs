@@ -92,6 +92,10 @@ impl Session {
                         return Err(e);
                     }
                     response.error(&e);
+                    if matches!(e.number, 300 | 262) && e.message.starts_with("VIEW ") {
+                        let refused = "The user does not have permission to perform this action.";
+                        response.error(&SqlError { line: e.line, ..message::error(297, 16, refused.into()) });
+                    }
                     if abort && self.in_transaction() && e.class > 10 {
                         self.abandon(response);
                         return Ok(Flow::Abort);
@@ -237,6 +241,11 @@ impl Session {
             }
             Kind::Nothing => Ok(()),
             Kind::WaitFor(e) => self.wait_for(e),
+            Kind::Kill(spid) => {
+                self.kill(*spid)?;
+                response.done(None);
+                Ok(())
+            }
             _ => {
                 self.define(s, response)?;
                 self.last.borrow_mut().rowcount = 0;

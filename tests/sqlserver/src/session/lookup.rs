@@ -68,7 +68,7 @@ impl Lookup for Session {
         if let Some(view) = self.server_view(database, schema, name)? {
             return Ok(Some(view));
         }
-        Ok(views::find(database, schema, name))
+        views::find(database, schema, name).map(|view| self.visible(database, view)).transpose()
     }
 
     fn table_function(
@@ -79,6 +79,7 @@ impl Lookup for Session {
         arguments: &[Option<(Value, DataType)>],
     ) -> Result<Option<Derived>, SqlError> {
         if name.to_ascii_lowercase().starts_with("fn_cdc_get_") {
+            self.authorize_changes(database, name)?;
             return self.with(database, |link| {
                 let list: Vec<rusqlite::types::Value> = arguments
                     .iter()

@@ -12,10 +12,12 @@ pub(crate) mod fault;
 mod flow;
 pub(crate) mod local;
 mod lookup;
+pub(crate) mod operations_views;
 mod permissions;
 mod procedures;
 pub(crate) use procedures::Arguments;
 mod query;
+mod rename;
 mod temporary;
 mod transaction;
 
@@ -146,7 +148,7 @@ impl Session {
         host: &str,
         program: &str,
     ) -> Session {
-        let spid = shared.enter(login, host, program);
+        let spid = shared.enter(login, host, program, cancel.clone());
         Session {
             shared,
             spid,

@@ -2,11 +2,15 @@
 
 use tds::SqlError;
 
+use super::operations_views::msdb_table;
 use super::{Link, Session, fault};
 use crate::catalog::{self, Object, same, security};
 use crate::message;
 use crate::parse::{Droppable, Security};
-use crate::server::LoginEntry;
+use crate::server::{DISABLED, LoginEntry};
+
+/// Any of them shows the server's state.
+const SERVER_STATE: [&str; 3] = ["VIEW SERVER STATE", "VIEW SERVER PERFORMANCE STATE", "CONTROL SERVER"];
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn sqlite(e: rusqlite::Error) -> SqlError {
@@ -58,13 +62,40 @@ impl Session {
     }
 
     pub(super) fn require_server_state(&self) -> Result<(), SqlError> {
-        let granted =
-            self.sysadmin || self.shared.login(&self.login).is_some_and(|l| l.roles.iter().any(|r| r == "VIEW SERVER STATE"));
-        if granted {
+        if self.has_server_permission(&SERVER_STATE) {
             Ok(())
         } else {
             Err(message::error(300, 14, "VIEW SERVER STATE permission was denied on object 'server', database 'master'.".into()))
         }
+    }
+
+    pub(super) fn has_server_permission(&self, any_of: &[&str]) -> bool {
+        self.sysadmin || self.shared.login(&self.login).is_some_and(|l| l.roles.iter().any(|r| any_of.contains(&r.as_str())))
+    }
+
+    pub(super) fn require_database_state(&self, database: &str) -> Result<(), SqlError> {
+        for permission in ["VIEW DATABASE STATE", "VIEW DATABASE PERFORMANCE STATE"] {
+            if self.permitted(database, permission, None)? {
+                return Ok(());
+            }
+        }
+        if self.has_server_permission(&SERVER_STATE) {
+            return Ok(());
+        }
+        Err(message::error(262, 14, format!("VIEW DATABASE STATE permission denied in database '{database}'.")))
+    }
+
+    pub(super) fn kill(&self, spid: i64) -> Result<(), SqlError> {
+        if !self.has_server_permission(&["ALTER ANY CONNECTION"]) {
+            return Err(message::error(6102, 14, "User does not have permission to use the KILL statement.".into()));
+        }
+        if spid == self.spid {
+            return Err(message::error(6104, 16, "Cannot use KILL to kill your own process.".into()));
+        }
+        if !self.shared.kill(spid) {
+            return Err(message::error(6106, 16, format!("Process ID {spid} is not an active process ID.")));
+        }
+        Ok(())
     }
 
     pub(super) fn security(&self, s: &Security) -> Result<(), SqlError> {
@@ -77,11 +108,15 @@ impl Session {
                 }
                 self.shared.set_login(&LoginEntry { name: name.clone(), password: password.clone(), roles: Vec::new() })
             }
-            Security::AlterLogin { name, password } => {
+            Security::AlterLogin { name, password, enabled } => {
                 self.require_sysadmin("ALTER LOGIN")?;
                 let mut entry = self.shared.login(name).ok_or_else(|| unknown(name))?;
                 if let Some(p) = password {
                     entry.password.clone_from(p);
+                }
+                if let Some(on) = enabled {
+                    entry.roles.retain(|r| r != DISABLED);
+                    entry.roles.extend((!on).then(|| DISABLED.to_string()));
                 }
                 self.shared.set_login(&entry)
             }
@@ -146,7 +181,7 @@ impl Session {
         self.require_owner(&database)?;
         self.writing(&database, |link| {
             link.db.execute(sql, (principal_id(link, role)?, principal_id(link, member)?)).map_err(sqlite)?;
-            Ok(())
+            catalog::touch(&link.db).map_err(sqlite)
         })
     }
 
@@ -158,7 +193,7 @@ impl Session {
         object: Option<&crate::parse::Name>,
         grantee: &str,
     ) -> Result<(), SqlError> {
-        if object.is_none() && (permission.contains("SERVER") || permission.contains("ANY DEFINITION")) {
+        if object.is_none() && (permission.contains("SERVER") || permission.contains(" ANY ")) {
             self.require_sysadmin("GRANT")?;
             let mut entry = self.shared.login(grantee).ok_or_else(|| unknown(grantee))?;
             entry.roles.retain(|r| r != permission);
@@ -190,8 +225,10 @@ impl Session {
             (Some("DATABASE"), _) | (_, None) => ("DATABASE", 0),
             (_, Some(name)) => {
                 let schema = name.schema.as_deref().unwrap_or("dbo");
+                let system = if same(&database, "msdb") { msdb_table(&name.object) } else { None };
                 match self.find_object(&database, schema, &name.object)? {
                     Some(o) => ("OBJECT", o.object_id),
+                    None if system.is_some() => ("OBJECT", system.map_or(0, |o| o.object_id)),
                     // Functions and procedures of the server are open to all.
                     None if same(schema, "cdc") || same(schema, "sys") => return Ok(()),
                     None => {
@@ -224,7 +261,7 @@ impl Session {
                     )
                     .map_err(sqlite)?;
             }
-            Ok(())
+            catalog::touch(&link.db).map_err(sqlite)
         })
     }
 
@@ -266,6 +303,7 @@ impl Session {
                             [name],
                         )
                         .map_err(sqlite)?;
+                    catalog::touch(&link.db).map_err(sqlite)?;
                     Ok(n > 0)
                 })?
             }

@@ -183,7 +183,11 @@ impl Session {
                     response,
                 )
             }
-            "sp_rename" | "sp_helptext" | "sp_help" | "sp_who" | "sp_who2" | "sp_lock" => Err(message::unsupported(&short)),
+            "sp_rename" => {
+                self.rename(&Arguments { names: &["objname", "newname", "objtype"], list }, response)?;
+                Ok(Outcome::default())
+            }
+            "sp_helptext" | "sp_help" | "sp_who" | "sp_who2" | "sp_lock" => Err(message::unsupported(&short)),
             "sp_addrolemember" => {
                 let a = Arguments { names: &["rolename", "membername"], list };
                 let (role, member) = (a.text("rolename").unwrap_or_default(), a.text("membername").unwrap_or_default());

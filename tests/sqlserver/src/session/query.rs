@@ -117,7 +117,7 @@ impl Session {
             Cached::Change(p) => &p.translated,
         };
         // Statements over other databases would need those databases' versions too.
-        let keep = !t.volatile && t.attached.is_empty() && t.home == self.current() && self.sysadmin;
+        let keep = !t.volatile && t.attached.is_empty() && t.home == self.current();
         if keep {
             let mut cache = self.cache.borrow_mut();
             if cache.len() >= 500 {

@@ -76,6 +76,14 @@ impl Session {
         if self.transaction.borrow().doomed {
             return Err(message::error(3930, 16, "The current transaction cannot be committed and cannot support operations that write to the log file. Roll back the transaction.".into()));
         }
+        if self.shared.is_secondary() && link.database.id > 4 {
+            let name = &link.database.name;
+            return Err(message::error(
+                3906,
+                16,
+                format!("Failed to update database \"{name}\" because the database is read-only."),
+            ));
+        }
         let timeout = self.settings.borrow().lock_timeout;
         let timeout = u64::try_from(timeout).ok().map(Duration::from_millis);
         let cancel = self.cancel.clone();

@@ -516,11 +516,13 @@ impl Translator<'_> {
             "permissions",
             "is_object_signed",
             "applock_test",
+            "fn_hadr_is_primary_replica",
         ];
-        if !known.contains(&call.name.as_str()) {
+        let name = call.name.strip_prefix("sys.").unwrap_or(&call.name);
+        if !known.contains(&name) {
             return Ok(None);
         }
-        let mut key = call.name.clone();
+        let mut key = name.to_string();
         for e in &call.expressions {
             let (value, t) = self.lookup.evaluate(e)?;
             key.push('\u{1}');

@@ -116,6 +116,7 @@ async fn run(stream: TcpStream, shared: &Arc<Shared>, mut stopped: watch::Receiv
         outcome = answering.run() => outcome,
         // Never ends: what it reads and how it ended go to the exchange by the channel.
         () = reading => Ok(()),
+        () = cancel.killed() => Ok(()),
         _ = stopped.wait_for(|stop| *stop) => Ok(()),
     };
     // The channels are gone with the exchange: a session in the middle of a statement sees it by the flag or by its next row, and its thread ends.

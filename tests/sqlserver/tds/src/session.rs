@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::data::{Column, DataType, Value};
 
 /// What the client said of itself in LOGIN7.
@@ -93,17 +95,34 @@ pub enum EnvChange {
 
 /// Set by an attention or a lost connection; a long-running statement looks at it between rows and stops.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(Arc<Flags>);
+
+#[derive(Debug, Default)]
+struct Flags {
+    set: AtomicBool,
+    killed: AtomicBool,
+    kill: Notify,
+}
 
 impl Cancel {
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.set.load(Ordering::Relaxed) || self.0.killed.load(Ordering::Relaxed)
     }
     pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.set.store(true, Ordering::Relaxed);
     }
+    /// A new request begins; a killed session stays so.
     pub fn clear(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.set.store(false, Ordering::Relaxed);
+    }
+    /// Ends the session: what runs stops, and the connection is closed without a word.
+    pub fn kill(&self) {
+        self.0.killed.store(true, Ordering::Relaxed);
+        // Kept for the connection's task if it does not wait yet; it is the only one that ever does.
+        self.0.kill.notify_one();
+    }
+    pub(crate) async fn killed(&self) {
+        self.0.kill.notified().await;
     }
 }
 

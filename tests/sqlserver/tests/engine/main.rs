@@ -3,6 +3,7 @@
 
 mod clock;
 mod keys;
+mod operations;
 
 use std::time::{Duration, Instant};
 
