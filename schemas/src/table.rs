@@ -136,6 +136,10 @@ pub enum SqlType {
     HierarchyId,
     Geometry,
     Geography,
+    /// Since SQL Server 2025.
+    Json,
+    /// Of so many numbers. Since SQL Server 2025.
+    Vector(u16),
 }
 
 impl fmt::Display for SqlType {
@@ -178,6 +182,8 @@ impl fmt::Display for SqlType {
             Self::HierarchyId => f.write_str("hierarchyid"),
             Self::Geometry => f.write_str("geometry"),
             Self::Geography => f.write_str("geography"),
+            Self::Json => f.write_str("json"),
+            Self::Vector(n) => write!(f, "vector({n})"),
         }
     }
 }
@@ -245,6 +251,8 @@ impl FromStr for SqlType {
             "hierarchyid" => Self::HierarchyId,
             "geometry" => Self::Geometry,
             "geography" => Self::Geography,
+            "json" => Self::Json,
+            "vector" => Self::Vector(arguments.map(number).ok_or_else(error)??),
             _ => return Err(error()),
         })
     }
@@ -316,9 +324,18 @@ mod tests {
 
     #[test]
     fn declared_types_round_trip() {
-        for text in
-            ["int", "decimal(38,10)", "nvarchar(max)", "varbinary(16)", "datetime2(3)", "time(0)", "rowversion", "char(10)"]
-        {
+        for text in [
+            "int",
+            "json",
+            "vector(3)",
+            "decimal(38,10)",
+            "nvarchar(max)",
+            "varbinary(16)",
+            "datetime2(3)",
+            "time(0)",
+            "rowversion",
+            "char(10)",
+        ] {
             assert_eq!(text.parse::<SqlType>().unwrap().to_string(), text);
         }
         assert_eq!("numeric".parse::<SqlType>().unwrap().to_string(), "decimal(18,0)");

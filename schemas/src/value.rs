@@ -6,8 +6,12 @@
 //! | tinyint, smallint, int, bigint | number |
 //! | real, float | number, the shortest that reads back to the same bits |
 //! | decimal, numeric, money, smallmoney | string with the declared scale: `"12.50"` |
-//! | char … ntext, xml | string |
-//! | binary, varbinary, image, rowversion, and the bytes of the CLR types | string, base64 |
+//! | char … ntext, xml, json | string |
+//! | vector | string, a JSON array of numbers |
+//! | binary, varbinary, image, rowversion | string, base64 |
+//! | hierarchyid | string, the path: `"/1/2.1/"` |
+//! | geometry, geography | string, well-known text with the spatial reference (EWKT): `"SRID=4326;POINT (8.54 47.37)"` |
+//! | sql_variant | as its base type |
 //! | uniqueidentifier | string, upper case, as SQL Server prints it |
 //! | date, time, datetime, datetime2, smalldatetime | string, ISO 8601 without a zone, fraction of the declared scale |
 //! | datetimeoffset | string, ISO 8601 with the offset |

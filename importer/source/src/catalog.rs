@@ -6,7 +6,7 @@ use schemas::Lsn;
 use schemas::table::{Column, Length, SqlType, TableName, TableSchema};
 
 use super::client::Client;
-use super::decode::{Columns, expression, select};
+use super::decode::{Columns, Text, expression, select};
 use super::error::Error;
 use super::keys::{self, KeySource};
 use super::sql::{self, KeyColumn, quote};
@@ -103,24 +103,24 @@ pub struct Database {
 }
 
 impl CapturedColumn {
-    fn utf8(&self) -> bool {
-        self.collation.as_deref().is_some_and(|collation| collation.to_ascii_uppercase().ends_with("_UTF8"))
+    fn text(&self) -> Text {
+        self.collation.as_deref().map_or(Text::Driver, Text::of)
     }
 
     /// What the column is selected as in its change table.
     pub fn in_change_table(&self) -> String {
         // The change table keeps a rowversion as binary(8), which reads the same.
-        select(&self.name, self.sql_type, self.utf8(), None)
+        select(&self.name, self.sql_type, self.text(), None)
     }
 
     /// What the column is selected as in its source table, under the alias `t`.
     pub fn in_source_table(&self) -> String {
-        select(&self.source_name, self.sql_type, self.utf8(), Some("t"))
+        select(&self.source_name, self.sql_type, self.text(), Some("t"))
     }
 
     /// As [`in_source_table`](Self::in_source_table), without a name.
     pub(crate) fn source_expression(&self) -> String {
-        expression(&self.source_name, self.sql_type, self.utf8(), Some("t"))
+        expression(&self.source_name, self.sql_type, self.text(), Some("t"))
     }
 
     fn case_insensitive(&self) -> bool {
@@ -151,6 +151,8 @@ impl CapturedColumn {
                 format!("CAST({collated} AS {})", self.sql_type)
             }
             SqlType::RowVersion => "CAST(@P AS binary(8))".to_owned(),
+            // From the path as text, or from the bytes.
+            SqlType::HierarchyId => "CAST(@P AS hierarchyid)".to_owned(),
             SqlType::VarChar(Length::Max)
             | SqlType::NVarChar(Length::Max)
             | SqlType::VarBinary(Length::Max)
@@ -159,7 +161,8 @@ impl CapturedColumn {
             | SqlType::Image
             | SqlType::Xml
             | SqlType::SqlVariant
-            | SqlType::HierarchyId
+            | SqlType::Json
+            | SqlType::Vector(_)
             | SqlType::Geometry
             | SqlType::Geography => return None,
             sql_type => format!("CAST(@P AS {sql_type})"),
@@ -369,6 +372,8 @@ fn sql_type(name: &str, length: i64, precision: i64, scale: i64) -> Option<SqlTy
         "time" => SqlType::Time { scale },
         "datetime2" => SqlType::DateTime2 { scale },
         "datetimeoffset" => SqlType::DateTimeOffset { scale },
+        // Eight bytes, and four for each number.
+        "vector" => SqlType::Vector(bytes?.checked_sub(8)? / 4),
         plain => plain.parse().ok()?,
     })
 }
@@ -388,7 +393,10 @@ mod tests {
         assert_eq!(read("datetime2", 8, 27, 3), "datetime2(3)");
         assert_eq!(read("float", 8, 53, 0), "float");
         assert_eq!(read("timestamp", 8, 0, 0), "rowversion");
-        assert_eq!(sql_type("vector", 100, 0, 0), None);
+        assert_eq!(read("vector", 20, 0, 0), "vector(3)");
+        assert_eq!(read("json", -1, 0, 0), "json");
+        assert_eq!(sql_type("vector", 4, 0, 0), None);
+        assert_eq!(sql_type("cursor", 4, 0, 0), None);
     }
 
     #[test]
@@ -409,6 +417,7 @@ mod tests {
         assert_eq!(bound("varchar(10)", Some("Polish_CS_AS")).as_deref(), Some("CAST(@P COLLATE Polish_CS_AS AS varchar(10))"));
         assert_eq!(bound("decimal(38,4)", None).as_deref(), Some("CAST(@P AS decimal(38,4))"));
         assert_eq!(bound("xml", None), None);
+        assert_eq!(bound("hierarchyid", None).as_deref(), Some("CAST(@P AS hierarchyid)"));
         let nullable = CapturedColumn { nullable: true, ..column("int", None) };
         assert_eq!(nullable.key_column(), None);
         assert!(column("varchar(1)", Some("Latin1_General_CI_AS")).case_insensitive());

@@ -1,15 +1,23 @@
 //! SQL Server's values as the driver hands them over, turned into [`Value`]s without loss.
 //!
-//! Three types are not safe with the driver as they come, and are converted on the server ([`select`]): `money` and `smallmoney`, which the driver makes a
-//! float, come as exact decimals, inside a `sql_variant` too; text of a `_UTF8` collation, which the driver would read in a code page, comes as UTF-16; the
-//! CLR types come as their bytes. Everything else is taken as it is on the wire: `datetime` counts 1/300 s and is written with the three digits that SQL Server shows,
+//! # What is converted on the server
+//! Some types are not safe with the driver as they come ([`expression`]):
+//! - `money` and `smallmoney`, which it makes a float, come as exact decimals, inside a `sql_variant` too;
+//! - text of a collation whose code page it does not know (437, 850, UTF-8), knows only in part (1253, 1255, 1257, 874: a byte without a meaning would end the import) or knows
+//!   in another edition (the East Asian ones) comes as UTF-16, see [`Text`]; inside a `sql_variant` all text of one byte does, as long as it fits;
+//! - `json` and `vector`, which have types of their own on the wire that are sent to clients that ask for them, come as text: a vector as a JSON array;
+//! - the CLR types come as their bytes, and are read here ([`clr`](super::clr)).
+//!
+//! Everything else is taken as it is on the wire: `datetime` counts 1/300 s and is written with the three digits that SQL Server shows,
 //! from which the count can be had back; `time`, `datetime2` and `datetimeoffset` keep their 100 ns; a `uniqueidentifier`'s bytes come in the order of its
-//! text.
+//! text; `char` and `nchar` keep their padding, as SQL Server returns it; `real` and `float` keep their bits; a `rowversion` is its eight bytes, in its change table as well.
+//! An alias type is the type that it is made of. Half a surrogate pair, which SQL Server stores unchecked, becomes U+FFFD.
 
-use schemas::table::{Length, SqlType};
+use schemas::table::{Length, SqlType, TableSchema};
 use schemas::value::Value;
 use tiberius::{ColumnData, Row};
 
+use super::clr::{hierarchy, spatial};
 use super::error::Error;
 use super::sql::quote;
 
@@ -21,28 +29,157 @@ const TICKS_PER_DAY: i64 = 864_000_000_000;
 const TICKS_PER_MINUTE: i64 = 600_000_000;
 const TICKS_PER_MILLISECOND: u64 = 10_000;
 
+/// Who makes Unicode of text that has one byte a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Text {
+    /// The driver, which knows the code page.
+    Driver,
+    Server,
+}
+
+impl Text {
+    /// By the name of the collation. The driver is trusted with the code pages in which every byte has a meaning and that it reads as SQL Server does: 1250, 1251, 1252, 1254,
+    /// 1256. All others are the server's, those of collations that are not known here among them.
+    pub fn of(collation: &str) -> Self {
+        const KNOWN: [&str; 24] = [
+            "Latin1_General",
+            "Finnish_Swedish",
+            "Danish_Norwegian",
+            "Danish_Greenlandic",
+            "French",
+            "German_PhoneBook",
+            "Icelandic",
+            "Modern_Spanish",
+            "Traditional_Spanish",
+            "Norwegian",
+            "Welsh",
+            "Breton",
+            "Corsican",
+            "Polish",
+            "Czech",
+            "Hungarian",
+            "Romanian",
+            "Croatian",
+            "Slovak",
+            "Slovenian",
+            "Albanian",
+            "Cyrillic_General",
+            "Ukrainian",
+            "Turkish",
+        ];
+        let collation = collation.to_ascii_uppercase();
+        if collation.ends_with("_UTF8") {
+            return Self::Server;
+        }
+        let known = match collation.strip_prefix("SQL_") {
+            // SQL_Latin1_General_CP1_CI_AS: CP1 is 1252.
+            Some(old) => old.split('_').any(|part| matches!(part, "CP1" | "CP1250" | "CP1251" | "CP1254" | "CP1256")),
+            None => KNOWN.iter().any(|name| {
+                let rest = collation.strip_prefix(&name.to_ascii_uppercase());
+                // A version may follow, and how to compare does: Polish_100_CI_AS, but not French_Canada_….
+                rest.is_some_and(|rest| {
+                    let mut parts = rest.split('_').skip(1);
+                    rest.starts_with('_')
+                        && parts.all(|part| part.bytes().all(|byte| byte.is_ascii_digit()) || COMPARED.contains(&part))
+                })
+            }),
+        };
+        if known { Self::Driver } else { Self::Server }
+    }
+}
+
+/// What the names of collations end with.
+const COMPARED: [&str; 13] = ["CI", "CS", "AI", "AS", "KS", "WS", "BIN", "BIN2", "SC", "VSS", "KI", "WI", ""];
+
+/// How the bytes of a column are read, where the driver's own idea of them is not all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Plain,
+    HierarchyId,
+    Geometry,
+    Geography,
+}
+
+impl Form {
+    pub fn of(sql_type: SqlType) -> Self {
+        match sql_type {
+            SqlType::HierarchyId => Self::HierarchyId,
+            SqlType::Geometry => Self::Geometry,
+            SqlType::Geography => Self::Geography,
+            _ => Self::Plain,
+        }
+    }
+
+    /// The value of one column. Bytes that are not of the form are handed on as they are, to be refused by the table's contract rather than end the import.
+    pub fn value(self, data: ColumnData<'static>) -> Result<Value, Error> {
+        let value = value(data)?;
+        let (Self::HierarchyId | Self::Geometry | Self::Geography, Value::Bytes(bytes)) = (self, &value) else {
+            return Ok(value);
+        };
+        let text = match self {
+            Self::HierarchyId => hierarchy::path(bytes),
+            _ => spatial::text(bytes, self == Self::Geography),
+        };
+        Ok(text.map_or(value, Value::Text))
+    }
+}
+
+/// Makes rows of what the driver hands over, column by column.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    forms: Vec<Form>,
+}
+
+impl Decoder {
+    /// For rows of the schema's columns in its order.
+    pub fn new(schema: &TableSchema) -> Self {
+        Self { forms: schema.columns.iter().map(|column| Form::of(column.sql_type)).collect() }
+    }
+
+    /// Takes a row's cells; what follows them is left.
+    pub fn row(&self, cells: &mut impl Iterator<Item = ColumnData<'static>>) -> Result<Vec<Value>, Error> {
+        let mut values = Vec::with_capacity(self.forms.len());
+        for (form, data) in self.forms.iter().zip(cells) {
+            values.push(form.value(data)?);
+        }
+        if values.len() == self.forms.len() {
+            Ok(values)
+        } else {
+            let what = format!("a row has {} columns instead of {}", values.len(), self.forms.len());
+            Err(Error::Unexpected { doing: "decoding a row", what })
+        }
+    }
+}
+
 /// What a column is selected as, from a table with the given alias (or none).
-pub fn select(name: &str, sql_type: SqlType, utf8: bool, alias: Option<&str>) -> String {
-    let expression = expression(name, sql_type, utf8, alias);
+pub fn select(name: &str, sql_type: SqlType, text: Text, alias: Option<&str>) -> String {
+    let expression = expression(name, sql_type, text, alias);
     // A plain column ends with the bracket of its name, and keeps it.
     if expression.ends_with(']') { expression } else { format!("{expression} AS {}", quote(name)) }
 }
 
 /// The same without the name that it is given where it is converted.
-pub fn expression(name: &str, sql_type: SqlType, utf8: bool, alias: Option<&str>) -> String {
+pub fn expression(name: &str, sql_type: SqlType, text: Text, alias: Option<&str>) -> String {
     let quoted = quote(name);
     let column = alias.map_or_else(|| quoted.clone(), |alias| format!("{alias}.{quoted}"));
     match sql_type {
         SqlType::Money | SqlType::SmallMoney => format!("CAST({column} AS decimal(19,4))"),
-        SqlType::SqlVariant => format!(
-            "CASE WHEN CAST(SQL_VARIANT_PROPERTY({column}, 'BaseType') AS nvarchar(128)) IN (N'money', N'smallmoney') \
-             THEN CAST(CAST({column} AS decimal(19,4)) AS sql_variant) ELSE {column} END"
-        ),
+        SqlType::SqlVariant => {
+            let base = format!("CAST(SQL_VARIANT_PROPERTY({column}, 'BaseType') AS nvarchar(128))");
+            format!(
+                "CASE WHEN {base} IN (N'money', N'smallmoney') THEN CAST(CAST({column} AS decimal(19,4)) AS sql_variant) \
+                 WHEN {base} IN (N'varchar', N'char') AND DATALENGTH({column}) <= 4000 THEN CAST(CAST({column} AS nvarchar(4000)) AS sql_variant) \
+                 ELSE {column} END"
+            )
+        }
         SqlType::HierarchyId | SqlType::Geometry | SqlType::Geography => format!("CAST({column} AS varbinary(max))"),
-        SqlType::Char(n) | SqlType::VarChar(Length::Limited(n)) if utf8 && n <= 4000 => {
+        SqlType::Json | SqlType::Vector(_) => format!("CAST({column} AS nvarchar(max))"),
+        SqlType::Char(n) | SqlType::VarChar(Length::Limited(n)) if text == Text::Server && n <= 4000 => {
             format!("CAST({column} AS nvarchar({n}))")
         }
-        SqlType::Char(_) | SqlType::VarChar(_) | SqlType::Text if utf8 => format!("CAST({column} AS nvarchar(max))"),
+        SqlType::Char(_) | SqlType::VarChar(_) | SqlType::Text if text == Text::Server => {
+            format!("CAST({column} AS nvarchar(max))")
+        }
         _ => column,
     }
 }
@@ -252,10 +389,55 @@ mod tests {
 
     #[test]
     fn what_the_driver_would_lose_is_converted_on_the_server() {
-        assert_eq!(select("a]b", SqlType::Money, false, Some("t")), "CAST(t.[a]]b] AS decimal(19,4)) AS [a]]b]");
-        assert_eq!(select("a", SqlType::VarChar(Length::Limited(10)), true, None), "CAST([a] AS nvarchar(10)) AS [a]");
-        assert_eq!(select("a", SqlType::VarChar(Length::Limited(8000)), true, None), "CAST([a] AS nvarchar(max)) AS [a]");
-        assert_eq!(select("a", SqlType::Int, false, None), "[a]");
+        assert_eq!(select("a]b", SqlType::Money, Text::Driver, Some("t")), "CAST(t.[a]]b] AS decimal(19,4)) AS [a]]b]");
+        assert_eq!(select("a", SqlType::VarChar(Length::Limited(10)), Text::Server, None), "CAST([a] AS nvarchar(10)) AS [a]");
+        assert_eq!(select("a", SqlType::VarChar(Length::Limited(8000)), Text::Server, None), "CAST([a] AS nvarchar(max)) AS [a]");
+        assert_eq!(select("a", SqlType::Json, Text::Driver, None), "CAST([a] AS nvarchar(max)) AS [a]");
+        assert_eq!(select("a", SqlType::Vector(3), Text::Driver, None), "CAST([a] AS nvarchar(max)) AS [a]");
+        assert_eq!(select("a", SqlType::NVarChar(Length::Max), Text::Server, None), "[a]");
+        assert_eq!(select("a", SqlType::Int, Text::Server, None), "[a]");
+    }
+
+    #[test]
+    fn the_driver_is_trusted_with_the_code_pages_that_it_knows_whole() {
+        for known in [
+            "SQL_Latin1_General_CP1_CI_AS",
+            "SQL_Latin1_General_CP1250_CS_AS",
+            "SQL_SwedishPhone_Pref_CP1_CI_AS",
+            "Latin1_General_CI_AS",
+            "Latin1_General_100_CI_AS_SC",
+            "Latin1_General_BIN2",
+            "Latin1_General_100_BIN",
+            "Polish_CI_AS",
+            "Cyrillic_General_CS_AS_KS_WS",
+        ] {
+            assert_eq!(Text::of(known), Text::Driver, "{known}");
+        }
+        for unknown in [
+            "Latin1_General_100_CI_AS_SC_UTF8",
+            "SQL_Latin1_General_CP437_CI_AS",
+            "SQL_Latin1_General_CP850_BIN",
+            "SQL_1xCompat_CP850_CI_AS",
+            "SQL_Latin1_General_CP1253_CI_AS",
+            "Greek_CI_AS",
+            "Hebrew_100_CI_AS",
+            "Japanese_XJIS_140_CI_AS",
+            "Chinese_PRC_CI_AS",
+            "Thai_CI_AS",
+            "Latin1_General_New_CI_AS",
+            "",
+        ] {
+            assert_eq!(Text::of(unknown), Text::Server, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn clr_types_come_out_as_sql_server_shows_them() {
+        let bytes = |bytes: &[u8]| ColumnData::Binary(Some(bytes.to_vec().into()));
+        assert_eq!(Form::HierarchyId.value(bytes(&[0x5A, 0xC0])).unwrap(), Value::Text("/1/1/".into()));
+        assert_eq!(Form::Plain.value(bytes(&[0x5A, 0xC0])).unwrap(), Value::Bytes(vec![0x5A, 0xC0]));
+        assert_eq!(Form::Geometry.value(bytes(&[1])).unwrap(), Value::Bytes(vec![1]));
+        assert_eq!(Form::Geography.value(ColumnData::Binary(None)).unwrap(), Value::Null);
     }
 
     proptest! {

@@ -16,7 +16,7 @@ use tiberius::{ColumnData, Row};
 use super::catalog::Instance;
 use super::changes::size;
 use super::client::Client;
-use super::decode::{Columns, value};
+use super::decode::{Columns, Decoder, value};
 use super::error::Error;
 use super::sql::{self, Branch, KeyColumn, quote};
 
@@ -156,6 +156,7 @@ pub struct SourceTable {
     /// The table in a FROM clause.
     from: String,
     selected: Vec<String>,
+    decoder: Decoder,
     /// Indexes of the key's columns among those read; empty: no key to go on from.
     key: Vec<usize>,
     key_types: Vec<SqlType>,
@@ -186,6 +187,7 @@ impl SourceTable {
             scan: sql::snapshot_scan(&from, &selected),
             from,
             selected,
+            decoder: Decoder::new(schema),
             key_types: key.iter().map(|&index| schema.columns[index].sql_type).collect(),
             key,
             keys,
@@ -219,7 +221,7 @@ impl SourceTable {
         };
         let to = range.to.as_deref().unwrap_or_default();
         if keys.is_empty() || bounds.len() > keys.len() || to.len() > keys.len() {
-            return Err(Error::Unexpected { doing: DOING, what: format!("{range:?} is not a range of {}'s key", self.name) });
+            return Err(unexpected(format!("{range:?} is not a range of {}'s key", self.name)));
         }
         // From the whole key down to its first column: the rest of the smallest group first, then the groups around it.
         for bound in (usize::from(!bounds.is_empty())..=bounds.len()).rev() {
@@ -294,8 +296,11 @@ impl SourceTable {
         parts.iter().zip(&self.key_types).map(part).collect()
     }
 
+    /// A row of the table's columns.
     pub fn values(&self, row: Row) -> Result<Values, Error> {
-        decode(row, self.selected.len())
+        let mut cells = row.into_iter();
+        let values = self.decoder.row(&mut cells)?;
+        if cells.next().is_none() { Ok(values) } else { Err(unexpected("a row is too long")) }
     }
 
     /// The key of a row, to go on from.
@@ -304,20 +309,12 @@ impl SourceTable {
     }
 }
 
-fn decode(row: Row, columns: usize) -> Result<Values, Error> {
-    let mut values = Vec::with_capacity(columns);
-    for data in row {
-        values.push(value(data)?);
-    }
-    if values.len() == columns {
-        Ok(values)
-    } else {
-        Err(Error::Unexpected { doing: DOING, what: format!("a row has {} columns instead of {columns}", values.len()) })
-    }
+fn unexpected(what: impl Into<String>) -> Error {
+    Error::Unexpected { doing: DOING, what: what.into() }
 }
 
 fn key_part(value: &Value) -> Result<KeyPart, Error> {
-    KeyPart::of(value).ok_or_else(|| Error::Unexpected { doing: DOING, what: "a key holds NULL".to_owned() })
+    KeyPart::of(value).ok_or_else(|| unexpected("a key holds NULL"))
 }
 
 /// Takes in the rows of one chunk.
@@ -341,10 +338,15 @@ impl Part<'_> {
             self.end = Some(false);
             return Ok(());
         }
-        let mut values = decode(row, self.table.selected.len() + usize::from(self.marked))?;
-        if self.marked && values.pop() != Some(Value::Int(1)) {
-            self.end = Some(true);
-            return Ok(());
+        let mut cells = row.into_iter();
+        let values = self.table.decoder.row(&mut cells)?;
+        match (self.marked, cells.next()) {
+            (false, None) | (true, Some(ColumnData::I32(Some(1)))) => {}
+            (true, Some(ColumnData::I32(Some(0)))) => {
+                self.end = Some(true);
+                return Ok(());
+            }
+            (_, mark) => return Err(unexpected(format!("a row ends with {mark:?}"))),
         }
         self.chunk.bytes += values.iter().map(size).sum::<usize>();
         self.chunk.rows.push(values);

@@ -80,17 +80,13 @@ impl ColumnCheck {
                 | SqlType::NText,
                 Value::Text(text),
             )
-            | (SqlType::Xml, Value::Text(text)) => return self.check_length(text.len(), || text.chars().count()),
-            (
-                SqlType::Binary(_)
-                | SqlType::VarBinary(_)
-                | SqlType::Image
-                | SqlType::RowVersion
-                | SqlType::HierarchyId
-                | SqlType::Geometry
-                | SqlType::Geography,
-                Value::Bytes(bytes),
-            ) => return self.check_length(keywords::base64_length(bytes.len()), || keywords::base64_length(bytes.len())),
+            | (
+                SqlType::Xml | SqlType::Json | SqlType::Vector(_) | SqlType::HierarchyId | SqlType::Geometry | SqlType::Geography,
+                Value::Text(text),
+            ) => return self.check_length(text.len(), || text.chars().count()),
+            (SqlType::Binary(_) | SqlType::VarBinary(_) | SqlType::Image | SqlType::RowVersion, Value::Bytes(bytes)) => {
+                return self.check_length(keywords::base64_length(bytes.len()), || keywords::base64_length(bytes.len()));
+            }
             (SqlType::Decimal { .. } | SqlType::Money | SqlType::SmallMoney, Value::Decimal { mantissa, scale }) => {
                 *scale == self.scale && mantissa.unsigned_abs() < self.limit
             }

@@ -50,8 +50,6 @@ pub(super) fn binary_length(sql_type: SqlType) -> Option<usize> {
     match sql_type {
         SqlType::Binary(n) | SqlType::VarBinary(Length::Limited(n)) => Some(n.into()),
         SqlType::RowVersion => Some(8),
-        // Documented limit of hierarchyid.
-        SqlType::HierarchyId => Some(892),
         _ => None,
     }
 }
@@ -97,13 +95,7 @@ pub(super) fn of_type(sql_type: SqlType, nullable: bool, case_insensitive: bool)
         schema.insert("maxLength".into(), json!(length));
     }
     match sql_type {
-        SqlType::Binary(_)
-        | SqlType::VarBinary(_)
-        | SqlType::Image
-        | SqlType::RowVersion
-        | SqlType::HierarchyId
-        | SqlType::Geometry
-        | SqlType::Geography => {
+        SqlType::Binary(_) | SqlType::VarBinary(_) | SqlType::Image | SqlType::RowVersion => {
             schema.insert("contentEncoding".into(), json!("base64"));
             if let Some(length) = binary_length(sql_type) {
                 schema.insert("maxLength".into(), json!(base64_length(length)));
@@ -120,6 +112,7 @@ pub(super) fn of_type(sql_type: SqlType, nullable: bool, case_insensitive: bool)
         SqlType::SmallDateTime => drop(schema.insert("pattern".into(), json!(date_time_pattern(0)))),
         SqlType::DateTime2 { scale } => drop(schema.insert("pattern".into(), json!(date_time_pattern(scale)))),
         SqlType::Xml => drop(schema.insert("contentMediaType".into(), json!("application/xml"))),
+        SqlType::Json | SqlType::Vector(_) => drop(schema.insert("contentMediaType".into(), json!("application/json"))),
         _ => {}
     }
     schema.insert("x-sql-type".into(), json!(sql_type.to_string()));

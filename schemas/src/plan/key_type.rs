@@ -42,7 +42,9 @@ impl KeyType {
             SqlType::Real | SqlType::Float => Self::Float,
             SqlType::Char(_) | SqlType::NChar(_) | SqlType::VarChar(_) | SqlType::NVarChar(_) => text,
             SqlType::UniqueIdentifier => Self::Uuid,
-            SqlType::Binary(_) | SqlType::VarBinary(_) | SqlType::RowVersion | SqlType::HierarchyId => Self::Binary,
+            SqlType::Binary(_) | SqlType::VarBinary(_) | SqlType::RowVersion => Self::Binary,
+            // Written as its path, of which there is one way to write each.
+            SqlType::HierarchyId => Self::Text,
             SqlType::Date | SqlType::Time { .. } | SqlType::DateTime | SqlType::SmallDateTime | SqlType::DateTime2 { .. } => {
                 Self::Time
             }
@@ -52,6 +54,8 @@ impl KeyType {
             | SqlType::Image
             | SqlType::Xml
             | SqlType::SqlVariant
+            | SqlType::Json
+            | SqlType::Vector(_)
             | SqlType::Geometry
             | SqlType::Geography => return None,
         })

@@ -21,7 +21,7 @@ pub fn moved(instances: &[&str]) -> String {
 pub const WATERMARKS: &str = "SELECT capture_instance, start_lsn FROM cdc.change_tables";
 
 /// What changes whenever an instance comes or goes, or a captured table is altered.
-const CAPTURE_STATE: &str = "\
+pub const CAPTURE_STATE: &str = "\
 SELECT COUNT(*) AS instances, MAX(create_date) AS newest, (SELECT MAX(ddl_lsn) FROM cdc.ddl_history) AS ddl_lsn FROM cdc.change_tables";
 
 /// Where each instance begins, with the commit time of the first transaction that it may hold; then the commit time of the first transaction after the LSN `@P1`, and
