@@ -25,26 +25,111 @@ pub struct Config {
     pub contracts: BTreeMap<TableName, Contract>,
     /// The column whose value is a table's partition key; by default the row's own key.
     pub partition_by: BTreeMap<TableName, String>,
+    /// What identifies a row of a table that has neither a primary key nor a unique index: columns of the table that are never NULL.
+    pub keys: BTreeMap<TableName, Vec<String>>,
     /// Where progress, epoch and lock lie. One source, one directory.
     pub data_dir: PathBuf,
+    pub snapshot: SnapshotConfig,
+    /// What happens when changes of a table were removed before they were read.
+    pub on_gap: GapPolicy,
+    /// The same, by table.
+    pub on_gap_of: BTreeMap<TableName, GapPolicy>,
+    /// What happens when a table has changed so that it does not fit its contract any more.
+    pub on_breaking_change: BreakingPolicy,
     /// Create the streams that do not exist.
     pub create_streams: bool,
     /// Shards of a created event stream.
     pub shards: u32,
-    /// Rows of a snapshot chunk, at most; fewer where rows are large.
-    pub chunk_rows: usize,
     /// Rows of a page of changes, at most; fewer where rows are large, or where many tables are read side by side.
     pub page_rows: usize,
     /// Transactions of a tick, at most: what a restart may repeat.
     pub tick_transactions: usize,
-    /// How long to wait before looking again, when there was nothing new.
+    /// Connections that read change tables side by side.
+    pub tail_connections: usize,
+    /// How long to wait before looking again, at most, when there was nothing new. Right after changes the waits are shorter.
     pub poll_interval: Duration,
     /// The server's time zone, as an IANA name: what commit times are converted with. Without it, the offset that the server has now.
     pub time_zone: Option<String>,
     /// How long a source that cannot be reached is tried at the start, before giving up. Once it has been reached, it is tried for ever.
     pub startup_patience: Duration,
-    /// Without any captured transaction for so long, capture counts as stalled: SQL Server captures something every 5 minutes even on an idle database.
+    /// How often a quiet capture is looked at for having stalled, and how long what cannot be looked at may be silent before it counts as stalled: SQL Server captures
+    /// something every 5 minutes even on an idle database.
+    pub stall_check: Duration,
     pub stalled_after: Duration,
+    /// Where less time than this is left before cleanup removes changes that were not read, it is warned of, and all effort goes to the tail.
+    pub headroom_warning: Duration,
+    /// How often the headroom is looked at.
+    pub headroom_check: Duration,
+}
+
+/// How the initial snapshot, and every later reading of whole tables, is done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SnapshotConfig {
+    pub mode: SnapshotMode,
+    /// Connections that read tables, and ranges of one table, side by side.
+    pub connections: usize,
+    /// Rows of a chunk, at most; fewer where rows are large.
+    pub chunk_rows: usize,
+    /// A table with more rows than this, by the catalog's count, is read in ranges side by side.
+    pub split_rows: u64,
+    /// Rows a second over all tables, at most; none: as fast as it goes.
+    pub rows_per_second: Option<u32>,
+    /// Wait as long as a chunk took when it took several times longer than chunks did so far: the source is busy with something else.
+    pub yield_to_load: bool,
+    /// Read all tables as of one LSN, where SNAPSHOT isolation is on. Takes a short shared lock on each table, and cannot resume.
+    pub fenced: bool,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self {
+            mode: SnapshotMode::default(),
+            connections: 4,
+            chunk_rows: 10_000,
+            split_rows: 200_000,
+            rows_per_second: None,
+            yield_to_load: true,
+            fenced: false,
+        }
+    }
+}
+
+/// When tables are read as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotMode {
+    /// At the first start; tables that are captured later when they come.
+    #[default]
+    Initial,
+    /// As `initial`, and again where changes were lost, as if `on_gap` were `resnapshot`.
+    WhenNeeded,
+    /// Never: changes from the first start on, and no rows from before.
+    Never,
+    /// At the first start, and then the tail just until the tables are as of one LSN; then the importer ends.
+    Only,
+}
+
+/// What happens when changes were removed before they were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapPolicy {
+    /// The importer ends with an error, and nothing is promised past the gap.
+    #[default]
+    Stop,
+    /// The table is read again beside the tail, under a new generation, so that rows that vanished in the gap are removed downstream.
+    Resnapshot,
+}
+
+/// What happens when a table does not fit its contract any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakingPolicy {
+    /// The table is held: none of its changes are published, and progress records say that it is not consistent, so that no joiner goes past the change. The other tables
+    /// go on. Once table and contract fit again, it is read anew beside the tail.
+    #[default]
+    Stop,
+    /// Its changes are dead-lettered, and everything goes on.
+    DeadLetter,
 }
 
 impl Config {
@@ -58,16 +143,32 @@ impl Config {
             tables: TableFilter::default(),
             contracts: BTreeMap::new(),
             partition_by: BTreeMap::new(),
+            keys: BTreeMap::new(),
             data_dir: data_dir.into(),
+            snapshot: SnapshotConfig::default(),
+            on_gap: GapPolicy::default(),
+            on_gap_of: BTreeMap::new(),
+            on_breaking_change: BreakingPolicy::default(),
             create_streams: true,
             shards: 1,
-            chunk_rows: 10_000,
             page_rows: 20_000,
             tick_transactions: 10_000,
+            tail_connections: 4,
             poll_interval: Duration::from_millis(100),
             time_zone: None,
             startup_patience: Duration::from_secs(30),
+            stall_check: Duration::from_secs(30),
             stalled_after: Duration::from_secs(11 * 60),
+            headroom_warning: Duration::from_secs(12 * 3600),
+            headroom_check: Duration::from_secs(60),
+        }
+    }
+
+    pub(crate) fn gap_policy(&self, table: &TableName) -> GapPolicy {
+        match (self.on_gap_of.get(table), self.snapshot.mode) {
+            (Some(policy), _) => *policy,
+            (None, SnapshotMode::WhenNeeded) => GapPolicy::Resnapshot,
+            (None, _) => self.on_gap,
         }
     }
 }
@@ -85,11 +186,6 @@ impl TableFilter {
     pub fn takes(&self, table: &TableName) -> bool {
         let named = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, table));
         (self.include.is_empty() || named(&self.include)) && !named(&self.exclude)
-    }
-
-    /// Whether a table is asked for by its own name, rather than by a pattern that happens to take it.
-    pub(crate) fn names(&self, table: &TableName) -> bool {
-        self.include.iter().any(|pattern| !pattern.contains('*') && matches(pattern, table))
     }
 }
 
@@ -133,7 +229,5 @@ mod tests {
         assert!(filter.takes(&orders));
         assert!(!filter.takes(&TableName::new("dbo", "audit_log")));
         assert!(!filter.takes(&TableName::new("sales", "orders")));
-        assert!(!filter.names(&orders));
-        assert!(TableFilter { include: vec!["dbo.orders".into()], exclude: vec![] }.names(&orders));
     }
 }

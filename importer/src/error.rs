@@ -15,8 +15,8 @@ pub enum Error {
     TimeZone(#[from] source::clock::UnknownZone),
     #[error("{path}: {doing}: {source}")]
     Io { path: PathBuf, doing: &'static str, source: std::io::Error },
-    #[error("{path}: another importer is running for this source: stop it first, or give this one a data directory of its own")]
-    Locked { path: PathBuf },
+    #[error("{place}: another importer has taken over this source's lease, which was held under epoch {epoch}")]
+    LeaseLost { place: String, epoch: u64 },
     #[error(
         "{path}: {what}. Restore the file from a copy, or remove the importer's data directory for a new snapshot into an empty joiner state"
     )]
@@ -48,10 +48,12 @@ pub enum Error {
     #[error("{table}: partition_by names column {column}, which the contract does not have: it has {known}")]
     PartitionColumn { table: TableName, column: String, known: String },
     #[error(
-        "{table} was not part of the snapshot that this importer's progress began with: take it out of `tables` for now, or, to import it, remove the importer's data directory for a \
-         new snapshot into an empty joiner state"
+        "the database was restored or replaced: {what}. Its changes would repeat LSNs that the streams already hold with other contents. Take a new snapshot into new streams: give \
+         another `streams.prefix` (or, with embedded streams, remove their folder), remove the importer's data directory, and start into an empty joiner state"
     )]
-    NewTable { table: TableName },
+    Restored { what: String },
+    #[error("{table}: `keys` names column {column}, which is not captured or may be NULL: name columns that are captured and NOT NULL")]
+    ConfiguredKey { table: TableName, column: String },
 }
 
 impl Error {
@@ -63,6 +65,7 @@ impl Error {
                 std::io::ErrorKind::Interrupted | std::io::ErrorKind::TimedOut => ErrorClass::Transient,
                 _ => ErrorClass::Misconfigured,
             },
+            Self::LeaseLost { .. } => ErrorClass::Transient,
             _ => ErrorClass::Misconfigured,
         }
     }

@@ -9,12 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::lease::Lease;
+use crate::handle::{ImporterHandle, Requests};
+use crate::lease::{self, Lease};
 use crate::metrics;
-use crate::saved::ProgressFile;
-use crate::session::{Opening, Session};
+use crate::session::{self, End, Opening};
 use crate::status::{Activity, StatusHandle};
-use crate::{snapshot, tail};
 use source::clock::Clock;
 
 /// The first and the longest wait between attempts.
@@ -28,11 +27,15 @@ pub struct Importer {
     config: Config,
     provider: Arc<dyn Provider>,
     status: StatusHandle,
+    handle: ImporterHandle,
+    requests: Requests,
 }
 
 impl Importer {
     pub fn new(config: Config, provider: Arc<dyn Provider>) -> Self {
-        Self { config, provider, status: StatusHandle::default() }
+        let status = StatusHandle::default();
+        let (handle, requests) = ImporterHandle::new(status.clone());
+        Self { config, provider, status, handle, requests }
     }
 
     /// A handle to read what it does, during and after [`run`](Self::run).
@@ -40,16 +43,19 @@ impl Importer {
         self.status.clone()
     }
 
-    /// Imports until told to stop, or until something has to be done by somebody. Stopping may cut a range short, as a crash would: nothing is lost, and
-    /// the next start publishes it from its beginning.
+    /// A handle to ask it for more while it runs.
+    pub fn handle(&self) -> ImporterHandle {
+        self.handle.clone()
+    }
+
+    /// Imports until told to stop, until something has to be done by somebody, or until all that was asked for is done. Waits for its turn while another importer of the same source
+    /// works. Stopping may cut a range short, as a crash would: nothing is lost, and the next start publishes it from its beginning.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         metrics::describe();
         let clock = Clock::new(self.config.time_zone.as_deref())?;
-        let lease = Lease::take(&self.config.data_dir)?;
-        self.status.update(|status| status.epoch = lease.epoch);
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            error = self.sessions(&lease, &clock) => Err(error),
+            result = self.turns(&clock, &shutdown) => result,
         };
         self.status.update(|status| {
             status.activity = Activity::Stopped;
@@ -58,9 +64,40 @@ impl Importer {
         result
     }
 
+    /// One lease after the other: most live as long as the process.
+    async fn turns(&self, clock: &Clock, shutdown: &CancellationToken) -> Result<(), Error> {
+        let store = lease::open(&self.config)?;
+        loop {
+            let lease = Lease::acquire(Arc::clone(&store), |place| self.waits(place)).await?;
+            self.status.update(|status| {
+                status.epoch = lease.epoch;
+                status.activity = Activity::Starting;
+            });
+            let result = tokio::select! {
+                () = shutdown.cancelled() => Ok(()),
+                error = lease.keep() => Err(error),
+                result = self.sessions(&lease, clock) => result,
+            };
+            match result {
+                Err(error @ Error::LeaseLost { .. }) => {
+                    tracing::warn!(%error, "the lease is lost; waiting for the next turn");
+                    lease.release().await;
+                }
+                result => {
+                    lease.release().await;
+                    return result;
+                }
+            }
+        }
+    }
+
+    fn waits(&self, place: &str) {
+        tracing::info!(place, "another importer of this source works; waiting to take over");
+        self.status.update(|status| status.activity = Activity::Waiting);
+    }
+
     /// One session after the other, until a failure that trying again does not mend.
-    async fn sessions(&self, lease: &Lease, clock: &Clock) -> Error {
-        let file = ProgressFile::new(&self.config.data_dir);
+    async fn sessions(&self, lease: &Lease, clock: &Clock) -> Result<(), Error> {
         let started = Instant::now();
         let mut last_success = None;
         let mut record_limit = None;
@@ -71,14 +108,21 @@ impl Importer {
             let opening = Opening {
                 config: &self.config,
                 provider: &*self.provider,
-                file: &file,
+                lease,
                 clock,
                 status: &self.status,
-                epoch: lease.epoch,
+                requests: &self.requests,
                 record_limit,
                 last_success: &mut last_success,
             };
-            let error = session(opening).await;
+            let error = match Box::pin(session::run(opening)).await {
+                Ok(End::Done) => return Ok(()),
+                Ok(End::Reopen) => {
+                    tracing::info!("the source's catalog has moved; the tables are opened again");
+                    continue;
+                }
+                Err(error) => error,
+            };
             if last_success.zip(before).is_some_and(|(now, before)| now.duration_since(before) > RETRY_LONGEST) {
                 wait = RETRY_FIRST;
                 attempts = 0;
@@ -91,8 +135,14 @@ impl Importer {
                 record_limit = Some(limit);
                 continue;
             }
+            if self.is_gap_to_mend(&error) {
+                // Opening the tables again finds it out as well, and decides what becomes of the table.
+                tracing::warn!(%error, "changes were lost; the table is opened again");
+                tokio::time::sleep(RETRY_FIRST).await;
+                continue;
+            }
             if error.class() != ErrorClass::Transient || self.is_hopeless(&error, attempts, last_success.is_some(), started) {
-                return error;
+                return Err(error);
             }
             tracing::warn!(%error, attempts, "the session failed; trying again");
             metrics::reconnected();
@@ -105,6 +155,15 @@ impl Importer {
         }
     }
 
+    fn is_gap_to_mend(&self, error: &Error) -> bool {
+        match error {
+            Error::Source(source::Error::Gap { table, .. } | source::Error::InstanceGone { table, .. }) => {
+                self.config.gap_policy(table) == crate::config::GapPolicy::Resnapshot
+            }
+            _ => false,
+        }
+    }
+
     /// Whether an error that might pass is not worth another attempt.
     fn is_hopeless(&self, error: &Error, attempts: u32, reached_once: bool, started: Instant) -> bool {
         match error {
@@ -112,21 +171,5 @@ impl Importer {
             Error::Source(_) => !reached_once && started.elapsed() >= self.config.startup_patience,
             _ => false,
         }
-    }
-}
-
-async fn session(opening: Opening<'_>) -> Error {
-    let mut session = match Session::open(opening).await {
-        Ok(session) => session,
-        Err(error) => return error,
-    };
-    if session.in_snapshot()
-        && let Err(error) = snapshot::run(&mut session).await
-    {
-        return error;
-    }
-    match tail::run(&mut session).await {
-        Ok(never) => match never {},
-        Err(error) => error,
     }
 }

@@ -10,6 +10,8 @@ const SNAPSHOT_ROWS: &str = "tributary_importer_snapshot_rows_total";
 const TICKS: &str = "tributary_importer_ticks_total";
 const TICK_SECONDS: &str = "tributary_importer_tick_seconds";
 const LAG_SECONDS: &str = "tributary_importer_lag_seconds";
+const HEADROOM_SECONDS: &str = "tributary_importer_retention_headroom_seconds";
+const STALLED: &str = "tributary_importer_capture_stalled";
 const RECONNECTS: &str = "tributary_importer_reconnects_total";
 
 /// Tells the recorder what they mean. Once is enough; more do no harm.
@@ -17,7 +19,7 @@ pub(crate) fn describe() {
     describe_counter!(EVENTS, Unit::Count, "Change events published, by table");
     describe_counter!(BYTES, Unit::Bytes, "Size of the change events published, encoded");
     describe_counter!(DEAD_LETTERS, Unit::Count, "Events set aside because they break their table's contract, by table");
-    describe_counter!(SNAPSHOT_ROWS, Unit::Count, "Rows read by the initial snapshot, by table");
+    describe_counter!(SNAPSHOT_ROWS, Unit::Count, "Rows read from tables, by the initial snapshot or later, by table");
     describe_counter!(TICKS, Unit::Count, "Ranges of the log that were published");
     describe_histogram!(TICK_SECONDS, Unit::Seconds, "Time to read and publish a range of the log");
     describe_gauge!(
@@ -25,10 +27,17 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "Age of the newest published transaction while newer ones wait; 0 when caught up"
     );
+    describe_gauge!(
+        HEADROOM_SECONDS,
+        Unit::Seconds,
+        "How long the oldest change that waits to be read is safe from the cleanup job; the whole retention while none waits"
+    );
+    describe_gauge!(STALLED, Unit::Count, "1 while the source's change data capture stands still, else 0");
     describe_counter!(RECONNECTS, Unit::Count, "Connections to the source that were lost and made again");
 }
 
-pub(crate) fn published(table: &TableName, events: u64, dead_letters: u64, snapshot: bool) {
+/// `read` of the events were rows that were read from the table.
+pub(crate) fn published(table: &TableName, events: u64, dead_letters: u64, read: u64) {
     let label = table.to_string();
     if events > 0 {
         counter!(EVENTS, "table" => label.clone()).increment(events);
@@ -36,8 +45,8 @@ pub(crate) fn published(table: &TableName, events: u64, dead_letters: u64, snaps
     if dead_letters > 0 {
         counter!(DEAD_LETTERS, "table" => label.clone()).increment(dead_letters);
     }
-    if snapshot {
-        counter!(SNAPSHOT_ROWS, "table" => label).increment(events + dead_letters);
+    if read > 0 {
+        counter!(SNAPSHOT_ROWS, "table" => label).increment(read);
     }
 }
 
@@ -52,6 +61,14 @@ pub(crate) fn tick(seconds: f64) {
 
 pub(crate) fn lag(seconds: f64) {
     gauge!(LAG_SECONDS).set(seconds);
+}
+
+pub(crate) fn headroom(seconds: f64) {
+    gauge!(HEADROOM_SECONDS).set(seconds);
+}
+
+pub(crate) fn stalled(stalled: bool) {
+    gauge!(STALLED).set(if stalled { 1.0 } else { 0.0 });
 }
 
 pub(crate) fn reconnected() {

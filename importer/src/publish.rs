@@ -8,13 +8,14 @@
 //! - Events of one row keep their order: they have one partition key and are appended in order. Keys that the database holds to be equal though they
 //!   are written differently (case, trailing spaces) have the same partition key.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use schemas::contract::{Contract, Violation};
 use schemas::envelope::Encoder;
 use schemas::event::{ChangeEvent, Row};
-use schemas::progress::{Phase, ProgressRecord, ShardPositions, StreamName};
+use schemas::progress::{Phase, ProgressRecord, Reread, ShardPositions, StreamName};
 use schemas::value::{Value, write_string};
 use schemas::{Lsn, Position, TableName};
 use serde_json::json;
@@ -40,8 +41,19 @@ struct Route {
     partition_by: Option<usize>,
     /// Some part of the partition key compares without case.
     fold: bool,
+    /// Why every event of the table is dead-lettered, if that is so.
+    breaks: Option<String>,
     published: u64,
+    /// Rows that were read, from a snapshot.
+    read: u64,
     dead_lettered: u64,
+}
+
+/// A table to publish.
+pub(crate) struct Publishing {
+    pub(crate) contract: Contract,
+    /// Why all of its events are dead-lettered, if they are.
+    pub(crate) breaks: Option<String>,
 }
 
 struct Batch {
@@ -75,11 +87,11 @@ pub fn dead_letter_stream(prefix: &str) -> StreamName {
 }
 
 impl Publisher {
-    /// For tables in the order of `contracts`: their index names them from here on.
+    /// For tables in the order of `tables`: their index names them from here on.
     pub(crate) async fn new(
         config: &Config,
         provider: &dyn Provider,
-        contracts: Vec<Contract>,
+        tables: Vec<Publishing>,
         database: &str,
         epoch: u64,
         record_limit: Option<usize>,
@@ -87,13 +99,13 @@ impl Publisher {
     ) -> Result<Self, Error> {
         let mut batches: Vec<Batch> = Vec::new();
         let mut routes = Vec::new();
-        for contract in contracts {
+        for Publishing { contract, breaks } in tables {
             let name = config.layout.stream(&config.prefix, &contract.table.name);
             let stream = batches.iter().position(|batch| batch.stream == name).unwrap_or_else(|| {
                 batches.push(Batch { stream: name, records: Vec::new() });
                 batches.len() - 1
             });
-            routes.push(route(config, contract, stream)?);
+            routes.push(route(config, contract, breaks, stream)?);
         }
         let (progress_stream, dead_letters) = (Layout::progress_stream(&config.prefix), dead_letter_stream(&config.prefix));
         if config.create_streams {
@@ -140,6 +152,10 @@ impl Publisher {
     /// Publishes one event, or sets it aside. `event.table` is the one at the index.
     pub(crate) async fn event(&mut self, table: usize, event: &ChangeEvent) -> Result<(), Error> {
         let route = &self.routes[table];
+        if let Some(breaks) = &route.breaks {
+            let violation = Violation { column: "(table)".into(), rule: breaks.clone(), value: String::new() };
+            return self.dead_letter(table, event, &violation, true).await;
+        }
         // What the row *was* is history: only what is published as its present state is held to the contract.
         if let Some(Err(violation)) = event.after.as_ref().map(|row| route.contract.check(row)) {
             return self.dead_letter(table, event, &violation, true).await;
@@ -157,7 +173,11 @@ impl Publisher {
         self.waiting_events += 1;
         self.waiting_bytes += data.len();
         let route = &mut self.routes[table];
-        route.published += 1;
+        if event.op.is_read() {
+            route.read += 1;
+        } else {
+            route.published += 1;
+        }
         self.batches[route.stream].records.push(Record { partition_key, data: Bytes::from(data) });
         if self.waiting_events >= BATCH_EVENTS || self.waiting_bytes >= BATCH_BYTES {
             self.hand_over().await?;
@@ -228,9 +248,18 @@ impl Publisher {
     }
 
     /// Ends a range: waits until all of it is acknowledged, then publishes the progress record and waits for that.
-    pub(crate) async fn finish(&mut self, phase: Phase, from_lsn: Lsn, to_lsn: Lsn, commit_time_ms: i64) -> Result<(), Error> {
+    pub(crate) async fn finish(
+        &mut self,
+        phase: Phase,
+        (from_lsn, to_lsn): (Lsn, Lsn),
+        commit_time_ms: i64,
+        rereads: BTreeMap<TableName, Reread>,
+    ) -> Result<(), Error> {
         self.hand_over().await?;
         let positions = self.event_positions().await?;
+        let beside_the_tail = matches!(phase, Phase::Tail);
+        // The initial snapshot's rows are its range; those that are read beside the tail are of no range.
+        let in_range = |route: &Route| route.published + if beside_the_tail { 0 } else { route.read };
         let record = ProgressRecord {
             source: self.source.clone(),
             epoch: self.epoch,
@@ -238,10 +267,10 @@ impl Publisher {
             from_lsn,
             to_lsn,
             commit_time_ms,
-            counts: counted(&self.routes, |route| route.published),
+            counts: counted(&self.routes, in_range),
             dead_lettered: counted(&self.routes, |route| route.dead_lettered),
-            rereads: std::collections::BTreeMap::new(),
-            reread_counts: std::collections::BTreeMap::new(),
+            rereads,
+            reread_counts: counted(&self.routes, |route| if beside_the_tail { route.read } else { 0 }),
             positions,
         };
         let data = serde_json::to_vec(&record)
@@ -249,7 +278,7 @@ impl Publisher {
         let record = Record { partition_key: self.source.chars().take(MAX_PARTITION_KEY).collect(), data: data.into() };
         self.writer.append(&self.progress_stream, vec![record]).await?;
         self.writer.flush().await?;
-        self.account(!matches!(phase, Phase::Tail));
+        self.account();
         Ok(())
     }
 
@@ -263,23 +292,24 @@ impl Publisher {
     }
 
     /// Moves the range's counts to status and metrics.
-    fn account(&mut self, snapshot: bool) {
+    fn account(&mut self) {
         for route in &mut self.routes {
-            let (published, dead_lettered) = (std::mem::take(&mut route.published), std::mem::take(&mut route.dead_lettered));
-            if published + dead_lettered == 0 {
+            let [published, read, dead_lettered] =
+                [&mut route.published, &mut route.read, &mut route.dead_lettered].map(std::mem::take);
+            if published + read + dead_lettered == 0 {
                 continue;
             }
             let name = &route.contract.table.name;
-            metrics::published(name, published, dead_lettered, snapshot);
+            metrics::published(name, published + read, dead_lettered, read);
             self.status.table(name, |table| {
-                table.published += published;
+                table.published += published + read;
                 table.dead_lettered += dead_lettered;
             });
         }
     }
 }
 
-fn route(config: &Config, contract: Contract, stream: usize) -> Result<Route, Error> {
+fn route(config: &Config, contract: Contract, breaks: Option<String>, stream: usize) -> Result<Route, Error> {
     let table = &contract.table;
     let partition_by = match config.partition_by.get(&table.name) {
         None => None,
@@ -290,7 +320,7 @@ fn route(config: &Config, contract: Contract, stream: usize) -> Result<Route, Er
         })?),
     };
     let fold = table.key.iter().any(|&index| table.columns[index].case_insensitive);
-    Ok(Route { contract, stream, partition_by, fold, published: 0, dead_lettered: 0 })
+    Ok(Route { contract, stream, partition_by, fold, breaks, published: 0, read: 0, dead_lettered: 0 })
 }
 
 /// Values as a JSON array, with text folded where the column compares without case.
@@ -310,6 +340,6 @@ fn key_json(columns: &[usize], row: &Row, route: &Route, out: &mut Vec<u8>) {
     out.push(b']');
 }
 
-fn counted(routes: &[Route], count: impl Fn(&Route) -> u64) -> std::collections::BTreeMap<TableName, u64> {
+fn counted(routes: &[Route], count: impl Fn(&Route) -> u64) -> BTreeMap<TableName, u64> {
     routes.iter().map(|route| (route.contract.table.name.clone(), count(route))).filter(|(_, count)| *count > 0).collect()
 }

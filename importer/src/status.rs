@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use schemas::progress::Reread;
 use schemas::{Lsn, TableName};
 use serde::Serialize;
 
@@ -12,6 +13,8 @@ use serde::Serialize;
 pub enum Activity {
     #[default]
     Starting,
+    /// Another importer of the source works; this one takes over when that one is gone.
+    Waiting,
     Snapshot,
     /// The snapshot has been read; capture has yet to pass what it may have seen.
     SettlingSnapshot,
@@ -30,6 +33,12 @@ pub struct TableStatus {
     /// What the catalog thinks that the table has.
     pub snapshot_rows_expected: Option<u64>,
     pub snapshot_done: bool,
+    /// The table is being read again beside the tail.
+    pub reread: Option<Reread>,
+    /// The table does not fit its contract, and nothing of it is published.
+    pub held: Option<String>,
+    /// How long the oldest change that waits to be read is safe from the cleanup job; the retention while none waits. `None`: not known.
+    pub headroom_ms: Option<i64>,
 }
 
 /// An importer's state at a moment.
@@ -45,6 +54,8 @@ pub struct Status {
     pub captured_lsn: Option<Lsn>,
     /// Age of the newest published transaction while newer ones wait; 0 when caught up.
     pub lag_ms: Option<i64>,
+    /// From which LSN on the initial snapshot's rows are the tables as of one LSN.
+    pub consistent_from: Option<Lsn>,
     pub tables: BTreeMap<TableName, TableStatus>,
     pub last_error: Option<String>,
     /// What an operator should look at though the importer goes on.

@@ -72,7 +72,7 @@ async fn the_connection_is_cut_at_every_request_of_the_tail() {
 async fn the_connection_is_cut_all_over_the_snapshot() {
     for nth in [1, 2, 3, 5, 8] {
         let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
-        world.config.chunk_rows = 5;
+        world.config.snapshot.chunk_rows = 5;
         world.server.faults().inject(Fault::CutAtRequest { matching: "AS t".into(), nth });
         world.server.faults().inject(Fault::CutInResult { matching: "AS t".into(), nth: nth + 1, rows: 2 });
         world.import_all().await;
@@ -157,7 +157,7 @@ impl Provider for Failing {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_fail_now_and_then_cost_repeats_and_nothing_else() {
     let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
-    world.config.chunk_rows = 5;
+    world.config.snapshot.chunk_rows = 5;
     let failing = Failing { inner: world.streams.clone(), limit: usize::MAX, calls: Arc::default(), every: 11 };
     let import = world.import_into(Arc::new(failing));
     for round in 0..6 {
@@ -256,7 +256,14 @@ async fn a_purge_in_the_middle_of_a_read_is_found_out() {
     world.config.tick_transactions = 1000;
     let import = world.import();
     let reading = world.server.faults().clone();
-    import.until("the tail", |status| status.captured_lsn.is_some()).await;
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    let progress = &world.streams;
+    let stream = world.config.layout.stream(&world.config.prefix, &TableName::new("dbo", "orders"));
+    let published = || async { progress.tips(&stream).await.unwrap().values().filter_map(|tip| tip.to_u64()).max().unwrap_or(0) };
+    let start = published().await;
+    while published().await == start && !import.task.is_finished() {
+        tokio::task::yield_now().await;
+    }
     world
         .sql(
             "DECLARE @to binary(10) = (SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping);
@@ -273,7 +280,7 @@ async fn a_purge_in_the_middle_of_a_read_is_found_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_capture_is_told_and_loses_nothing() {
     let mut world = World::start(&(SHOP.to_owned() + &fill(1))).await;
-    world.config.stalled_after = Duration::from_secs(1);
+    world.config.stall_check = Duration::from_secs(1);
     let import = world.import();
     import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
     world.server.set_agent_running(false);
@@ -372,7 +379,7 @@ async fn a_dead_letter_that_the_stream_refuses_goes_without_its_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_during_the_snapshot_ends_it_before_it_is_called_complete() {
     let mut world = World::start(&(SHOP.to_owned() + &fill(30))).await;
-    world.config.chunk_rows = 2;
+    world.config.snapshot.chunk_rows = 2;
     world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(20) });
     let import = world.import();
     import.until("the first chunk", |status| status.tables.values().any(|table| table.snapshot_rows > 0)).await;

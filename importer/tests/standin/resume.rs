@@ -22,7 +22,7 @@ fn churn(from: usize, n: usize) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_each_chunk_the_snapshot_goes_on_where_it_was() {
     let mut world = World::start(&(SHOP.to_owned() + &fill(20))).await;
-    world.config.chunk_rows = 3;
+    world.config.snapshot.chunk_rows = 3;
     // 20 orders and 40 items in chunks of 3: 7 and 14 chunks, and each run ends at its third request for rows.
     let mut runs = 0;
     loop {
@@ -123,7 +123,7 @@ INSERT INTO dbo.moments (at, d, b) VALUES ('2024-01-01T00:00:00.0000001', 1.5, 0
 ";
     for chunk_rows in [1, 2, 3, 5] {
         let mut world = World::start(script).await;
-        world.config.chunk_rows = chunk_rows;
+        world.config.snapshot.chunk_rows = chunk_rows;
         world.import_all().await;
         let events = world.events().await;
         for (table, rows) in [("text_keys", 12), ("guids", 6), ("moments", 6)] {
@@ -136,15 +136,4 @@ INSERT INTO dbo.moments (at, d, b) VALUES ('2024-01-01T00:00:00.0000001', 1.5, 0
             assert_eq!((read.len(), distinct.len()), (rows, rows), "{table} in chunks of {chunk_rows}: {read:#?}");
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_importer_is_locked_out() {
-    let world = World::start(&(SHOP.to_owned() + &fill(1))).await;
-    let import = world.import();
-    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
-    let error = world.import_error().await;
-    assert!(matches!(error, importer::Error::Locked { .. }), "{error}");
-    import.stop().await;
-    world.import_all().await;
 }

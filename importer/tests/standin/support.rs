@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use importer::{Activity, Config, Encryption, Error, Importer, Password, Source, Status, StatusHandle};
+use importer::{Activity, Config, Encryption, Error, Importer, ImporterHandle, Password, Source, Status, StatusHandle};
 use schemas::progress::{Phase, ProgressRecord, StreamName};
 use schemas::{Lsn, TableName};
 use serde_json::Value as Json;
@@ -67,10 +67,13 @@ impl World {
     }
 
     pub(crate) fn import_into(&self, provider: Arc<dyn Provider>) -> Import {
-        let importer = Importer::new(self.config.clone(), provider);
-        let (status, stop) = (importer.status(), CancellationToken::new());
-        let task = tokio::spawn(importer.run(stop.clone()));
-        Import { status, stop, task }
+        start(Importer::new(self.config.clone(), provider))
+    }
+
+    pub(crate) fn import_with_handle(&self) -> (Import, ImporterHandle) {
+        let importer = Importer::new(self.config.clone(), Arc::new(self.streams.clone()));
+        let handle = importer.handle();
+        (start(importer), handle)
     }
 
     /// Runs the importer until it fails.
@@ -127,6 +130,20 @@ impl World {
         import.reaches(self.captured().await).await;
         import.stop().await;
     }
+
+    /// The same, until nothing is being read again any more either.
+    pub(crate) async fn import_all_rereads(&self) {
+        let import = self.import();
+        import.reaches(self.captured().await).await;
+        import.until("the rereads' end", |status| status.tables.values().all(|table| table.reread.is_none())).await;
+        import.stop().await;
+    }
+}
+
+fn start(importer: Importer) -> Import {
+    let (status, stop) = (importer.status(), CancellationToken::new());
+    let task = tokio::spawn(importer.run(stop.clone()));
+    Import { status, stop, task }
 }
 
 pub(crate) struct Import {
@@ -206,20 +223,39 @@ pub(crate) fn tail_in_order(events: &[Json]) -> Vec<Json> {
     first
 }
 
-/// The tables as a consumer holds them that applies the snapshot and then the tail in order, repeats and all.
-pub(crate) fn replay(events: &[Json], key: &dyn Fn(&str, &Json) -> String) -> BTreeMap<String, BTreeMap<String, Json>> {
-    let mut tables: BTreeMap<String, BTreeMap<String, Json>> = BTreeMap::new();
-    for event in events.iter().filter(|event| event["op"] == "r").chain(&tail_in_order(events)) {
+/// The tables as a consumer holds them that takes the events as they come, and of repeats the first. `swept`: tables that were read again as a whole, of which it removes what neither
+/// that reading nor a later change has brought.
+pub(crate) fn replay(events: &[Json], swept: &[&str], key: &dyn Fn(&str, &Json) -> String) -> BTreeMap<String, BTreeMap<String, Json>> {
+    let mut tables: BTreeMap<String, BTreeMap<String, (usize, Json)>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut reread: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, event) in events.iter().enumerate() {
+        if event["op"] != "r" && !seen.insert(identity(event)) {
+            continue;
+        }
         let table = table_of(event).to_owned();
+        if is_reread(event) {
+            reread.entry(table.clone()).or_insert(index);
+        }
         let rows = tables.entry(table.clone()).or_default();
         if !event["before"].is_null() {
             rows.remove(&key(&table, &event["before"]));
         }
         if !event["after"].is_null() {
-            rows.insert(key(&table, &event["after"]), event["after"].clone());
+            rows.insert(key(&table, &event["after"]), (index, event["after"].clone()));
         }
     }
-    tables
+    for table in swept {
+        let begun = *reread.get(*table).unwrap_or(&usize::MAX);
+        tables.entry((*table).to_owned()).or_default().retain(|_, (index, _)| *index >= begun);
+    }
+    let rows = |rows: BTreeMap<String, (usize, Json)>| rows.into_iter().map(|(key, (_, row))| (key, row)).collect();
+    tables.into_iter().map(|(table, held)| (table, rows(held))).collect()
+}
+
+/// Whether an event is a row that was read beside the tail.
+pub(crate) fn is_reread(event: &Json) -> bool {
+    event["op"] == "r" && event["source"]["snapshot"] == "incremental"
 }
 
 /// Holds progress records against each other and against the events: ranges follow on, epochs grow, counts add up.

@@ -3,13 +3,18 @@
 //! Each item stands for itself, so that one missing permission does not hide the rest. What cannot be seen for want of a permission is a warning with the grant
 //! that would show it: the import itself may not need it.
 
-use serde::Serialize;
+mod capture;
+mod grants;
 
 use schemas::table::TableName;
+use serde::Serialize;
+
+pub use grants::grants;
 
 use crate::config::{TableFilter, matches};
 use source::catalog::Database;
 use source::decode::Columns;
+use source::health::Health;
 use source::{Catalog, Client, Error, Source, sql};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -51,10 +56,6 @@ impl CheckItem {
 
 /// The oldest version with everything that is asked for: SQL Server 2016 SP1, from which CDC comes with the Standard edition.
 const OLDEST_VERSION: u32 = 13;
-/// Retention below it leaves little time to mend a stopped importer, in minutes.
-const SHORT_RETENTION_MINUTES: i64 = 24 * 60;
-/// A capture job that has nothing to show for so long has stalled: even an idle database is given an entry every 5 minutes.
-const STALLED_SECONDS: i64 = 11 * 60;
 
 /// Looks at a source.
 pub async fn check(source: &Source, tables: &TableFilter) -> Vec<CheckItem> {
@@ -79,9 +80,10 @@ pub async fn check(source: &Source, tables: &TableFilter) -> Vec<CheckItem> {
         Err(error) => items.push(CheckItem::failed("catalog", &error)),
         Ok(catalog) => captured_tables(&mut client, &catalog, tables, &mut items).await,
     }
-    items.push(agent(&mut client).await);
-    items.extend(jobs(&mut client).await);
-    items.push(capture(&mut client).await);
+    match Health::read(&mut client).await {
+        Err(error) => items.push(CheckItem::failed("capture", &error)),
+        Ok(health) => items.extend(capture::items(&health)),
+    }
     items.push(large_values(&mut client).await);
     items
 }
@@ -144,92 +146,12 @@ async fn captured_tables(client: &mut Client, catalog: &Catalog, filter: &TableF
     }
 }
 
-/// What was not seen for want of a permission, or because this server does not have it.
-fn unseen(name: &str, error: &Error, grant: &str) -> CheckItem {
-    CheckItem::warning(name, format!("cannot be seen: {error}"), format!("To see it: {grant}"))
-}
-
-async fn agent(client: &mut Client) -> CheckItem {
-    let (name, doing) = ("SQL Server Agent", "asking for SQL Server Agent");
-    match client.rows(doing, sql::AGENT, vec![]).await {
-        Err(error) => unseen(name, &error, "GRANT VIEW SERVER STATE TO [login];"),
-        Ok(rows) => match rows.into_iter().next().map(|row| Columns::new(doing, row).int()) {
-            Some(Ok(4)) => CheckItem::ok(name, "running"),
-            Some(Ok(_)) => CheckItem::problem(
-                name,
-                "not running: nothing is captured, and the log cannot be truncated",
-                "Start the service SQL Server Agent, and set it to start automatically",
-            ),
-            // Azure SQL Database captures without an Agent.
-            _ => CheckItem::ok(name, "not part of this server: capture is the platform's"),
-        },
-    }
-}
-
-async fn jobs(client: &mut Client) -> Vec<CheckItem> {
-    let name = "capture and cleanup jobs";
-    let rows = match client.batch("asking for the capture jobs", sql::JOBS).await {
-        Ok(rows) => rows,
-        Err(error) => return vec![unseen(name, &error, "ALTER ROLE db_owner ADD MEMBER [login];")],
-    };
-    let mut items = Vec::new();
-    let mut kinds = Vec::new();
-    for row in rows {
-        let text = |column: &str| row.try_get::<&str, _>(column).ok().flatten().map(str::to_owned);
-        let number = |column: &str| row.try_get::<i64, _>(column).ok().flatten();
-        let Some(kind) = text("job_type") else { continue };
-        if kind == "capture" {
-            items.push(CheckItem::ok("capture job", format!("scans every {} s", number("pollinginterval").unwrap_or(5))));
-        } else if let Some(retention) = number("retention") {
-            let detail = format!("keeps changes for {} h", retention / 60);
-            items.push(if retention < SHORT_RETENTION_MINUTES {
-                let remedy = "EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 10080;";
-                CheckItem::warning(
-                    "cleanup job",
-                    format!("{detail}: an importer that stands still for longer loses changes"),
-                    remedy,
-                )
-            } else {
-                CheckItem::ok("cleanup job", detail)
-            });
-        }
-        kinds.push(kind);
-    }
-    for kind in ["capture", "cleanup"].into_iter().filter(|kind| !kinds.iter().any(|known| known == kind)) {
-        let level = if kind == "capture" { Level::Problem } else { Level::Warning };
-        let detail = format!(
-            "there is no {kind} job. After a failover of an availability group that is normal: jobs live in msdb, which is not replicated"
-        );
-        let remedy = Some(format!("EXEC sys.sp_cdc_add_job @job_type = N'{kind}';"));
-        items.push(CheckItem { name: format!("{kind} job"), level, detail, remedy });
-    }
-    items
-}
-
-async fn capture(client: &mut Client) -> CheckItem {
-    let (name, doing) = ("capture", "asking when capture last moved");
-    match client.rows(doing, sql::CAPTURE_AGE, vec![]).await {
-        Err(error) => CheckItem::failed(name, &error),
-        Ok(rows) => match rows.into_iter().next().and_then(|row| Columns::new(doing, row).optional_int().ok()).flatten() {
-            None => CheckItem::ok(name, "nothing has been captured yet"),
-            Some(age) if age > STALLED_SECONDS => CheckItem::problem(
-                name,
-                format!(
-                    "nothing has been captured for {} minutes, though even an idle database is given an entry every 5 minutes",
-                    age / 60
-                ),
-                "EXEC sys.sp_cdc_start_job @job_type = N'capture'; and look at sys.dm_cdc_errors",
-            ),
-            Some(age) => CheckItem::ok(name, format!("the last captured transaction is {age} s old")),
-        },
-    }
-}
-
 async fn large_values(client: &mut Client) -> CheckItem {
     let (name, doing) = ("max text repl size", "asking for the largest captured value");
     match client.rows(doing, sql::MAX_REPLICATED_TEXT, vec![]).await {
         Err(error) => {
-            unseen(name, &error, "nothing: every login may read sys.configurations of SQL Server; this server does not have it")
+            let remedy = "Nothing: every login may read sys.configurations of SQL Server; this server does not have it";
+            CheckItem::warning(name, format!("cannot be seen: {error}"), remedy)
         }
         Ok(rows) => match rows.into_iter().next().map(|row| Columns::new(doing, row).int()) {
             Some(Ok(limit @ 0..)) => CheckItem::warning(

@@ -1,0 +1,156 @@
+//! From which LSN on everything that was read is as of one moment.
+//!
+//! Rows are read without locks, each at a moment of its own, and the tail repeats and completes what they show. So once the tail has passed the last change that any read may
+//! have seen, the tables are as of that LSN. The greatest captured LSN after the last read would *not* do: it trails the log, and a read may have seen a transaction
+//! that is not captured yet, of which another table was read before. So the server's clock is noted after the last read, and the tables count as
+//! consistent from the first captured transaction that was committed after it: LSNs follow the order of commits, so it is above everything that was visible.
+//! On an idle database there may be none for minutes; then two scans of the capture job that ended after that moment and found nothing say the same, because the second began
+//! after it and a scan reads the log to its end.
+//!
+//! The clock is the server's local time and goes back in autumn. So the LSN captured at the noted moment bounds the search as well, and when the clock shows less
+//! than the moment noted, a new one is noted: a later one is always right, for it only asks for a later transaction. A restart notes a new one for the same reason.
+
+use std::time::{Duration, Instant};
+
+use schemas::Lsn;
+use schemas::value::Value;
+use tiberius::ColumnData;
+
+use crate::error::Error;
+use source::decode::{Columns, value};
+use source::{Client, sql};
+
+const DOING: &str = "waiting until capture has passed what was read";
+/// How often capture is looked at: the first wait, and the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
+
+/// The search for that LSN. It begins after the last read.
+pub(crate) struct Settling {
+    moment: Moment,
+    scans: Vec<Value>,
+    may_see_scans: bool,
+    wait: Duration,
+    next: Instant,
+}
+
+impl Settling {
+    pub(crate) async fn begin(client: &mut Client) -> Result<Self, Error> {
+        let moment = Moment::now(client).await?;
+        Ok(Self { moment, scans: Vec::new(), may_see_scans: true, wait: FIRST_WAIT, next: Instant::now() })
+    }
+
+    /// Waits for it.
+    pub(crate) async fn wait(mut self, client: &mut Client) -> Result<Lsn, Error> {
+        loop {
+            if let Some(lsn) = self.look_if_due(client).await? {
+                return Ok(lsn);
+            }
+            tokio::time::sleep_until(self.next.into()).await;
+        }
+    }
+
+    /// When to look again.
+    pub(crate) fn due(&self) -> Instant {
+        self.next
+    }
+
+    /// The LSN, if it is known by now.
+    pub(crate) async fn look_if_due(&mut self, client: &mut Client) -> Result<Option<Lsn>, Error> {
+        if Instant::now() < self.next {
+            return Ok(None);
+        }
+        let found = self.look(client).await?;
+        self.next = Instant::now() + self.wait;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        Ok(found)
+    }
+
+    async fn look(&mut self, client: &mut Client) -> Result<Option<Lsn>, Error> {
+        let first = client.rows(DOING, sql::FIRST_COMMIT_AFTER, vec![self.moment.time(), self.moment.captured()]).await?;
+        if let Some(row) = first.into_iter().next() {
+            let mut row = Columns::new(DOING, row);
+            let (lsn, went_back) = (row.lsn()?, row.int()? == 1);
+            if lsn.is_some() {
+                return Ok(lsn);
+            }
+            if went_back {
+                self.moment = Moment::now(client).await?;
+                self.scans.clear();
+                return Ok(None);
+            }
+        }
+        if self.may_see_scans {
+            match last_empty_scan(client, vec![self.moment.time()]).await? {
+                Seen::Nothing => {}
+                Seen::NotAllowed => self.may_see_scans = false,
+                Seen::Scan(end) => {
+                    if !self.scans.contains(&end) {
+                        self.scans.push(end);
+                    }
+                    if self.scans.len() >= 2 {
+                        return Ok(Some(max_lsn(client).await?.unwrap_or(Lsn::ZERO)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A moment after the last read, by the server's clock and by how far capture had come.
+struct Moment {
+    time: String,
+    captured: Lsn,
+}
+
+impl Moment {
+    async fn now(client: &mut Client) -> Result<Self, Error> {
+        let row = client.rows(DOING, sql::CLOCK, vec![]).await?.into_iter().next();
+        let row = row.ok_or_else(|| source::Error::Unexpected { doing: DOING, what: "the server tells no time".into() })?;
+        let mut row = Columns::new(DOING, row);
+        let time = match row.value()? {
+            time @ Value::DateTime { .. } => time.to_json().as_str().unwrap_or_default().to_owned(),
+            other => return Err(source::Error::Unexpected { doing: DOING, what: format!("GETDATE() is {other:?}") }.into()),
+        };
+        Ok(Self { time, captured: row.lsn()?.unwrap_or(Lsn::ZERO) })
+    }
+
+    fn time(&self) -> ColumnData<'static> {
+        ColumnData::String(Some(self.time.clone().into()))
+    }
+
+    fn captured(&self) -> ColumnData<'static> {
+        ColumnData::Binary(Some(self.captured.as_bytes().to_vec().into()))
+    }
+}
+
+enum Seen {
+    Nothing,
+    NotAllowed,
+    Scan(Value),
+}
+
+async fn last_empty_scan(client: &mut Client, parameters: Vec<ColumnData<'_>>) -> Result<Seen, Error> {
+    match client.rows(DOING, sql::LAST_EMPTY_SCAN, parameters).await {
+        Ok(rows) => match rows.into_iter().next().and_then(|row| row.into_iter().next()) {
+            Some(end) => Ok(Seen::Scan(value(end)?)),
+            None => Ok(Seen::Nothing),
+        },
+        Err(error @ source::Error::Connection { .. }) => Err(error.into()),
+        // Without permission to look at the capture job there is still the entry that capture makes every few minutes.
+        Err(error) => {
+            tracing::info!(%error, "the capture job's scans cannot be seen; waiting for the next captured transaction");
+            Ok(Seen::NotAllowed)
+        }
+    }
+}
+
+/// How far capture has come.
+pub(crate) async fn max_lsn(client: &mut Client) -> Result<Option<Lsn>, source::Error> {
+    let doing = "asking how far capture has come";
+    match client.rows(doing, sql::MAX_LSN, vec![]).await?.into_iter().next() {
+        Some(row) => Columns::new(doing, row).lsn(),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,117 @@
+//! Changes of several tables, brought into one order while further pages of them are being read.
+//!
+//! Each table is read by a task of its own ([`fetch`]), at most one page ahead of what is being published, on a connection of the pool that it holds for the time of a page. [`Merge`] takes the least
+//! change by (commit LSN, command id, seqval, operation) of those at the tables' heads. At most two pages of each table are in memory, and the pages of all tables share one
+//! limit ([`Cursor`]).
+
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use schemas::{Lsn, Position};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::pool::Pool;
+use crate::session::Table;
+use crate::snapshot::previous;
+use source::changes::Change;
+use source::cursor::Cursor;
+
+type Page = Result<VecDeque<Change>, source::Error>;
+
+/// One table's changes.
+struct Pages {
+    page: VecDeque<Change>,
+    more: mpsc::Receiver<Page>,
+}
+
+pub(super) struct Merge {
+    pages: Vec<Pages>,
+    heads: BinaryHeap<Reverse<(Position, usize)>>,
+    /// Stopped when this is dropped.
+    _readers: JoinSet<()>,
+}
+
+/// A range of the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Range {
+    /// Exclusive.
+    pub(super) from: Lsn,
+    /// Inclusive.
+    pub(super) to: Lsn,
+}
+
+impl Merge {
+    /// Begins to read the tables' changes in a range.
+    pub(super) async fn begin(tables: &[Table], moved: &[usize], range: Range, pool: &Arc<Pool>) -> Result<Self, source::Error> {
+        let mut readers = JoinSet::new();
+        let mut merge = Self { pages: Vec::new(), heads: BinaryHeap::new(), _readers: JoinSet::new() };
+        for &table in moved {
+            let (pages, more) = mpsc::channel(1);
+            let changes = &tables[table].changes;
+            // Before the floor, cleanup may have left a part of what it was removing.
+            let from = range.from.max(previous(changes.floor));
+            let cursor = Cursor::new(Arc::clone(changes), from, range.to, moved.len() * 2);
+            readers.spawn(fetch(cursor, Arc::clone(pool), pages));
+            merge.pages.push(Pages { page: VecDeque::new(), more });
+        }
+        merge._readers = readers;
+        for index in 0..merge.pages.len() {
+            if let Some(position) = merge.pages[index].head().await? {
+                merge.heads.push(Reverse((position, index)));
+            }
+        }
+        Ok(merge)
+    }
+
+    /// The next change, and which of the tables it is of.
+    pub(super) async fn next(&mut self) -> Result<Option<(usize, Change)>, source::Error> {
+        let Some(mut least) = self.heads.peek_mut() else { return Ok(None) };
+        let Reverse((_, index)) = *least;
+        let pages = &mut self.pages[index];
+        let change = pages.page.pop_front();
+        match pages.head().await? {
+            // Replacing the head in place costs less than taking it out and putting another in.
+            Some(position) => *least = Reverse((position, index)),
+            None => drop(PeekMut::pop(least)),
+        }
+        Ok(change.map(|change| (index, change)))
+    }
+}
+
+impl Pages {
+    /// Where the next change stands; `None` at the end.
+    async fn head(&mut self) -> Result<Option<Position>, source::Error> {
+        while self.page.is_empty() {
+            match self.more.recv().await {
+                Some(page) => self.page = page?,
+                None => return Ok(None),
+            }
+        }
+        Ok(self.page.front().map(|change| change.position))
+    }
+}
+
+/// Reads a table's pages, as soon as there is room for the next.
+async fn fetch(mut cursor: Cursor, pool: Arc<Pool>, pages: mpsc::Sender<Page>) {
+    // Nobody wants them any more once the receiver is gone.
+    while let Ok(room) = pages.reserve().await {
+        match page(&mut cursor, &pool).await {
+            Ok(Some(page)) => room.send(Ok(page)),
+            Ok(None) => return,
+            Err(error) => {
+                room.send(Err(error));
+                return;
+            }
+        }
+    }
+}
+
+async fn page(cursor: &mut Cursor, pool: &Arc<Pool>) -> Result<Option<VecDeque<Change>>, source::Error> {
+    let mut loan = pool.take().await?;
+    let page = cursor.page(&mut loan.client).await?;
+    loan.give_back();
+    Ok(page)
+}

@@ -1,0 +1,45 @@
+//! Several importers of one source: one works, the others take over.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use importer::Activity;
+
+use crate::support::{World, check_progress};
+use crate::workload::{SHOP, assert_equal, fill};
+
+/// Longer than a takeover may take, shorter than a test may.
+const SECONDS: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_importers_one_works_and_the_other_takes_over_within_seconds() {
+    let world = World::start(&(SHOP.to_owned() + &fill(5))).await;
+    let first = world.import();
+    first.until("the tail", |status| status.activity == Activity::Tailing).await;
+    let second = world.import();
+    second.until("its turn", |status| status.activity == Activity::Waiting).await;
+    world.sql("UPDATE dbo.orders SET total = total + 1").await;
+    first.reaches(world.captured().await).await;
+    assert_eq!(second.status.get().activity, Activity::Waiting);
+    // In the middle of its work.
+    world.sql("UPDATE dbo.items SET product = 'killed'; UPDATE dbo.orders SET total = total + 1").await;
+    let epoch = first.status.get().epoch;
+    first.kill().await;
+    let killed = Instant::now();
+    second.reaches(world.captured().await).await;
+    assert!(killed.elapsed() < SECONDS, "it took {:?}", killed.elapsed());
+    assert!(second.status.get().epoch > epoch);
+    // One that stops gives way as well.
+    let third = world.import();
+    third.until("its turn", |status| status.activity == Activity::Waiting).await;
+    second.stop().await;
+    world.sql("UPDATE dbo.orders SET total = total + 1").await;
+    third.reaches(world.captured().await).await;
+    third.stop().await;
+    assert_equal(&world).await;
+    let progress = world.progress().await;
+    check_progress(&progress);
+    let epochs: Vec<u64> = progress.iter().map(|record| record.epoch).collect();
+    assert!(epochs.is_sorted(), "records of an older epoch do not follow those of a newer one: {epochs:?}");
+    assert_eq!(epochs.iter().collect::<BTreeSet<_>>().len(), 3);
+}
