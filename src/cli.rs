@@ -33,7 +33,7 @@ pub(crate) enum Command {
     /// Reads the catalog of a database; writes table contracts, entity definitions and a configuration.
     Init(InitArgs),
     /// Validates the configuration, the source's health and its permissions; says what to do.
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// Holds the table contracts against the live database.
     #[command(subcommand)]
     Schema(SchemaCommand),
@@ -59,6 +59,18 @@ pub(crate) struct ConfigArgs {
     /// The configuration file. Paths inside it are relative to its folder.
     #[arg(long, short, default_value = "tributary.yaml", env = "TRIBUTARY_CONFIG")]
     pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Print the T-SQL script that gives a login the least that it needs, and check nothing else.
+    #[arg(long)]
+    pub(crate) print_grants: bool,
+    /// The login of the script; default: the one that the configuration connects with.
+    #[arg(long, requires = "print_grants")]
+    pub(crate) login: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,7 +16,11 @@ const ORDER: &str = "entity: order\ntable: dbo.orders\nfields: [id, status]\nman
 async fn shop() -> (SqlServer, Client, Pipeline) {
     let server = SqlServer::start("shop");
     let mut client = server.client().await;
-    execute(&mut client, "CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY, status varchar(10) NOT NULL, note nvarchar(20) NULL)").await;
+    execute(
+        &mut client,
+        "CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY, status varchar(10) NOT NULL, note nvarchar(20) NULL)",
+    )
+    .await;
     execute(&mut client, "CREATE TABLE dbo.items (id int NOT NULL PRIMARY KEY, order_id int NOT NULL REFERENCES dbo.orders (id), amount decimal(10,2) NULL)").await;
     capture(&mut client, &["orders", "items"]).await;
     let pipeline = Pipeline::init(&server, &[("order", ORDER)]);
@@ -94,7 +98,11 @@ async fn breaking_changes_are_never_written() {
     let (_server, mut client, pipeline) = shop().await;
     let contract = pipeline.path("schemas/tables/dbo.items.json");
     let before = std::fs::read_to_string(&contract).unwrap();
-    execute(&mut client, "EXEC sys.sp_cdc_disable_table @source_schema = N'dbo', @source_name = N'items', @capture_instance = N'all'").await;
+    execute(
+        &mut client,
+        "EXEC sys.sp_cdc_disable_table @source_schema = N'dbo', @source_name = N'items', @capture_instance = N'all'",
+    )
+    .await;
     execute(&mut client, "ALTER TABLE dbo.items DROP COLUMN amount").await;
     execute(&mut client, "ALTER TABLE dbo.items ADD price decimal(10,2) NULL").await;
     capture_again(&mut client, "items", "dbo_items_2").await;
@@ -110,7 +118,11 @@ async fn breaking_changes_are_never_written() {
     }
     assert_eq!(std::fs::read_to_string(&contract).unwrap(), before);
     // A table that is not captured any more.
-    execute(&mut client, "EXEC sys.sp_cdc_disable_table @source_schema = N'dbo', @source_name = N'items', @capture_instance = N'all'").await;
+    execute(
+        &mut client,
+        "EXEC sys.sp_cdc_disable_table @source_schema = N'dbo', @source_name = N'items', @capture_instance = N'all'",
+    )
+    .await;
     let found = found(&pipeline, &[], 4);
     assert!(found[0]["what"].as_str().unwrap().contains("not captured (any more)"), "{found:?}");
     assert_eq!(found[0]["touches"], serde_json::json!(["order.items (tells rows apart)"]));

@@ -1,43 +1,73 @@
-//! `tributary check`: the configuration, the definitions, and the source's health.
+//! `tributary check`: the configuration, the definitions, and the source's health, as a table; or the least-privilege script.
 
 use std::process::ExitCode;
 
 use importer::check::{CheckItem, Level};
 
-use crate::cli::ConfigArgs;
+use crate::cli::CheckArgs;
 use crate::config::Config;
 use crate::pipeline::plans;
 
-pub(crate) async fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config)?;
+pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config.config)?;
+    if args.print_grants {
+        return print_grants(&config, args.login.as_deref()).await;
+    }
     let contracts = config.load_contracts()?;
     let plans = plans(&config, &contracts)?;
-    show("configuration", "ok", &format!("{} is well formed", args.config.display()), None);
     let names: Vec<_> = plans.iter().map(|plan| plan.info().name.to_string()).collect();
-    show("entities", "ok", &format!("{} fit their {} table contracts", names.join(", "), contracts.len()), None);
-    let items = importer::check(&config.source.resolve()?, &config.source.filter()).await;
-    for item in &items {
-        show(&item.name, level(item), &item.detail, item.remedy.as_deref());
-    }
-    let problems = items.iter().filter(|item| item.level == Level::Problem).count();
-    if problems > 0 {
-        println!("\n{problems} to mend before this can run.");
-        return Ok(ExitCode::FAILURE);
-    }
+    let ok = |name: &str, detail: String| CheckItem { name: name.to_owned(), level: Level::Ok, detail, remedy: None };
+    let mut items = vec![
+        ok("configuration", format!("{} is well formed", args.config.config.display())),
+        ok("entities", format!("{} fit their {} table contracts", names.join(", "), contracts.len())),
+    ];
+    items.extend(importer::check(&config.source.resolve()?, &config.source.filter()).await);
+    print!("{}", table(&items));
+    let count = |level| items.iter().filter(|item| item.level == level).count();
+    let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
+    println!("\n{} ok, {warnings} to look at, {problems} to mend before this can run.", count(Level::Ok));
+    Ok(if problems > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn print_grants(config: &Config, login: Option<&str>) -> anyhow::Result<ExitCode> {
+    let source = config.source.resolve()?;
+    let catalog = importer::init::read_catalog(&source).await?;
+    print!("{}", importer::check::grants(&catalog, &config.source.filter(), login.unwrap_or(&source.user)));
     Ok(ExitCode::SUCCESS)
 }
 
-fn level(item: &CheckItem) -> &'static str {
-    match item.level {
-        Level::Ok => "ok",
-        Level::Warning => "warning",
-        Level::Problem => "PROBLEM",
+/// Aligned columns; what mends an item stands below it.
+fn table(items: &[CheckItem]) -> String {
+    let width = items.iter().map(|item| item.name.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for item in items {
+        let level = match item.level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Problem => "PROBLEM",
+        };
+        text.push_str(&format!("{level:<8} {:<width$}  {}\n", item.name, item.detail));
+        for line in item.remedy.iter().flat_map(|remedy| remedy.lines()) {
+            text.push_str(&format!("{:>width$}  → {line}\n", "", width = width + 9));
+        }
     }
+    text
 }
 
-fn show(name: &str, level: &str, detail: &str, remedy: Option<&str>) {
-    println!("{level:<8} {name:<24} {detail}");
-    for line in remedy.into_iter().flat_map(str::lines) {
-        println!("{:<33} → {line}", "");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned_and_remedies_stand_below() {
+        let item = |name: &str, level, remedy: Option<&str>| CheckItem {
+            name: name.to_owned(),
+            level,
+            detail: "as it is".to_owned(),
+            remedy: remedy.map(str::to_owned),
+        };
+        let items = [item("größe", Level::Ok, None), item("capture job", Level::Problem, Some("EXEC one;\nEXEC two;"))];
+        let expected = "ok       größe        as it is\nPROBLEM  capture job  as it is\n                      → EXEC one;\n                      → EXEC two;\n";
+        assert_eq!(table(&items), expected);
     }
 }

@@ -18,9 +18,9 @@ pub fn grants(catalog: &Catalog, filter: &TableFilter, login: &str) -> String {
         script,
         "-- The least that the login {login} needs to import from {database_name}. Run as a member of sysadmin.\n\
          USE [master];\nGO\n\
-         IF SUSER_ID({login_text}) IS NULL CREATE LOGIN {user} WITH PASSWORD = N'<a password>';\nGO\n\
+         IF NOT EXISTS (SELECT 1 FROM sys.server_principals WHERE name = {login_text}) CREATE LOGIN {user} WITH PASSWORD = N'<a password>';\nGO\n\
          USE {database};\nGO\n\
-         IF USER_ID({login_text}) IS NULL CREATE USER {user} FOR LOGIN {user};\nGO\n\
+         IF NOT EXISTS (SELECT 1 FROM sys.database_principals WHERE name = {login_text}) CREATE USER {user} FOR LOGIN {user};\nGO\n\
          -- Changes, and what capture says of itself.\n\
          GRANT SELECT ON SCHEMA::[cdc] TO {user};\nGO\n\
          -- Rows, for snapshots; a table's types and keys are seen with them.\n",
@@ -40,7 +40,7 @@ pub fn grants(catalog: &Catalog, filter: &TableFilter, login: &str) -> String {
          USE [master];\nGO\nGRANT VIEW SERVER STATE TO {user};\nGO\n\
          -- Optional: whether the capture job is enabled and running, and how it ended.\n\
          USE [msdb];\nGO\n\
-         IF USER_ID({login_text}) IS NULL CREATE USER {user} FOR LOGIN {user};\nGO\n",
+         IF NOT EXISTS (SELECT 1 FROM sys.database_principals WHERE name = {login_text}) CREATE USER {user} FOR LOGIN {user};\nGO\n",
         login_text = literal(login),
     );
     for table in ["cdc_jobs", "sysjobs", "sysjobactivity", "sysjobhistory", "syssessions"] {
@@ -72,7 +72,7 @@ mod tests {
         let script = grants(&catalog, &filter, "import'er]");
         for line in [
             "USE [my]]shop];",
-            "IF SUSER_ID(N'import''er]') IS NULL CREATE LOGIN [import'er]]] WITH PASSWORD = N'<a password>';",
+            "IF NOT EXISTS (SELECT 1 FROM sys.server_principals WHERE name = N'import''er]') CREATE LOGIN [import'er]]] WITH PASSWORD = N'<a password>';",
             "GRANT SELECT ON [dbo].[orders] TO [import'er]]];",
             "GRANT SELECT ON [o'b].[a]]b] TO [import'er]]];",
         ] {
