@@ -111,18 +111,19 @@ async fn embedded_stream_to_sqlite_equals_the_join_in_postgres() {
 async fn topic_and_queue(stack: &Ministack) -> (String, String) {
     let sns = aws_sdk_sns::Client::new(&stack.sdk_config().await);
     let topic = sns.create_topic().name("entities").send().await.unwrap().topic_arn.unwrap();
-    let queue = stack.call("AmazonSQS.CreateQueue", &json!({"QueueName": "entities"}))["QueueUrl"].as_str().unwrap().to_owned();
+    let queue =
+        stack.call("AmazonSQS.CreateQueue", &json!({"QueueName": "entities"})).await["QueueUrl"].as_str().unwrap().to_owned();
     let wanted = json!({"QueueUrl": queue, "AttributeNames": ["QueueArn"]});
-    let arn = stack.call("AmazonSQS.GetQueueAttributes", &wanted)["Attributes"]["QueueArn"].as_str().unwrap().to_owned();
+    let arn = stack.call("AmazonSQS.GetQueueAttributes", &wanted).await["Attributes"]["QueueArn"].as_str().unwrap().to_owned();
     let subscription = sns.subscribe().topic_arn(&topic).protocol("sqs").endpoint(arn).attributes("RawMessageDelivery", "true");
     subscription.send().await.unwrap();
     (topic, queue)
 }
 
 /// The notifications so far added to `latest`: the newest event of each key, by its version.
-fn receive(stack: &Ministack, queue: &str, latest: &mut BTreeMap<String, Value>) {
+async fn receive(stack: &Ministack, queue: &str, latest: &mut BTreeMap<String, Value>) {
     loop {
-        let answer = stack.call("AmazonSQS.ReceiveMessage", &json!({"QueueUrl": queue, "MaxNumberOfMessages": 10}));
+        let answer = stack.call("AmazonSQS.ReceiveMessage", &json!({"QueueUrl": queue, "MaxNumberOfMessages": 10})).await;
         let messages = answer["Messages"].as_array().cloned().unwrap_or_default();
         if messages.is_empty() {
             return;
@@ -134,13 +135,13 @@ fn receive(stack: &Ministack, queue: &str, latest: &mut BTreeMap<String, Value>)
             if newer {
                 latest.insert(key, event);
             }
-            stack.call("AmazonSQS.DeleteMessage", &json!({"QueueUrl": queue, "ReceiptHandle": message["ReceiptHandle"]}));
+            stack.call("AmazonSQS.DeleteMessage", &json!({"QueueUrl": queue, "ReceiptHandle": message["ReceiptHandle"]})).await;
         }
     }
 }
 
 /// Everything that the DynamoDB table holds of the entity, documents as JSON text (`document: json`).
-fn dynamodb_documents(stack: &Ministack) -> BTreeMap<String, Value> {
+async fn dynamodb_documents(stack: &Ministack) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
     let mut start = Value::Null;
     loop {
@@ -148,7 +149,7 @@ fn dynamodb_documents(stack: &Ministack) -> BTreeMap<String, Value> {
         if !start.is_null() {
             request["ExclusiveStartKey"] = start;
         }
-        let page = stack.call("DynamoDB_20120810.Scan", &request);
+        let page = stack.call("DynamoDB_20120810.Scan", &request).await;
         for item in page["Items"].as_array().unwrap() {
             if let Some(text) = item["document"]["S"].as_str() {
                 found.insert(item["key"]["S"].as_str().unwrap().to_owned(), serde_json::from_str(text).unwrap());
@@ -194,13 +195,15 @@ async fn kinesis_to_postgres_dynamodb_and_sns_equals_the_join_in_postgres() {
     let expected = expected(&postgres).await;
     assert_equal(&expected, &pipeline::entities(&url, "order").await);
 
-    wait_for("the last order in DynamoDB", LIMIT, async || dynamodb_documents(&stack).contains_key(&end_key(2)).then_some(()))
-        .await;
-    assert_equal(&expected, &dynamodb_documents(&stack));
+    wait_for("the last order in DynamoDB", LIMIT, async || {
+        dynamodb_documents(&stack).await.contains_key(&end_key(2)).then_some(())
+    })
+    .await;
+    assert_equal(&expected, &dynamodb_documents(&stack).await);
 
     let mut latest = BTreeMap::new();
     wait_for("the last order's notification", LIMIT, async || {
-        receive(&stack, &queue, &mut latest);
+        receive(&stack, &queue, &mut latest).await;
         latest.contains_key(&end_key(2)).then_some(())
     })
     .await;

@@ -5,14 +5,16 @@
 use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::types::{AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
+use axum::Router;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::{ErrorClass, Lsn};
 use sinks::Sink;
 use sinks::dynamodb::{DocumentForm, DynamodbConfig, DynamodbSink};
 use sinks::sns::{SnsConfig, SnsSink};
 use sinks::test_support::{Ministack, sdk_config};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 fn change(key: u32) -> EntityChange {
     let document = Some(format!(r#"{{"n":{key}}}"#).into());
@@ -33,27 +35,20 @@ struct Script {
 }
 
 impl Script {
-    async fn start(content_type: &'static str, answers: Vec<(u16, String)>) -> Self {
+    async fn start(content_type: &'static str, mut answers: Vec<(u16, String)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&asked);
-        let task = tokio::spawn(async move {
-            let mut answers = answers.into_iter().peekable();
-            let mut last = answers.peek().cloned().unwrap();
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let request = read_request(&mut stream).await;
-                kept.lock().unwrap().push(request);
-                last = answers.next().unwrap_or(last);
-                let (status, body) = &last;
-                let head = format!(
-                    "HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                    body.len()
-                );
-                stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
-            }
-        });
+        answers.reverse();
+        let answers = Arc::new(Mutex::new(answers));
+        let answer = move |request: String| async move {
+            kept.lock().unwrap().push(request);
+            let mut answers = answers.lock().unwrap();
+            let (status, body) = if answers.len() > 1 { answers.pop().unwrap() } else { answers[0].clone() };
+            (StatusCode::from_u16(status).unwrap(), [(CONTENT_TYPE, content_type)], body)
+        };
+        let task = tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await.unwrap() });
         Self { url, asked, task }
     }
 }
@@ -62,23 +57,6 @@ impl Drop for Script {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-async fn read_request(stream: &mut TcpStream) -> String {
-    let mut reader = BufReader::new(stream);
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).await.unwrap();
-        match line.trim_end().split_once(':') {
-            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.trim().parse().unwrap(),
-            None if line.trim_end().is_empty() => break,
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).await.unwrap();
-    String::from_utf8(body).unwrap()
 }
 
 /// PublishBatch's answer: which entries are in, and which failed, by whose fault.

@@ -15,9 +15,21 @@
 //! # Why an older version never replaces a newer one (INV-5)
 //! Every item is written by itself, by a put that DynamoDB makes only if the item is not there or its version is not newer; in which order puts arrive does not matter. A
 //! deletion is such a put too: of a tombstone, whose version guards the key against what comes late, until `expires_at`. What is handed over again after that long comes only
-//! from a savepoint older than the tombstones' life; whoever goes back so far starts with an empty table. The frontier is put after every item of its batch has been
-//! acknowledged (DynamoDB has no transaction of that size): it never says too much, and may for a moment say too little.
+//! from a savepoint older than the tombstones' life; whoever goes back so far starts with an empty table.
 //!
+//! # What the frontier says here, and what it does not
+//! DynamoDB has no transaction of a batch's size, so this frontier is weaker than that of the SQL sinks, which commits with its rows:
+//! - It is put after every item of its batch has been acknowledged. It never says too much, and says too little from the batch's first put until its own. A put of the frontier
+//!   that fails fails the batch, which is then handed over again.
+//! - Items are seen one by one. Each is the join of the source as of one LSN, its `version` (INV-4), but items of one source transaction appear one after the other: whoever
+//!   reads several may see some of a transaction before the frontier has reached it. Nothing tells a reader that a set of items is of one instant.
+//! - Everything at or below the frontier is in the table only for one who reads the frontier first and then the items, both with `ConsistentRead`. An eventually consistent
+//!   read, a global secondary index and a replica of a global table may be behind a frontier that was read elsewhere.
+//! - It does not count changes that were answered as [`Rejected`]: these are dead letters at the joiner, and the frontier passes them.
+//! - A load that is repeated over a table that has a frontier (after a changed definition) leaves it where it is: until the load's end, documents of both definitions stand
+//!   beside each other under it.
+//!
+//! # Numbers
 //! A number of the document becomes N as it is written there; DynamoDB keeps 38 digits. The source's decimals are strings in the document and stay strings.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

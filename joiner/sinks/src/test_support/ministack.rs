@@ -2,13 +2,15 @@
 //!
 //! It is found through the environment variable `TRIBUTARY_STANDINS`, by default `.setup/standins` in the workspace, as `venv/bin/ministack`.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 use super::process::{Owned, free_port, listens, wait_until, when_this_process_ends};
@@ -73,26 +75,22 @@ impl Ministack {
     }
 
     /// Calls a service that speaks AWS's JSON protocol (`AmazonSQS.ReceiveMessage`), with nothing of the SDK between.
-    pub fn call(&self, action: &str, body: &Value) -> Value {
+    pub async fn call(&self, action: &str, body: &Value) -> Value {
         let service = if action.starts_with("AmazonSQS") { "sqs" } else { "dynamodb" };
         let authorization = format!(
             "AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=00"
         );
-        let body = body.to_string();
-        let request = format!(
-            "POST / HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/x-amz-json-1.0\r\nX-Amz-Target: {action}\r\n\
-             Authorization: {authorization}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            self.port,
-            body.len()
-        );
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("ministack");
-        stream.write_all(request.as_bytes()).expect("the request");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("the answer");
-        let answer = String::from_utf8(answer).expect("UTF-8");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.starts_with("HTTP/1.1 200"), "{action}: {answer}");
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{action}: {error}: {answer}"))
+        let request = hyper::Request::post(self.endpoint_url())
+            .header("Content-Type", "application/x-amz-json-1.0")
+            .header("X-Amz-Target", action)
+            .header("Authorization", authorization)
+            .body(Full::new(Bytes::from(body.to_string())))
+            .expect("a request");
+        let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let (head, body) = client.request(request).await.expect("ministack").into_parts();
+        let body = body.collect().await.expect("the whole answer").to_bytes();
+        assert!(head.status == 200, "{action}: {} {}", head.status, String::from_utf8_lossy(&body));
+        serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{action}: {error}"))
     }
 }
 

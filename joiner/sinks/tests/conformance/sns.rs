@@ -38,20 +38,28 @@ impl Topic {
         }
         self.topic_arn = create.send().await.unwrap().topic_arn.unwrap();
         let queue = json!({"QueueName": format!("{}{suffix}", self.name), "Attributes": attributes});
-        let url = self.stack.call("AmazonSQS.CreateQueue", &queue)["QueueUrl"].as_str().unwrap().to_owned();
+        let url = self.stack.call("AmazonSQS.CreateQueue", &queue).await["QueueUrl"].as_str().unwrap().to_owned();
         let wanted = json!({"QueueUrl": url, "AttributeNames": ["QueueArn"]});
-        let arn = self.stack.call("AmazonSQS.GetQueueAttributes", &wanted)["Attributes"]["QueueArn"].as_str().unwrap().to_owned();
+        let arn =
+            self.stack.call("AmazonSQS.GetQueueAttributes", &wanted).await["Attributes"]["QueueArn"].as_str().unwrap().to_owned();
         let subscribe = sns.subscribe().topic_arn(&self.topic_arn).protocol("sqs").endpoint(arn);
         subscribe.attributes("RawMessageDelivery", "true").send().await.unwrap();
         self.queue_url = url;
     }
 
-    /// Takes in everything that is in the queue.
-    fn receive(&self) {
+    fn keep(&self, event: &Value, version: Lsn) {
         let mut subscriber = self.subscriber.lock().unwrap();
+        let held = subscriber.entry(event["subject"].as_str().unwrap().to_owned()).or_insert((Lsn::ZERO, None));
+        if version > held.0 {
+            *held = (version, event.get("data").cloned());
+        }
+    }
+
+    /// Takes in everything that is in the queue.
+    async fn receive(&self) {
         loop {
             let wanted = json!({"QueueUrl": self.queue_url, "MaxNumberOfMessages": 10, "MessageAttributeNames": ["All"]});
-            let answer = self.stack.call("AmazonSQS.ReceiveMessage", &wanted);
+            let answer = self.stack.call("AmazonSQS.ReceiveMessage", &wanted).await;
             let Some(messages) = answer["Messages"].as_array().filter(|messages| !messages.is_empty()) else { return };
             for message in messages {
                 let event: Value = serde_json::from_str(message["Body"].as_str().unwrap()).unwrap();
@@ -61,12 +69,9 @@ impl Topic {
                 assert_eq!(attribute("key"), event["entitykey"]);
                 assert_eq!(attribute("op"), if event.get("data").is_some() { "upserted" } else { "deleted" });
                 let version: Lsn = event["lsn"].as_str().unwrap().parse().unwrap();
-                let held = subscriber.entry(event["subject"].as_str().unwrap().to_owned()).or_insert((Lsn::ZERO, None));
-                if version > held.0 {
-                    *held = (version, event.get("data").cloned());
-                }
+                self.keep(&event, version);
                 let handle = json!({"QueueUrl": self.queue_url, "ReceiptHandle": message["ReceiptHandle"]});
-                self.stack.call("AmazonSQS.DeleteMessage", &handle);
+                self.stack.call("AmazonSQS.DeleteMessage", &handle).await;
             }
         }
     }
@@ -85,7 +90,7 @@ impl Target for Topic {
     }
 
     async fn held(&self) -> Held {
-        self.receive();
+        self.receive().await;
         let subscriber = self.subscriber.lock().unwrap();
         subscriber.iter().filter_map(|(key, (version, document))| Some((key.clone(), (*version, document.clone()?)))).collect()
     }
