@@ -6,6 +6,7 @@
 //! | `GET /v1/entities/{entity}` | a page in key order: filters (`status=eq.OPEN`, `customer.city=eq.Bern`), `limit`, `cursor` |
 //! | `GET /v1/entities/{entity}/{key}` | the document itself |
 //! | `GET /v1/changes` | server-sent events: changes and progress; `entity`, `key`, `from`, `Last-Event-ID` |
+//! | `POST /v1/sources/{source}/snapshots` | has a table, or a range of its keys, read again beside the tail |
 //! | `GET /v1/status` | lag, frontier, counts |
 //! | `GET /metrics`, `/healthz`, `/readyz`, `/openapi.json`, `/` | Prometheus, liveness, readiness, this table for machines, the web page |
 //!
@@ -32,8 +33,10 @@ mod page;
 mod parameters;
 mod problem;
 mod server;
+mod snapshots;
 
 pub use config::{Config, Error};
 pub use feed::{ChangeFeed, FeedError, Head, Page, StatusSource};
 pub use metrics::describe as describe_metrics;
 pub use server::{KeyNormalizer, MetricsSource, Parts, Server, serve};
+pub use snapshots::{SnapshotRefusal, SnapshotRequest, Snapshots};

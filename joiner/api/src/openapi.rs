@@ -169,6 +169,7 @@ fn general() -> Map<String, Value> {
         parameter("Last-Event-ID", "header", &text, "The id of the last event received: go on after it."),
     ]);
     Map::from_iter([
+        ("/v1/sources/{source}/snapshots".to_owned(), snapshots()),
         ("/v1/entities".to_owned(), plain("The kinds of entities", "application/json", &["401", "503"])),
         ("/v1/changes".to_owned(), changes),
         ("/v1/status".to_owned(), plain("Lag, frontier and counts", "application/json", &["401"])),
@@ -176,6 +177,22 @@ fn general() -> Map<String, Value> {
         ("/healthz".to_owned(), plain("The process answers", "text/plain", &[])),
         ("/readyz".to_owned(), plain("The first load has ended and entities can be read", "text/plain", &["503"])),
     ])
+}
+
+fn snapshots() -> Value {
+    let part = json!({"type": ["string", "number", "boolean"]});
+    let key = json!({"oneOf": [part, {"type": "array", "items": part, "minItems": 1}, {"type": "null"}]});
+    let table = json!({"type": "string", "examples": ["dbo.orders"]});
+    let body = json!({"type": "object", "required": ["table"], "properties": {"table": table, "from": key, "to": key}, "additionalProperties": false});
+    let answer = json!({"type": "object", "required": ["source", "table", "generation"], "properties": {"source": {"type": "string"}, "table": table, "generation": {"type": "integer"}}});
+    let mut responses = problems(&["400", "401", "404", "409", "415", "501", "503"]);
+    responses.insert("202".to_owned(), json!({"description": "It has begun; how far it is stands in the status.", "content": {"application/json": {"schema": answer}}}));
+    let source = parameter("source", "path", &json!({"type": "string"}), "The source's name in the configuration.");
+    let summary = "Has a table, or a range of its keys, read again beside the tail";
+    json!({"post": {
+        "operationId": "begin_snapshot", "summary": summary, "parameters": [source], "responses": responses,
+        "requestBody": {"required": true, "content": {"application/json": {"schema": body}}},
+    }})
 }
 
 fn problem_schema() -> Value {

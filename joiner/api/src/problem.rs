@@ -15,8 +15,16 @@ pub(crate) enum Problem {
     NoSuchKey { entity: String, key: String, lsn: Option<String> },
     /// 404: no such path.
     NoSuchPath { path: String },
+    /// 404: no such source.
+    UnknownSource { source: String, known: String },
+    /// 404: no such table of the source.
+    UnknownTable { detail: String },
     /// 405.
     MethodNotAllowed,
+    /// 409: not now.
+    Conflict { detail: String },
+    /// 415.
+    NotJson,
     /// 400: a parameter that is not known, or not right.
     BadParameter { name: String, detail: String },
     /// 401.
@@ -67,6 +75,16 @@ impl Problem {
                 "No such path",
                 format!("{path} is nothing here; /openapi.json lists what is."),
             ),
+            Self::UnknownSource { source, known } => {
+                let detail = format!("There is no source {source:?}; the source is {known:?}.");
+                (StatusCode::NOT_FOUND, "unknown-source", "No such source", detail)
+            }
+            Self::UnknownTable { detail } => (StatusCode::NOT_FOUND, "unknown-table", "No such table", detail.clone()),
+            Self::Conflict { detail } => (StatusCode::CONFLICT, "conflict", "Not now", detail.clone()),
+            Self::NotJson => {
+                let detail = "Send JSON, with the header Content-Type: application/json.".to_owned();
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", "JSON is expected", detail)
+            }
             Self::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method-not-allowed",

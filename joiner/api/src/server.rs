@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware;
-use axum::routing::get;
+use axum::routing::{get, post};
 use schemas::change::EntityKey;
 use schemas::entity::EntityInfo;
 use sinks::EntityReader;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::freshness::Freshness;
 use crate::guard::Guard;
-use crate::{ChangeFeed, Config, Error, StatusSource};
+use crate::{ChangeFeed, Config, Error, Snapshots, StatusSource};
 
 /// Renders the process's metrics in Prometheus's text format.
 pub type MetricsSource = Arc<dyn Fn() -> String + Send + Sync>;
@@ -32,6 +32,8 @@ pub struct Parts {
     pub reader: Arc<dyn EntityReader>,
     /// `None` where this process has no outbox: subscriptions are then answered 501.
     pub feed: Option<Arc<dyn ChangeFeed>>,
+    /// `None` where this process has no importer: asking for a snapshot is then answered 501.
+    pub snapshots: Option<Arc<dyn Snapshots>>,
     pub status: Arc<dyn StatusSource>,
     pub metrics: MetricsSource,
 }
@@ -117,6 +119,7 @@ fn routes(shared: Arc<Shared>, guard: Guard) -> Router {
         .route("/v1/entities/{entity}", get(crate::entities::list))
         .route("/v1/entities/{entity}/{key}", get(crate::entities::document))
         .route("/v1/changes", get(crate::changes::subscribe))
+        .route("/v1/sources/{source}/snapshots", post(crate::snapshots::begin))
         .route("/v1/status", get(crate::page::status))
         .route("/metrics", get(crate::page::metrics))
         .route("/openapi.json", get(crate::openapi::get))

@@ -114,6 +114,33 @@ impl ChangeFeed for MemoryFeed {
     }
 }
 
+/// An importer of source `shop` that takes one request for dbo.orders, and answers its number of columns of `from` as the generation.
+#[derive(Default)]
+pub struct Recorder {
+    busy: Mutex<bool>,
+}
+
+#[async_trait::async_trait]
+impl api::Snapshots for Recorder {
+    fn source(&self) -> &str {
+        "shop"
+    }
+
+    async fn begin(&self, request: api::SnapshotRequest) -> Result<u64, api::SnapshotRefusal> {
+        if request.table.to_string() != "dbo.orders" {
+            return Err(api::SnapshotRefusal::NoSuchTable("only dbo.orders".to_owned()));
+        }
+        if request.to.is_some_and(|to| to.iter().any(|part| part.parse::<i64>().is_err())) {
+            return Err(api::SnapshotRefusal::BadKey("not a number".to_owned()));
+        }
+        let mut busy = self.busy.lock().unwrap();
+        if std::mem::replace(&mut *busy, true) {
+            return Err(api::SnapshotRefusal::Busy("one at a time".to_owned()));
+        }
+        Ok(request.from.map_or(0, |from| from.len() as u64))
+    }
+}
+
 pub struct Fixture {
     pub feed: Arc<MemoryFeed>,
     pub sink: SqliteSink,
@@ -148,6 +175,7 @@ impl Fixture {
             entities: entities(),
             reader: Arc::new(SqliteReader::new(&sqlite)),
             feed: with_feed.then(|| Arc::clone(&feed) as Arc<dyn ChangeFeed>),
+            snapshots: with_feed.then(|| Arc::new(Recorder::default()) as Arc<dyn api::Snapshots>),
             status: Arc::new(move || shown.lock().unwrap().clone()),
             metrics: Arc::new(|| "tributary_up 1\n".to_owned()),
         };
@@ -169,14 +197,18 @@ impl Fixture {
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let (head, mut reader) = self.open(method, path, headers).await;
+        self.send_body(method, path, headers, "").await
+    }
+
+    pub async fn send_body(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let (head, mut reader) = self.open(method, path, headers, body).await;
         let mut body = Vec::new();
         reader.read_to_end(&mut body).await.unwrap();
         Answer { body: String::from_utf8(body).unwrap(), ..head }
     }
 
     /// The head of an answer, and where its body comes from.
-    async fn open(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> (Answer, BufReader<TcpStream>) {
+    async fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (Answer, BufReader<TcpStream>) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let mut request = format!("{method} {path} HTTP/1.0\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -185,7 +217,10 @@ impl Fixture {
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
-        stream.write_all(format!("{request}\r\n").as_bytes()).await.unwrap();
+        if !body.is_empty() {
+            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        stream.write_all(format!("{request}\r\n{body}").as_bytes()).await.unwrap();
         let mut reader = BufReader::new(stream);
         let mut lines = Vec::new();
         loop {
@@ -204,7 +239,7 @@ impl Fixture {
     }
 
     pub async fn subscribe(&self, path: &str, headers: &[(&str, &str)]) -> Events {
-        let (head, reader) = self.open("GET", path, headers).await;
+        let (head, reader) = self.open("GET", path, headers, "").await;
         assert_eq!(head.status, 200);
         assert_eq!(head.headers["content-type"], "text/event-stream");
         Events { reader }
