@@ -52,7 +52,9 @@ pub enum Error {
          another `streams.prefix` (or, with embedded streams, remove their folder), remove the importer's data directory, and start into an empty joiner state"
     )]
     Restored { what: String },
-    #[error("{table}: `keys` names column {column}, which is not captured or may be NULL: name columns that are captured and NOT NULL")]
+    #[error(
+        "{table}: `keys` names column {column}, which is not captured or may be NULL: name columns that are captured and NOT NULL"
+    )]
     ConfiguredKey { table: TableName, column: String },
 }
 

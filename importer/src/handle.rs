@@ -28,7 +28,9 @@ pub struct AskedRange {
 pub enum RequestError {
     #[error("the importer has ended: start it, then ask again")]
     Ended,
-    #[error("the initial snapshot is being taken, or the importer waits for its turn: ask again once its tail runs (`tributary status`)")]
+    #[error(
+        "the initial snapshot is being taken, or the importer waits for its turn: ask again once its tail runs (`tributary status`)"
+    )]
     NotTailing,
     #[error("{table} is not imported: the tables are {known}")]
     NoSuchTable { table: TableName, known: String },

@@ -39,10 +39,10 @@ impl Pool {
     /// Waits until a connection is free.
     pub(crate) async fn take(self: &Arc<Self>) -> Result<Loan, source::Error> {
         // The semaphore is never closed: an error would be a fault of ours, and a connection too many does less harm than an end.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|error| source::Error::Unexpected {
-            doing: "waiting for a connection",
-            what: error.to_string(),
-        })?;
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|error| source::Error::Unexpected { doing: "waiting for a connection", what: error.to_string() })?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let client = match idle {
             Some(Idle(client)) => client,

@@ -20,11 +20,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use schemas::progress::Phase;
 use schemas::TableName;
+use schemas::progress::Phase;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use crate::chunks::{Chunk, Reading, Readers};
+use crate::chunks::{Chunk, Readers, Reading};
 use crate::error::Error;
 use crate::handle::{AskedRange, Request, RequestError};
 use crate::pace::Pace;
@@ -71,7 +71,9 @@ impl Rereads {
     /// Reads and publishes some of what is left, while the tail stands still; `reads` false: only looks after what has been read. Answers whether a record is worth publishing.
     pub(crate) async fn round(&mut self, session: &mut Session<'_>, reads: bool) -> Result<(), Error> {
         let mut moved = self.settle(session).await? || !std::mem::replace(&mut self.announced, true);
+        // What has settled is told before more of it is read: joiners are let go in between.
         if reads
+            && !moved
             && Instant::now() >= self.rest_until
             && let Some(name) = next_to_read(session)
         {
@@ -133,8 +135,11 @@ impl Rereads {
             progress = TableProgress::of(split(session, index, rows).await?);
         }
         let most = session.config.snapshot.chunk_rows;
-        let mut open: Vec<Reading> =
-            progress.open_ranges().into_iter().map(|(range, left)| Reading::new(index, &session.tables[index], range, left, most)).collect();
+        let mut open: Vec<Reading> = progress
+            .open_ranges()
+            .into_iter()
+            .map(|(range, left)| Reading::new(index, &session.tables[index], range, left, most))
+            .collect();
         let ends = Instant::now() + ROUND;
         loop {
             while self.readers.may_start()
@@ -210,9 +215,9 @@ async fn answer(session: &mut Session<'_>, request: Request) -> Result<(), Error
         Ok(()) => taken,
         Err(error) => Err(RequestError::NotSaved(error.to_string())),
     };
+    tell(session);
     // Whoever asked may have gone; it is done all the same.
     let _ = answer.send(told);
-    tell(session);
     saved
 }
 

@@ -253,11 +253,10 @@ mod tests {
 
     #[test]
     fn progress_survives_and_damage_is_told() {
-        let progress = TableProgress {
-            rows: 7,
-            after: Some(vec![KeyPart::Int(-1), KeyPart::Text("ü".into())]),
-            ..TableProgress::default()
-        };
+        let progress =
+            TableProgress {
+                rows: 7, after: Some(vec![KeyPart::Int(-1), KeyPart::Text("ü".into())]), ..TableProgress::default()
+            };
         let phase = SavedPhase::Snapshot { lsn: Lsn::from_bytes([1; 10]), tables: [(orders(), progress)].into() };
         let mut saved = saved(phase);
         saved.reread(&orders(), Reason::Gap, Lsn::from_bytes([2; 10]));

@@ -24,9 +24,9 @@ use crate::settle::max_lsn;
 use crate::status::{Activity, StatusHandle};
 use crate::tables::{self, Opened};
 use crate::{continuity, snapshot, tail};
-use source::clock::Clock;
 use source::catalog::Database;
 use source::changes::CaptureState;
+use source::clock::Clock;
 use source::{Catalog, Client};
 
 pub(crate) use crate::tables::Table;
@@ -115,7 +115,21 @@ impl<'a> Session<'a> {
             Publisher::new(config, provider, published, &catalog.database, lease.epoch, record_limit, status.clone()).await?;
         publisher.go_on_from(saved.positions.clone());
         let (clock, status, tables) = (clock.clone(), status.clone(), Arc::new(read));
-        Ok(Self { config, status, client, publisher, clock, tables, saved, known, requests, commit_time_ms: 0, retention_minutes: None, lease, last_success })
+        Ok(Self {
+            config,
+            status,
+            client,
+            publisher,
+            clock,
+            tables,
+            saved,
+            known,
+            requests,
+            commit_time_ms: 0,
+            retention_minutes: None,
+            lease,
+            last_success,
+        })
     }
 
     /// Something was achieved: failures from here on are new ones.
@@ -146,8 +160,7 @@ impl<'a> Session<'a> {
         let schema = Arc::clone(&self.tables[index].schema);
         let count = rows.len() as u64;
         for row in rows {
-            let event =
-                ChangeEvent { table: schema.clone(), op, before: None, after: Some(row), position, commit_time_ms };
+            let event = ChangeEvent { table: schema.clone(), op, before: None, after: Some(row), position, commit_time_ms };
             self.publisher.event(index, &event).await?;
         }
         self.status.table(&schema.name, |status| status.snapshot_rows += count);

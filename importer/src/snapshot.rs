@@ -23,7 +23,7 @@ use futures_util::StreamExt;
 use schemas::Lsn;
 use schemas::progress::Phase;
 
-use crate::chunks::{Batch, Chunk, Reading, Readers};
+use crate::chunks::{Batch, Chunk, Readers, Reading};
 use crate::error::Error;
 use crate::headroom;
 use crate::pace::Pace;
@@ -82,7 +82,8 @@ impl Work {
             }
             let most = session.config.snapshot.chunk_rows;
             let table = &session.tables[index];
-            work.readings.extend(progress.open_ranges().into_iter().map(|(range, left)| Reading::new(index, table, range, left, most)));
+            work.readings
+                .extend(progress.open_ranges().into_iter().map(|(range, left)| Reading::new(index, table, range, left, most)));
             keep(session, index, progress);
         }
         Ok(work)

@@ -171,8 +171,7 @@ fn vanished(config: &Config, status: &StatusHandle, catalog: &Catalog, saved: &m
 fn arrived(config: &Config, table: &CapturedTable, saved: &mut Saved) {
     let Some(instance) = table.instances.first() else { return };
     let floor = instance.start_lsn;
-    let entry =
-        SavedTable { object_id: table.object_id, instance: instance.name.clone(), floor, generation: 0, held: None };
+    let entry = SavedTable { object_id: table.object_id, instance: instance.name.clone(), floor, generation: 0, held: None };
     saved.tables.insert(table.name.clone(), entry);
     if matches!(saved.phase, SavedPhase::Tail { .. }) && config.snapshot.mode != SnapshotMode::Never {
         tracing::info!(table = %table.name, "the table is captured since the snapshot; it is read beside the tail");

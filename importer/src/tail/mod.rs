@@ -167,7 +167,8 @@ async fn publish(session: &mut Session<'_>, read: Read) -> Result<(), Error> {
         }
     };
     let schema = Arc::clone(session.publisher.table(table));
-    let event = ChangeEvent { table: schema, op, before: change.before, after: change.after, position: change.position, commit_time_ms };
+    let event =
+        ChangeEvent { table: schema, op, before: change.before, after: change.after, position: change.position, commit_time_ms };
     session.publisher.event(table, &event).await
 }
 

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod contracts;
+mod evolution;
 mod faults;
 mod init;
 mod lease;

@@ -30,11 +30,12 @@ fn told(progress: &[ProgressRecord], name: &str) -> Vec<(u64, bool, bool)> {
 }
 
 /// The last record that names a reread says that it is finished and passed; all rows that were read are counted.
-async fn check_rereads(world: &World) -> Vec<ProgressRecord> {
+pub(crate) async fn check_rereads(world: &World) -> Vec<ProgressRecord> {
     let progress = world.progress().await;
     let names: std::collections::BTreeSet<&TableName> = progress.iter().flat_map(|record| record.rereads.keys()).collect();
     for name in names {
-        let last = progress.iter().rev().find_map(|record| record.rereads.get(name).map(|reread| (record.to_lsn, reread))).unwrap();
+        let last =
+            progress.iter().rev().find_map(|record| record.rereads.get(name).map(|reread| (record.to_lsn, reread))).unwrap();
         assert!(last.1.finished && !last.1.holds(last.0), "{name}: {last:?}");
     }
     let events = world.events().await;
@@ -54,7 +55,11 @@ async fn a_gap_is_mended_by_reading_the_table_again_and_what_vanished_in_it_is_r
     world.sql(PURGE).await;
     let import = world.import();
     import.until("the reread", |status| status.tables.get(&table("orders")).is_some_and(|table| table.reread.is_some())).await;
-    world.sql("UPDATE dbo.orders SET total = 10 WHERE id = 2; INSERT INTO dbo.orders (id, customer, total) VALUES (50, N'new', 5);").await;
+    world
+        .sql(
+            "UPDATE dbo.orders SET total = 10 WHERE id = 2; INSERT INTO dbo.orders (id, customer, total) VALUES (50, N'new', 5);",
+        )
+        .await;
     import.reaches(world.captured().await).await;
     import.until("the end of the reread", |status| status.tables[&table("orders")].reread.is_none()).await;
     import.stop().await;
@@ -135,6 +140,8 @@ async fn killed_at_each_step_of_a_reread_it_goes_on_where_it_was() {
 async fn a_table_is_read_again_by_request_and_the_tail_goes_on() {
     let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
     world.config.snapshot.chunk_rows = 4;
+    // With a limit, each chunk is waited for.
+    world.config.snapshot.rows_per_second = Some(1000);
     let (import, handle) = world.import_with_handle();
     import.until("the tail", |status| status.activity == Activity::Tailing).await;
     let generation = handle.resnapshot(table("orders"), AskedRange::default()).await.unwrap();
@@ -179,7 +186,8 @@ async fn a_key_range_is_read_again_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_captured_later_is_read_beside_the_tail() {
-    let shop = SHOP.replace("EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'items', @role_name = NULL;\nGO\n", "");
+    let shop = SHOP
+        .replace("EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'items', @role_name = NULL;\nGO\n", "");
     let world = World::start(&(shop + &fill(5))).await;
     let import = world.import();
     import.until("the tail", |status| status.activity == Activity::Tailing).await;
@@ -248,7 +256,9 @@ async fn a_snapshot_longer_than_the_retention_goes_on_beside_the_tail() {
     import.until("the tail", |status| status.activity == Activity::Tailing).await;
     world.sql("UPDATE dbo.orders SET total = 11 WHERE id = 2;").await;
     import.reaches(world.captured().await).await;
-    import.until("the rereads' end", |status| status.tables.values().all(|table| table.reread.is_none() && table.snapshot_done)).await;
+    import
+        .until("the rereads' end", |status| status.tables.values().all(|table| table.reread.is_none() && table.snapshot_done))
+        .await;
     import.stop().await;
     assert_equal(&world).await;
     let progress = check_rereads(&world).await;

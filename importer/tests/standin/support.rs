@@ -225,7 +225,11 @@ pub(crate) fn tail_in_order(events: &[Json]) -> Vec<Json> {
 
 /// The tables as a consumer holds them that takes the events as they come, and of repeats the first. `swept`: tables that were read again as a whole, of which it removes what neither
 /// that reading nor a later change has brought.
-pub(crate) fn replay(events: &[Json], swept: &[&str], key: &dyn Fn(&str, &Json) -> String) -> BTreeMap<String, BTreeMap<String, Json>> {
+pub(crate) fn replay(
+    events: &[Json],
+    swept: &[&str],
+    key: &dyn Fn(&str, &Json) -> String,
+) -> BTreeMap<String, BTreeMap<String, Json>> {
     let mut tables: BTreeMap<String, BTreeMap<String, (usize, Json)>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     let mut reread: BTreeMap<String, usize> = BTreeMap::new();
