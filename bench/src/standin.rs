@@ -61,16 +61,8 @@ impl StandIn {
 
 /// How importers are told to reach it.
 pub(crate) fn source(port: u16) -> importer::Source {
-    importer::Source {
-        host: "127.0.0.1".to_owned(),
-        port,
-        database: DATABASE.to_owned(),
-        user: "sa".to_owned(),
-        password: importer::Password::new(PASSWORD),
-        encrypt: importer::Encryption::Off,
-        trust_certificate: false,
-        ca_file: None,
-    }
+    let login = importer::Source::sql_login("127.0.0.1", port, DATABASE, "sa", importer::Password::new(PASSWORD));
+    importer::Source { encrypt: importer::Encryption::Off, ..login }
 }
 
 /// Runs a batch to its end.

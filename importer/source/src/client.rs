@@ -11,10 +11,11 @@ use tokio::net::TcpStream;
 use tokio_util::compat::{Compat, TokioAsyncWriteCompatExt};
 
 use super::error::Error;
-use super::source::{Encryption, Source};
+use super::reach::Place;
+use super::source::{Encryption, Source, SourceError};
 
-/// How long a TCP connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long encryption and login may take once the server has answered.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the server may be silent within an answer. Long, because a scan may start slowly; a network that has gone away is noticed by it as well.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The largest that SQL Server grants without encryption trouble; fewer, larger packets matter for pages of rows.
@@ -31,35 +32,39 @@ const LOGIN_REFUSED: [u32; 9] = [18456, 18452, 18470, 18486, 18487, 18488, 18450
 const DATABASE_REFUSED: [u32; 3] = [4060, 4064, 911];
 
 impl Client {
+    /// Connects and logs in. Passwords, tokens and certificate authorities that are kept in files are read for it.
     pub async fn connect(source: &Source) -> Result<Self, Error> {
-        match Self::connect_to(source, &source.host, source.port).await {
+        let place = Place {
+            host: &source.host,
+            port: source.port,
+            instance: source.instance.as_deref(),
+            at_once: source.multi_subnet_failover,
+        };
+        match Self::connect_to(source, &place).await {
             // A gateway (Azure, an availability group's listener) may name another place, once.
-            Err(ConnectError::Routed { host, port }) => match Self::connect_to(source, &host, port).await {
-                Ok(client) => Ok(client),
-                Err(ConnectError::Failed(error)) => Err(error),
-                Err(ConnectError::Routed { .. }) => Err(Error::Unreachable {
-                    address: format!("{host}:{port}"),
-                    message: "it refers to yet another server".into(),
-                }),
-            },
+            Err(ConnectError::Routed { host, port }) => {
+                let routed = Place { host: &host, port, instance: None, at_once: false };
+                match Self::connect_to(source, &routed).await {
+                    Ok(client) => Ok(client),
+                    Err(ConnectError::Failed(error)) => Err(error),
+                    Err(ConnectError::Routed { .. }) => {
+                        Err(Error::Unreachable { address: routed.address(), message: "it refers to yet another server".into() })
+                    }
+                }
+            }
             Err(ConnectError::Failed(error)) => Err(error),
             Ok(client) => Ok(client),
         }
     }
 
-    async fn connect_to(source: &Source, host: &str, port: u16) -> Result<Self, ConnectError> {
-        let address = format!("{host}:{port}");
-        let unreachable = |message: String| ConnectError::Failed(Error::Unreachable { address: address.clone(), message });
-        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port)))
-            .await
-            .map_err(|_| unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
-            .map_err(|error| unreachable(error.to_string()))?;
-        tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+    async fn connect_to(source: &Source, place: &Place<'_>) -> Result<Self, ConnectError> {
+        let configuration = configuration(source, place).map_err(|error| ConnectError::Failed(error.into()))?;
+        let tcp = place.connect().await.map_err(ConnectError::Failed)?;
         // The handshake's state is large, and needed once.
-        match Box::pin(tiberius::Client::connect(configuration(source, host, port), tcp.compat_write())).await {
+        match Box::pin(tiberius::Client::connect(configuration, tcp.compat_write())).await {
             Ok(inner) => Ok(Self { inner }),
             Err(tiberius::error::Error::Routing { host, port }) => Err(ConnectError::Routed { host, port }),
-            Err(error) => Err(ConnectError::Failed(connect_error(source, address, error))),
+            Err(error) => Err(ConnectError::Failed(connect_error(source, place.address(), error))),
         }
     }
 
@@ -143,13 +148,18 @@ impl<'a> tiberius::IntoSql<'a> for Parameter<'a> {
     }
 }
 
-fn configuration(source: &Source, host: &str, port: u16) -> tiberius::Config {
+fn configuration(source: &Source, place: &Place<'_>) -> Result<tiberius::Config, SourceError> {
     let mut config = tiberius::Config::new();
-    config.host(host);
-    config.port(port);
+    config.host(place.host);
+    config.port(place.port);
     config.database(&source.database);
-    config.application_name("Tributary");
-    config.authentication(AuthMethod::sql_server(&source.user, source.password.reveal()));
+    config.application_name("tributary");
+    let secret = source.secret()?;
+    config.authentication(if source.token {
+        AuthMethod::aad_token(secret.reveal())
+    } else {
+        AuthMethod::sql_server(&source.user, secret.reveal())
+    });
     config.encryption(match source.encrypt {
         Encryption::Off => EncryptionLevel::NotSupported,
         Encryption::On => EncryptionLevel::Required,
@@ -158,14 +168,19 @@ fn configuration(source: &Source, host: &str, port: u16) -> tiberius::Config {
     // A source excludes both at once, which the driver would answer with a panic.
     if source.trust_certificate {
         config.trust_cert();
-    } else if let Some(path) = &source.ca_file {
-        config.trust_cert_ca(path.display());
+    } else if let Some(authorities) = source.authorities()? {
+        config.trust_cert_ca_bundle(authorities);
     }
+    if let Some(name) = &source.host_in_certificate {
+        config.hostname_in_certificate(name);
+    }
+    config.readonly(source.read_only);
+    config.handshake_timeout(Some(HANDSHAKE_TIMEOUT));
     config.packet_size(PACKET_BYTES);
     config.command_timeout(Some(ANSWER_TIMEOUT));
     // SQL Server stores UTF-16 unchecked. Half a surrogate pair cannot be written in JSON or any UTF-8 text at all: it becomes U+FFFD rather than the end of the import.
     config.lossy_utf16_decoding(true);
-    config
+    Ok(config)
 }
 
 fn connect_error(source: &Source, address: String, error: tiberius::error::Error) -> Error {

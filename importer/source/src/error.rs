@@ -3,6 +3,8 @@
 use schemas::{ErrorClass, Lsn, TableName};
 use tiberius::error::Error as Driver;
 
+use super::source::SourceError;
+
 /// A failure of the source. Each says what was being done, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,6 +57,8 @@ pub enum Error {
          streams, remove their folder), remove the importer's data directory, and start into an empty joiner state"
     )]
     WentBack { saved: Lsn, captured: Lsn },
+    #[error(transparent)]
+    Settings(#[from] SourceError),
     #[error("{table}: {what}. Give the values of the key's columns in their order, separated by commas")]
     BadKey { table: TableName, what: String },
     #[error("a snapshot at one LSN is not possible: {what}. {remedy}")]

@@ -6,6 +6,7 @@
 //! is doing, [`retention`] how long what waits is safe, [`identity`] whether the database is still the same, [`recount`] counts again, [`error`] says what
 //! each failure means.
 
+mod browser;
 pub mod catalog;
 pub mod changes;
 pub mod client;
@@ -19,11 +20,14 @@ pub mod fence;
 pub mod health;
 pub mod identity;
 pub mod keys;
+mod password;
+mod reach;
 pub mod recount;
 pub mod retention;
 pub mod rows;
 pub mod source;
 pub mod sql;
+mod url;
 
 pub use catalog::{CapturedColumn, CapturedTable, Catalog, ForeignKey, Instance};
 pub use error::Error;

@@ -2,8 +2,22 @@
 //!
 //! Either one URL, `sqlserver://user:password@host:port/database?encrypt=on`, or separate keys, or a URL with keys beside it that fill in what it leaves out.
 //! In a URL, the last `@` ends the password, which may hold `@`, `?` and `/` as they are; an option's value that holds `@` is written with `%40`.
-//! A password is best kept out of the file: `${NAME}` is taken from the environment, `password_file` from a file. It is never printed: [`Password`] shows
-//! stars, [`Source`] displays as `sqlserver://user@host:port/database`, and no error quotes a URL.
+//! A password is best kept out of the file: `${NAME}` is taken from the environment, `password_file` from a file, at each connection anew. It is never
+//! printed: [`Password`] shows stars, [`Source`] displays as `sqlserver://user@host:port/database`, and no error quotes a URL.
+//!
+//! # Options, in the URL or as keys
+//! | | |
+//! |---|---|
+//! | `encrypt` | `on` (TDS 7.4, the default), `strict` (TDS 8), `off` |
+//! | `ca_file` | certificate authorities to trust besides the system's, PEM or DER; read at each connection |
+//! | `host_in_certificate` | the name that the certificate carries, where it is not the host's (a listener, a tunnel) |
+//! | `trust_certificate` | accept any certificate |
+//! | `instance` | a named instance (`host\\instance` in the URL): its port is asked of the SQL Server Browser, unless `port` is given |
+//! | `read_only` | read-only intent: an availability group's listener leads to a readable secondary |
+//! | `multi_subnet_failover` | try all addresses of the host at once and take the first that answers |
+//! | `password_file`, `token_file` | a password, or a Microsoft Entra access token, kept in a file that others renew |
+//!
+//! What the driver cannot do: Windows and Kerberos logins (it needs a system library that is not linked), getting a token by itself, named pipes, Always Encrypted.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,28 +25,11 @@ use std::path::PathBuf;
 use schemas::ErrorClass;
 use serde::Deserialize;
 
+pub use super::password::Password;
+use super::url::parse_url;
+
 /// SQL Server's own port.
 const DEFAULT_PORT: u16 = 1433;
-
-/// A password that does not show itself.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Password(String);
-
-impl Password {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// Whether the connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -59,13 +56,20 @@ pub struct SourceSettings {
     #[serde(default, deserialize_with = "password")]
     pub password: Option<Password>,
     pub password_file: Option<PathBuf>,
+    #[serde(default, deserialize_with = "password")]
+    pub token: Option<Password>,
+    pub token_file: Option<PathBuf>,
     pub encrypt: Option<Encryption>,
     pub trust_certificate: Option<bool>,
     pub ca_file: Option<PathBuf>,
+    pub host_in_certificate: Option<String>,
+    pub instance: Option<String>,
+    pub read_only: Option<bool>,
+    pub multi_subnet_failover: Option<bool>,
 }
 
 fn password<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Password>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.map(Password))
+    Ok(Option::<String>::deserialize(deserializer)?.map(Password::new))
 }
 
 /// A URL that may hold a password, and so does not show itself.
@@ -90,17 +94,32 @@ impl fmt::Debug for SourceUrl {
 pub struct Source {
     pub host: String,
     pub port: u16,
+    /// A named instance, whose port is to be asked for.
+    pub instance: Option<String>,
     pub database: String,
+    /// Empty with a token.
     pub user: String,
+    /// What is used unless there is a file.
     pub password: Password,
+    /// Where the password is kept alone: it is read at each connection, so that a rotated one is taken up without a restart.
+    pub password_file: Option<PathBuf>,
+    /// The password is an access token.
+    pub token: bool,
     pub encrypt: Encryption,
     pub trust_certificate: bool,
     pub ca_file: Option<PathBuf>,
+    pub host_in_certificate: Option<String>,
+    pub read_only: bool,
+    pub multi_subnet_failover: bool,
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sqlserver://{}@{}:{}/{}", self.user, self.host, self.port, self.database)
+        let user = if self.token { "token" } else { &self.user };
+        match &self.instance {
+            Some(instance) => write!(f, "sqlserver://{user}@{}\\{instance}/{}", self.host, self.database),
+            None => write!(f, "sqlserver://{user}@{}:{}/{}", self.host, self.port, self.database),
+        }
     }
 }
 
@@ -113,20 +132,24 @@ pub enum SourceError {
     NotAUrl,
     #[error("source url: {part} has a % that is not followed by two hexadecimal digits: write % itself as %25")]
     Percent { part: &'static str },
-    #[error("source url: unknown option {name}: known are encrypt, trust_certificate, ca_file, password_file")]
-    UnknownOption { name: String },
+    #[error("source url: unknown option {name}: known are {known}")]
+    UnknownOption { name: String, known: String },
     #[error("source: {key} is {value}: expected {expected}")]
     BadValue { key: &'static str, value: String, expected: &'static str },
     #[error("source: {key} is missing: give it in the url or as `{key}:`")]
     Missing { key: &'static str },
     #[error("source: the password refers to ${{{name}}}, which is not in the environment: export {name}=…")]
     NoVariable { name: String },
-    #[error("source: the password file {path}: {source}")]
+    #[error("source: {path}, where the password or the token should be: {source}")]
     PasswordFile { path: PathBuf, source: std::io::Error },
     #[error(
         "source: ca_file and trust_certificate exclude each other: with trust_certificate any certificate is accepted, so leave out one"
     )]
     TrustConflict,
+    #[error("source: a token takes the place of user and password: leave out one or the other")]
+    TokenConflict,
+    #[error("source: ca_file {path}: {source}")]
+    CaFile { path: PathBuf, source: std::io::Error },
 }
 
 impl SourceError {
@@ -145,6 +168,49 @@ impl Source {
     pub fn from_settings(settings: &SourceSettings) -> Result<Self, SourceError> {
         resolve(settings, &|name| std::env::var(name).ok())
     }
+
+    /// A login with a password, and everything else as it is by default.
+    pub fn sql_login(
+        host: impl Into<String>,
+        port: u16,
+        database: impl Into<String>,
+        user: impl Into<String>,
+        password: Password,
+    ) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            instance: None,
+            database: database.into(),
+            user: user.into(),
+            password,
+            password_file: None,
+            token: false,
+            encrypt: Encryption::default(),
+            trust_certificate: false,
+            ca_file: None,
+            host_in_certificate: None,
+            read_only: false,
+            multi_subnet_failover: false,
+        }
+    }
+
+    /// The password or token, as it is now.
+    pub(crate) fn secret(&self) -> Result<Password, SourceError> {
+        match &self.password_file {
+            None => Ok(self.password.clone()),
+            Some(path) => match std::fs::read_to_string(path) {
+                Ok(text) => Ok(Password::new(text.trim_end_matches(['\r', '\n']))),
+                Err(source) => Err(SourceError::PasswordFile { path: path.clone(), source }),
+            },
+        }
+    }
+
+    /// The certificate authorities to trust, as they are now.
+    pub(crate) fn authorities(&self) -> Result<Option<Vec<u8>>, SourceError> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|source| SourceError::CaFile { path: path.clone(), source });
+        self.ca_file.as_ref().map(read).transpose()
+    }
 }
 
 fn resolve(settings: &SourceSettings, environment: &dyn Fn(&str) -> Option<String>) -> Result<Source, SourceError> {
@@ -152,177 +218,47 @@ fn resolve(settings: &SourceSettings, environment: &dyn Fn(&str) -> Option<Strin
     let required = |given: &Option<String>, in_url: Option<String>, key| {
         given.clone().or(in_url).filter(|value| !value.is_empty()).ok_or(SourceError::Missing { key })
     };
-    let password = match settings.password_file.as_ref().or(url.password_file.as_ref()) {
-        Some(path) => {
-            let text =
-                std::fs::read_to_string(path).map_err(|source| SourceError::PasswordFile { path: path.clone(), source })?;
-            Password(text.trim_end_matches(['\r', '\n']).to_owned())
-        }
-        None => settings.password.clone().or(url.password).ok_or(SourceError::Missing { key: "password" })?,
+    // Of a file and the text itself, the file: it is the one that others renew.
+    let kept = |file: Option<PathBuf>, text: Option<Password>| match file {
+        Some(file) => Some((Some(file), Password::default())),
+        None => text.map(|text| (None, text)),
     };
+    let token = kept(settings.token_file.clone().or(url.token_file), settings.token.clone());
+    let password = kept(settings.password_file.clone().or(url.password_file), settings.password.clone().or(url.password));
+    let named = settings.user.is_some() || url.user.is_some();
+    let (user, (password_file, secret), token) = match (token, password) {
+        (Some(_), Some(_)) => return Err(SourceError::TokenConflict),
+        (Some(_), None) if named => return Err(SourceError::TokenConflict),
+        (Some(token), None) => (String::new(), token, true),
+        (None, password) => {
+            let user = required(&settings.user, url.user, "user")?;
+            (user, password.ok_or(SourceError::Missing { key: "password" })?, false)
+        }
+    };
+    let port = settings.port.or(url.port);
     let source = Source {
         host: required(&settings.host, url.host, "host")?,
-        port: settings.port.or(url.port).unwrap_or(DEFAULT_PORT),
+        // Who names the port need not ask for it.
+        instance: settings.instance.clone().or(url.instance).filter(|name| !name.is_empty() && port.is_none()),
+        port: port.unwrap_or(DEFAULT_PORT),
         database: required(&settings.database, url.database, "database")?,
-        user: required(&settings.user, url.user, "user")?,
-        password: from_environment(password, environment)?,
+        user,
+        password: secret.resolve(environment)?,
+        password_file,
+        token,
         encrypt: settings.encrypt.or(url.encrypt).unwrap_or_default(),
         trust_certificate: settings.trust_certificate.or(url.trust_certificate).unwrap_or(false),
         ca_file: settings.ca_file.clone().or(url.ca_file),
+        host_in_certificate: settings.host_in_certificate.clone().or(url.host_in_certificate),
+        read_only: settings.read_only.or(url.read_only).unwrap_or(false),
+        multi_subnet_failover: settings.multi_subnet_failover.or(url.multi_subnet_failover).unwrap_or(false),
     };
     if source.trust_certificate && source.ca_file.is_some() {
         return Err(SourceError::TrustConflict);
     }
+    // What is not there now is told now, though it is read again later.
+    source.secret()?;
     Ok(source)
-}
-
-/// `${NAME}` as a whole is the variable's value; anything else is the password itself.
-fn from_environment(password: Password, environment: &dyn Fn(&str) -> Option<String>) -> Result<Password, SourceError> {
-    match password.0.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) {
-        Some(name) => environment(name).map(Password).ok_or_else(|| SourceError::NoVariable { name: name.to_owned() }),
-        None => Ok(password),
-    }
-}
-
-/// The parts that a URL gives.
-#[derive(Default)]
-struct UrlParts {
-    host: Option<String>,
-    port: Option<u16>,
-    database: Option<String>,
-    user: Option<String>,
-    password: Option<Password>,
-    password_file: Option<PathBuf>,
-    encrypt: Option<Encryption>,
-    trust_certificate: Option<bool>,
-    ca_file: Option<PathBuf>,
-}
-
-fn parse_url(url: &str) -> Result<UrlParts, SourceError> {
-    let rest = url.strip_prefix("sqlserver://").or_else(|| url.strip_prefix("mssql://")).ok_or(SourceError::NotAUrl)?;
-    let (login, place, query) = split_login(rest);
-    // Without a login and a database around it, what stands for a port or an option may be a piece of a password.
-    let safe = login.is_some() && place.contains('/');
-    let mut parts = UrlParts::default();
-    if let Some(login) = login {
-        let (user, password) = match login.split_once(':') {
-            Some((user, password)) => (user, Some(password)),
-            None => (login, None),
-        };
-        parts.user = Some(decode(user, "the user")?);
-        parts.password = password.map(|password| decode(password, "the password")).transpose()?.map(Password);
-    }
-    let (host_port, database) = place.split_once('/').unwrap_or((place, ""));
-    parts.database = Some(decode(database, "the database")?);
-    let (host, port) = split_port(host_port, login.is_some())?;
-    parts.host = Some(host.to_owned());
-    parts.port = port;
-    for option in query.split('&').filter(|option| !option.is_empty()) {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        set_option(&mut parts, name, decode(value, "an option")?, safe)?;
-    }
-    Ok(parts)
-}
-
-/// Login, place and options of a URL. The last `@` ends the password, so that one with `@` or `?` in it works unescaped; but an `@` among options that follow a
-/// whole address is theirs.
-fn split_login(rest: &str) -> (Option<&str>, &str, &str) {
-    let options =
-        |text: &'_ str| text.split('&').all(|option| OPTIONS.iter().any(|name| option.split('=').next() == Some(*name)));
-    let split_query = |text| -> (&str, &str) { str::split_once(text, '?').unwrap_or((text, "")) };
-    let (address, query) = split_query(rest);
-    if let Some((login, place)) = address.rsplit_once('@')
-        && (!query.contains('@') || options(query))
-    {
-        return (Some(login), place, query);
-    }
-    match rest.rsplit_once('@') {
-        Some((login, place)) => {
-            let (place, query) = split_query(place);
-            (Some(login), place, query)
-        }
-        None => (None, address, query),
-    }
-}
-
-/// What an error may say of a text.
-fn shown(text: &str, safe: bool) -> String {
-    if safe {
-        format!("{text:?}")
-    } else {
-        "(not shown, for it may be a part of the password: write ? in one as %3F and @ as %40)".to_owned()
-    }
-}
-
-/// The options that a URL may have.
-const OPTIONS: [&str; 4] = ["encrypt", "trust_certificate", "ca_file", "password_file"];
-
-/// `host`, `host:port`, `[::1]`, `[::1]:port`.
-fn split_port(text: &str, safe: bool) -> Result<(&str, Option<u16>), SourceError> {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, None),
-        Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or(SourceError::NotAUrl)?)),
-        None => match text.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    let bad =
-        |value: &str| SourceError::BadValue { key: "port", value: shown(value, safe), expected: "a number from 1 to 65535" };
-    let port = port.map(|port| port.parse().map_err(|_| bad(port))).transpose()?;
-    Ok((host, port))
-}
-
-fn set_option(parts: &mut UrlParts, name: &str, value: String, safe: bool) -> Result<(), SourceError> {
-    match name {
-        "encrypt" => {
-            parts.encrypt = Some(match value.as_str() {
-                "off" | "false" => Encryption::Off,
-                "on" | "true" => Encryption::On,
-                "strict" => Encryption::Strict,
-                _ => {
-                    return Err(SourceError::BadValue {
-                        key: "encrypt",
-                        value: shown(&value, safe),
-                        expected: "off, on or strict",
-                    });
-                }
-            });
-        }
-        "trust_certificate" => {
-            parts.trust_certificate = Some(match value.as_str() {
-                "true" | "" => true,
-                "false" => false,
-                _ => {
-                    return Err(SourceError::BadValue {
-                        key: "trust_certificate",
-                        value: shown(&value, safe),
-                        expected: "true or false",
-                    });
-                }
-            });
-        }
-        "ca_file" => parts.ca_file = Some(value.into()),
-        "password_file" => parts.password_file = Some(value.into()),
-        _ => return Err(SourceError::UnknownOption { name: shown(name, safe) }),
-    }
-    Ok(())
-}
-
-fn decode(text: &str, part: &'static str) -> Result<String, SourceError> {
-    let error = || SourceError::Percent { part };
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16)).ok_or_else(error);
-        let value = digit()? * 16 + digit()?;
-        out.push(u8::try_from(value).map_err(|_| error())?);
-    }
-    String::from_utf8(out).map_err(|_| error())
 }
 
 #[cfg(test)]
@@ -349,6 +285,40 @@ mod tests {
             ("::1", 1433, "a@b:c", Encryption::Off)
         );
         assert_eq!(from("sqlserver://sa:${SECRET}@h/d").unwrap().password.reveal(), "from outside");
+    }
+
+    #[test]
+    fn every_option_is_known_and_others_are_refused() {
+        let source = from(
+            "sqlserver://sa:p@db\\SALES/d?read_only=true&multi_subnet_failover&host_in_certificate=sql.example.com&encrypt=on",
+        )
+        .unwrap();
+        assert_eq!((source.host.as_str(), source.instance.as_deref()), ("db", Some("SALES")));
+        assert!(source.read_only && source.multi_subnet_failover);
+        assert_eq!(source.host_in_certificate.as_deref(), Some("sql.example.com"));
+        assert_eq!(source.to_string(), "sqlserver://sa@db\\SALES/d");
+        assert_eq!(from("sqlserver://sa:p@db/d?instance=SALES").unwrap().instance.as_deref(), Some("SALES"));
+        let with_port = from("sqlserver://sa:p@db\\SALES:1500/d").unwrap();
+        assert_eq!((with_port.instance, with_port.port), (None, 1500));
+        assert!(from("sqlserver://sa:p@h/d?read_only=perhaps").unwrap_err().to_string().contains("true or false"));
+        assert!(from("sqlserver://sa:p@h/d?readonly=true").unwrap_err().to_string().contains("read_only"));
+    }
+
+    #[test]
+    fn a_token_takes_the_place_of_user_and_password() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        std::fs::write(&path, "eyJ0\n").unwrap();
+        let source = from(&format!("sqlserver://h/d?token_file={}", path.display())).unwrap();
+        assert!(source.token && source.user.is_empty());
+        assert_eq!(source.secret().unwrap().reveal(), "eyJ0");
+        std::fs::write(&path, "renewed").unwrap();
+        assert_eq!(source.secret().unwrap().reveal(), "renewed");
+        assert_eq!(source.to_string(), "sqlserver://token@h:1433/d");
+        let both = from(&format!("sqlserver://sa:p@h/d?token_file={}", path.display()));
+        assert!(matches!(both, Err(SourceError::TokenConflict)));
+        let missing = from("sqlserver://h/d?token_file=/nowhere/at/all").unwrap_err();
+        assert!(missing.to_string().contains("/nowhere/at/all"), "{missing}");
     }
 
     #[test]

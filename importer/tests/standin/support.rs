@@ -32,16 +32,9 @@ impl World {
         let password = options.sa_password.clone();
         let server = Arc::new(sqlserver::start(options).await.unwrap());
         let directory = tempfile::tempdir().unwrap();
-        let source = Source {
-            host: server.address().ip().to_string(),
-            port: server.address().port(),
-            database: "shop".into(),
-            user: "sa".into(),
-            password: Password::new(password),
-            encrypt: Encryption::Off,
-            trust_certificate: false,
-            ca_file: None,
-        };
+        let (host, port) = (server.address().ip().to_string(), server.address().port());
+        let login = Source::sql_login(host, port, "shop", "sa", Password::new(password));
+        let source = Source { encrypt: Encryption::Off, ..login };
         let mut config = Config::new("shop", source, directory.path().join("importer"));
         config.layout = Layout::Shared;
         config.poll_interval = Duration::from_millis(10);

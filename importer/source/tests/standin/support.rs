@@ -21,16 +21,9 @@ impl World {
         let options = Options { capture_interval: Duration::from_secs(3600), ..Options::default() };
         let password = options.sa_password.clone();
         let server = Arc::new(sqlserver::start(options).await.unwrap());
-        let source = Source {
-            host: server.address().ip().to_string(),
-            port: server.address().port(),
-            database: "shop".into(),
-            user: "sa".into(),
-            password: Password::new(password),
-            encrypt: Encryption::Off,
-            trust_certificate: false,
-            ca_file: None,
-        };
+        let (host, port) = (server.address().ip().to_string(), server.address().port());
+        let login = Source::sql_login(host, port, "shop", "sa", Password::new(password));
+        let source = Source { encrypt: Encryption::Off, ..login };
         let client = Client::connect(&source).await.unwrap();
         let world = Self { server, source, client };
         world.sql("EXEC sys.sp_cdc_enable_db;").await;
