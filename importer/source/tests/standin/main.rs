@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod capture;
+mod connect;
 mod ranges;
 mod state;
 mod support;
