@@ -11,6 +11,8 @@ use streams::Layout;
 
 use source::Source;
 
+use crate::controls::TableControls;
+
 /// Everything an importer needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -27,6 +29,8 @@ pub struct Config {
     pub partition_by: BTreeMap<TableName, String>,
     /// What identifies a row of a table that has neither a primary key nor a unique index: columns of the table that are never NULL.
     pub keys: BTreeMap<TableName, Vec<String>>,
+    /// What is published of a table's columns and rows.
+    pub controls: BTreeMap<TableName, TableControls>,
     /// Where progress, epoch and lock lie. One source, one directory.
     pub data_dir: PathBuf,
     pub snapshot: SnapshotConfig,
@@ -144,6 +148,7 @@ impl Config {
             contracts: BTreeMap::new(),
             partition_by: BTreeMap::new(),
             keys: BTreeMap::new(),
+            controls: BTreeMap::new(),
             data_dir: data_dir.into(),
             snapshot: SnapshotConfig::default(),
             on_gap: GapPolicy::default(),

@@ -12,6 +12,8 @@ pub enum Error {
     #[error(transparent)]
     Stream(#[from] streams::Error),
     #[error(transparent)]
+    Controls(#[from] crate::controls::ControlsError),
+    #[error(transparent)]
     TimeZone(#[from] source::clock::UnknownZone),
     #[error("{path}: {doing}: {source}")]
     Io { path: PathBuf, doing: &'static str, source: std::io::Error },

@@ -16,6 +16,7 @@ mod chunks;
 mod config;
 mod continuity;
 pub mod contracts;
+mod controls;
 mod error;
 mod handle;
 mod headroom;
@@ -34,9 +35,11 @@ mod snapshot;
 mod status;
 mod tables;
 mod tail;
+mod verify;
 
 pub use check::check;
 pub use config::{BreakingPolicy, Config, GapPolicy, SnapshotConfig, SnapshotMode, TableFilter};
+pub use controls::{ControlsError, Mask, TableControls};
 pub use error::Error;
 pub use handle::{AskedRange, ImporterHandle, RequestError};
 pub use importer::Importer;
@@ -46,3 +49,4 @@ pub use source::{
     SourceError, SourceSettings, SourceUrl,
 };
 pub use status::{Activity, Status, StatusHandle, TableStatus};
+pub use verify::{RangeDifference, Recount, TableRecount, Uncounted, verify};

@@ -11,7 +11,8 @@ use source::{Client, Source};
 
 #[derive(Debug)]
 pub(crate) struct Pool {
-    source: Source,
+    /// `None`: there are only the connections that were given, because they see what no new one would.
+    source: Option<Source>,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
 }
@@ -33,7 +34,13 @@ pub(crate) struct Loan {
 
 impl Pool {
     pub(crate) fn new(source: Source, most: usize) -> Arc<Self> {
-        Arc::new(Self { source, permits: Arc::new(Semaphore::new(most.max(1))), idle: Mutex::default() })
+        Arc::new(Self { source: Some(source), permits: Arc::new(Semaphore::new(most.max(1))), idle: Mutex::default() })
+    }
+
+    /// These connections and no others.
+    pub(crate) fn of(clients: Vec<Client>) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(clients.len()));
+        Arc::new(Self { source: None, permits, idle: Mutex::new(clients.into_iter().map(Idle).collect()) })
     }
 
     /// Waits until a connection is free.
@@ -46,7 +53,13 @@ impl Pool {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let client = match idle {
             Some(Idle(client)) => client,
-            None => Client::connect(&self.source).await?,
+            None => match &self.source {
+                Some(source) => Client::connect(source).await?,
+                None => {
+                    let message = "the connection that saw the tables as of one LSN is gone".to_owned();
+                    return Err(source::Error::Connection { doing: "reading a fenced snapshot", message });
+                }
+            },
         };
         Ok(Loan { pool: Arc::clone(self), client, _permit: permit })
     }

@@ -128,7 +128,8 @@ impl Rereads {
         if progress.is_fresh() {
             let rows = expect(session, index, &progress).await?;
             if !session.tables[index].rows.has_key() {
-                let rows = whole(session, index, &mut self.pace, None).await?;
+                let pool = session.pool(1);
+                let rows = whole(session, &pool, index, &mut self.pace, None).await?;
                 keep(session, name, TableProgress { rows, ..TableProgress::complete() });
                 return Ok(());
             }

@@ -157,9 +157,10 @@ impl<'a> Session<'a> {
         let commit_time_ms = i64::try_from(now).unwrap_or(i64::MAX);
         let position = Position { commit_lsn: self.saved.lsn(), ..Position::default() };
         let op = if self.in_snapshot() { Op::Read } else { Op::Reread };
-        let schema = Arc::clone(&self.tables[index].schema);
+        let tables = Arc::clone(&self.tables);
+        let Table { schema, controls, .. } = &tables[index];
         let count = rows.len() as u64;
-        for row in rows {
+        for row in rows.into_iter().filter_map(|row| controls.row(row)) {
             let event = ChangeEvent { table: schema.clone(), op, before: None, after: Some(row), position, commit_time_ms };
             self.publisher.event(index, &event).await?;
         }

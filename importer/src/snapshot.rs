@@ -6,6 +6,9 @@
 //! tail repeats those after L0 and adds the rest. So once the tail has passed the last change that any read may have seen ([`crate::settle`]), every table is as of that
 //! LSN: repeated changes replace a row by what it was and then again by what it is. In which order the chunks are read and published is of no consequence for this.
 //!
+//! *Fenced*, on request: where SNAPSHOT isolation is on, every connection sees the tables as of one LSN ([`source::fence`]), and that LSN is L0 and the one from which on the tables are
+//! consistent: nothing is repeated. It takes a short lock on every table and cannot resume: an attempt that broke off is begun anew.
+//!
 //! # Retention
 //! The tail begins after L0, however long the snapshot takes. So between chunks the instances' low watermarks are held against L0, and how long the changes after L0 are
 //! safe yet. Where less than `headroom_warning` is left, the snapshot goes on *beside the tail*: it is called complete, with the tables that are not finished named as being read
@@ -17,6 +20,7 @@
 //! are read again, which is harmless for the reason above. A table without a key is read in one go, and from its start after a restart.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -27,6 +31,7 @@ use crate::chunks::{Batch, Chunk, Readers, Reading};
 use crate::error::Error;
 use crate::headroom;
 use crate::pace::Pace;
+use crate::pool::Pool;
 use crate::saved::{Reason, SavedPhase, SavedReread, TableProgress};
 use crate::session::Session;
 use crate::settle::Settling;
@@ -36,14 +41,20 @@ use source::rows::KeyRange;
 /// Publishes the snapshot, from where the saved progress stands, and ends with saved progress in the tail.
 pub(crate) async fn run(session: &mut Session<'_>) -> Result<(), Error> {
     session.activity(Activity::Snapshot);
+    let connections = session.config.snapshot.connections;
+    let (pool, fence) = if session.config.snapshot.fenced { fenced(session).await? } else { (session.pool(connections), None) };
     let mut work = Work::prepare(session).await?;
     let mut pace = Pace::new(&session.config.snapshot);
-    let finished = in_chunks(session, &mut work, &mut pace).await? && without_keys(session, &work.heaps, &mut pace).await?;
+    let finished =
+        in_chunks(session, &pool, &mut work, &mut pace).await? && without_keys(session, &pool, &work.heaps, &mut pace).await?;
     let lsn = session.saved.lsn();
     let consistent_from = if finished {
         headroom::look(session).await?;
         session.activity(Activity::SettlingSnapshot);
-        Settling::begin(&mut session.client).await?.wait(&mut session.client).await?
+        match fence {
+            Some(lsn) => lsn,
+            None => Settling::begin(&mut session.client).await?.wait(&mut session.client).await?,
+        }
     } else {
         beside_the_tail(session);
         lsn
@@ -55,6 +66,21 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<(), Error> {
     session.status.update(|status| status.consistent_from = Some(consistent_from));
     tracing::info!(%lsn, %consistent_from, finished, "the initial snapshot is complete, or goes on beside the tail");
     Ok(())
+}
+
+/// Connections that all see the tables as of one LSN, and that LSN. What was published by an attempt before is read again with the rest; the tail then still begins where that
+/// attempt noted, and goes over what has changed in between, so that the tables are as of the new LSN once it has passed that.
+async fn fenced(session: &mut Session<'_>) -> Result<(Arc<Pool>, Option<Lsn>), Error> {
+    let names: Vec<_> = session.tables.iter().map(|table| table.schema.name.clone()).collect();
+    let fenced = source::fence::open(&session.config.source, &names, session.config.snapshot.connections).await?;
+    if let SavedPhase::Snapshot { lsn, tables } = &mut session.saved.phase {
+        let fresh = tables.values().all(|progress| progress.rows == 0 && !progress.done);
+        tables.clear();
+        if fresh {
+            *lsn = fenced.lsn;
+        }
+    }
+    Ok((Pool::of(fenced.readers), Some(fenced.lsn)))
 }
 
 /// What is to be read.
@@ -132,9 +158,8 @@ pub(crate) async fn split(session: &mut Session<'_>, index: usize, rows: Option<
 }
 
 /// Reads all tables with keys; false if the retention does not leave the time for it.
-async fn in_chunks(session: &mut Session<'_>, work: &mut Work, pace: &mut Pace) -> Result<bool, Error> {
-    let connections = session.config.snapshot.connections;
-    let mut readers = Readers::new(session.pool(connections), connections);
+async fn in_chunks(session: &mut Session<'_>, pool: &Arc<Pool>, work: &mut Work, pace: &mut Pace) -> Result<bool, Error> {
+    let mut readers = Readers::new(Arc::clone(pool), session.config.snapshot.connections);
     let mut look = Look::new(session.config.headroom_check);
     loop {
         while readers.may_start()
@@ -174,12 +199,12 @@ async fn acknowledge(session: &mut Session<'_>) -> Result<(), Error> {
 }
 
 /// Tables without a key, in whatever order their rows come. They are published as they are read; the table counts as done at its end alone.
-async fn without_keys(session: &mut Session<'_>, heaps: &[usize], pace: &mut Pace) -> Result<bool, Error> {
+async fn without_keys(session: &mut Session<'_>, pool: &Arc<Pool>, heaps: &[usize], pace: &mut Pace) -> Result<bool, Error> {
     for &index in heaps {
         if headroom::look(session).await?.is_short() {
             return Ok(false);
         }
-        let rows = whole(session, index, pace, Some(Phase::Snapshot)).await?;
+        let rows = whole(session, pool, index, pace, Some(Phase::Snapshot)).await?;
         keep(session, index, TableProgress { rows, ..TableProgress::complete() });
         session.save().await?;
     }
@@ -187,10 +212,16 @@ async fn without_keys(session: &mut Session<'_>, heaps: &[usize], pace: &mut Pac
 }
 
 /// Reads and publishes a whole table in one go, with a record after each batch in the given phase, if any. Answers how many rows it had.
-pub(crate) async fn whole(session: &mut Session<'_>, index: usize, pace: &mut Pace, phase: Option<Phase>) -> Result<u64, Error> {
-    let tables = std::sync::Arc::clone(&session.tables);
+pub(crate) async fn whole(
+    session: &mut Session<'_>,
+    pool: &Arc<Pool>,
+    index: usize,
+    pace: &mut Pace,
+    phase: Option<Phase>,
+) -> Result<u64, Error> {
+    let tables = Arc::clone(&session.tables);
     let table = &tables[index];
-    let mut loan = session.pool(1).take().await?;
+    let mut loan = pool.take().await?;
     let mut count = 0;
     {
         let mut rows = loan.client.stream("reading a table without a key", table.rows.scan()).await?;
@@ -215,6 +246,7 @@ pub(crate) async fn whole(session: &mut Session<'_>, index: usize, pace: &mut Pa
         }
         session.publish_rows(index, batch.take()).await?;
     }
+    loan.give_back();
     if phase.is_some() {
         acknowledge(session).await?;
     }

@@ -33,6 +33,7 @@ use schemas::table::TableSchema;
 use schemas::{Lsn, TableName};
 
 use crate::config::{BreakingPolicy, Config, GapPolicy, SnapshotMode, matches};
+use crate::controls::{Controlled, Controls, in_order_of};
 use crate::error::Error;
 use crate::saved::{Reason, Saved, SavedPhase, SavedReread, SavedTable, TableProgress};
 use crate::status::StatusHandle;
@@ -47,6 +48,8 @@ pub(crate) struct Table {
     pub(crate) rows: Arc<SourceTable>,
     /// Where a newer capture instance begins, exclusive: no change from there on is read from this one.
     pub(crate) until: Option<Lsn>,
+    /// What is published of what is read.
+    pub(crate) controls: Controls,
 }
 
 /// A table with what it is held to.
@@ -203,9 +206,11 @@ fn open_one(
         }
     };
     let live = instance.schema(name);
-    let contract = config.contracts.get(name).cloned().unwrap_or_else(|| Contract::from_table(&live));
+    let settings = config.controls.get(name).cloned().unwrap_or_default();
+    let shown = Controlled::new(&settings, &live)?.published;
+    let contract = config.contracts.get(name).cloned().unwrap_or_else(|| Contract::from_table(&shown));
     check_computed(&contract, instance, status)?;
-    let (breaking, harmless): (Vec<_>, Vec<_>) = contract.compare(&live).into_iter().partition(Difference::breaks);
+    let (breaking, harmless): (Vec<_>, Vec<_>) = contract.compare(&shown).into_iter().partition(Difference::breaks);
     for (column, sql_type) in &instance.unsupported {
         status.warn(&format!("{name}: column {column} is {sql_type}, which cannot be read: it is left out"));
     }
@@ -222,7 +227,7 @@ fn open_one(
         }
         Some(error) => {
             status.warn(&format!("{error}. Until then its changes are dead-lettered"));
-            (Contract::from_table(&live), Some(error.to_string()))
+            (Contract::from_table(&shown), Some(error.to_string()))
         }
     };
     let Some(entry) = saved.tables.get_mut(name) else { return Ok(None) };
@@ -240,9 +245,11 @@ fn open_one(
     }
     let floor = saved.tables.get(name).map_or(Lsn::ZERO, |entry| entry.floor);
     let missing = |column| Error::ColumnNotCaptured { table: name.clone(), column };
-    let changes = ChangeTable::new(&contract.table, instance, floor, config.page_rows).map_err(missing)?;
-    let rows = SourceTable::new(&contract.table, instance).map_err(missing)?;
-    let table = Table { schema: contract.table.clone(), changes: Arc::new(changes), rows: Arc::new(rows), until };
+    let (settings, live) = in_order_of(&contract.table, &settings, &live);
+    let Controlled { read, controls, .. } = Controlled::new(&settings, &live)?;
+    let changes = ChangeTable::new(&read, instance, floor, config.page_rows).map_err(missing)?;
+    let rows = SourceTable::new(&read, instance).map_err(missing)?;
+    let table = Table { schema: contract.table.clone(), changes: Arc::new(changes), rows: Arc::new(rows), until, controls };
     Ok(Some(Opened { table, contract, breaks }))
 }
 

@@ -158,17 +158,16 @@ async fn range(session: &mut Session<'_>, reader: &mut Reading, first: Item) -> 
 
 async fn publish(session: &mut Session<'_>, read: Read) -> Result<(), Error> {
     let Read { table, change, commit_time_ms } = read;
-    let op = match (&change.before, &change.after) {
+    let (before, after) = session.tables[table].controls.change(change.before, change.after);
+    let op = match (&before, &after) {
         (None, Some(_)) => Op::Create,
         (Some(_), Some(_)) => Op::Update,
         (Some(_), None) => Op::Delete,
-        (None, None) => {
-            return Err(source::Error::Unexpected { doing: "reading changes", what: "a change without a row".into() }.into());
-        }
+        // The filter takes neither.
+        (None, None) => return Ok(()),
     };
     let schema = Arc::clone(session.publisher.table(table));
-    let event =
-        ChangeEvent { table: schema, op, before: change.before, after: change.after, position: change.position, commit_time_ms };
+    let event = ChangeEvent { table: schema, op, before, after, position: change.position, commit_time_ms };
     session.publisher.event(table, &event).await
 }
 

@@ -12,4 +12,5 @@ mod rereads;
 mod resume;
 mod support;
 mod types;
+mod verify;
 mod workload;

@@ -296,3 +296,31 @@ async fn without_a_snapshot_changes_follow_and_no_rows_from_before() {
     assert_eq!(events.len(), 1);
     assert_eq!(events[0]["op"], "u");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_snapshot_is_the_tables_as_of_one_lsn() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(20))).await;
+    world.config.snapshot.fenced = true;
+    world.config.snapshot.chunk_rows = 3;
+    let error = world.import_error().await.to_string();
+    assert!(error.contains("ALLOW_SNAPSHOT_ISOLATION ON"), "{error}");
+    world.sql("ALTER DATABASE shop SET ALLOW_SNAPSHOT_ISOLATION ON;").await;
+    world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(3) });
+    let import = world.import();
+    import.until("the first chunk", |status| status.tables.values().any(|table| table.snapshot_rows > 0)).await;
+    world.sql("UPDATE dbo.orders SET total = 500; UPDATE dbo.items SET product = 'late';").await;
+    import.until("the tail", |status| status.activity == Activity::Tailing).await;
+    world.server.faults().clear();
+    import.reaches(world.captured().await).await;
+    import.stop().await;
+    assert_equal(&world).await;
+    let read: Vec<_> = world.events().await.into_iter().filter(|event| event["op"] == "r").collect();
+    assert_eq!(read.len(), 60);
+    assert!(
+        read.iter().all(|event| event["after"]["total"] != "500.00" && event["after"]["product"] != "late"),
+        "nothing later is seen"
+    );
+    let progress = world.progress().await;
+    let complete = progress.iter().find(|record| matches!(record.phase, Phase::SnapshotComplete { .. })).unwrap();
+    assert_eq!(complete.phase, Phase::SnapshotComplete { consistent_from: complete.to_lsn });
+}

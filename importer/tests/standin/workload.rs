@@ -225,3 +225,32 @@ async fn a_stream_per_table_with_several_shards_keeps_each_rows_order() {
     let shards = &progress.last().unwrap().positions;
     assert_eq!(shards.keys().map(|stream| stream.0.as_str()).collect::<Vec<_>>(), ["shop.dbo.items", "shop.dbo.orders"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_are_masked_and_renamed_and_rows_enter_and_leave_the_filter() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(4))).await;
+    let controls = json!({"rename": {"customer": "buyer"}, "mask": {"customer": {"truncate": 4}}, "exclude": ["total"], "filter": "total < 3"});
+    world.config.controls.insert(schemas::TableName::new("dbo", "orders"), serde_json::from_value(controls).unwrap());
+    let import = world.import();
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    world
+        .sql("UPDATE dbo.orders SET total = 5 WHERE id = 1;\nGO\nUPDATE dbo.orders SET total = 1 WHERE id = 4;\nGO\nUPDATE dbo.orders SET customer = N'someone' WHERE id = 4;\nGO\nUPDATE dbo.orders SET total = 9 WHERE id = 3;")
+        .await;
+    import.reaches(world.captured().await).await;
+    import.stop().await;
+    let told: Vec<String> = world
+        .events()
+        .await
+        .iter()
+        .filter(|event| table_of(event) == "orders")
+        .map(|event| format!("{} {} {}", event["op"].as_str().unwrap(), event["before"], event["after"]))
+        .collect();
+    let expected = [
+        r#"r null {"id":1,"buyer":"cust"}"#,
+        r#"r null {"id":2,"buyer":"cust"}"#,
+        r#"d {"id":1,"buyer":"cust"} null"#,
+        r#"c null {"id":4,"buyer":"cust"}"#,
+        r#"u {"id":4,"buyer":"cust"} {"id":4,"buyer":"some"}"#,
+    ];
+    assert_eq!(told, expected);
+}

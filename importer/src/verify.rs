@@ -1,0 +1,230 @@
+//! What was published, held against the change tables: a recount.
+//!
+//! Every progress record says how many changes of which table its range (`from`, `to`] had. Here the change tables are counted again over the same ranges, and each change must have been
+//! published or dead-lettered (INV-6). Ranges are compared together as long as they agree; where they do not, they are halved until the range is found that differs.
+//!
+//! What cannot be counted again is said rather than guessed: ranges that cleanup has removed, instances that are gone, tables of which a filter publishes only some
+//! changes, and ranges in which a table was held or was read again after a gap, so that its rows came as a whole.
+
+use std::collections::BTreeMap;
+
+use schemas::progress::{Phase, ProgressRecord};
+use schemas::{Lsn, TableName};
+use serde::Serialize;
+use streams::{Layout, Positions, Provider};
+
+use crate::config::Config;
+use crate::error::Error;
+use source::recount::{Count, changes};
+use source::{CapturedTable, Catalog, Client};
+
+/// What a recount has found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Recount {
+    /// By table.
+    pub tables: BTreeMap<TableName, TableRecount>,
+    /// The least and the greatest LSN of what was published.
+    pub from: Lsn,
+    pub to: Lsn,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct TableRecount {
+    /// Changes published or dead-lettered, in the ranges that could be counted again.
+    pub published: u64,
+    /// Changes in the change tables, in the same ranges.
+    pub captured: u64,
+    /// Ranges in which the two differ.
+    pub differences: Vec<RangeDifference>,
+    /// Ranges that could not be counted again, and why.
+    pub uncounted: Vec<Uncounted>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RangeDifference {
+    /// Exclusive.
+    pub from: Lsn,
+    /// Inclusive.
+    pub to: Lsn,
+    pub published: u64,
+    pub captured: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Uncounted {
+    pub from: Lsn,
+    pub to: Lsn,
+    pub why: String,
+}
+
+impl Recount {
+    /// Whether everything that could be counted again agrees.
+    pub fn agrees(&self) -> bool {
+        self.tables.values().all(|table| table.differences.is_empty())
+    }
+}
+
+/// A range that was published, and what of one table.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    from: Lsn,
+    to: Lsn,
+    published: u64,
+    /// The table was not published change by change.
+    as_a_whole: bool,
+}
+
+/// Counts again what the source holds of all that was published.
+pub async fn verify(config: &Config, provider: &dyn Provider) -> Result<Recount, Error> {
+    let records = in_force(records(config, provider).await?);
+    let mut client = Client::connect(&config.source).await?;
+    let catalog = Catalog::read(&mut client).await?;
+    let mut recount = Recount::default();
+    if let (Some(first), Some(last)) = (records.first(), records.last()) {
+        (recount.from, recount.to) = (first.from_lsn, last.to_lsn);
+    }
+    for table in catalog.tables.iter().filter(|table| config.tables.takes(&table.name)) {
+        let ranges: Vec<Range> = records.iter().map(|record| of_table(record, &table.name)).collect();
+        let found = recount.tables.entry(table.name.clone()).or_default();
+        if config.controls.get(&table.name).is_some_and(|controls| controls.filter.is_some()) {
+            let why = "a filter publishes only some of its changes".to_owned();
+            found.uncounted.push(Uncounted { from: recount.from, to: recount.to, why });
+            continue;
+        }
+        compare_all(&mut client, table, &ranges, found).await?;
+    }
+    Ok(recount)
+}
+
+/// All progress records of the source, in order.
+async fn records(config: &Config, provider: &dyn Provider) -> Result<Vec<ProgressRecord>, Error> {
+    let stream = Layout::progress_stream(&config.prefix);
+    let mut left = provider.tips(&stream).await?;
+    let mut reader = provider.reader(&stream, &Positions::new()).await?;
+    let mut records = Vec::new();
+    while !left.is_empty() {
+        let batch = reader.next().await?;
+        for (number, data) in &batch.records {
+            if left.get(&batch.shard).is_some_and(|tip| number >= tip) {
+                left.remove(&batch.shard);
+            }
+            let doing = "reading progress records";
+            let record: ProgressRecord =
+                serde_json::from_slice(data).map_err(|error| source::Error::Unexpected { doing, what: error.to_string() })?;
+            if record.source == config.name {
+                records.push(record);
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// The records of the tail that count: of the greatest epoch so far, and of a range that was published again the later one.
+fn in_force(records: Vec<ProgressRecord>) -> Vec<ProgressRecord> {
+    let mut kept: Vec<ProgressRecord> = Vec::new();
+    let mut epoch = 0;
+    for record in records {
+        if record.epoch < epoch {
+            continue;
+        }
+        epoch = record.epoch;
+        if record.phase == Phase::Tail && record.from_lsn < record.to_lsn {
+            while kept.last().is_some_and(|last| last.to_lsn > record.from_lsn) {
+                kept.pop();
+            }
+            kept.push(record);
+        }
+    }
+    kept
+}
+
+fn of_table(record: &ProgressRecord, table: &TableName) -> Range {
+    let count = |counts: &BTreeMap<TableName, u64>| counts.get(table).copied().unwrap_or(0);
+    Range {
+        from: record.from_lsn,
+        to: record.to_lsn,
+        published: count(&record.counts) + count(&record.dead_lettered),
+        as_a_whole: record.rereads.get(table).is_some_and(|reread| reread.consistent_from.is_none()),
+    }
+}
+
+/// Compares the ranges, those together that one instance holds and that follow each other.
+async fn compare_all(
+    client: &mut Client,
+    table: &CapturedTable,
+    ranges: &[Range],
+    found: &mut TableRecount,
+) -> Result<(), Error> {
+    let mut start = 0;
+    while start < ranges.len() {
+        let instance = instance_of(table, ranges[start].from);
+        let same = |index: &usize| {
+            let (before, range) = (&ranges[*index - 1], &ranges[*index]);
+            before.to == range.from && instance_of(table, range.from) == instance && before.as_a_whole == range.as_a_whole
+        };
+        let end = (start + 1..ranges.len()).take_while(same).last().unwrap_or(start) + 1;
+        let group = &ranges[start..end];
+        match instance {
+            Some(instance) => compare(client, instance, group, found).await?,
+            None => uncounted(group, "no capture instance reaches back so far", found),
+        }
+        start = end;
+    }
+    Ok(())
+}
+
+/// The instance that a range was read from: the newest that had begun.
+fn instance_of(table: &CapturedTable, from: Lsn) -> Option<&str> {
+    let begun = table.instances.iter().find(|instance| instance.start_lsn <= from.next());
+    begun.or(table.instances.last()).map(|instance| instance.name.as_str())
+}
+
+fn uncounted(ranges: &[Range], why: &str, found: &mut TableRecount) {
+    if let (Some(first), Some(last)) = (ranges.first(), ranges.last()) {
+        found.uncounted.push(Uncounted { from: first.from, to: last.to, why: why.to_owned() });
+    }
+}
+
+/// Compares ranges that follow each other, and halves them where they differ.
+async fn compare(client: &mut Client, instance: &str, ranges: &[Range], found: &mut TableRecount) -> Result<(), Error> {
+    let mut open = vec![ranges];
+    while let Some(ranges) = open.pop() {
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { continue };
+        let published = ranges.iter().map(|range| range.published).sum();
+        let count = changes(client, &[instance], first.from, last.to).await?.into_iter().next().unwrap_or(Count::Gone);
+        let captured = match count {
+            Count::Changes(captured) => captured,
+            Count::Purged { .. } | Count::Gone if ranges.len() > 1 => {
+                let (a, b) = ranges.split_at(ranges.len() / 2);
+                open.extend([b, a]);
+                continue;
+            }
+            Count::Purged { min, .. } => {
+                uncounted(
+                    ranges,
+                    &format!("the capture instance {instance} now begins at {min}: what was before has been removed"),
+                    found,
+                );
+                continue;
+            }
+            Count::Gone => {
+                uncounted(ranges, &format!("the capture instance {instance} is gone"), found);
+                continue;
+            }
+        };
+        if captured == published {
+            found.published += published;
+            found.captured += captured;
+        } else if first.as_a_whole {
+            uncounted(ranges, "the table was held, or was being read again as a whole", found);
+        } else if ranges.len() > 1 {
+            let (a, b) = ranges.split_at(ranges.len() / 2);
+            open.extend([b, a]);
+        } else {
+            found.published += published;
+            found.captured += captured;
+            found.differences.push(RangeDifference { from: first.from, to: last.to, published, captured });
+        }
+    }
+    Ok(())
+}
