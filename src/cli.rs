@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use schemas::TableName;
 
 use crate::logging::LogFormat;
 
@@ -46,7 +47,11 @@ pub(crate) enum Command {
     /// Queries alone, from the sink that the configuration names.
     Api(ConfigArgs),
     /// Asks a running process how it is.
+    ///
+    /// Exit codes: 0 all parts work, 1 one has failed, or the process does not answer.
     Status(StatusArgs),
+    /// Has a running importer read a table, or a range of its keys, again.
+    Snapshot(SnapshotArgs),
     /// The SQL Server stand-in alone.
     #[cfg(feature = "demo")]
     Sqlserver(SqlserverArgs),
@@ -107,14 +112,42 @@ pub(crate) struct InitArgs {
     pub(crate) out: PathBuf,
 }
 
+/// How to reach a running process.
 #[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
+pub(crate) struct ApiArgs {
     /// Where the API listens.
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     pub(crate) url: String,
     /// The environment variable that holds the API's bearer token.
     #[arg(long, value_name = "NAME")]
     pub(crate) token_env: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+    /// The source's name; default: the one that the process imports.
+    #[arg(long)]
+    pub(crate) source: Option<String>,
+    /// The table, such as dbo.orders.
+    #[arg(long)]
+    pub(crate) table: TableName,
+    /// The first key: its columns in their order, joined by commas (a comma within one is written %2C). Default: from the first row.
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub(crate) from: Option<String>,
+    /// The last key. Default: to the last row.
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub(crate) to: Option<String>,
 }
 
 #[cfg(feature = "demo")]

@@ -8,6 +8,9 @@ mod demo;
 mod feed;
 mod logging;
 mod pipeline;
+mod resnapshot;
+mod snapshot_progress;
+mod status;
 
 use std::process::ExitCode;
 

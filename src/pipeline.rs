@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use importer::{Importer, StatusHandle};
+use importer::Importer;
 use joiner::Joiner;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use schemas::contract::Contract;
 use schemas::plan::Plan;
-use serde_json::{Value as Json, json};
+#[cfg(feature = "demo")]
+use serde_json::Value as Json;
 #[cfg(feature = "demo")]
 use sinks::EntityReader;
 use streams::Provider;
@@ -20,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, table_of};
 use crate::feed::Feed;
+use crate::resnapshot::Resnapshot;
+use crate::status::{Status, StatusExtra};
 
 /// Which parts run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,27 +32,22 @@ pub(crate) struct Parts {
     pub(crate) api: bool,
 }
 
-/// More for the status, beside what the parts say (the demo's hints).
-pub(crate) type StatusExtra = Arc<dyn Fn() -> Json + Send + Sync>;
-
-/// What each part says of itself when it is asked.
-#[derive(Clone)]
-struct Status {
-    name: String,
-    importer: Option<StatusHandle>,
-    joiner: Option<joiner::Handle>,
-    extra: Option<StatusExtra>,
-}
+/// The importer's name among the parts.
+const IMPORTER: &str = "importer";
 
 /// A running pipeline.
 pub(crate) struct Pipeline {
     shutdown: CancellationToken,
+    parts: Parts,
+    /// The importer is to end by itself.
+    snapshot_only: bool,
     tasks: Vec<JoinHandle<()>>,
     ended: Mutex<mpsc::Receiver<(&'static str, anyhow::Result<()>)>>,
     api_address: Option<SocketAddr>,
     #[cfg(feature = "demo")]
     reader: Option<Arc<dyn EntityReader>>,
     status: Status,
+    snapshots: Option<Arc<dyn api::Snapshots>>,
 }
 
 impl Pipeline {
@@ -82,12 +80,15 @@ impl Pipeline {
         let (report, ended) = mpsc::channel(8);
         let mut pipeline = Self {
             shutdown: CancellationToken::new(),
+            parts,
+            snapshot_only: config.source.snapshot.mode == importer::SnapshotMode::Only,
             tasks: Vec::new(),
             ended: Mutex::new(ended),
             api_address,
             #[cfg(feature = "demo")]
             reader: reader.clone(),
-            status: Status { name: config.source.name.clone(), importer: None, joiner: None, extra },
+            status: Status::new(&config.source.name, extra),
+            snapshots: None,
         };
         let provider = streams::config::open(&config.streams.provider).await?;
         let infos = plans.iter().map(Plan::info).collect();
@@ -101,6 +102,7 @@ impl Pipeline {
         }
         if let (Some(server), Some(reader)) = (server, reader) {
             let status = pipeline.status.clone();
+            let snapshots = pipeline.snapshots.clone();
             let served = api::Parts {
                 entities: infos,
                 normalize_key: Arc::new(move |entity, key| {
@@ -108,6 +110,7 @@ impl Pipeline {
                 }),
                 reader,
                 feed,
+                snapshots,
                 status: Arc::new(move || status.json()),
                 metrics: Arc::new(move || metrics.render()),
             };
@@ -124,19 +127,17 @@ impl Pipeline {
         provider: Arc<dyn Provider>,
         report: &Report,
     ) -> anyhow::Result<()> {
-        let mut settings = importer::Config::new(&config.source.name, config.source.resolve()?, config.data.join("importer"));
+        let mut settings = config.source.importer(config.data.join("importer"))?;
         settings.prefix = config.prefix().to_owned();
         settings.layout = config.layout();
         settings.shards = config.streams.shards;
-        settings.poll_interval = config.source.poll_interval;
-        settings.tables = config.source.filter();
-        settings.time_zone.clone_from(&config.source.time_zone);
         settings.contracts =
             contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect::<BTreeMap<_, _>>();
         let importer = Importer::new(settings, provider);
         self.status.importer = Some(importer.status());
+        self.snapshots = Some(Arc::new(Resnapshot::new(&config.source.name, importer.handle())));
         let shutdown = self.shutdown.clone();
-        self.spawn("importer", report, async move { Ok(importer.run(shutdown).await?) });
+        self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
         Ok(())
     }
 
@@ -193,12 +194,27 @@ impl Pipeline {
         self.status.json()
     }
 
-    /// Returns when a part has ended by itself: its error, or that it ended without being asked to.
+    /// What the importer says of itself; none where it does not run here.
+    pub(crate) fn importer(&self) -> Option<importer::StatusHandle> {
+        self.status.importer.clone()
+    }
+
+    /// Returns when a part has ended by itself: its error, or that it ended without being asked to. An importer that was to do no more than the snapshot ends well, and
+    /// with it the process where nothing else runs in it.
     pub(crate) async fn failed(&self) -> anyhow::Result<()> {
-        match self.ended.lock().await.recv().await {
-            Some((_, Err(error))) => Err(error),
-            Some((name, Ok(()))) => anyhow::bail!("the {name} ended although nobody told it to"),
-            None => std::future::pending().await,
+        let mut ended = self.ended.lock().await;
+        loop {
+            match ended.recv().await {
+                Some((_, Err(error))) => return Err(error),
+                Some((IMPORTER, Ok(()))) if self.snapshot_only => {
+                    tracing::info!("the snapshot is complete; the importer has ended");
+                    if !self.parts.joiner && !self.parts.api {
+                        return Ok(());
+                    }
+                }
+                Some((name, Ok(()))) => anyhow::bail!("the {name} ended although nobody told it to"),
+                None => std::future::pending().await,
+            }
         }
     }
 
@@ -222,67 +238,4 @@ type Report = mpsc::Sender<(&'static str, anyhow::Result<()>)>;
 pub(crate) fn plans(config: &Config, contracts: &[Contract]) -> anyhow::Result<Vec<Plan>> {
     let tables = table_of(contracts);
     config.load_entities()?.iter().map(|definition| Ok(Plan::resolve(definition, &tables)?)).collect()
-}
-
-impl Status {
-    /// What `GET /v1/status` answers; the members are described at [`api::StatusSource`].
-    fn json(&self) -> Json {
-        let mut status = json!({"source": {"name": self.name}});
-        if let Some(importer) = &self.importer {
-            status["source"] = source(&self.name, &importer.get());
-        }
-        if let Some(joiner) = &self.joiner {
-            let joined = joiner.status();
-            let sinks: Vec<Json> = joined.sinks.iter().map(|sink| self::sink(sink, &joined)).collect();
-            let sum = |count: fn(&joiner::TableCounts) -> u64| joined.tables.values().map(count).sum::<u64>();
-            let (applied, emitted) = (sum(|table| table.applied), joined.outbox_head);
-            let mut part = json!(joined);
-            if let Some(members) = part.as_object_mut() {
-                members.remove("sinks");
-                members.insert("applied_total".to_owned(), json!(applied));
-                members.insert("emitted_total".to_owned(), json!(emitted));
-            }
-            status["joiner"] = part;
-            status["sinks"] = json!(sinks);
-        }
-        if let Some(extra) = &self.extra {
-            status["demo"] = extra();
-        }
-        status
-    }
-}
-
-fn source(name: &str, status: &importer::Status) -> Json {
-    let tables = &status.tables;
-    json!({
-        "name": name,
-        "phase": status.activity,
-        "epoch": status.epoch,
-        "captured_lsn": status.captured_lsn,
-        "published_lsn": status.published_lsn,
-        "published_commit_time_ms": status.published_commit_time_ms,
-        "lag_ms": status.lag_ms,
-        "events_total": tables.values().map(|table| table.published).sum::<u64>(),
-        "dead_lettered_total": tables.values().map(|table| table.dead_lettered).sum::<u64>(),
-        "tables": tables.iter().map(|(name, table)| (name.to_string(), json!(table.published))).collect::<serde_json::Map<_, _>>(),
-        "table_details": tables.iter().map(|(name, table)| (name.to_string(), json!(table))).collect::<serde_json::Map<_, _>>(),
-        "last_error": status.last_error,
-        "warnings": status.warnings,
-    })
-}
-
-fn sink(sink: &joiner::SinkStatus, joined: &joiner::Status) -> Json {
-    let caught_up = sink.behind == 0 && sink.cursor.is_some();
-    json!({
-        "name": sink.name,
-        "state": sink.state,
-        // A sink with nothing before it in the outbox holds the joiner's frontier.
-        "frontier": if caught_up { json!(joined.frontier) } else { Json::Null },
-        "lag_ms": if caught_up { json!(0) } else { Json::Null },
-        "cursor": sink.cursor,
-        "behind": sink.behind,
-        "written_total": sink.written,
-        "rejected_total": sink.rejected,
-        "error": sink.error,
-    })
 }

@@ -1,18 +1,23 @@
 //! What each command does.
 
+mod api_client;
 mod check;
 mod completion;
 mod init;
 mod schema;
+mod snapshot;
 #[cfg(feature = "demo")]
 mod sqlserver;
 mod status;
 
 use std::process::ExitCode;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::cli::{Command, ConfigArgs, SchemaCommand};
 use crate::config::Config;
 use crate::pipeline::{Parts, Pipeline};
+use crate::snapshot_progress;
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
@@ -25,6 +30,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Importer(args) => pipeline(&args, Parts { importer: true, joiner: false, api: false }).await,
         Command::Joiner(args) => pipeline(&args, Parts { importer: false, joiner: true, api: true }).await,
         Command::Api(args) => pipeline(&args, Parts { importer: false, joiner: false, api: true }).await,
+        Command::Snapshot(args) => snapshot::run(&args).await,
         Command::Status(args) => status::run(&args).await,
         #[cfg(feature = "demo")]
         Command::Sqlserver(args) => sqlserver::run(args).await,
@@ -42,12 +48,30 @@ async fn pipeline(args: &ConfigArgs, parts: Parts) -> anyhow::Result<ExitCode> {
     if let Some(address) = pipeline.api_address() {
         println!("API on http://{address}");
     }
-    tokio::select! {
-        ended = pipeline.failed() => ended?,
-        interrupted = interrupted() => interrupted?,
+    let over = CancellationToken::new();
+    let bar = pipeline.importer().map(|importer| tokio::spawn(snapshot_progress::show(importer, over.clone())));
+    let ended = tokio::select! {
+        ended = pipeline.failed() => ended,
+        interrupted = interrupted() => interrupted,
+    };
+    over.cancel();
+    if let Some(bar) = bar {
+        bar.await?;
     }
+    ended?;
     pipeline.stop().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Rows below a head, in columns, indented by two.
+fn aligned<const N: usize>(head: [String; N], rows: Vec<[String; N]>) -> String {
+    let all = || std::iter::once(&head).chain(&rows);
+    let widths: [usize; N] = std::array::from_fn(|column| all().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("  {}", cells.join("  ")).trim_end().to_owned() + "\n"
+    };
+    all().map(line).collect()
 }
 
 /// Returns at SIGINT or SIGTERM.

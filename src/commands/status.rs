@@ -2,50 +2,196 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
+use super::{aligned, api_client};
 use crate::cli::StatusArgs;
 
-/// A status is small: more than this is not one.
-const LIMIT: usize = 16 << 20;
-
 pub(crate) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let url = format!("{}/v1/status", args.url.trim_end_matches('/'));
-    let mut request = hyper::Request::get(&url).header("accept", "application/json");
-    if let Some(name) = &args.token_env {
-        let token = std::env::var(name).with_context(|| format!("the environment variable {name} (--token-env) is not set"))?;
-        request = request.header("authorization", format!("Bearer {token}"));
+    let status = api_client::get(&args.api, "/v1/status").await?;
+    if args.json {
+        println!("{status:#}");
+    } else {
+        print!("{}", shown(&status));
     }
-    let request = request.body(Empty::<Bytes>::new()).with_context(|| format!("{url} is not a URL"))?;
-    let client = Client::builder(TokioExecutor::new()).build_http();
-    let response = client
-        .request(request)
-        .await
-        .with_context(|| format!("{url} does not answer. Is `tributary run` running there? --url names another address"))?;
-    let status = response.status();
-    let body =
-        http_body_util::Limited::new(response.into_body(), LIMIT).collect().await.map_err(|error| anyhow::anyhow!(error))?;
-    let body = body.to_bytes();
-    if status.as_u16() == 401 {
-        bail!("{url} wants its bearer token: put it into an environment variable and name that with --token-env");
-    }
-    if !status.is_success() {
-        bail!("{url} answered {status}: {}", String::from_utf8_lossy(&body));
-    }
-    let value: Value = serde_json::from_slice(&body).with_context(|| format!("{url} did not answer with JSON"))?;
-    println!("{}", serde_json::to_string_pretty(&value)?);
-    Ok(if has_failed(&value) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if has_failed(&status) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Whether some part says of itself that it has stopped for an error.
 fn has_failed(status: &Value) -> bool {
     let failed = |part: &Value| part["phase"] == "failed" || part["state"] == "failed";
-    failed(&status["source"])
+    let stopped = &status["source"];
+    failed(stopped)
+        || (stopped["phase"] == "stopped" && !stopped["last_error"].is_null())
         || failed(&status["joiner"])
         || status["sinks"].as_array().is_some_and(|sinks| sinks.iter().any(failed))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("–")
+}
+
+/// With separators of thousands; a dash for what is not known.
+fn count(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "–".to_owned(), |number| indicatif::HumanCount(number).to_string())
+}
+
+/// `84 ms`, `12 s`, `5 min`, `31 h`.
+fn span(value: &Value) -> String {
+    match value.as_i64() {
+        None => "–".to_owned(),
+        Some(ms @ ..10_000) => format!("{ms} ms"),
+        Some(ms @ ..120_000) => format!("{} s", ms / 1000),
+        Some(ms @ ..7_200_000) => format!("{} min", ms / 60_000),
+        Some(ms) => format!("{} h", ms / 3_600_000),
+    }
+}
+
+fn shown(status: &Value) -> String {
+    let mut out = String::new();
+    let source = &status["source"];
+    if source["phase"].is_string() {
+        source_lines(source, &mut out);
+    }
+    if status["joiner"].is_object() {
+        joiner_lines(&status["joiner"], &mut out);
+    }
+    let sinks = status["sinks"].as_array().map_or(&[][..], Vec::as_slice);
+    if !sinks.is_empty() {
+        out.push_str("\nsinks\n");
+        let head = ["", "state", "behind", "written", "rejected", "error"].map(str::to_owned);
+        let rows = sinks.iter().map(|sink| {
+            let error = sink["error"].as_str().unwrap_or_default().to_owned();
+            let numbers = ["behind", "written_total", "rejected_total"].map(|member| count(&sink[member]));
+            let [behind, written, rejected] = numbers;
+            [text(&sink["name"]).to_owned(), text(&sink["state"]).to_owned(), behind, written, rejected, error]
+        });
+        out.push_str(&aligned(head, rows.collect()));
+    }
+    if out.is_empty() {
+        out.push_str("this process serves queries alone: the importer's and the joiner's say more\n");
+    }
+    out
+}
+
+fn source_lines(source: &Value, out: &mut String) {
+    let (name, phase) = (text(&source["name"]), text(&source["phase"]));
+    out.push_str(&format!("source {name}: {phase}, epoch {}\n", source["epoch"]));
+    out.push_str(&format!(
+        "  published {}, captured {}, lag {}\n",
+        text(&source["published_lsn"]),
+        text(&source["captured_lsn"]),
+        span(&source["lag_ms"])
+    ));
+    if let Some(snapshot) = source["snapshot"].as_object() {
+        let expected = snapshot["rows_expected"].as_u64().map(|rows| format!(" of {}", indicatif::HumanCount(rows)));
+        let left = snapshot["remaining_seconds"].as_i64().map(|seconds| format!(", {} left", span(&(seconds * 1000).into())));
+        out.push_str(&format!(
+            "  snapshot: {}{} rows, {} of {} tables{}\n",
+            count(&snapshot["rows"]),
+            expected.unwrap_or_default(),
+            snapshot["tables_done"],
+            snapshot["tables"],
+            left.unwrap_or_default()
+        ));
+    }
+    notices(&source["last_error"], source["warnings"].as_array().map_or(&[][..], Vec::as_slice), out);
+    let tables = source["table_details"].as_object();
+    if let Some(tables) = tables.filter(|tables| !tables.is_empty()) {
+        out.push_str("\ntables\n");
+        let head = ["", "published", "dead-lettered", "snapshot", "headroom", "note"].map(str::to_owned);
+        let rows = tables.iter().map(|(name, table)| {
+            let (published, dead) = (count(&table["published"]), count(&table["dead_lettered"]));
+            [name.clone(), published, dead, snapshot(table), span(&table["headroom_ms"]), note(table)]
+        });
+        out.push_str(&aligned(head, rows.collect()));
+    }
+}
+
+/// How far the table's rows are read.
+fn snapshot(table: &Value) -> String {
+    let rows = count(&table["snapshot_rows"]);
+    match (table["snapshot_done"].as_bool(), table["snapshot_rows_expected"].as_u64()) {
+        (Some(true), _) => "done".to_owned(),
+        (_, Some(expected)) => format!("{rows} of {}", indicatif::HumanCount(expected)),
+        (_, None) => rows,
+    }
+}
+
+fn note(table: &Value) -> String {
+    if let Some(why) = table["held"].as_str() {
+        return format!("held: {why}");
+    }
+    match &table["reread"] {
+        Value::Null => String::new(),
+        reread if reread["finished"] == true => format!("read again (generation {}), settling", reread["generation"]),
+        reread => format!("being read again (generation {})", reread["generation"]),
+    }
+}
+
+fn joiner_lines(joiner: &Value, out: &mut String) {
+    let frontier = joiner["frontier"].as_str().map(|lsn| format!(" at {lsn}")).unwrap_or_default();
+    out.push_str(&format!(
+        "\njoiner: {}{frontier}, {} applied, {} emitted, {} dead-lettered\n",
+        text(&joiner["phase"]),
+        count(&joiner["applied_total"]),
+        count(&joiner["emitted_total"]),
+        count(&joiner["dead_letters"])
+    ));
+    notices(&joiner["failure"], std::slice::from_ref(&joiner["warning"]), out);
+}
+
+fn notices(error: &Value, warnings: &[Value], out: &mut String) {
+    if let Some(error) = error.as_str() {
+        out.push_str(&format!("  error: {error}\n"));
+    }
+    for warning in warnings.iter().filter_map(Value::as_str) {
+        out.push_str(&format!("  warning: {warning}\n"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_shown_by_table() {
+        let status = json!({
+            "source": {
+                "name": "shop", "phase": "snapshot", "epoch": 7, "published_lsn": null, "captured_lsn": "0000002a:00000ac0:0004", "lag_ms": 84,
+                "snapshot": {"rows": 1200, "rows_expected": 10000, "tables_done": 1, "tables": 2, "rows_per_second": 400.0, "remaining_seconds": 22},
+                "last_error": "gone", "warnings": ["short of time"],
+                "table_details": {
+                    "dbo.items": {"published": 1000, "dead_lettered": 2, "snapshot_rows": 1000, "snapshot_rows_expected": 9800, "snapshot_done": false, "held": "column x", "headroom_ms": null},
+                    "dbo.orders": {"published": 200, "dead_lettered": 0, "snapshot_rows": 200, "snapshot_done": true, "reread": {"generation": 3, "finished": false}, "headroom_ms": 259_200_000},
+                },
+            },
+            "joiner": {"phase": "waiting", "frontier": null, "applied_total": 0, "emitted_total": 0, "dead_letters": 0, "warning": "no progress yet"},
+            "sinks": [{"name": "sqlite", "state": "waiting", "behind": 0, "written_total": 0, "rejected_total": 0, "error": null}],
+        });
+        let expected = "\
+source shop: snapshot, epoch 7
+  published –, captured 0000002a:00000ac0:0004, lag 84 ms
+  snapshot: 1,200 of 10,000 rows, 1 of 2 tables, 22 s left
+  error: gone
+  warning: short of time
+
+tables
+              published  dead-lettered  snapshot        headroom  note
+  dbo.items   1,000      2              1,000 of 9,800  –         held: column x
+  dbo.orders  200        0              done            72 h      being read again (generation 3)
+
+joiner: waiting, 0 applied, 0 emitted, 0 dead-lettered
+  warning: no progress yet
+
+sinks
+          state    behind  written  rejected  error
+  sqlite  waiting  0       0        0
+";
+        assert_eq!(shown(&status), expected);
+        assert!(!has_failed(&status));
+        assert!(has_failed(&json!({"source": {"phase": "stopped", "last_error": "gone"}})));
+    }
 }

@@ -5,9 +5,8 @@
 //!   name: shop                        # in progress records, metrics and stream names
 //!   url: sqlserver://tributary@db.example:1433/shop?encrypt=on
 //!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}
-//!   poll_interval: 100ms              # how long an idle importer waits; a busy one does not
 //!   tables: [dbo.orders]              # default: every captured table; patterns with * are allowed
-//!   time_zone: Europe/Amsterdam       # the server's, for commit times; default: the offset that it has now
+//!   # … and all that `source` documents: snapshots, gaps, schema changes, single tables
 //! streams:
 //!   prefix: shop                      # default: the source's name
 //!   layout: shared                    # table (default on Kinesis) or shared (default otherwise)
@@ -21,25 +20,26 @@
 //! api:
 //!   listen: 127.0.0.1:8080
 //! ```
-//! Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
+//! The source's own keys are in [`source`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
+
+mod source;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use schemas::TableName;
 use schemas::contract::Contract;
 use schemas::entity::EntityDefinition;
 use schemas::table::TableSchema;
-use serde::{Deserialize, Deserializer};
-use sinks::{SecretReference, SinkConfig};
+use serde::Deserialize;
+use sinks::SinkConfig;
 use streams::Layout;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    pub(crate) source: Source,
+    pub(crate) source: source::Source,
     pub(crate) streams: Streams,
     #[serde(default = "default_contracts")]
     pub(crate) contracts: PathBuf,
@@ -53,22 +53,6 @@ pub(crate) struct Config {
     pub(crate) read_from: Option<String>,
     #[serde(default)]
     pub(crate) api: api::Config,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Source {
-    /// Letters, digits, `-` and `_`: it stands in stream names.
-    pub(crate) name: String,
-    pub(crate) url: String,
-    #[serde(default)]
-    pub(crate) password: Option<SecretReference>,
-    #[serde(default = "default_poll_interval", deserialize_with = "duration")]
-    pub(crate) poll_interval: Duration,
-    #[serde(default)]
-    pub(crate) tables: Vec<String>,
-    #[serde(default)]
-    pub(crate) time_zone: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -93,38 +77,8 @@ fn default_entities() -> PathBuf {
 fn default_data() -> PathBuf {
     "data".into()
 }
-fn default_poll_interval() -> Duration {
-    Duration::from_millis(100)
-}
 fn default_shards() -> u32 {
     1
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    crate::cli::duration(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-}
-
-impl Source {
-    /// The source with its password.
-    pub(crate) fn resolve(&self) -> anyhow::Result<importer::Source> {
-        let password = match &self.password {
-            Some(reference) => {
-                Some(importer::Password::new(reference.resolve("the source's password (source.password)")?.reveal()))
-            }
-            None => None,
-        };
-        let settings = importer::SourceSettings {
-            url: Some(importer::SourceUrl::new(&self.url)),
-            password,
-            ..importer::SourceSettings::default()
-        };
-        importer::Source::from_settings(&settings).context("source")
-    }
-
-    /// Which captured tables are imported: those that are named, or all.
-    pub(crate) fn filter(&self) -> importer::TableFilter {
-        importer::TableFilter { include: self.tables.clone(), exclude: Vec::new() }
-    }
 }
 
 impl Config {
@@ -150,6 +104,7 @@ impl Config {
                 self.source.name
             );
         }
+        self.source.check()?;
         if !plain(self.prefix()) {
             bail!("streams.prefix {:?}: only letters, digits, '-', '_' and '.'", self.prefix());
         }
@@ -269,7 +224,6 @@ mod tests {
     #[test]
     fn a_configuration_is_read_with_its_defaults() {
         let config = load(GOOD).unwrap();
-        assert_eq!(config.source.poll_interval, Duration::from_millis(20));
         assert_eq!(config.prefix(), "shop");
         assert_eq!(config.layout(), Layout::Shared);
         assert!(config.contracts.ends_with("schemas/tables") && config.contracts.is_absolute());
@@ -281,6 +235,12 @@ mod tests {
         for (from, to, expected) in [
             ("poll_interval: 20ms", "poll_intervall: 20ms", "poll_intervall"),
             ("poll_interval: 20ms", "poll_interval: 20", "no unit"),
+            ("poll_interval: 20ms", "on_gap: ignore", "on_gap"),
+            ("poll_interval: 20ms", "snapshot: {mode: initially}", "initially"),
+            ("poll_interval: 20ms", "snapshot: {paralel: 4}", "paralel"),
+            ("poll_interval: 20ms", "snapshot: {connections: 0}", "source.snapshot.connections"),
+            ("poll_interval: 20ms", "per_table: {orders: {on_gap: stop}}", "schema.table"),
+            ("poll_interval: 20ms", "per_table: {dbo.orders: {on_gab: stop}}", "on_gab"),
             ("embedded:", "kafka:", "kafka"),
             ("name: shop", "name: 'my shop'", "source.name"),
             ("type: sqlite", "type: sqlight", "sqlight"),

@@ -1,0 +1,232 @@
+//! The `source:` section: which database, which tables, and how they are read.
+//!
+//! ```yaml
+//! source:
+//!   name: shop                        # in progress records, metrics and stream names
+//!   url: sqlserver://tributary@db.example:1433/shop?encrypt=on
+//!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}
+//!   time_zone: Europe/Amsterdam       # the server's, for commit times; default: the offset that it has now
+//!   tables: [dbo.orders, sales.*]     # default: every captured table
+//!   exclude: [sales.audit_*]          # of these, none
+//!   poll_interval: 100ms              # how long an idle importer waits at most; a busy one does not
+//!   snapshot:
+//!     mode: initial                   # initial, when_needed, never, only
+//!     connections: 4                  # tables, and ranges of one, that are read side by side
+//!     chunk_rows: 10000               # what a crash may read again
+//!     split_rows: 200000              # a table with more rows is read in ranges
+//!     rows_per_second: 5000           # default: no limit
+//!     yield_to_load: true             # read slower while the source answers slowly
+//!     fenced: false                   # all tables as of one LSN; needs SNAPSHOT isolation
+//!   on_gap: stop                      # changes were removed before they were read: stop, or resnapshot the table
+//!   on_breaking_change: stop          # a table does not fit its contract any more: stop the table, or dead_letter its changes
+//!   headroom_warning: 12h             # warn, and put the tail first, when less time is left before cleanup removes what was not read
+//!   tail_connections: 4               # change tables that are read side by side
+//!   page_rows: 20000                  # rows of a page of changes, at most
+//!   tick_transactions: 10000          # transactions that a restart may repeat, at most
+//!   startup_patience: 30s             # how long a source that cannot be reached is tried at the start
+//!   stall_check: 30s                  # how often a quiet capture is looked at
+//!   per_table:
+//!     dbo.orders:
+//!       on_gap: resnapshot
+//!       partition_by: customer_id     # default: the row's own key
+//!     dbo.log:
+//!       key: [day, line]              # for a table without a primary key or a unique index: columns that are never NULL
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use importer::{BreakingPolicy, GapPolicy, SnapshotConfig, SnapshotMode};
+use schemas::TableName;
+use serde::{Deserialize, Deserializer};
+use sinks::SecretReference;
+
+/// Keys that are left out have the importer's own defaults ([`importer::Config::new`]).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Source {
+    /// Letters, digits, `-` and `_`: it stands in stream names.
+    pub(crate) name: String,
+    url: String,
+    #[serde(default)]
+    password: Option<SecretReference>,
+    #[serde(default)]
+    time_zone: Option<String>,
+    #[serde(default)]
+    tables: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    #[serde(default, deserialize_with = "duration")]
+    poll_interval: Option<Duration>,
+    #[serde(default)]
+    pub(crate) snapshot: Snapshot,
+    #[serde(default)]
+    on_gap: GapPolicy,
+    #[serde(default)]
+    on_breaking_change: BreakingPolicy,
+    #[serde(default, deserialize_with = "duration")]
+    headroom_warning: Option<Duration>,
+    #[serde(default)]
+    tail_connections: Option<usize>,
+    #[serde(default)]
+    page_rows: Option<usize>,
+    #[serde(default)]
+    tick_transactions: Option<usize>,
+    #[serde(default, deserialize_with = "duration")]
+    startup_patience: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    stall_check: Option<Duration>,
+    #[serde(default)]
+    per_table: BTreeMap<TableName, Table>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Snapshot {
+    pub(crate) mode: SnapshotMode,
+    connections: Option<usize>,
+    chunk_rows: Option<usize>,
+    split_rows: Option<u64>,
+    rows_per_second: Option<u32>,
+    yield_to_load: Option<bool>,
+    fenced: bool,
+}
+
+/// What is particular to one table.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Table {
+    on_gap: Option<GapPolicy>,
+    partition_by: Option<String>,
+    key: Vec<String>,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| crate::cli::duration(&text).map_err(serde::de::Error::custom)).transpose()
+}
+
+impl Source {
+    /// What can be wrong beyond the form.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let numbers = [
+            ("snapshot.connections", self.snapshot.connections),
+            ("snapshot.chunk_rows", self.snapshot.chunk_rows),
+            ("tail_connections", self.tail_connections),
+            ("page_rows", self.page_rows),
+            ("tick_transactions", self.tick_transactions),
+            ("snapshot.rows_per_second", self.snapshot.rows_per_second.map(|rows| rows as usize)),
+        ];
+        if let Some((key, _)) = numbers.into_iter().find(|(_, number)| *number == Some(0)) {
+            bail!("source.{key}: 0 would let nothing through: write a number from 1, or leave it out");
+        }
+        Ok(())
+    }
+
+    /// The source with its password.
+    pub(crate) fn resolve(&self) -> anyhow::Result<importer::Source> {
+        let password = match &self.password {
+            Some(reference) => {
+                Some(importer::Password::new(reference.resolve("the source's password (source.password)")?.reveal()))
+            }
+            None => None,
+        };
+        let settings = importer::SourceSettings {
+            url: Some(importer::SourceUrl::new(&self.url)),
+            password,
+            ..importer::SourceSettings::default()
+        };
+        importer::Source::from_settings(&settings).context("source")
+    }
+
+    /// Which captured tables are imported: those that are named, or all.
+    pub(crate) fn filter(&self) -> importer::TableFilter {
+        importer::TableFilter { include: self.tables.clone(), exclude: self.exclude.clone() }
+    }
+
+    /// The importer's configuration, but for what is not the source's: streams and contracts.
+    pub(crate) fn importer(&self, data_dir: PathBuf) -> anyhow::Result<importer::Config> {
+        let mut settings = importer::Config::new(&self.name, self.resolve()?, data_dir);
+        settings.tables = self.filter();
+        settings.time_zone.clone_from(&self.time_zone);
+        settings.on_gap = self.on_gap;
+        settings.on_breaking_change = self.on_breaking_change;
+        settings.snapshot = self.snapshot.settings(&settings.snapshot);
+        settings.poll_interval = self.poll_interval.unwrap_or(settings.poll_interval);
+        settings.headroom_warning = self.headroom_warning.unwrap_or(settings.headroom_warning);
+        settings.startup_patience = self.startup_patience.unwrap_or(settings.startup_patience);
+        settings.stall_check = self.stall_check.unwrap_or(settings.stall_check);
+        settings.tail_connections = self.tail_connections.unwrap_or(settings.tail_connections);
+        settings.page_rows = self.page_rows.unwrap_or(settings.page_rows);
+        settings.tick_transactions = self.tick_transactions.unwrap_or(settings.tick_transactions);
+        for (name, table) in &self.per_table {
+            if let Some(policy) = table.on_gap {
+                settings.on_gap_of.insert(name.clone(), policy);
+            }
+            if let Some(column) = &table.partition_by {
+                settings.partition_by.insert(name.clone(), column.clone());
+            }
+            if !table.key.is_empty() {
+                settings.keys.insert(name.clone(), table.key.clone());
+            }
+        }
+        Ok(settings)
+    }
+}
+
+impl Snapshot {
+    fn settings(&self, defaults: &SnapshotConfig) -> SnapshotConfig {
+        SnapshotConfig {
+            mode: self.mode,
+            connections: self.connections.unwrap_or(defaults.connections),
+            chunk_rows: self.chunk_rows.unwrap_or(defaults.chunk_rows),
+            split_rows: self.split_rows.unwrap_or(defaults.split_rows),
+            rows_per_second: self.rows_per_second.or(defaults.rows_per_second),
+            yield_to_load: self.yield_to_load.unwrap_or(defaults.yield_to_load),
+            fenced: self.fenced,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn importer(text: &str) -> importer::Config {
+        let source: Source = serde_yaml_ng::from_str(text).unwrap();
+        source.check().unwrap();
+        source.importer("data".into()).unwrap()
+    }
+
+    /// The documentation's own example is read to the last key, and every key arrives.
+    #[test]
+    fn what_is_documented_is_understood() {
+        let documented: String = include_str!("source.rs")
+            .lines()
+            .skip_while(|line| *line != "//! ```yaml")
+            .skip(2)
+            .take_while(|line| *line != "//! ```")
+            .map(|line| format!("{}\n", line.strip_prefix("//!   ").unwrap()))
+            .collect();
+        let documented = documented.replace("password: {env: MSSQL_PASSWORD}", "password: {file: Cargo.toml}");
+        let config = importer(&documented);
+        assert_eq!(config.tables.exclude, ["sales.audit_*"]);
+        assert_eq!((config.snapshot.rows_per_second, config.snapshot.connections), (Some(5000), 4));
+        assert_eq!(config.headroom_warning, Duration::from_secs(12 * 3600));
+        let name = |table| TableName::new("dbo", table);
+        assert_eq!(config.on_gap_of, [(name("orders"), GapPolicy::Resnapshot)].into());
+        assert_eq!(config.partition_by, [(name("orders"), "customer_id".to_owned())].into());
+        assert_eq!(config.keys, [(name("log"), vec!["day".to_owned(), "line".to_owned()])].into());
+    }
+
+    #[test]
+    fn what_is_left_out_has_the_importers_defaults() {
+        let least = "name: shop\nurl: sqlserver://sa:x@127.0.0.1/shop\n";
+        let (config, defaults) = (importer(least), importer::Config::new("shop", importer(least).source, "data"));
+        assert_eq!(format!("{config:?}"), format!("{defaults:?}"));
+        assert_eq!(importer(&format!("{least}poll_interval: 20ms\n")).poll_interval, Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,95 @@
+//! What the parts of a pipeline say of themselves, put together for `GET /v1/status`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::snapshot_progress::SnapshotWatch;
+
+/// More for the status, beside what the parts say (the demo's hints).
+pub(crate) type StatusExtra = Arc<dyn Fn() -> Json + Send + Sync>;
+
+/// What each part says of itself when it is asked.
+#[derive(Clone)]
+pub(crate) struct Status {
+    name: String,
+    pub(crate) importer: Option<importer::StatusHandle>,
+    pub(crate) joiner: Option<joiner::Handle>,
+    /// For the speed of the snapshot.
+    watch: Arc<Mutex<SnapshotWatch>>,
+    extra: Option<StatusExtra>,
+}
+
+impl Status {
+    /// `name` is the source's.
+    pub(crate) fn new(name: &str, extra: Option<StatusExtra>) -> Self {
+        Self { name: name.to_owned(), importer: None, joiner: None, watch: Arc::default(), extra }
+    }
+
+    /// The members are described at [`api::StatusSource`].
+    pub(crate) fn json(&self) -> Json {
+        let mut status = json!({"source": {"name": self.name}});
+        if let Some(importer) = &self.importer {
+            status["source"] = self.source(&importer.get());
+        }
+        if let Some(joiner) = &self.joiner {
+            let joined = joiner.status();
+            let sinks: Vec<Json> = joined.sinks.iter().map(|sink| self::sink(sink, &joined)).collect();
+            let sum = |count: fn(&joiner::TableCounts) -> u64| joined.tables.values().map(count).sum::<u64>();
+            let (applied, emitted) = (sum(|table| table.applied), joined.outbox_head);
+            let mut part = json!(joined);
+            if let Some(members) = part.as_object_mut() {
+                members.remove("sinks");
+                members.insert("applied_total".to_owned(), json!(applied));
+                members.insert("emitted_total".to_owned(), json!(emitted));
+            }
+            status["joiner"] = part;
+            status["sinks"] = json!(sinks);
+        }
+        if let Some(extra) = &self.extra {
+            status["demo"] = extra();
+        }
+        status
+    }
+
+    fn source(&self, status: &importer::Status) -> Json {
+        let tables = &status.tables;
+        let by_name = |value: fn(&importer::TableStatus) -> Json| {
+            tables.iter().map(|(name, table)| (name.to_string(), value(table))).collect::<Map<_, _>>()
+        };
+        let snapshot = self.watch.lock().unwrap_or_else(PoisonError::into_inner).look(status, Instant::now());
+        json!({
+            "name": self.name,
+            "phase": status.activity,
+            "epoch": status.epoch,
+            "captured_lsn": status.captured_lsn,
+            "published_lsn": status.published_lsn,
+            "published_commit_time_ms": status.published_commit_time_ms,
+            "lag_ms": status.lag_ms,
+            "events_total": tables.values().map(|table| table.published).sum::<u64>(),
+            "dead_lettered_total": tables.values().map(|table| table.dead_lettered).sum::<u64>(),
+            "tables": by_name(|table| json!(table.published)),
+            "table_details": by_name(|table| json!(table)),
+            "snapshot": snapshot,
+            "last_error": status.last_error,
+            "warnings": status.warnings,
+        })
+    }
+}
+
+fn sink(sink: &joiner::SinkStatus, joined: &joiner::Status) -> Json {
+    let caught_up = sink.behind == 0 && sink.cursor.is_some();
+    json!({
+        "name": sink.name,
+        "state": sink.state,
+        // A sink with nothing before it in the outbox holds the joiner's frontier.
+        "frontier": if caught_up { json!(joined.frontier) } else { Json::Null },
+        "lag_ms": if caught_up { json!(0) } else { Json::Null },
+        "cursor": sink.cursor,
+        "behind": sink.behind,
+        "written_total": sink.written,
+        "rejected_total": sink.rejected,
+        "error": sink.error,
+    })
+}
