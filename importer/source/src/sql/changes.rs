@@ -20,6 +20,9 @@ pub fn moved(instances: &[&str]) -> String {
 /// Where each capture instance begins.
 pub const WATERMARKS: &str = "SELECT capture_instance, start_lsn FROM cdc.change_tables";
 
+/// What the server calls its time zone, as Windows names it. From SQL Server 2022.
+pub const TIME_ZONE: &str = "SELECT CAST(CURRENT_TIMEZONE_ID() AS nvarchar(128)) AS zone";
+
 /// What changes whenever an instance comes or goes, or a captured table is altered.
 pub const CAPTURE_STATE: &str = "\
 SELECT COUNT(*) AS instances, MAX(create_date) AS newest, (SELECT MAX(ddl_lsn) FROM cdc.ddl_history) AS ddl_lsn FROM cdc.change_tables";

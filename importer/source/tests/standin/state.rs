@@ -85,6 +85,33 @@ async fn what_is_left_of_the_retention_is_known_in_one_round_trip() {
 }
 
 #[tokio::test]
+async fn commit_times_are_right_across_daylight_saving() {
+    let mut world = World::start(&table_a()).await;
+    world.server.set_time_zone("Europe/Berlin").unwrap();
+    let mut committed = Vec::new();
+    // 2024-10-27: summer time ends at 01:00 UTC. Twenty minutes before, ten after, and an hour later.
+    for (number, at) in [1_729_989_600u64, 1_729_991_400, 1_729_995_000].into_iter().enumerate() {
+        world.server.set_time(std::time::UNIX_EPOCH + std::time::Duration::from_secs(at));
+        world.sql(&format!("INSERT dbo.a VALUES ({number}, 1);")).await;
+        world.capture().await;
+        committed.push(i64::try_from(at).unwrap() * 1000);
+    }
+    let clock = Clock::default().of_server(&mut world.client).await.unwrap();
+    let mut commits = clock.commits();
+    let sql = "SELECT tran_end_time FROM cdc.lsn_time_mapping WHERE tran_id <> 0x00 ORDER BY start_lsn";
+    let rows = world.client.rows("reading commit times", sql, vec![]).await.unwrap();
+    // What was written before the clock was set is not part of it.
+    let rows = rows.into_iter().rev().take(3).collect::<Vec<_>>();
+    let mut read = Vec::new();
+    for row in rows.into_iter().rev() {
+        let value = source::decode::value(row.into_iter().next().unwrap()).unwrap();
+        read.push(commits.unix_ms(&value, 60).unwrap());
+    }
+    let near = |(read, committed): (&i64, &i64)| (0..60_000).contains(&(read - committed));
+    assert!(read.iter().zip(&committed).all(near), "{read:?} for {committed:?}");
+}
+
+#[tokio::test]
 async fn fenced_readers_see_the_tables_as_of_their_lsn() {
     let mut world = World::start(&(table_a() + "INSERT dbo.a VALUES (1, 1);")).await;
     let tables = [TableName::new("dbo", "a")];
