@@ -308,7 +308,7 @@ struct Source {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Storage {
     InRow,
-    /// (n)varchar(max), varbinary(max), xml: the before image of an update has it only if it changed.
+    /// (n)varchar(max), varbinary(max), xml, json, geometry, geography: the before image of an update has it only if it changed.
     Max,
     /// text, ntext, image: deletes and before images never have it.
     Lob,
@@ -319,6 +319,7 @@ impl Storage {
         let declared: String = declared_type.to_ascii_lowercase().chars().filter(|c| !c.is_whitespace()).collect();
         match declared.as_str() {
             "text" | "ntext" | "image" => Storage::Lob,
+            "json" | "geometry" | "geography" => Storage::Max,
             declared if declared.ends_with("(max)") || declared.starts_with("xml") => Storage::Max,
             _ => Storage::InRow,
         }

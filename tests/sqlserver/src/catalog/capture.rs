@@ -26,8 +26,17 @@ impl CaptureCatalog<'_> {
             .map(|c| SourceColumn {
                 name: c.name.clone(),
                 column_id: c.column_id,
-                type_name: if c.is_rowversion() { "timestamp".into() } else { types::name(&c.data_type).to_string() },
-                declared_type: if c.is_rowversion() { "binary(8)".into() } else { types::declared(&c.data_type) },
+                type_name: match c.type_name.as_str() {
+                    "timestamp" | "json" => c.type_name.clone(),
+                    vector if types::dimensions(vector).is_some() => "vector".into(),
+                    _ => types::name(&c.data_type).to_string(),
+                },
+                declared_type: match c.type_name.as_str() {
+                    "timestamp" => "binary(8)".into(),
+                    "json" => "json".into(),
+                    vector if types::dimensions(vector).is_some() => c.type_name.clone(),
+                    _ => types::declared(&c.data_type),
+                },
                 is_computed: c.computed.is_some(),
                 is_identity: c.identity.is_some(),
                 nullable: c.nullable,

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use rusqlite::Connection;
 use tds::{DataType, Length};
 
+use crate::types;
+
 pub(crate) use load::{index_of_columns, load, object_id_of, unique_columns};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,6 +230,8 @@ pub(crate) fn type_facts(t: &DataType, type_name: &str) -> (i32, i32, i32, u8, u
     match t {
         _ if type_name == "timestamp" => (189, 189, 8, 0, 0),
         _ if type_name == "sysname" => (231, 256, 256, 0, 0),
+        _ if type_name == "json" => (244, 244, -1, 0, 0),
+        _ if types::dimensions(type_name).is_some() => (165, 255, 8 + 4 * types::dimensions(type_name).unwrap_or(0), 0, 0),
         DataType::Bit => simple(104, 1, 1, 0),
         DataType::TinyInt => simple(48, 1, 3, 0),
         DataType::SmallInt => simple(52, 2, 5, 0),

@@ -179,7 +179,7 @@ const VIEWS: &[View] = &[
         "INFORMATION_SCHEMA",
         "COLUMNS",
         "TABLE_CATALOG nvarchar(128)?, TABLE_SCHEMA nvarchar(128)?, TABLE_NAME sysname, COLUMN_NAME sysname?, ORDINAL_POSITION int, COLUMN_DEFAULT nvarchar(4000)?, IS_NULLABLE varchar(3)?, DATA_TYPE nvarchar(128)?, CHARACTER_MAXIMUM_LENGTH int?, CHARACTER_OCTET_LENGTH int?, NUMERIC_PRECISION tinyint?, NUMERIC_PRECISION_RADIX smallint?, NUMERIC_SCALE int?, DATETIME_PRECISION smallint?, CHARACTER_SET_NAME sysname?, COLLATION_NAME sysname?",
-        "SELECT '{name}' AS TABLE_CATALOG, o.schema AS TABLE_SCHEMA, o.name AS TABLE_NAME, c.name AS COLUMN_NAME, c.column_id AS ORDINAL_POSITION, c.default_text AS COLUMN_DEFAULT, iif(c.nullable, 'YES', 'NO') AS IS_NULLABLE, iif(c.type_name = 'sysname', 'nvarchar', c.type_name) AS DATA_TYPE, CASE WHEN c.system_type_id IN (231, 239) THEN iif(c.max_length < 0, -1, c.max_length / 2) WHEN c.system_type_id IN (167, 175, 165, 173, 241) THEN c.max_length WHEN c.system_type_id IN (35, 34) THEN 2147483647 WHEN c.system_type_id = 99 THEN 1073741823 END AS CHARACTER_MAXIMUM_LENGTH, CASE WHEN c.system_type_id IN (231, 239, 167, 175, 165, 173, 241) THEN c.max_length END AS CHARACTER_OCTET_LENGTH, CASE WHEN c.system_type_id IN (48, 52, 56, 127, 106, 108, 60, 122, 62, 59) THEN c.precision END AS NUMERIC_PRECISION, CASE WHEN c.system_type_id IN (62, 59) THEN 2 WHEN c.system_type_id IN (48, 52, 56, 127, 106, 108, 60, 122) THEN 10 END AS NUMERIC_PRECISION_RADIX, CASE WHEN c.system_type_id IN (48, 52, 56, 127, 106, 108, 60, 122) THEN c.scale END AS NUMERIC_SCALE, CASE WHEN c.system_type_id IN (40) THEN 0 WHEN c.system_type_id IN (41, 42, 43, 61, 58) THEN c.scale END AS DATETIME_PRECISION, NULL AS CHARACTER_SET_NAME, c.collation AS COLLATION_NAME FROM {db}\"~columns\" c JOIN {db}\"~objects\" o ON o.object_id = c.object_id",
+        "SELECT '{name}' AS TABLE_CATALOG, o.schema AS TABLE_SCHEMA, o.name AS TABLE_NAME, c.name AS COLUMN_NAME, c.column_id AS ORDINAL_POSITION, c.default_text AS COLUMN_DEFAULT, iif(c.nullable, 'YES', 'NO') AS IS_NULLABLE, CASE WHEN c.type_name = 'sysname' THEN 'nvarchar' WHEN c.type_name LIKE 'vector(%' THEN 'vector' ELSE c.type_name END AS DATA_TYPE, CASE WHEN c.system_type_id IN (231, 239) THEN iif(c.max_length < 0, -1, c.max_length / 2) WHEN c.system_type_id IN (167, 175, 165, 173, 241) THEN c.max_length WHEN c.system_type_id IN (35, 34) THEN 2147483647 WHEN c.system_type_id = 99 THEN 1073741823 END AS CHARACTER_MAXIMUM_LENGTH, CASE WHEN c.system_type_id IN (231, 239, 167, 175, 165, 173, 241) THEN c.max_length END AS CHARACTER_OCTET_LENGTH, CASE WHEN c.system_type_id IN (48, 52, 56, 127, 106, 108, 60, 122, 62, 59) THEN c.precision END AS NUMERIC_PRECISION, CASE WHEN c.system_type_id IN (62, 59) THEN 2 WHEN c.system_type_id IN (48, 52, 56, 127, 106, 108, 60, 122) THEN 10 END AS NUMERIC_PRECISION_RADIX, CASE WHEN c.system_type_id IN (48, 52, 56, 127, 106, 108, 60, 122) THEN c.scale END AS NUMERIC_SCALE, CASE WHEN c.system_type_id IN (40) THEN 0 WHEN c.system_type_id IN (41, 42, 43, 61, 58) THEN c.scale END AS DATETIME_PRECISION, NULL AS CHARACTER_SET_NAME, c.collation AS COLLATION_NAME FROM {db}\"~columns\" c JOIN {db}\"~objects\" o ON o.object_id = c.object_id",
     ),
     (
         "INFORMATION_SCHEMA",
@@ -239,6 +239,8 @@ pub(crate) const TYPE_IDS: &[(i32, &str)] = &[
     (231, "nvarchar"),
     (239, "nchar"),
     (241, "xml"),
+    (244, "json"),
+    (255, "vector"),
     (256, "sysname"),
 ];
 
@@ -249,10 +251,10 @@ fn types_sql() -> String {
     let rows: Vec<String> = TYPE_IDS
         .iter()
         .map(|(id, name)| {
-            let system = match id { 128..=130 => 240, 256 => 231, id => *id };
+            let system = match id { 128..=130 => 240, 255 => 165, 256 => 231, id => *id };
             let (length, precision, scale) = match *name {
                 "varchar" | "char" | "varbinary" | "binary" => (8000, 0, 0),
-                "nvarchar" | "nchar" => (8000, 0, 0),
+                "nvarchar" | "nchar" | "vector" => (8000, 0, 0),
                 "decimal" | "numeric" => (17, 38, 38),
                 "time" => (5, 16, 7),
                 "datetime2" => (8, 27, 7),

@@ -2,6 +2,7 @@
 //! form does not tell the type, the type's code is an argument.
 
 mod aggregates;
+mod clr;
 mod dates;
 mod numbers;
 mod strings;
@@ -114,6 +115,7 @@ pub(crate) fn register(db: &Connection, counters: &SharedCounters) -> rusqlite::
     strings::register(db)?;
     dates::register(db)?;
     aggregates::register(db)?;
+    clr::register(db)?;
     generators(db, counters)
 }
 
@@ -162,11 +164,24 @@ fn conversions(db: &Connection) -> rusqlite::Result<()> {
         }
         Ok(copy(ctx))
     })?;
-    scalar(db, "variant_type", 1, |ctx| {
-        Ok(match storage::decode(ctx.get_raw(0), &tds::DataType::SqlVariant) {
-            Value::Variant(v) => Stored::Text(types::name(&v.0).into()),
-            _ => Stored::Null,
-        })
+    scalar(db, "variant_property", 2, |ctx| {
+        let Value::Variant(v) = storage::decode(ctx.get_raw(0), &tds::DataType::SqlVariant) else { return Ok(Stored::Null) };
+        let (_, _, length, precision, scale) = crate::catalog::type_facts(&v.0, "");
+        let int = tds::DataType::Int;
+        let answer = match string(ctx, 1).unwrap_or_default().to_ascii_lowercase().as_str() {
+            "basetype" => {
+                let name = if matches!(v.0, tds::DataType::Numeric { .. }) { "numeric" } else { types::name(&v.0) };
+                (tds::DataType::NVarChar(tds::Length::Limited(128)), Value::Text(name.into()))
+            }
+            "precision" => (int, Value::Int(i64::from(precision))),
+            "scale" => (int, Value::Int(i64::from(scale))),
+            "maxlength" => (int, Value::Int(i64::from(length))),
+            "collation" if types::is_string(&v.0) => {
+                (tds::DataType::NVarChar(tds::Length::Limited(128)), Value::Text(crate::catalog::DEFAULT_COLLATION.into()))
+            }
+            _ => return Ok(Stored::Null),
+        };
+        Ok(storage::encode(&Value::Variant(Box::new(answer)), &tds::DataType::SqlVariant))
     })
 }
 

@@ -10,6 +10,7 @@ use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
 use tds::SqlError;
 
 use crate::message;
+use crate::translate::clr::{STATIC, has_methods};
 
 /// [`MsSqlDialect`], but that no word which starts a statement is an alias.
 #[derive(Debug)]
@@ -302,6 +303,14 @@ pub(super) fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
                 let mut w = w.clone();
                 w.keyword = Keyword::NoKeyword;
                 out.push(TokenWithSpan { token: Token::Word(w), span: token.span });
+            }
+            // geometry::Parse(…): the parser would take it for a cast.
+            Token::Word(w) if has_methods(&w.value) && matches!(raw.get(i + 1).map(|t| &t.token), Some(Token::DoubleColon)) => {
+                let Some(Token::Word(method)) = raw.get(i + 2).map(|t| &t.token) else {
+                    return Err(message::syntax("::", token.span.start.line as u32));
+                };
+                out.push(word(&format!("{}{STATIC}{}", w.value, method.value), token));
+                i += 2;
             }
             // "x" is a name under QUOTED_IDENTIFIER ON.
             Token::DoubleQuotedString(s) => {

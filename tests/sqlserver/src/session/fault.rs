@@ -36,6 +36,7 @@ pub(crate) fn from_sqlite(e: &rusqlite::Error) -> SqlError {
         _ if code & 0xFF == ffi::SQLITE_BUSY => message::error(1222, 16, "Lock request time out period exceeded.".into()),
         _ if code & 0xFF == ffi::SQLITE_INTERRUPT => message::error(3617, 16, "Query was canceled by user.".into()),
         _ if code & 0xFF == ffi::SQLITE_FULL => message::error(1105, 17, "Could not allocate space in the database because the disk is full.".into()),
+        _ if text.contains("malformed JSON") => message::error(13_609, 16, "JSON text is not properly formatted.".into()),
         _ if text.contains("integer overflow") => message::error(8115, 16, "Arithmetic overflow error converting expression to data type bigint.".into()),
         _ => message::error(50_000, 16, format!("The stand-in's storage engine refused the statement: {text}")),
     }

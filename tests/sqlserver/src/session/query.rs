@@ -332,11 +332,12 @@ pub(super) enum Streamed<'a> {
     Closed(&'a mut bool),
 }
 
+/// Reads a row into the values of the one before, whose buffers serve again: a large result is read without an allocation a cell.
 fn read(row: &Row<'_>, t: &Translated, values: &mut Vec<Value>) -> Result<(), SqlError> {
-    values.clear();
-    for (i, c) in t.columns.iter().enumerate() {
+    values.resize(t.columns.len(), Value::Null);
+    for (i, (c, value)) in t.columns.iter().zip(values).enumerate() {
         let stored = row.get_ref(i).map_err(|e| fault::from_sqlite(&e))?;
-        values.push(storage::decode(stored, &c.data_type));
+        storage::decode_into(stored, &c.data_type, value);
     }
     Ok(())
 }

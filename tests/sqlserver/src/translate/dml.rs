@@ -112,6 +112,13 @@ impl Translator<'_> {
     /// A given value as its column takes it.
     fn given(&mut self, e: Typed, c: &ColumnInfo, object: &Object, database: &str) -> Result<Typed, SqlError> {
         let e = self.assign(e, &c.data_type, &full_name(database, object), &c.name)?;
+        // json() also takes the blanks out, as SQL Server's own form of it does.
+        if c.type_name == "json" {
+            return Ok(Typed { value: None, sql: format!("json({})", e.sql), ..e });
+        }
+        if let Some(n) = types::dimensions(&c.type_name) {
+            return Ok(Typed { value: None, sql: format!("vec({}, {n})", e.sql), ..e });
+        }
         if is_cdc_text(object, &c.data_type) {
             return Ok(Typed { value: None, sql: format!("cdt_text({})", e.sql), ..e });
         }

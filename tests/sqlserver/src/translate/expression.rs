@@ -27,7 +27,12 @@ impl Translator<'_> {
     fn value_inner(&mut self, e: &Expr) -> Result<Typed, SqlError> {
         match e {
             Expr::Identifier(ident) => self.identifier(ident),
-            Expr::CompoundIdentifier(parts) => self.resolve(&parts.iter().map(|p| p.value.as_str()).collect::<Vec<_>>()),
+            Expr::CompoundIdentifier(parts) => {
+                let names: Vec<&str> = parts.iter().map(|p| p.value.as_str()).collect();
+                // A property of a value looks like a column of a table, which has the first say.
+                self.resolve(&names).or_else(|e| self.clr_property(parts).unwrap_or(Err(e)))
+            }
+            Expr::CompoundFieldAccess { root, access_chain } => self.clr_chain(root, access_chain),
             Expr::Value(v) => constant(&v.value),
             Expr::Nested(inner) => {
                 let inner = self.value(inner)?;

@@ -62,6 +62,9 @@ impl Translator<'_> {
         if let Some(e) = self.aggregate(&call, &f.within_group)? {
             return Ok(e);
         }
+        if let Some(e) = self.clr_function(f, &call.expressions)? {
+            return Ok(e);
+        }
         let short = name.strip_prefix("sys.").or_else(|| name.rsplit_once(".sys.").map(|(_, n)| n)).unwrap_or(&name);
         if short.starts_with("fn_cdc_") {
             return self.cdc_scalar(f, short, &call.expressions);
@@ -477,7 +480,8 @@ impl Translator<'_> {
                 call.arity(2, 2)?;
                 let e = self.value(call.expressions[0])?;
                 let e = self.cast(e, &DataType::SqlVariant, 0, false)?;
-                Typed::new(format!("variant_type({})", e.sql), SYSNAME)
+                let property = self.text(call.expressions[1])?;
+                Typed::new(format!("variant_property({}, {})", e.sql, property.sql), DataType::SqlVariant)
             }
             name => match self.lookup.constant(&format!("{name}()")) {
                 Some((value, t)) if call.expressions.is_empty() => {

@@ -2,6 +2,7 @@
 
 use tds::{DataType, Length, SqlError, Value};
 
+use super::clr::{parse_udt, udt_text};
 use super::date::{self, Moment, TICKS_PER_DAY};
 use super::{decimal, declared, is_unicode, name};
 use crate::message;
@@ -116,8 +117,15 @@ pub(crate) fn convert(value: Value, from: &DataType, to: &DataType, style: i64, 
         | DataType::Text
         | DataType::NText
         | DataType::Xml => {
-            let text = to_text(&value, from, to, style)?;
+            let text = match (&value, from) {
+                (Value::Bytes(b), DataType::Udt(_)) => udt_text(b, from)?,
+                _ => to_text(&value, from, to, style)?,
+            };
             fit_text(text, from, to, mode).map(Value::Text)
+        }
+        DataType::Udt(_) if matches!(value, Value::Text(_)) => {
+            let Value::Text(text) = &value else { return Ok(Value::Null) };
+            parse_udt(text, to, None).map(Value::Bytes)
         }
         DataType::Binary(_) | DataType::VarBinary(_) | DataType::Image | DataType::Udt(_) => {
             let bytes = to_bytes(&value, from, to, style)?;

@@ -20,9 +20,12 @@
 //!
 //! Decimals of one type therefore compare and sum as integers; an expression that mixes scales converts to the common type first.
 
+pub(crate) mod clr;
 pub(crate) mod convert;
 pub(crate) mod date;
 pub(crate) mod decimal;
+pub(crate) mod hierarchy;
+pub(crate) mod spatial;
 pub(crate) mod storage;
 
 use tds::{DataType, Length};
@@ -179,6 +182,11 @@ impl Declared {
     }
 }
 
+/// The dimensions of a declared `vector(n)`.
+pub(crate) fn dimensions(type_name: &str) -> Option<i32> {
+    type_name.strip_prefix("vector(")?.strip_suffix(')')?.parse().ok()
+}
+
 /// Reads a declared type. `default_length` is the length of `varchar` without one: 1 in a declaration, 30 in CAST.
 pub(crate) fn parse(text: &str, default_length: u16) -> Result<Declared, SqlError> {
     let lower = text.trim().to_ascii_lowercase().replace(['[', ']', '"'], "");
@@ -265,6 +273,9 @@ pub(crate) fn parse(text: &str, default_length: u16) -> Result<Declared, SqlErro
         "datetime2" => DataType::DateTime2 { scale: fraction()? },
         "datetimeoffset" => DataType::DateTimeOffset { scale: fraction()? },
         "xml" => DataType::Xml,
+        // Clients that do not ask for the types of their own get them as text, so they are kept as that.
+        "json" => DataType::NVarChar(Length::Max),
+        "vector" => DataType::VarChar(Length::Max),
         "sql_variant" => DataType::SqlVariant,
         "rowversion" | "timestamp" => DataType::Binary(8),
         "hierarchyid" => DataType::Udt("hierarchyid"),
@@ -279,11 +290,16 @@ pub(crate) fn parse(text: &str, default_length: u16) -> Result<Declared, SqlErro
         }
     };
     let name = match base {
-        "sysname" => "sysname",
-        "rowversion" | "timestamp" => "timestamp",
-        _ => name(&data_type),
+        "sysname" => "sysname".to_string(),
+        "rowversion" | "timestamp" => "timestamp".to_string(),
+        "json" => "json".to_string(),
+        "vector" => match number(0, 1998)? {
+            n @ 1..=1998 => format!("vector({n})"),
+            n => return Err(message::length_invalid("vector", i64::from(n), 1998)),
+        },
+        _ => name(&data_type).to_string(),
     };
-    Ok(Declared { data_type, name: name.to_string() })
+    Ok(Declared { data_type, name })
 }
 
 pub(crate) fn is_string(t: &DataType) -> bool {

@@ -130,6 +130,31 @@ fn integer(stored: i64, t: &DataType) -> Value {
     }
 }
 
+/// [`decode`] into a value that may have a buffer to use again.
+pub(crate) fn decode_into(stored: ValueRef<'_>, t: &DataType, value: &mut Value) {
+    match (stored, t, &mut *value) {
+        (
+            ValueRef::Text(s),
+            DataType::VarChar(_) | DataType::NVarChar(_) | DataType::Char(_) | DataType::NChar(_),
+            Value::Text(buffer),
+        ) => {
+            buffer.clear();
+            match std::str::from_utf8(s) {
+                Ok(text) => buffer.push_str(text),
+                Err(_) => buffer.push_str(&String::from_utf8_lossy(s)),
+            }
+            if let DataType::Char(n) | DataType::NChar(n) = t {
+                pad(buffer, *n);
+            }
+        }
+        (ValueRef::Blob(b), DataType::Binary(_) | DataType::VarBinary(_), Value::Bytes(buffer)) => {
+            buffer.clear();
+            buffer.extend_from_slice(b);
+        }
+        _ => *value = decode(stored, t),
+    }
+}
+
 /// A stored value as type `t` has it.
 pub(crate) fn decode(stored: ValueRef<'_>, t: &DataType) -> Value {
     match stored {

@@ -4,6 +4,7 @@
 mod clock;
 mod keys;
 mod operations;
+mod types;
 
 use std::time::{Duration, Instant};
 
