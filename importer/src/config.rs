@@ -9,7 +9,7 @@ use schemas::contract::Contract;
 use serde::Deserialize;
 use streams::Layout;
 
-use source::Source;
+use source::{Password, Source};
 
 use crate::controls::TableControls;
 
@@ -33,6 +33,8 @@ pub struct Config {
     pub controls: BTreeMap<TableName, TableControls>,
     /// Where progress, epoch and lock lie. One source, one directory.
     pub data_dir: PathBuf,
+    /// How importers of one source agree on which of them works, and where progress is kept.
+    pub lease: LeaseConfig,
     pub snapshot: SnapshotConfig,
     /// What happens when changes of a table were removed before they were read.
     pub on_gap: GapPolicy,
@@ -136,6 +138,18 @@ pub enum BreakingPolicy {
     DeadLetter,
 }
 
+/// Where importers of one source agree on which of them works.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LeaseConfig {
+    /// A lock in the data directory, for importers on one machine.
+    #[default]
+    File,
+    /// A row of a Postgres database.
+    Postgres { url: Password },
+    /// An item of a DynamoDB table, which has the partition key `source` of type string.
+    DynamoDb { table: String, region: Option<String>, endpoint: Option<String> },
+}
+
 impl Config {
     pub fn new(name: impl Into<String>, source: Source, data_dir: impl Into<PathBuf>) -> Self {
         let name = name.into();
@@ -150,6 +164,7 @@ impl Config {
             keys: BTreeMap::new(),
             controls: BTreeMap::new(),
             data_dir: data_dir.into(),
+            lease: LeaseConfig::default(),
             snapshot: SnapshotConfig::default(),
             on_gap: GapPolicy::default(),
             on_gap_of: BTreeMap::new(),

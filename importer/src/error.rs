@@ -17,6 +17,8 @@ pub enum Error {
     TimeZone(#[from] source::clock::UnknownZone),
     #[error("{path}: {doing}: {source}")]
     Io { path: PathBuf, doing: &'static str, source: std::io::Error },
+    #[error("{place}: {what}. Check the address and the rights of the lease's store")]
+    LeaseStore { place: String, what: String, class: ErrorClass },
     #[error("{place}: another importer has taken over this source's lease, which was held under epoch {epoch}")]
     LeaseLost { place: String, epoch: u64 },
     #[error(
@@ -70,6 +72,7 @@ impl Error {
                 _ => ErrorClass::Misconfigured,
             },
             Self::LeaseLost { .. } => ErrorClass::Transient,
+            Self::LeaseStore { class, .. } => *class,
             _ => ErrorClass::Misconfigured,
         }
     }

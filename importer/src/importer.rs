@@ -66,7 +66,7 @@ impl Importer {
 
     /// One lease after the other: most live as long as the process.
     async fn turns(&self, clock: &Clock, shutdown: &CancellationToken) -> Result<(), Error> {
-        let store = lease::open(&self.config)?;
+        let store = lease::open(&self.config).await?;
         loop {
             let lease = Lease::acquire(Arc::clone(&store), |place| self.waits(place)).await?;
             self.status.update(|status| {

@@ -114,7 +114,8 @@ impl<'a> Session<'a> {
         let mut publisher =
             Publisher::new(config, provider, published, &catalog.database, lease.epoch, record_limit, status.clone()).await?;
         publisher.go_on_from(saved.positions.clone());
-        let (clock, status, tables) = (clock.clone(), status.clone(), Arc::new(read));
+        let clock = clock.of_server(&mut client).await?;
+        let (status, tables) = (status.clone(), Arc::new(read));
         Ok(Self {
             config,
             status,

@@ -99,6 +99,19 @@ fn with_keys(config: &Config, catalog: &Catalog) -> Result<Catalog, Error> {
     Ok(catalog)
 }
 
+/// What is published of each captured table that the configuration takes, by its newest capture instance: what the table's contract is held against.
+pub fn published_tables(config: &Config, catalog: &Catalog) -> Result<Vec<TableSchema>, Error> {
+    let catalog = with_keys(config, catalog)?;
+    let taken = catalog.tables.iter().filter(|table| config.tables.takes(&table.name));
+    let newest = taken.filter_map(|table| Some((&table.name, table.instances.first()?)));
+    let none = crate::controls::TableControls::default();
+    let published = |(name, instance): (&TableName, &Instance)| {
+        let settings = config.controls.get(name).unwrap_or(&none);
+        Ok(Controlled::new(settings, &instance.schema(name))?.published)
+    };
+    newest.map(published).collect()
+}
+
 /// The captured tables that the configuration takes, by name. A pattern that names nothing is an error: somebody expects a table that would silently be missing.
 fn select<'c>(config: &Config, catalog: &'c Catalog, saved: &Saved) -> Result<Vec<&'c CapturedTable>, Error> {
     let named = |pattern: &String| {

@@ -12,15 +12,18 @@
 //! An epoch is the time of the start in milliseconds since 1970, or one more than the last where the clock has not moved past it, so that a store that was removed for
 //! a new snapshot does not fall behind what the streams have seen either.
 
+mod dynamodb;
 mod file;
+mod postgres;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use schemas::ErrorClass;
 
-use crate::config::Config;
+use crate::config::{Config, LeaseConfig};
 use crate::error::Error;
 use crate::saved::Saved;
 
@@ -58,8 +61,14 @@ fn next_epoch(last: u64) -> u64 {
 }
 
 /// Opens the store that the configuration names.
-pub(crate) fn open(config: &Config) -> Result<Arc<dyn Store>, Error> {
-    Ok(Arc::new(file::FileStore::open(&config.data_dir)?))
+pub(crate) async fn open(config: &Config) -> Result<Arc<dyn Store>, Error> {
+    Ok(match &config.lease {
+        LeaseConfig::File => Arc::new(file::FileStore::open(&config.data_dir)?),
+        LeaseConfig::Postgres { url } => Arc::new(postgres::PostgresStore::open(url, &config.name).await?),
+        LeaseConfig::DynamoDb { table, region, endpoint } => {
+            Arc::new(dynamodb::DynamoStore::open(table, region.as_deref(), endpoint.as_deref(), &config.name).await)
+        }
+    })
 }
 
 /// The right to import, until it is lost.
@@ -74,8 +83,11 @@ impl Lease {
     pub(crate) async fn acquire(store: Arc<dyn Store>, waiting: impl Fn(&str)) -> Result<Self, Error> {
         let mut told = false;
         loop {
-            if let Some(epoch) = store.acquire().await? {
-                return Ok(Self { store, epoch });
+            match store.acquire().await {
+                Ok(Some(epoch)) => return Ok(Self { store, epoch }),
+                Ok(None) => {}
+                Err(error) if error.class() == ErrorClass::Transient => tracing::warn!(%error, "the lease cannot be asked for; trying again"),
+                Err(error) => return Err(error),
             }
             if !told {
                 told = true;
@@ -129,3 +141,6 @@ impl Lease {
 fn io(path: &Path, doing: &'static str, source: std::io::Error) -> Error {
     Error::Io { path: path.to_owned(), doing, source }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,7 @@ impl Reading {
             pool: session.pool(config.tail_connections),
             tables: Arc::clone(&session.tables),
             known: session.known.clone(),
-            clock: session.clock.clone(),
+            commits: session.clock.commits(),
             from: session.saved.lsn(),
             tick_transactions: config.tick_transactions,
             poll_interval: config.poll_interval,

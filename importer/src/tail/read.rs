@@ -16,7 +16,7 @@ use crate::pool::Pool;
 use crate::session::Table;
 use crate::snapshot::{Look, previous};
 use source::changes::{CaptureState, Change, Probe};
-use source::clock::Clock;
+use source::clock::Commits;
 use source::decode::Columns;
 use source::{Client, sql};
 
@@ -59,7 +59,7 @@ pub(super) struct Reader {
     pub(super) tables: Arc<Vec<Table>>,
     /// What was captured when the session was opened.
     pub(super) known: CaptureState,
-    pub(super) clock: Clock,
+    pub(super) commits: Commits,
     pub(super) from: Lsn,
     pub(super) tick_transactions: usize,
     pub(super) poll_interval: Duration,
@@ -137,13 +137,13 @@ impl Reader {
             ColumnData::Binary(Some(self.from.as_bytes().to_vec().into())),
         ];
         let mut transactions = Vec::new();
-        let clock = &self.clock;
+        let commits = &mut self.commits;
         self.client
             .for_each(doing, sql::TRANSACTIONS, parameters, |_, row| {
                 let mut row = Columns::new(doing, row);
                 let (lsn, time, offset) = (row.lsn()?, row.value()?, row.int()?);
                 if let Some(lsn) = lsn {
-                    transactions.push(Transaction { lsn, commit_time_ms: clock.unix_ms(&time, offset)? });
+                    transactions.push(Transaction { lsn, commit_time_ms: commits.unix_ms(&time, offset)? });
                 }
                 Ok(())
             })
