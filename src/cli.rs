@@ -50,6 +50,10 @@ pub(crate) enum Command {
     ///
     /// Exit codes: 0 all parts work, 1 one has failed, or the process does not answer.
     Status(StatusArgs),
+    /// Counts again what was published, against the source.
+    ///
+    /// Exit codes: 0 everything that could be counted again agrees, 1 something differs, or it failed.
+    Verify(VerifyArgs),
     /// Has a running importer read a table, or a range of its keys, again.
     Snapshot(SnapshotArgs),
     /// The SQL Server stand-in alone.
@@ -110,6 +114,18 @@ pub(crate) struct InitArgs {
     /// The folder to write to. Files that exist are never overwritten.
     #[arg(long, default_value = ".")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Count the changes of every published range again in the change tables. There is no other way to verify yet, so it has to be asked for.
+    #[arg(long, required = true)]
+    pub(crate) source: bool,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// How to reach a running process.

@@ -1,6 +1,5 @@
 //! The parts wired together in one process: which of them run is the command's choice, how they are set up the configuration's.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -127,12 +126,7 @@ impl Pipeline {
         provider: Arc<dyn Provider>,
         report: &Report,
     ) -> anyhow::Result<()> {
-        let mut settings = config.source.importer(config.data.join("importer"))?;
-        settings.prefix = config.prefix().to_owned();
-        settings.layout = config.layout();
-        settings.shards = config.streams.shards;
-        settings.contracts =
-            contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect::<BTreeMap<_, _>>();
+        let settings = config.importer(contracts)?;
         let importer = Importer::new(settings, provider);
         self.status.importer = Some(importer.status());
         self.snapshots = Some(Arc::new(Resnapshot::new(&config.source.name, importer.handle())));

@@ -9,6 +9,7 @@ mod snapshot;
 #[cfg(feature = "demo")]
 mod sqlserver;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Importer(args) => pipeline(&args, Parts { importer: true, joiner: false, api: false }).await,
         Command::Joiner(args) => pipeline(&args, Parts { importer: false, joiner: true, api: true }).await,
         Command::Api(args) => pipeline(&args, Parts { importer: false, joiner: false, api: true }).await,
+        Command::Verify(args) => verify::run(&args).await,
         Command::Snapshot(args) => snapshot::run(&args).await,
         Command::Status(args) => status::run(&args).await,
         #[cfg(feature = "demo")]

@@ -1,6 +1,7 @@
 //! `tributary schema diff`: the live database against the table contracts.
 //!
-//! What is shown is what the importer would find: of each captured table its newest capture instance, held against the contract in force. What a difference touches is
+//! What is shown is what the importer would find: of each captured table its newest capture instance, under the table's column
+//! controls, held against the contract in force. What a difference touches is
 //! read from the entity definitions, resolved against the contracts as they are: that is what sinks and subscribers know today.
 
 use std::collections::BTreeMap;
@@ -48,10 +49,9 @@ pub(crate) async fn diff(args: &SchemaDiffArgs) -> anyhow::Result<ExitCode> {
     let plans = plans(&config, &current)?;
     let filter = config.source.filter();
     let catalog = importer::init::read_catalog(&config.source.resolve()?).await?;
-    let live: BTreeMap<TableName, TableSchema> = (catalog.tables.iter())
-        .filter(|table| filter.takes(&table.name))
-        .filter_map(|table| Some((table.name.clone(), table.instances.first()?.schema(&table.name))))
-        .collect();
+    let settings = config.source.importer(config.data.join("importer"))?;
+    let published = importer::published_tables(&settings, &catalog)?;
+    let live: BTreeMap<TableName, TableSchema> = published.into_iter().map(|table| (table.name.clone(), table)).collect();
     let mut tables = Vec::new();
     for (name, schema) in &live {
         let found = match versions.get(name) {

@@ -149,6 +149,16 @@ impl Config {
         self.streams.layout.unwrap_or(default)
     }
 
+    /// All that the importer needs.
+    pub(crate) fn importer(&self, contracts: Vec<Contract>) -> anyhow::Result<importer::Config> {
+        let mut settings = self.source.importer(self.data.join("importer"))?;
+        settings.prefix = self.prefix().to_owned();
+        settings.layout = self.layout();
+        settings.shards = self.streams.shards;
+        settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
+        Ok(settings)
+    }
+
     /// The sink that queries read.
     pub(crate) fn readable_sink(&self) -> Option<&SinkConfig> {
         match &self.read_from {

@@ -29,6 +29,10 @@
 //!     dbo.orders:
 //!       on_gap: resnapshot
 //!       partition_by: customer_id     # default: the row's own key
+//!       rename: {cust_no: customer_id}
+//!       mask: {email: {truncate: 3}, phone: {fixed: hidden}, ssn: {hash: '${SSN_KEY}'}}
+//!       exclude: [internal_note]      # or include: only these, and the key
+//!       filter: "region = 'EU' and deleted_at is null"
 //!     dbo.log:
 //!       key: [day, line]              # for a table without a primary key or a unique index: columns that are never NULL
 //! ```
@@ -38,7 +42,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use importer::{BreakingPolicy, GapPolicy, SnapshotConfig, SnapshotMode};
+use importer::{BreakingPolicy, GapPolicy, Mask, SnapshotConfig, SnapshotMode, TableControls};
 use schemas::TableName;
 use serde::{Deserialize, Deserializer};
 use sinks::SecretReference;
@@ -101,6 +105,19 @@ struct Table {
     on_gap: Option<GapPolicy>,
     partition_by: Option<String>,
     key: Vec<String>,
+    // What is published of it: see `importer::TableControls`.
+    include: Vec<String>,
+    exclude: Vec<String>,
+    mask: BTreeMap<String, Mask>,
+    rename: BTreeMap<String, String>,
+    filter: Option<String>,
+}
+
+impl Table {
+    fn controls(&self) -> TableControls {
+        let Self { include, exclude, mask, rename, filter, .. } = self.clone();
+        TableControls { include, exclude, mask, rename, filter }
+    }
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -168,6 +185,10 @@ impl Source {
             if let Some(column) = &table.partition_by {
                 settings.partition_by.insert(name.clone(), column.clone());
             }
+            let controls = table.controls();
+            if controls != TableControls::default() {
+                settings.controls.insert(name.clone(), controls);
+            }
             if !table.key.is_empty() {
                 settings.keys.insert(name.clone(), table.key.clone());
             }
@@ -211,7 +232,7 @@ mod tests {
             .take_while(|line| *line != "//! ```")
             .map(|line| format!("{}\n", line.strip_prefix("//!   ").unwrap()))
             .collect();
-        let documented = documented.replace("password: {env: MSSQL_PASSWORD}", "password: {file: Cargo.toml}");
+        let documented = documented.replace("{env: MSSQL_PASSWORD}", "{file: Cargo.toml}").replace("'${SSN_KEY}'", "key");
         let config = importer(&documented);
         assert_eq!(config.tables.exclude, ["sales.audit_*"]);
         assert_eq!((config.snapshot.rows_per_second, config.snapshot.connections), (Some(5000), 4));
@@ -219,6 +240,10 @@ mod tests {
         let name = |table| TableName::new("dbo", table);
         assert_eq!(config.on_gap_of, [(name("orders"), GapPolicy::Resnapshot)].into());
         assert_eq!(config.partition_by, [(name("orders"), "customer_id".to_owned())].into());
+        let orders = &config.controls[&name("orders")];
+        assert_eq!(orders.mask["email"], Mask::Truncate(3));
+        assert_eq!((orders.mask.len(), orders.rename["cust_no"].as_str()), (3, "customer_id"));
+        assert_eq!((orders.exclude.len(), orders.filter.as_deref()), (1, Some("region = 'EU' and deleted_at is null")));
         assert_eq!(config.keys, [(name("log"), vec!["day".to_owned(), "line".to_owned()])].into());
     }
 
