@@ -168,8 +168,8 @@ impl Delivery {
         loop {
             let head = *heads.borrow_and_update();
             let cursor = self.shared.store.cursor(&self.name)?.filter(|cursor| cursor.load == head.load);
-            let Some(cursor) = cursor.filter(|cursor| cursor.sequence + 1 >= head.oldest && cursor.sequence <= head.sequence)
-            else {
+            // It may be past the head: pages are read from the database, and the head is published after it was written.
+            let Some(cursor) = cursor.filter(|cursor| cursor.sequence + 1 >= head.oldest) else {
                 if head.live {
                     frontier = None;
                     if !self.load().await? {

@@ -249,7 +249,9 @@ fn family_options(family: Family, memory: Memory, cache: &Cache) -> Options {
     }
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
-    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    // What is young is rewritten soon: compressing it costs more than it saves.
+    use rocksdb::DBCompressionType::{Lz4, None};
+    options.set_compression_per_level(&[None, None, Lz4, Lz4, Lz4, Lz4, Lz4]);
     let share = match family {
         Family::Rows => memory.write_buffer_bytes / 2,
         Family::Links | Family::Outbox => memory.write_buffer_bytes / 4,

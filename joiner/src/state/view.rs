@@ -23,6 +23,9 @@ use crate::state::row::Row;
 
 /// How many rows are stepped over before a seek is cheaper.
 const NEAR: usize = 12;
+/// Where stepping has not led to the next place so many times, it is given up for the next [`FAR`] places.
+const MISSES: usize = 4;
+const FAR: usize = 64;
 
 pub(crate) const fn family(kind: IndexKind) -> Family {
     match kind {
@@ -134,6 +137,7 @@ impl<'a> View<'a> {
             rows: self.snapshot.raw_iterator_cf_opt(cf, options),
             last: Vec::new(),
             placed: false,
+            misses: 0,
             run: (reading == Reading::Twice).then(Run::default),
         })
     }
@@ -167,6 +171,8 @@ pub(crate) struct Cursor<'a> {
     /// The prefix visited last: everything that begins with it, and nothing past it, has been stepped over.
     last: Vec<u8>,
     placed: bool,
+    /// How often in a row the next place was not near; places passed since that was given up count as well.
+    misses: usize,
     run: Option<Run>,
 }
 
@@ -211,16 +217,28 @@ impl Run {
 }
 
 impl Cursor<'_> {
+    /// Whether the next place may well be a few rows on.
+    const fn is_near(&mut self) -> bool {
+        if self.misses >= MISSES {
+            self.misses = if self.misses < FAR { self.misses + 1 } else { MISSES - 1 };
+        }
+        self.misses < MISSES
+    }
+
     /// Goes to the first row of the database at or past `prefix`.
     fn go(&mut self, prefix: &[u8]) -> Result<(), Error> {
-        if self.placed && self.last.as_slice() < prefix && !prefix.starts_with(&self.last) {
+        if self.placed && self.last.as_slice() < prefix && !prefix.starts_with(&self.last) && self.is_near() {
             for _ in 0..NEAR {
                 match self.rows.key() {
                     None => return self.rows.status().map_err(|error| self.store.error(&error)),
-                    Some(key) if key >= prefix => return Ok(()),
+                    Some(key) if key >= prefix => {
+                        self.misses = 0;
+                        return Ok(());
+                    }
                     Some(_) => self.rows.next(),
                 }
             }
+            self.misses += 1;
         }
         self.rows.seek(prefix);
         self.rows.status().map_err(|error| self.store.error(&error))

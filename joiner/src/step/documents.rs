@@ -80,12 +80,15 @@ impl Made {
 pub(crate) fn assemble(after: View<'_>, share: Share, keys: &[(&[u8], Known)], standing: &Standing) -> Result<Made, Error> {
     let pieces = work_off(share, keys, || {
         let mut documents = Documents::new(after);
+        let mut room = 0;
         move |keys: &[(&[u8], Known)], made: &AtomicUsize| {
-            let mut piece = Piece { keys: keys.len(), ..Piece::default() };
+            let mut piece = Piece { keys: keys.len(), bytes: Vec::with_capacity(room), ends: Vec::with_capacity(keys.len()) };
             for (key, known) in keys {
                 documents.entry(key, *known, standing, &mut piece)?;
             }
             made.fetch_add(piece.bytes.len(), Ordering::Relaxed);
+            // The next is likely to be as large.
+            room = room.max(piece.bytes.len());
             Ok(piece)
         }
     })?;
