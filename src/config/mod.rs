@@ -246,6 +246,8 @@ mod tests {
             ("poll_interval: 20ms", "poll_intervall: 20ms", "poll_intervall"),
             ("poll_interval: 20ms", "poll_interval: 20", "no unit"),
             ("poll_interval: 20ms", "on_gap: ignore", "on_gap"),
+            ("poll_interval: 20ms", "lease: {redis: {}}", "redis"),
+            ("poll_interval: 20ms", "lease: {postgres: {url: {env: X}}, dynamodb: {table: t}}", "source.lease"),
             ("poll_interval: 20ms", "snapshot: {mode: initially}", "initially"),
             ("poll_interval: 20ms", "snapshot: {paralel: 4}", "paralel"),
             ("poll_interval: 20ms", "snapshot: {connections: 0}", "source.snapshot.connections"),

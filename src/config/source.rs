@@ -25,6 +25,9 @@
 //!   tick_transactions: 10000          # transactions that a restart may repeat, at most
 //!   startup_patience: 30s             # how long a source that cannot be reached is tried at the start
 //!   stall_check: 30s                  # how often a quiet capture is looked at
+//!   lease:                            # how several importers of the source agree on which one works; default: a lock in the data folder
+//!     postgres: {url: {env: LEASE_URL}}
+//!     # dynamodb: {table: tributary-leases, region: eu-central-1}
 //!   per_table:
 //!     dbo.orders:
 //!       on_gap: resnapshot
@@ -42,7 +45,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use importer::{BreakingPolicy, GapPolicy, Mask, SnapshotConfig, SnapshotMode, TableControls};
+use importer::{BreakingPolicy, GapPolicy, LeaseConfig, Mask, SnapshotConfig, SnapshotMode, TableControls};
 use schemas::TableName;
 use serde::{Deserialize, Deserializer};
 use sinks::SecretReference;
@@ -83,7 +86,48 @@ pub(crate) struct Source {
     #[serde(default, deserialize_with = "duration")]
     stall_check: Option<Duration>,
     #[serde(default)]
+    lease: Lease,
+    #[serde(default)]
     per_table: BTreeMap<TableName, Table>,
+}
+
+/// Where importers agree: at most one of them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Lease {
+    postgres: Option<PostgresLease>,
+    dynamodb: Option<DynamoLease>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PostgresLease {
+    url: SecretReference,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DynamoLease {
+    table: String,
+    #[serde(default)]
+    region: Option<String>,
+    #[serde(default)]
+    endpoint: Option<String>,
+}
+
+impl Lease {
+    fn settings(&self) -> anyhow::Result<LeaseConfig> {
+        Ok(match (&self.postgres, &self.dynamodb) {
+            (Some(postgres), _) => {
+                let url = postgres.url.resolve("the lease's database (source.lease.postgres.url)")?;
+                LeaseConfig::Postgres { url: importer::Password::new(url.reveal()) }
+            }
+            (None, Some(DynamoLease { table, region, endpoint })) => {
+                LeaseConfig::DynamoDb { table: table.clone(), region: region.clone(), endpoint: endpoint.clone() }
+            }
+            (None, None) => LeaseConfig::File,
+        })
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -128,6 +172,9 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 impl Source {
     /// What can be wrong beyond the form.
     pub(super) fn check(&self) -> anyhow::Result<()> {
+        if self.lease.postgres.is_some() && self.lease.dynamodb.is_some() {
+            bail!("source.lease: names two stores: keep one of postgres and dynamodb");
+        }
         let numbers = [
             ("snapshot.connections", self.snapshot.connections),
             ("snapshot.chunk_rows", self.snapshot.chunk_rows),
@@ -168,6 +215,7 @@ impl Source {
         let mut settings = importer::Config::new(&self.name, self.resolve()?, data_dir);
         settings.tables = self.filter();
         settings.time_zone.clone_from(&self.time_zone);
+        settings.lease = self.lease.settings()?;
         settings.on_gap = self.on_gap;
         settings.on_breaking_change = self.on_breaking_change;
         settings.snapshot = self.snapshot.settings(&settings.snapshot);
@@ -232,7 +280,10 @@ mod tests {
             .take_while(|line| *line != "//! ```")
             .map(|line| format!("{}\n", line.strip_prefix("//!   ").unwrap()))
             .collect();
-        let documented = documented.replace("{env: MSSQL_PASSWORD}", "{file: Cargo.toml}").replace("'${SSN_KEY}'", "key");
+        let documented = documented
+            .replace("{env: MSSQL_PASSWORD}", "{file: Cargo.toml}")
+            .replace("{env: LEASE_URL}", "{file: Cargo.toml}")
+            .replace("'${SSN_KEY}'", "key");
         let config = importer(&documented);
         assert_eq!(config.tables.exclude, ["sales.audit_*"]);
         assert_eq!((config.snapshot.rows_per_second, config.snapshot.connections), (Some(5000), 4));
@@ -240,6 +291,7 @@ mod tests {
         let name = |table| TableName::new("dbo", table);
         assert_eq!(config.on_gap_of, [(name("orders"), GapPolicy::Resnapshot)].into());
         assert_eq!(config.partition_by, [(name("orders"), "customer_id".to_owned())].into());
+        assert!(matches!(config.lease, LeaseConfig::Postgres { .. }));
         let orders = &config.controls[&name("orders")];
         assert_eq!(orders.mask["email"], Mask::Truncate(3));
         assert_eq!((orders.mask.len(), orders.rename["cust_no"].as_str()), (3, "customer_id"));

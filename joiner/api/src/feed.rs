@@ -54,7 +54,8 @@ pub trait ChangeFeed: Send + Sync {
 /// The state of the whole, for `GET /v1/status` and the page.
 ///
 /// The page reads these members, and does without any that is missing:
-/// `{source: {name, phase, captured_lsn, published_lsn, events_total, lag_ms, tables: {name: count}}, joiner: {phase, frontier, commit_time_ms, applied_total,
+/// `{source: {name, phase, captured_lsn, published_lsn, events_total, lag_ms, tables: {name: count}, table_details: {name: {held}},
+/// snapshot: {rows, rows_expected, remaining_seconds}, last_error, warnings: [text]}, joiner: {phase, failure, warning, frontier, commit_time_ms, applied_total,
 /// emitted_total}, sinks: [{name, state, frontier, lag_ms, written_total, error}], demo: {connect: [text], try: [text], latency_ms: {p50, p99}}}`
 pub trait StatusSource: Send + Sync {
     fn status(&self) -> serde_json::Value;

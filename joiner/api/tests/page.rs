@@ -220,9 +220,22 @@ async fn the_page_shows_the_flow_and_its_entities() {
     browser.until("document.querySelector('[data-testid=stage-sinks] .error')?.textContent.includes('refused')").await;
     assert_eq!(browser.script("return window.broken === undefined").await, json!(true));
 
+    // What an operator should look at, and a snapshot under way.
+    let mut troubled = status(1110);
+    troubled["source"]["warnings"] = json!(["dbo.orders: 3 h of headroom"]);
+    troubled["source"]["table_details"] = json!({"dbo.items": {"held": "column x is gone"}, "dbo.orders": {"held": null}});
+    troubled["source"]["snapshot"] = json!({"rows": 4500, "rows_expected": 10_000, "remaining_seconds": 90});
+    troubled["joiner"]["warning"] = json!("nothing has come for a while");
+    *fixture.status.lock().unwrap() = troubled;
+    let notices = "[...document.querySelectorAll('[data-testid=notices] li')].map(node => node.className + ' ' + node.textContent).join('|')";
+    let expected = "bad dbo.items is held: column x is gone|warn dbo.orders: 3 h of headroom|warn nothing has come for a while";
+    browser.until(&format!("{notices} === '{expected}'")).await;
+    browser.until("document.querySelector('[data-testid=stage-importer]').textContent.includes('45 %, 90.0 s left')").await;
+
     // Members that are missing are no fault.
     *fixture.status.lock().unwrap() = json!({});
     browser.until("document.querySelector('[data-testid=stage-sinks]').textContent.includes('none yet')").await;
+    browser.until("document.querySelector('[data-testid=notices]').hidden").await;
 
     *fixture.status.lock().unwrap() = status(1200);
     let dark =
