@@ -316,7 +316,8 @@ enum Storage {
 
 impl Storage {
     fn of(declared_type: &str) -> Storage {
-        let declared: String = declared_type.to_ascii_lowercase().chars().filter(|c| !c.is_whitespace()).collect();
+        let declared = declared_type.split(" COLLATE ").next().unwrap_or(declared_type);
+        let declared: String = declared.to_ascii_lowercase().chars().filter(|c| !c.is_whitespace()).collect();
         match declared.as_str() {
             "text" | "ntext" | "image" => Storage::Lob,
             "json" | "geometry" | "geography" => Storage::Max,

@@ -65,7 +65,7 @@ pub struct SourceColumn {
     pub column_id: i32,
     /// The T-SQL type as `cdc.captured_columns.column_type` shows it (`nvarchar`, `decimal`, …).
     pub type_name: String,
-    /// The T-SQL type as declared, for the change table's definition: `decimal(10,2)`, `nvarchar(max)`.
+    /// The T-SQL type as declared, for the change table's definition: `decimal(10,2)`, `nvarchar(max)`, `varchar(10) COLLATE Polish_CS_AS`.
     pub declared_type: String,
     pub is_computed: bool,
     pub is_identity: bool,

@@ -14,6 +14,13 @@ pub(crate) struct CaptureCatalog<'a> {
     pub(crate) now: i64,
 }
 
+/// Between a declared type and its collation, where that is not the database's.
+const COLLATE: &str = " COLLATE ";
+
+fn collated(declared: &str) -> (&str, Option<&str>) {
+    declared.split_once(COLLATE).map_or((declared, None), |(t, collation)| (t, Some(collation)))
+}
+
 fn invalid(e: &tds::SqlError) -> rusqlite::Error {
     crate::functions::fail(e)
 }
@@ -35,7 +42,12 @@ impl CaptureCatalog<'_> {
                     "timestamp" => "binary(8)".into(),
                     "json" => "json".into(),
                     vector if types::dimensions(vector).is_some() => c.type_name.clone(),
-                    _ => types::declared(&c.data_type),
+                    _ => match &c.collation {
+                        Some(name) if types::is_string(&c.data_type) && name != super::DEFAULT_COLLATION => {
+                            format!("{}{COLLATE}{name}", types::declared(&c.data_type))
+                        }
+                        _ => types::declared(&c.data_type),
+                    },
                 },
                 is_computed: c.computed.is_some(),
                 is_identity: c.identity.is_some(),
@@ -85,6 +97,7 @@ impl cdc::Catalog for CaptureCatalog<'_> {
         }
         let mut list = Vec::new();
         for (column, declared, nullable) in columns {
+            let (declared, collation) = collated(declared);
             let declared = types::parse(declared, 1).map_err(|e| invalid(&e))?;
             list.push(NewColumn {
                 name: column.clone(),
@@ -95,7 +108,7 @@ impl cdc::Catalog for CaptureCatalog<'_> {
                 computed: None,
                 persisted: false,
                 default: None,
-                collation: None,
+                collation: collation.map(str::to_string),
                 rowguid: false,
             });
         }
@@ -124,8 +137,9 @@ impl cdc::Catalog for CaptureCatalog<'_> {
     fn alter_column(&mut self, object_id: i64, column: &str, declared_type: &str) -> rusqlite::Result<()> {
         let Some(object) = load::by_id(self.db, object_id)? else { return Ok(()) };
         let Some(old) = object.columns.iter().find(|c| same(&c.name, column)).cloned() else { return Ok(()) };
-        let declared = types::parse(declared_type, 1).map_err(|e| invalid(&e))?;
-        define::set_type(self.db, &object, &old, &declared.data_type, &declared.name, old.nullable, old.collation.as_deref())?;
+        let (declared, collation) = collated(declared_type);
+        let declared = types::parse(declared, 1).map_err(|e| invalid(&e))?;
+        define::set_type(self.db, &object, &old, &declared.data_type, &declared.name, old.nullable, collation)?;
         let Some(object) = load::by_id(self.db, object_id)? else { return Ok(()) };
         rewrite::convert_column(self.db, &object, column, &old.data_type, &declared.data_type)
     }

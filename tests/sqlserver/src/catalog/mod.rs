@@ -79,37 +79,53 @@ impl Object {
     }
 }
 
+/// How text compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Collation {
+pub(crate) enum Order {
     /// Case-insensitive: the database's default.
     Insensitive,
     Sensitive,
     Binary,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Collation {
+    pub(crate) order: Order,
+    /// As clients are told it; `None`: the database's.
+    pub(crate) wire: Option<tds::Collation>,
+}
+
 impl Collation {
+    pub(crate) const DEFAULT: Collation = Collation { order: Order::Insensitive, wire: None };
+
     /// The name under which SQLite knows it.
     pub(crate) fn sqlite(self) -> &'static str {
-        match self {
-            Collation::Insensitive => "CI",
-            Collation::Sensitive => "CS",
-            Collation::Binary => "BIN2",
+        match self.order {
+            Order::Insensitive => "CI",
+            Order::Sensitive => "CS",
+            Order::Binary => "BIN2",
         }
+    }
+
+    /// The encoding of non-Unicode text, where it is not the database's.
+    pub(crate) fn encoding(self) -> Option<tds::Collation> {
+        self.wire.filter(|w| w.code_page() != 1252)
     }
 }
 
 pub(crate) const DEFAULT_COLLATION: &str = "SQL_Latin1_General_CP1_CI_AS";
 
 pub(crate) fn collation_of(name: Option<&str>) -> Collation {
-    let Some(name) = name else { return Collation::Insensitive };
+    let Some(name) = name else { return Collation::DEFAULT };
     let upper = name.to_ascii_uppercase();
-    if upper.contains("_BIN") {
-        Collation::Binary
+    let order = if upper.contains("_BIN") {
+        Order::Binary
     } else if upper.contains("_CS") {
-        Collation::Sensitive
+        Order::Sensitive
     } else {
-        Collation::Insensitive
-    }
+        Order::Insensitive
+    };
+    Collation { order, wire: tds::Collation::named(name).filter(|w| *w != tds::Collation::LATIN1_GENERAL_CP1_CI_AS) }
 }
 
 /// Whether two identifiers are the same one: the catalog's collation does not tell cases apart.

@@ -105,6 +105,12 @@ fn compare_sensitive(a: &str, b: &str) -> Ordering {
     compare_insensitive(a, b).then_with(|| b.cmp(a))
 }
 
+/// A collation as a number, for `enc`.
+pub(crate) fn packed(collation: tds::Collation) -> i64 {
+    let [a, b, c, d, e] = collation.0;
+    i64::from_le_bytes([a, b, c, d, e, 0, 0, 0])
+}
+
 /// Registers all functions, aggregates and collations on a connection.
 pub(crate) fn register(db: &Connection, counters: &SharedCounters) -> rusqlite::Result<()> {
     db.create_collation("CI", compare_insensitive)?;
@@ -149,6 +155,23 @@ fn conversions(db: &Connection) -> rusqlite::Result<()> {
             &convert(value, &datetime, &tds::DataType::VarChar(tds::Length::Max), 121, Mode::Cast)?,
             &tds::DataType::Text,
         ))
+    })?;
+    // enc(x, collation, bytes, table, column): text as a column of another code page takes it.
+    scalar(db, "enc", 5, |ctx| {
+        let Some(text) = string(ctx, 0) else { return Ok(Stored::Null) };
+        let [a, b, c, d, e, ..] = int(ctx, 1).to_le_bytes();
+        let collation = tds::Collation([a, b, c, d, e]);
+        let mut text = collation.reduced(text);
+        let most = usize::try_from(int(ctx, 2)).unwrap_or(usize::MAX);
+        while collation.encoded_len(&text) > most && text.ends_with(' ') {
+            text.pop();
+        }
+        if collation.encoded_len(&text) > most {
+            let cut: String = text.chars().take(most).collect();
+            let (table, column) = (string(ctx, 3).unwrap_or_default(), string(ctx, 4).unwrap_or_default());
+            return Err(message::truncated_in(message::truncated(&cut), table, column));
+        }
+        Ok(Stored::Text(text))
     })?;
     // A value that must not be NULL: SQLite would give a rowid column a number of its own.
     scalar(db, "nn", 3, |ctx| {

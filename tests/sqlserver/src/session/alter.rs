@@ -2,7 +2,7 @@
 
 use tds::SqlError;
 
-use super::definition::{Referenced, reload, sqlite};
+use super::definition::{Referenced, check_collation, reload, sqlite};
 use super::{Link, Session, fault};
 use crate::catalog::capture::CaptureCatalog;
 use crate::catalog::define::{self, NewColumn};
@@ -207,6 +207,9 @@ impl Session {
             )
         })?;
         let declared = c.what.clone().ok_or_else(|| message::syntax(&c.name, 1))?;
+        if let Some(name) = &c.collation {
+            check_collation(name, &declared.data_type)?;
+        }
         let nullable = c.nullable.unwrap_or(true);
         if !nullable && old.nullable {
             let nulls: bool = link

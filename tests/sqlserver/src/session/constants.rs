@@ -114,12 +114,16 @@ impl Session {
                 }
                 _ => variant_null(),
             },
-            "collationproperty" => match (first, arguments.get(1).map(|p| p.to_ascii_lowercase()).as_deref()) {
-                (_, Some("codepage")) => variant(Value::Int(1252), DataType::Int),
-                (_, Some("lcid")) => variant(Value::Int(1033), DataType::Int),
-                (_, Some("comparisonstyle")) => variant(Value::Int(196_609), DataType::Int),
-                _ => variant_null(),
-            },
+            "collationproperty" => {
+                let Some(collation) = tds::Collation::named(first) else { return variant_null() };
+                let int = |n: i64| variant(Value::Int(n), DataType::Int);
+                match arguments.get(1).map(|p| p.to_ascii_lowercase()).as_deref() {
+                    Some("codepage") => int(i64::from(collation.code_page())),
+                    Some("lcid") => int(i64::from(u16::from_le_bytes([collation.0[0], collation.0[1]]))),
+                    Some("comparisonstyle") => int(196_609),
+                    _ => variant_null(),
+                }
+            }
             "sessionproperty" | "session_context" | "fulltextserviceproperty" => variant_null(),
             _ => None,
         }

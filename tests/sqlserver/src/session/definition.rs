@@ -132,6 +132,9 @@ impl Session {
                 ));
             }
             let declared = c.what.clone();
+            if let (Some(name), Some(d)) = (&c.collation, &declared) {
+                check_collation(name, &d.data_type)?;
+            }
             let key = keys.iter().any(|k| same(k, &c.name));
             let rowversion = declared.as_ref().is_some_and(types::Declared::is_rowversion);
             let nullable = c.nullable.unwrap_or(!key && c.identity.is_none() && !rowversion) && !key;
@@ -588,6 +591,17 @@ impl Session {
         let on = i64::from(words.iter().any(|w| w == "ON"));
         self.writing(&database, |link| catalog::set_setting(&link.db, key, on).map_err(sqlite))
     }
+}
+
+/// A collation must be known, and one of two-byte characters is so for Unicode columns alone.
+pub(super) fn check_collation(name: &str, t: &tds::DataType) -> Result<(), SqlError> {
+    let known = tds::Collation::named(name).ok_or_else(|| message::error(448, 16, format!("Invalid collation '{name}'.")))?;
+    if known.is_spoken() || types::is_unicode(t) {
+        return Ok(());
+    }
+    Err(message::unsupported(&format!(
+        "Non-Unicode text of the collation '{name}', whose code page has characters of two bytes,"
+    )))
 }
 
 pub(super) fn reload(link: &Link, id: i64) -> Result<Object, SqlError> {

@@ -240,6 +240,7 @@ impl Session {
                 nullable: c.nullable,
                 identity: false,
                 computed: false,
+                collation: None,
             })
             .collect();
         let t = Translated {

@@ -259,6 +259,7 @@ impl Session {
             nullable: true,
             identity: false,
             computed: false,
+            collation: None,
         }];
         let mut value = Value::Null;
         self.stream(&t, &mut |s| {
@@ -281,6 +282,7 @@ impl Session {
                 nullable: false,
                 identity: false,
                 computed: false,
+                collation: None,
             }];
             Ok(Cached::Query(t))
         })?;

@@ -4,7 +4,7 @@ use sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
 use tds::SqlError;
 
 use super::{Translator, Typed};
-use crate::catalog::Collation;
+use crate::catalog::Order;
 use crate::message;
 use crate::types;
 
@@ -146,7 +146,7 @@ impl Translator<'_> {
         if types::is_string(&t) {
             // An explicit COLLATE or a column's collation rules; a column's is SQLite's own, so that its indexes serve.
             let collation =
-                if b.is_column && !a.is_column || a.collation == Collation::Insensitive { b.collation } else { a.collation };
+                if b.is_column && !a.is_column || a.collation.order == Order::Insensitive { b.collation } else { a.collation };
             if (a.is_column && a.collation == collation) || (!a.is_column && b.is_column && b.collation == collation) {
                 return Ok(format!("{} {op} {}", a.sql, b.sql));
             }
@@ -164,7 +164,7 @@ impl Translator<'_> {
             Some(e) => self.value(e)?.sql,
             None => "NULL".into(),
         };
-        let sensitive = u8::from(a.collation != Collation::Insensitive);
+        let sensitive = u8::from(a.collation.order != Order::Insensitive);
         // NOT of NULL is NULL: an unknown stays unknown.
         Ok(format!("{}tlike({}, {}, {escape}, {sensitive})", if negated { "NOT " } else { "" }, a.sql, b.sql))
     }

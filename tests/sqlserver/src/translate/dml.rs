@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::types::Value as Stored;
 use sqlparser::ast::{Expr, SelectItem, TableFactor, TableWithJoins};
-use tds::{Column, DataType, SqlError, Value};
+use tds::{Column, DataType, Length, SqlError, Value};
 
 use super::relation::{columns_of, is_cdc_text};
 use super::{Scope, SourceColumn, SourceTable, Translated, Translator, Typed, name_of, result_column};
@@ -111,6 +111,16 @@ impl Translator<'_> {
 
     /// A given value as its column takes it.
     fn given(&mut self, e: Typed, c: &ColumnInfo, object: &Object, database: &str) -> Result<Typed, SqlError> {
+        if let (Some(encoding), DataType::Char(_) | DataType::VarChar(_) | DataType::Text) =
+            (c.collation().encoding(), &c.data_type)
+        {
+            let table = full_name(database, object);
+            let e = self.assign(e, &DataType::NVarChar(Length::Max), &table, &c.name)?;
+            let bytes = types::length(&c.data_type).map_or(-1, i64::from);
+            let (table, column) = (crate::catalog::text(&table), crate::catalog::text(&c.name));
+            let sql = format!("enc({}, {}, {bytes}, {table}, {column})", e.sql, crate::functions::packed(encoding));
+            return Ok(Typed { value: None, sql, data_type: c.data_type.clone(), ..e });
+        }
         let e = self.assign(e, &c.data_type, &full_name(database, object), &c.name)?;
         // json() also takes the blanks out, as SQL Server's own form of it does.
         if c.type_name == "json" {

@@ -4,7 +4,7 @@ use sqlparser::ast::{BinaryOperator, CastKind, Expr, Ident, UnaryOperator, Value
 use tds::{DataType, Length, SqlError, Value};
 
 use super::{Translator, Typed};
-use crate::catalog::collation_of;
+use crate::catalog::{Order, collation_of};
 use crate::message;
 use crate::types::{self, decimal, storage};
 
@@ -289,7 +289,8 @@ impl Translator<'_> {
         if let (Some(Value::Text(x)), Some(Value::Text(y))) = (&a.value, &b.value) {
             return Ok(Typed::constant(Value::Text(format!("{x}{y}")), t));
         }
-        let collation = if a.collation == crate::catalog::Collation::Insensitive { b.collation } else { a.collation };
+        let collation =
+            if a.collation.order == Order::Insensitive && a.collation.wire.is_none() { b.collation } else { a.collation };
         Ok(Typed { collation, ..Typed::new(format!("({} || {})", a.padded(), b.padded()), t).or_null(nullable) })
     }
 

@@ -133,7 +133,7 @@ impl Typed {
             null: false,
             value: None,
             is_column: false,
-            collation: Collation::Insensitive,
+            collation: Collation::DEFAULT,
             identity: false,
             computed: false,
         }
@@ -264,5 +264,6 @@ pub(crate) fn result_column(name: &str, e: &Typed) -> Column {
         nullable: e.nullable,
         identity: e.identity,
         computed: e.computed,
+        collation: e.collation.wire.filter(|_| types::is_string(&e.data_type)),
     }
 }

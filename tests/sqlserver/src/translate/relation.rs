@@ -244,7 +244,7 @@ impl Translator<'_> {
                     sql: c.wrap.map_or_else(|| sql.clone(), |w| w.replace("{}", &sql)),
                     data_type: c.data_type.clone(),
                     nullable: c.nullable,
-                    collation: Collation::Insensitive,
+                    collation: Collation::DEFAULT,
                     // Text of system views has no collation of its own: comparisons name theirs.
                     is_column: !computed && !types::is_string(&c.data_type),
                     identity: false,

@@ -4,7 +4,7 @@ use tds::{DataType, Length, SqlError, Value};
 
 use super::function::Call;
 use super::{Translator, Typed};
-use crate::catalog::Collation;
+use crate::catalog::Order;
 use crate::types;
 
 const SYSNAME: DataType = DataType::NVarChar(Length::Limited(128));
@@ -13,7 +13,7 @@ impl Translator<'_> {
     pub(super) fn string_function(&mut self, call: &Call<'_>) -> Result<Option<Typed>, SqlError> {
         let keep =
             |e: &Typed, sql: String| Typed { collation: e.collation, ..Typed::new(sql, string_type(e)).or_null(e.nullable) };
-        let sensitive = |e: &Typed| u8::from(e.collation != Collation::Insensitive);
+        let sensitive = |e: &Typed| u8::from(e.collation.order != Order::Insensitive);
         Ok(Some(match call.name.as_str() {
             "upper" | "ucase" | "lower" | "lcase" | "ltrim" | "rtrim" | "reverse" => {
                 call.arity(1, 1)?;

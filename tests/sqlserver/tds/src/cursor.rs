@@ -128,6 +128,7 @@ impl Cursor {
             nullable: false,
             identity: false,
             computed: true,
+            collation: None,
         });
         columns
     }

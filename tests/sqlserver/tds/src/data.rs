@@ -1,5 +1,7 @@
 //! The data types and values of SQL Server, as TDS carries them.
 
+use crate::collation::Collation;
+
 /// Longest value of a variable-length type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Length {
@@ -103,4 +105,6 @@ pub struct Column {
     pub nullable: bool,
     pub identity: bool,
     pub computed: bool,
+    /// Of a column of text; `None`: the server's.
+    pub collation: Option<Collation>,
 }

@@ -53,6 +53,7 @@ pub(crate) fn columns() -> Vec<Column> {
         nullable,
         identity: false,
         computed: false,
+        collation: None,
     };
     columns.into_iter().map(column).collect()
 }
@@ -62,6 +63,7 @@ pub(crate) fn row(ordinal: usize, column: &Column, collation: Collation) -> Vec<
     let of = TypeFacts::of(&column.data_type);
     let text = |text: &str| Value::Text(text.to_owned());
     let name = if column.name.is_empty() { Value::Null } else { text(&column.name) };
+    let collation = column.collation.unwrap_or(collation);
     let [a, b, c, d, sort] = collation.0;
     let collated = |value: Value| if of.collated { value } else { Value::Null };
     let mut row = vec![
@@ -74,7 +76,7 @@ pub(crate) fn row(ordinal: usize, column: &Column, collation: Collation) -> Vec<
         Value::Int(of.max_length),
         Value::Int(of.precision),
         Value::Int(of.scale),
-        collated(text(collation.name())),
+        collated(text(&collation.name())),
     ];
     row.resize(19, Value::Null);
     row.extend([Value::Bit(false), Value::Bit(false), Value::Bit(false)]);

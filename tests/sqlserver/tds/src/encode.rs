@@ -111,7 +111,11 @@ fn put_long(out: &mut Vec<u8>, wire: &Wire, value: &Value) -> Fits {
             wire.collation.encode(text, out);
         }
         T::Char(size) => {
-            let text = text(value)?;
+            let mut text = text(value)?;
+            // Padded to its length in characters, UTF-8 may need more bytes than there are.
+            while wire.collation.encoded_len(text) > usize::from(*size) && text.ends_with(' ') {
+                text = &text[..text.len() - 1];
+            }
             let length = wire.collation.encoded_len(text);
             put_u16_length(out, length.max(usize::from(*size)), *size)?;
             wire.collation.encode(text, out);

@@ -12,6 +12,7 @@
 
 mod answer;
 mod binding;
+mod code_page;
 mod collation;
 mod connection;
 mod cursor;

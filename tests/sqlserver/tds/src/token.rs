@@ -69,7 +69,7 @@ pub(crate) fn put_columns(out: &mut Vec<u8>, columns: &[Column], collation: Coll
     out.extend((columns.len() as u16).to_le_bytes());
     let mut wires = Vec::with_capacity(columns.len());
     for column in columns {
-        let wire = Wire::new(&column.data_type, column.nullable, collation);
+        let wire = Wire::new(&column.data_type, column.nullable, column.collation.unwrap_or(collation));
         out.extend(0u32.to_le_bytes());
         out.extend(column_flags(column).to_le_bytes());
         wire.put(out);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod clock;
+mod collations;
 mod keys;
 mod operations;
 mod types;

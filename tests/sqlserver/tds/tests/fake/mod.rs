@@ -113,7 +113,7 @@ pub(crate) fn all_types() -> Vec<(&'static str, DataType, Value)> {
 }
 
 pub(crate) fn column(name: &str, data_type: DataType, nullable: bool) -> Column {
-    Column { name: name.to_owned(), data_type, nullable, identity: false, computed: false }
+    Column { name: name.to_owned(), data_type, nullable, identity: false, computed: false, collation: None }
 }
 
 /// Twelve columns as a change table has them.
