@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use importer::Activity;
+use importer::{Activity, LeaseConfig, Password};
 
 use crate::support::{World, check_progress};
 use crate::workload::{SHOP, assert_equal, fill};
@@ -42,4 +42,26 @@ async fn of_two_importers_one_works_and_the_other_takes_over_within_seconds() {
     let epochs: Vec<u64> = progress.iter().map(|record| record.epoch).collect();
     assert!(epochs.is_sorted(), "records of an older epoch do not follow those of a newer one: {epochs:?}");
     assert_eq!(epochs.iter().collect::<BTreeSet<_>>().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_another_machine_the_successor_goes_on_from_the_progress_in_the_leases_store() {
+    let server = tokio::task::spawn_blocking(sinks::test_support::PostgresServer::start).await.unwrap();
+    let mut world = World::start(&(SHOP.to_owned() + &fill(5))).await;
+    world.config.lease = LeaseConfig::Postgres { url: Password::new(server.url()) };
+    let first = world.import();
+    first.until("the tail", |status| status.activity == Activity::Tailing).await;
+    world.config.data_dir = world.directory.path().join("another");
+    let second = world.import();
+    second.until("its turn", |status| status.activity == Activity::Waiting).await;
+    world.sql("UPDATE dbo.orders SET total = total + 1").await;
+    first.reaches(world.captured().await).await;
+    world.sql("UPDATE dbo.items SET product = 'killed';").await;
+    first.kill().await;
+    second.reaches(world.captured().await).await;
+    second.stop().await;
+    assert_equal(&world).await;
+    let events = world.events().await;
+    assert_eq!(events.iter().filter(|event| event["op"] == "r").count(), 15, "no second snapshot");
+    check_progress(&world.progress().await);
 }
