@@ -42,6 +42,10 @@ pub struct Config {
     pub on_gap_of: BTreeMap<TableName, GapPolicy>,
     /// What happens when a table has changed so that it does not fit its contract any more.
     pub on_breaking_change: BreakingPolicy,
+    /// What happens when a table has changed so that a new version of its contract would fit it.
+    pub on_compatible_change: CompatiblePolicy,
+    /// Where the contracts are: needed only where new versions of them are to be written.
+    pub contracts_dir: Option<PathBuf>,
     /// Create the streams that do not exist.
     pub create_streams: bool,
     /// Shards of a created event stream.
@@ -138,6 +142,17 @@ pub enum BreakingPolicy {
     DeadLetter,
 }
 
+/// What happens when a table has changed so that a new version of its contract would fit it ([`schemas::contract::Compatibility::Compatible`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompatiblePolicy {
+    /// It is warned of. What the contract does not name is not published, and rows beyond its limits are dead-lettered.
+    #[default]
+    Report,
+    /// The new version is written and in force at once. Where it cannot be written, it is warned of.
+    Write,
+}
+
 /// Where importers of one source agree on which of them works.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum LeaseConfig {
@@ -169,6 +184,8 @@ impl Config {
             on_gap: GapPolicy::default(),
             on_gap_of: BTreeMap::new(),
             on_breaking_change: BreakingPolicy::default(),
+            on_compatible_change: CompatiblePolicy::default(),
+            contracts_dir: None,
             create_streams: true,
             shards: 1,
             page_rows: 20_000,

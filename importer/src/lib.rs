@@ -38,7 +38,7 @@ mod tail;
 mod verify;
 
 pub use check::check;
-pub use config::{BreakingPolicy, Config, GapPolicy, LeaseConfig, SnapshotConfig, SnapshotMode, TableFilter};
+pub use config::{BreakingPolicy, CompatiblePolicy, Config, GapPolicy, LeaseConfig, SnapshotConfig, SnapshotMode, TableFilter};
 pub use controls::{ControlsError, Mask, TableControls};
 pub use error::Error;
 pub use handle::{AskedRange, ImporterHandle, RequestError};
@@ -48,6 +48,6 @@ pub use source::{
     CapturedColumn, CapturedTable, Catalog, Encryption, Error as SourceFailure, ForeignKey, Instance, Password, Source,
     SourceError, SourceSettings, SourceUrl,
 };
-pub use tables::published_tables;
 pub use status::{Activity, Status, StatusHandle, TableStatus};
+pub use tables::published_tables;
 pub use verify::{RangeDifference, Recount, TableRecount, Uncounted, verify};

@@ -19,6 +19,8 @@
 //! | it does not fit its contract, at the first start | | an error: nothing was promised yet |
 //! | the same, later | `on_breaking_change: stop` | the table is *held*, see below |
 //! | | `on_breaking_change: dead_letter` | its changes are dead-lettered, and counted as such |
+//! | it has more than its contract | `on_compatible_change: report` | what the contract does not name is not published |
+//! | | `on_compatible_change: write` | a new version of the contract is written and in force at once |
 //! | it is captured since the snapshot | | it is read beside the tail |
 //!
 //! A held table publishes nothing. Progress stays honest by saying so: each record names the table as one of which nobody knows from which LSN on it is consistent, so a joiner goes on
@@ -27,12 +29,13 @@
 
 use std::sync::Arc;
 
-use schemas::contract::{Contract, Difference};
+use schemas::contract::{Compatibility, Contract, Difference};
 use schemas::progress::Reread;
 use schemas::table::TableSchema;
 use schemas::{Lsn, TableName};
 
-use crate::config::{BreakingPolicy, Config, GapPolicy, SnapshotMode, matches};
+use crate::config::{BreakingPolicy, CompatiblePolicy, Config, GapPolicy, SnapshotMode, matches};
+use crate::contracts::{self, ContractsError};
 use crate::controls::{Controlled, Controls, in_order_of};
 use crate::error::Error;
 use crate::saved::{Reason, Saved, SavedPhase, SavedReread, SavedTable, TableProgress};
@@ -222,6 +225,7 @@ fn open_one(
     let settings = config.controls.get(name).cloned().unwrap_or_default();
     let shown = Controlled::new(&settings, &live)?.published;
     let contract = config.contracts.get(name).cloned().unwrap_or_else(|| Contract::from_table(&shown));
+    let contract = in_force(config, status, contract, &shown);
     check_computed(&contract, instance, status)?;
     let (breaking, harmless): (Vec<_>, Vec<_>) = contract.compare(&shown).into_iter().partition(Difference::breaks);
     for (column, sql_type) in &instance.unsupported {
@@ -264,6 +268,41 @@ fn open_one(
     let rows = SourceTable::new(&read, instance).map_err(missing)?;
     let table = Table { schema: contract.table.clone(), changes: Arc::new(changes), rows: Arc::new(rows), until, controls };
     Ok(Some(Opened { table, contract, breaks }))
+}
+
+/// The contract, or its next version where the table has changed in compatible ways and the configuration wants that written.
+fn in_force(config: &Config, status: &StatusHandle, contract: Contract, shown: &TableSchema) -> Contract {
+    let compatible = |contract: &Contract| {
+        let levels = contract.compare(shown).iter().map(Difference::compatibility).max();
+        levels == Some(Compatibility::Compatible)
+    };
+    let Some(folder) = config.contracts_dir.as_ref().filter(|_| config.on_compatible_change == CompatiblePolicy::Write) else {
+        return contract;
+    };
+    if !compatible(&contract) {
+        return contract;
+    }
+    // The file knows of versions since this process has started.
+    let written = || -> Result<Option<Contract>, ContractsError> {
+        let Some(versions) = contracts::read(folder)?.remove(&shown.name) else { return Ok(None) };
+        if !compatible(&versions.current) {
+            return Ok(Some(versions.current));
+        }
+        let next = versions.current.evolve(shown).ok().flatten();
+        if let Some(next) = &next {
+            contracts::put_in_force(folder, &versions, next)?;
+            tracing::info!(table = %shown.name, version = next.version, "a new version of the contract is in force");
+        }
+        Ok(next)
+    };
+    match written() {
+        Ok(Some(next)) => next,
+        Ok(None) => contract,
+        Err(error) => {
+            status.warn(&format!("{}: a new version of the contract could not be written: {error}", shown.name));
+            contract
+        }
+    }
 }
 
 /// Publishes nothing of a table from here on, and says so.

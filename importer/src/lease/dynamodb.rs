@@ -80,9 +80,9 @@ impl DynamoStore {
 
     fn failed(&self, code: Option<&str>, what: &str) -> Error {
         let class = match code {
-            Some("ResourceNotFoundException" | "ValidationException" | "AccessDeniedException" | "UnrecognizedClientException") => {
-                ErrorClass::Misconfigured
-            }
+            Some(
+                "ResourceNotFoundException" | "ValidationException" | "AccessDeniedException" | "UnrecognizedClientException",
+            ) => ErrorClass::Misconfigured,
             _ => ErrorClass::Transient,
         };
         Error::LeaseStore { place: self.place(), what: what.to_owned(), class }

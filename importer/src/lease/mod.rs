@@ -86,7 +86,9 @@ impl Lease {
             match store.acquire().await {
                 Ok(Some(epoch)) => return Ok(Self { store, epoch }),
                 Ok(None) => {}
-                Err(error) if error.class() == ErrorClass::Transient => tracing::warn!(%error, "the lease cannot be asked for; trying again"),
+                Err(error) if error.class() == ErrorClass::Transient => {
+                    tracing::warn!(%error, "the lease cannot be asked for; trying again")
+                }
                 Err(error) => return Err(error),
             }
             if !told {

@@ -17,7 +17,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS tributary_importers \
 const ACQUIRE: &str = "INSERT INTO tributary_importers AS held (source, epoch, expires) VALUES ($1, $2, now() + $3 * interval '1 millisecond') \
     ON CONFLICT (source) DO UPDATE SET epoch = GREATEST(held.epoch + 1, excluded.epoch), expires = excluded.expires \
     WHERE held.expires <= now() RETURNING epoch";
-const RENEW: &str = "UPDATE tributary_importers SET expires = now() + $3 * interval '1 millisecond' WHERE source = $1 AND epoch = $2";
+const RENEW: &str =
+    "UPDATE tributary_importers SET expires = now() + $3 * interval '1 millisecond' WHERE source = $1 AND epoch = $2";
 const RELEASE: &str = "UPDATE tributary_importers SET expires = now() WHERE source = $1 AND epoch = $2";
 const LOAD: &str = "SELECT progress FROM tributary_importers WHERE source = $1";
 const SAVE: &str = "UPDATE tributary_importers SET progress = $3 WHERE source = $1 AND epoch = $2";
@@ -54,7 +55,9 @@ fn failed(error: &sqlx::Error) -> Error {
     let class = match error {
         sqlx::Error::Configuration(_) => ErrorClass::Misconfigured,
         // Refused logins, missing databases and permissions.
-        sqlx::Error::Database(error) if error.code().is_some_and(|code| ["28", "3D", "42"].iter().any(|class| code.starts_with(class))) => {
+        sqlx::Error::Database(error)
+            if error.code().is_some_and(|code| ["28", "3D", "42"].iter().any(|class| code.starts_with(class))) =>
+        {
             ErrorClass::Misconfigured
         }
         _ => ErrorClass::Transient,

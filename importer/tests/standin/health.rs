@@ -44,7 +44,7 @@ async fn stalled_capture_alarms_with_the_remedy_and_loses_nothing() {
     stalls(&world, fail, "the log is full", heal).await;
     let failover = async || drop(world.sql("EXEC sys.sp_cdc_drop_job @job_type = N'capture';").await);
     let add = async || {
-        drop(world.sql("EXEC sys.sp_cdc_add_job @job_type = N'capture'; EXEC sys.sp_cdc_start_job @job_type = N'capture';").await)
+        drop(world.sql("EXEC sys.sp_cdc_add_job @job_type = N'capture';").await)
     };
     stalls(&world, failover, "EXEC sys.sp_cdc_add_job @job_type = N'capture';", add).await;
 }
@@ -103,9 +103,11 @@ async fn partial_permissions_degrade_with_a_clear_word() {
     world.config.source.password = Password::new("Reader!1");
     world.config.stall_check = Duration::from_millis(100);
     let import = world.import();
-    // Without a look at the capture job's scans, the next captured transaction says that the snapshot is captured.
-    import.until("the rows", |status| status.activity == Activity::SettlingSnapshot).await;
-    world.sql("UPDATE dbo.orders SET total = 7").await;
+    // Without a look at the capture job's scans, a transaction that was committed clearly later says that the snapshot is captured.
+    while import.status.get().activity != Activity::Tailing {
+        world.sql("UPDATE dbo.orders SET total = 7").await;
+        world.captured().await;
+    }
     import.reaches(world.captured().await).await;
     import.stop().await;
     assert_equal(&world).await;
