@@ -4,9 +4,10 @@
 mod support;
 
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::Value;
-use support::pipeline::{PASSWORD_VARIABLE, Pipeline};
+use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
 use support::process::{text, tributary};
 use support::sqlserver::{Client, PASSWORD, SqlServer, capture, execute};
 
@@ -146,5 +147,32 @@ async fn a_table_without_a_contract_is_given_one() {
     shown(&pipeline, &[], 3);
     document["x-omitted"] = serde_json::json!(["note"]);
     std::fs::write(&contract, document.to_string()).unwrap();
+    shown(&pipeline, &[], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_importer_writes_new_versions_where_it_is_told_to() {
+    let (_server, mut client, pipeline) = shop().await;
+    let config = std::fs::read_to_string(pipeline.config()).unwrap();
+    let told = config.replace("poll_interval: 20ms", "poll_interval: 20ms\n  on_compatible_change: write");
+    std::fs::write(pipeline.config(), told).unwrap();
+    execute(&mut client, "INSERT INTO dbo.orders VALUES (1, 'NEW', NULL)").await;
+    let (mut process, url) = pipeline.run();
+    let is = async |key: &str, status: &str| {
+        pipeline::wait_for_document(&url, "order", key, Duration::from_secs(60), |document| document["status"] == status).await;
+    };
+    is("1", "NEW").await;
+    execute(&mut client, "ALTER TABLE dbo.orders ALTER COLUMN status varchar(30) NOT NULL").await;
+    execute(&mut client, "ALTER TABLE dbo.orders ADD colour varchar(9) NULL").await;
+    capture_again(&mut client, "orders", "dbo_orders_2").await;
+    execute(&mut client, "INSERT INTO dbo.orders VALUES (2, 'longer than ten characters', NULL, 'red')").await;
+    // Under the first version, it would have been set aside for its length.
+    is("2", "longer than ten characters").await;
+    assert!(process.terminate().success());
+    let contract: Value =
+        serde_json::from_str(&std::fs::read_to_string(pipeline.path("schemas/tables/dbo.orders.json")).unwrap()).unwrap();
+    assert!(contract["x-version"].as_u64().unwrap() > 1, "{contract}");
+    assert_eq!(contract["properties"]["colour"]["x-sql-type"], "varchar(9)");
+    assert!(pipeline.path("schemas/tables/dbo.orders.v1.json").exists());
     shown(&pipeline, &[], 0);
 }

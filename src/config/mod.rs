@@ -155,6 +155,7 @@ impl Config {
         settings.prefix = self.prefix().to_owned();
         settings.layout = self.layout();
         settings.shards = self.streams.shards;
+        settings.contracts_dir = Some(self.contracts.clone());
         settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
         Ok(settings)
     }

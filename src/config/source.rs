@@ -19,6 +19,7 @@
 //!     fenced: false                   # all tables as of one LSN; needs SNAPSHOT isolation
 //!   on_gap: stop                      # changes were removed before they were read: stop, or resnapshot the table
 //!   on_breaking_change: stop          # a table does not fit its contract any more: stop the table, or dead_letter its changes
+//!   on_compatible_change: report      # a new version of its contract would fit it: report, or write that version
 //!   headroom_warning: 12h             # warn, and put the tail first, when less time is left before cleanup removes what was not read
 //!   tail_connections: 4               # change tables that are read side by side
 //!   page_rows: 20000                  # rows of a page of changes, at most
@@ -45,7 +46,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use importer::{BreakingPolicy, GapPolicy, LeaseConfig, Mask, SnapshotConfig, SnapshotMode, TableControls};
+use importer::{BreakingPolicy, CompatiblePolicy, GapPolicy, LeaseConfig, Mask, SnapshotConfig, SnapshotMode, TableControls};
 use schemas::TableName;
 use serde::{Deserialize, Deserializer};
 use sinks::SecretReference;
@@ -73,6 +74,8 @@ pub(crate) struct Source {
     on_gap: GapPolicy,
     #[serde(default)]
     on_breaking_change: BreakingPolicy,
+    #[serde(default)]
+    on_compatible_change: CompatiblePolicy,
     #[serde(default, deserialize_with = "duration")]
     headroom_warning: Option<Duration>,
     #[serde(default)]
@@ -218,6 +221,7 @@ impl Source {
         settings.lease = self.lease.settings()?;
         settings.on_gap = self.on_gap;
         settings.on_breaking_change = self.on_breaking_change;
+        settings.on_compatible_change = self.on_compatible_change;
         settings.snapshot = self.snapshot.settings(&settings.snapshot);
         settings.poll_interval = self.poll_interval.unwrap_or(settings.poll_interval);
         settings.headroom_warning = self.headroom_warning.unwrap_or(settings.headroom_warning);
