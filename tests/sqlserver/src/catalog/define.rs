@@ -85,7 +85,7 @@ pub(crate) fn insert_column(
         types::is_string(&c.data_type).then(|| c.collation.clone().unwrap_or_else(|| super::DEFAULT_COLLATION.into()));
     db.prepare_cached(
         "INSERT INTO \"~columns\" (object_id, column_id, name, type_code, type_name, system_type_id, user_type_id, max_length, precision, scale, nullable, seed, increment, computed, persisted, \
-         default_id, default_text, collation, rowguid) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
+         default_id, default_text, collation, rowguid) VALUES (?1,?2,?3,?4,?5,?6,coalesce((SELECT user_type_id FROM \"~types\" WHERE name = ?5), ?7),?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
     )?
     .execute(rusqlite::params![
         object_id, column_id, c.name, types::code(&c.data_type), c.type_name, system, user, length, precision, scale, c.nullable, c.identity.map(|i| i.0), c.identity.map(|i| i.1),
@@ -366,7 +366,7 @@ pub(crate) fn set_type(
     let (system, user, length, precision, scale) = type_facts(data_type, type_name);
     let collation = types::is_string(data_type).then(|| collation.unwrap_or(super::DEFAULT_COLLATION));
     db.execute(
-        "UPDATE \"~columns\" SET type_code = ?3, type_name = ?4, system_type_id = ?5, user_type_id = ?6, max_length = ?7, precision = ?8, scale = ?9, nullable = ?10, collation = ?11 \
+        "UPDATE \"~columns\" SET type_code = ?3, type_name = ?4, system_type_id = ?5, user_type_id = coalesce((SELECT user_type_id FROM \"~types\" WHERE name = ?4), ?6), max_length = ?7, precision = ?8, scale = ?9, nullable = ?10, collation = ?11 \
          WHERE object_id = ?1 AND column_id = ?2",
         rusqlite::params![table.object_id, column.column_id, types::code(data_type), type_name, system, user, length, precision, scale, nullable, collation],
     )?;

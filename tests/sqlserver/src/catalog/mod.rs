@@ -4,6 +4,7 @@
 //! each other's DDL when it commits. Every change of it gives the database a new version (unique in the process), by which sessions know that what
 //! they remember is stale.
 
+pub(crate) mod alias;
 pub(crate) mod capture;
 pub(crate) mod define;
 mod load;
@@ -182,6 +183,7 @@ pub(crate) fn install(db: &Connection, now: i64) -> rusqlite::Result<()> {
         CREATE TABLE IF NOT EXISTS "~permissions" (grantee INTEGER NOT NULL, class TEXT NOT NULL, major_id INTEGER NOT NULL, permission TEXT NOT NULL, state TEXT NOT NULL,
             PRIMARY KEY (grantee, class, major_id, permission)) WITHOUT ROWID;"#,
     )?;
+    db.execute_batch(alias::TABLE)?;
     for (id, name) in [(1, "dbo"), (2, "guest"), (3, "INFORMATION_SCHEMA"), (4, "sys")] {
         db.execute("INSERT OR IGNORE INTO \"~schemas\" VALUES (?1, ?2, ?1)", (id, name))?;
         db.execute(

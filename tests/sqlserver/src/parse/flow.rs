@@ -153,6 +153,17 @@ impl Reader<'_> {
                 }
                 Ok(Kind::CreateSchema(name))
             }
+            "TYPE" => {
+                self.expect("TYPE")?;
+                let name = self.name()?;
+                if !self.take("FROM") {
+                    return Err(message::unsupported("CREATE TYPE without FROM"));
+                }
+                let base = self.declared()?;
+                let refused = self.take_all(&["NOT", "NULL"]);
+                self.take("NULL");
+                Ok(Kind::CreateType { name, base, nullable: !refused })
+            }
             "VIEW" => self.create_view(replace),
             "DATABASE" => {
                 self.expect("DATABASE")?;
@@ -164,7 +175,7 @@ impl Reader<'_> {
             "STATISTICS" => self.nothing(),
             _ if matches!(
                 word.as_str(),
-                "PROCEDURE" | "PROC" | "FUNCTION" | "TRIGGER" | "TYPE" | "SEQUENCE" | "SYNONYM" | "COLUMNSTORE"
+                "PROCEDURE" | "PROC" | "FUNCTION" | "TRIGGER" | "SEQUENCE" | "SYNONYM" | "COLUMNSTORE"
             ) =>
             {
                 Err(message::unsupported(&format!("CREATE {word}")))
@@ -211,6 +222,7 @@ impl Reader<'_> {
             "TABLE" => Droppable::Table,
             "VIEW" => Droppable::View,
             "SCHEMA" => Droppable::Schema,
+            "TYPE" => Droppable::Type,
             "LOGIN" => Droppable::Login,
             "USER" => Droppable::User,
             "ROLE" => Droppable::Role,

@@ -117,6 +117,11 @@ pub(crate) enum Kind {
         if_exists: bool,
     },
     CreateSchema(String),
+    CreateType {
+        name: Name,
+        base: Declared,
+        nullable: bool,
+    },
     CreateView {
         name: Name,
         text: String,
@@ -303,6 +308,7 @@ pub(crate) enum Droppable {
     Table,
     View,
     Schema,
+    Type,
     Login,
     User,
     Role,

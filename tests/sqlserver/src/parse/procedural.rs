@@ -67,7 +67,7 @@ impl Reader<'_> {
             self.parser.advance_token();
             text.push(')');
         }
-        types::parse(&text, 1)
+        types::parse(&text, 1).or_else(|e| if e.number == types::UNKNOWN { Ok(Declared::alias(&text)) } else { Err(e) })
     }
 
     pub(super) fn declare(&mut self) -> Result<Kind, SqlError> {

@@ -206,11 +206,12 @@ impl Session {
                 format!("ALTER TABLE ALTER COLUMN failed because column '{}' does not exist in table '{}'.", c.name, object.name),
             )
         })?;
-        let declared = c.what.clone().ok_or_else(|| message::syntax(&c.name, 1))?;
+        let declared = c.what.as_ref().ok_or_else(|| message::syntax(&c.name, 1))?;
+        let (declared, alias_nullable) = catalog::alias::resolve(&link.db, declared)?;
         if let Some(name) = &c.collation {
             check_collation(name, &declared.data_type)?;
         }
-        let nullable = c.nullable.unwrap_or(true);
+        let nullable = c.nullable.or(alias_nullable).unwrap_or(true);
         if !nullable && old.nullable {
             let nulls: bool = link
                 .db

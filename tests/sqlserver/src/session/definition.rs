@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tds::{Response, SqlError};
 
 use super::{Link, Session, fault};
+use crate::catalog::alias;
 use crate::catalog::capture::CaptureCatalog;
 use crate::catalog::define::{self, NewColumn, NewForeignKey, NewIndex};
 use crate::catalog::{self, ColumnInfo, Object, ObjectKind, same};
@@ -53,6 +54,13 @@ impl Session {
             Kind::CreateIndex(i) => self.create_index(i),
             Kind::DropIndex { table, index, if_exists } => self.drop_index(table, index, *if_exists),
             Kind::CreateSchema(name) => self.create_schema(name),
+            Kind::CreateType { name, base, nullable } => {
+                let (database, schema) = self.place(name)?;
+                if base.is_alias() {
+                    return Err(types::unknown(&base.name));
+                }
+                self.writing(&database, |link| alias::create(&link.db, &schema, &name.object, base, *nullable))
+            }
             Kind::CreateView { name, text, query, columns, replace } => self.create_view(name, text, query, columns, *replace),
             Kind::Truncate(name) => self.truncate(name),
             Kind::CreateDatabase(name) => {
@@ -131,13 +139,16 @@ impl Session {
                     ),
                 ));
             }
-            let declared = c.what.clone();
+            let (declared, alias_nullable) = match &c.what {
+                Some(d) => self.resolved(d).map(|(d, nullable)| (Some(d), nullable))?,
+                None => (None, None),
+            };
             if let (Some(name), Some(d)) = (&c.collation, &declared) {
                 check_collation(name, &d.data_type)?;
             }
             let key = keys.iter().any(|k| same(k, &c.name));
             let rowversion = declared.as_ref().is_some_and(types::Declared::is_rowversion);
-            let nullable = c.nullable.unwrap_or(!key && c.identity.is_none() && !rowversion) && !key;
+            let nullable = c.nullable.or(alias_nullable).unwrap_or(!key && c.identity.is_none() && !rowversion) && !key;
             columns.push(NewColumn {
                 name: c.name.clone(),
                 data_type: declared.as_ref().map_or(tds::DataType::Int, |d| d.data_type.clone()),
@@ -173,6 +184,14 @@ impl Session {
             column.persisted = *persisted;
         }
         Ok(columns)
+    }
+
+    /// A declared type with the base of an alias looked up.
+    pub(super) fn resolved(&self, declared: &types::Declared) -> Result<(types::Declared, Option<bool>), SqlError> {
+        if !declared.is_alias() {
+            return Ok((declared.clone(), None));
+        }
+        self.with(&self.current(), |link| alias::resolve(&link.db, declared))
     }
 
     fn create_table(&self, t: &TableDefinition) -> Result<(), SqlError> {

@@ -394,7 +394,8 @@ impl Session {
                 continue;
             }
             let key = d.name.to_ascii_lowercase();
-            self.variables.borrow_mut().insert(key, (d.what.data_type.clone(), Value::Null));
+            let (declared, _) = self.resolved(&d.what)?;
+            self.variables.borrow_mut().insert(key, (declared.data_type, Value::Null));
             if let Some(e) = &d.initial {
                 let (v, t) = self.scalar(e)?;
                 self.set_variable(&d.name, v, &t)?;

@@ -271,6 +271,11 @@ impl Session {
                 self.require_sysadmin("DROP LOGIN")?;
                 self.shared.drop_login(name)?
             }
+            Droppable::Type => {
+                let database = self.current();
+                self.require_ddl(&database)?;
+                self.writing(&database, |link| catalog::alias::drop_type(&link.db, name))?
+            }
             Droppable::Schema => {
                 let database = self.current();
                 self.require_ddl(&database)?;

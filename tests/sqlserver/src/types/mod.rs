@@ -180,6 +180,21 @@ impl Declared {
     pub(crate) fn is_rowversion(&self) -> bool {
         self.name == "timestamp"
     }
+
+    /// A name that may be an alias type's: its base is in the catalog.
+    pub(crate) fn alias(name: &str) -> Declared {
+        Declared { data_type: DataType::Udt(""), name: name.to_string() }
+    }
+
+    pub(crate) fn is_alias(&self) -> bool {
+        self.data_type == DataType::Udt("")
+    }
+}
+
+pub(crate) const UNKNOWN: i32 = 2715;
+
+pub(crate) fn unknown(name: &str) -> SqlError {
+    message::error(UNKNOWN, 16, format!("Column, parameter, or variable #1: Cannot find data type {name}."))
 }
 
 /// The dimensions of a declared `vector(n)`.
@@ -281,13 +296,7 @@ pub(crate) fn parse(text: &str, default_length: u16) -> Result<Declared, SqlErro
         "hierarchyid" => DataType::Udt("hierarchyid"),
         "geometry" => DataType::Udt("geometry"),
         "geography" => DataType::Udt("geography"),
-        _ => {
-            return Err(message::error(
-                2715,
-                16,
-                format!("Column, parameter, or variable #1: Cannot find data type {}.", text.trim()),
-            ));
-        }
+        _ => return Err(unknown(text.trim())),
     };
     let name = match base {
         "sysname" => "sysname".to_string(),

@@ -111,3 +111,31 @@ async fn json_vectors_and_variants_are_kept_and_captured() {
     drop(sql);
     running.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn alias_types_are_their_bases_under_a_name() {
+    let running = standin().await;
+    running.set_agent_running(false);
+    running
+        .execute("CREATE TYPE dbo.phone FROM varchar(20) NOT NULL; CREATE TYPE [amount] FROM decimal(10,2); CREATE TABLE dbo.calls (id int PRIMARY KEY, caller dbo.phone, cost amount, note phone NULL); EXEC sys.sp_cdc_enable_db; EXEC sys.sp_cdc_enable_table 'dbo', 'calls', @role_name = NULL; DECLARE @p dbo.phone = '555'; INSERT INTO dbo.calls VALUES (1, @p, 1.5, NULL)")
+        .unwrap();
+    running.capture_now("shop").unwrap();
+    let kept = "SELECT caller, cost FROM cdc.dbo_calls_CT";
+    assert_eq!(running.execute(kept).unwrap().remove(0).rows, [[text("555"), Value::Decimal { mantissa: 150, scale: 2 }]]);
+    let described = "SELECT STRING_AGG(c.name + ' ' + t.name + ' ' + b.name + ' ' + CAST(c.is_nullable AS char(1)), ', ') WITHIN GROUP (ORDER BY c.column_id) FROM sys.columns c JOIN sys.types t ON t.user_type_id = c.user_type_id JOIN sys.types b ON b.user_type_id = t.system_type_id WHERE c.object_id = OBJECT_ID('dbo.calls') AND t.is_user_defined = 1";
+    assert_eq!(first(&running, described), text("caller phone varchar 0, cost amount decimal 1, note phone varchar 1"));
+    assert_eq!(
+        first(&running, "SELECT DATA_TYPE FROM INFORMATION_SCHEMA.COLUMNS WHERE COLUMN_NAME = 'cost' AND TABLE_NAME = 'calls'"),
+        text("decimal")
+    );
+    for (wrong, number) in [
+        ("CREATE TABLE dbo.x (a dbo.absent)", 2715),
+        ("CREATE TYPE dbo.phone FROM int", 219),
+        ("DROP TYPE dbo.phone", 3732),
+        ("UPDATE dbo.calls SET caller = NULL", 515),
+    ] {
+        assert_eq!(running.execute(wrong).unwrap_err().number, number, "{wrong}");
+    }
+    running.execute("ALTER TABLE dbo.calls ALTER COLUMN note varchar(5); DROP TABLE dbo.calls; DROP TYPE dbo.phone").unwrap();
+    running.stop().await.unwrap();
+}
