@@ -22,6 +22,7 @@ const FIRST_CHUNK_ROWS: usize = 2000;
 const CHUNK_BYTES: usize = 4 << 20;
 
 /// A range of a table, and how far it has been read.
+#[derive(Clone)]
 pub(crate) struct Reading {
     pub(crate) table: usize,
     /// The range's number among those of its table.

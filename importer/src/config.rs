@@ -78,7 +78,7 @@ pub struct SnapshotConfig {
     pub mode: SnapshotMode,
     /// Connections that read tables, and ranges of one table, side by side.
     pub connections: usize,
-    /// Rows of a chunk, at most; fewer where rows are large.
+    /// Rows that are acknowledged together, which is what a restart may repeat, and rows of a chunk, at most; fewer where rows are large.
     pub chunk_rows: usize,
     /// A table with more rows than this, by the catalog's count, is read in ranges side by side.
     pub split_rows: u64,
@@ -95,7 +95,7 @@ impl Default for SnapshotConfig {
         Self {
             mode: SnapshotMode::default(),
             connections: 4,
-            chunk_rows: 10_000,
+            chunk_rows: 20_000,
             split_rows: 200_000,
             rows_per_second: None,
             yield_to_load: true,

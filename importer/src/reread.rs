@@ -193,6 +193,9 @@ pub(crate) fn tell(session: &Session<'_>) {
                 status.snapshot_rows = reread.progress.rows;
             }
             status.snapshot_done = reread.is_none_or(|reread| reread.progress.done);
+            if status.snapshot_done {
+                status.snapshot_seconds_left = None;
+            }
         });
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Session<'a> {
     pub(crate) requests: &'a Requests,
     /// Commit time of the last published transaction; 0 if it is not known.
     pub(crate) commit_time_ms: i64,
+    /// Since when rows of which tables have been read, and how many.
+    pace: BTreeMap<usize, (Instant, u64)>,
     /// The cleanup job's, once it has been asked for; `None` within: it cannot be seen.
     pub(crate) retention_minutes: Option<Option<i64>>,
     lease: &'a Lease,
@@ -127,6 +129,7 @@ impl<'a> Session<'a> {
             known,
             requests,
             commit_time_ms: 0,
+            pace: BTreeMap::new(),
             retention_minutes: None,
             lease,
             last_success,
@@ -165,7 +168,14 @@ impl<'a> Session<'a> {
             let event = ChangeEvent { table: schema.clone(), op, before: None, after: Some(row), position, commit_time_ms };
             self.publisher.event(index, &event).await?;
         }
-        self.status.table(&schema.name, |status| status.snapshot_rows += count);
+        let (since, published) = self.pace.entry(index).or_insert_with(|| (Instant::now(), 0));
+        *published += count;
+        let seconds_a_row = since.elapsed().as_secs_f64() / (*published).max(1) as f64;
+        self.status.table(&schema.name, |status| {
+            status.snapshot_rows += count;
+            let left = status.snapshot_rows_expected.map(|rows| rows.saturating_sub(status.snapshot_rows));
+            status.snapshot_seconds_left = left.map(|left| (left as f64 * seconds_a_row).ceil() as u64);
+        });
         Ok(())
     }
 

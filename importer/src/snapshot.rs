@@ -125,7 +125,12 @@ fn progress(session: &Session<'_>, index: usize) -> TableProgress {
 
 fn keep(session: &mut Session<'_>, index: usize, progress: TableProgress) {
     let name = session.tables[index].schema.name.clone();
-    session.status.table(&name, |table| table.snapshot_done = progress.done);
+    session.status.table(&name, |table| {
+        table.snapshot_done = progress.done;
+        if progress.done {
+            table.snapshot_seconds_left = None;
+        }
+    });
     if let SavedPhase::Snapshot { tables, .. } = &mut session.saved.phase {
         tables.insert(name, progress);
     }
@@ -157,35 +162,61 @@ pub(crate) async fn split(session: &mut Session<'_>, index: usize, rows: Option<
     Ok(KeyRange::between(points))
 }
 
+/// What has been published of ranges and not been acknowledged yet.
+#[derive(Default)]
+struct Waiting {
+    rows: usize,
+    chunks: Vec<(Reading, usize, bool)>,
+}
+
+impl Waiting {
+    /// Ends what is waiting: acknowledged, told, saved.
+    async fn acknowledge(&mut self, session: &mut Session<'_>) -> Result<(), Error> {
+        if self.chunks.is_empty() {
+            return Ok(());
+        }
+        acknowledge(session).await?;
+        for (Reading { table, range, left, .. }, rows, done) in std::mem::take(&mut self.chunks) {
+            let mut progress = progress(session, table);
+            progress.published(range, rows as u64, left, done);
+            keep(session, table, progress);
+        }
+        self.rows = 0;
+        session.save().await
+    }
+}
+
 /// Reads all tables with keys; false if the retention does not leave the time for it.
 async fn in_chunks(session: &mut Session<'_>, pool: &Arc<Pool>, work: &mut Work, pace: &mut Pace) -> Result<bool, Error> {
     let mut readers = Readers::new(Arc::clone(pool), session.config.snapshot.connections);
     let mut look = Look::new(session.config.headroom_check);
+    let mut waiting = Waiting::default();
     loop {
         while readers.may_start()
             && let Some(reading) = work.readings.pop_front()
         {
             readers.start(reading);
         }
-        let Some(Chunk { rows, done, took, next }) = readers.next().await? else { return Ok(true) };
-        let (table, range, left, count) = (next.table, next.range, next.left.clone(), rows.len());
-        if !done {
-            // The next chunk is read while this one is published.
+        let Some(Chunk { rows, done, took, next }) = readers.next().await? else {
+            waiting.acknowledge(session).await?;
+            return Ok(true);
+        };
+        let (table, count) = (next.table, rows.len());
+        waiting.chunks.push((next.clone(), count, done));
+        waiting.rows += count;
+        if !done && pace.is_limited() {
             work.readings.push_front(next);
-            if !pace.is_limited()
-                && readers.may_start()
-                && let Some(reading) = work.readings.pop_front()
-            {
-                readers.start(reading);
-            }
+        } else if !done {
+            // Read while this chunk is published.
+            readers.start(next);
         }
         session.publish_rows(table, rows).await?;
-        acknowledge(session).await?;
-        let mut progress = progress(session, table);
-        progress.published(range, count as u64, left, done);
-        keep(session, table, progress);
-        session.save().await?;
+        // Several small chunks are acknowledged together.
+        if waiting.rows >= session.config.snapshot.chunk_rows {
+            waiting.acknowledge(session).await?;
+        }
         if look.is_due() && headroom::look(session).await?.is_short() {
+            waiting.acknowledge(session).await?;
             return Ok(false);
         }
         pace.after(count, took).await;

@@ -33,6 +33,8 @@ pub struct TableStatus {
     /// What the catalog thinks that the table has.
     pub snapshot_rows_expected: Option<u64>,
     pub snapshot_done: bool,
+    /// How long the rest takes at the pace so far, if that can be told.
+    pub snapshot_seconds_left: Option<u64>,
     /// The table is being read again beside the tail.
     pub reread: Option<Reread>,
     /// The table does not fit its contract, and nothing of it is published.

@@ -186,3 +186,17 @@ UPDATE dbo.orders SET total = 71 WHERE id = 70;
     check_rereads(&world).await;
     assert_equal_after_rereads(&world, &["orders"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ddl_at_exactly_the_from_lsn_is_followed() {
+    let world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    world.import_all().await;
+    // Nothing is committed between what was published and the change of structure, nor between that and the second instance.
+    world.sql(SECOND).await;
+    world.import_all().await;
+    world.sql("UPDATE dbo.orders SET note = N'first' WHERE id = 1;").await;
+    world.import_all().await;
+    let events = tail_in_order(&world.events().await);
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["after"], json!({"id": 1, "customer": "customer 1", "total": "1.50", "note": "first"}));
+}

@@ -43,9 +43,7 @@ async fn stalled_capture_alarms_with_the_remedy_and_loses_nothing() {
     let heal = async || world.server.fail_capture("shop", None).unwrap();
     stalls(&world, fail, "the log is full", heal).await;
     let failover = async || drop(world.sql("EXEC sys.sp_cdc_drop_job @job_type = N'capture';").await);
-    let add = async || {
-        drop(world.sql("EXEC sys.sp_cdc_add_job @job_type = N'capture';").await)
-    };
+    let add = async || drop(world.sql("EXEC sys.sp_cdc_add_job @job_type = N'capture';").await);
     stalls(&world, failover, "EXEC sys.sp_cdc_add_job @job_type = N'capture';", add).await;
 }
 
