@@ -190,6 +190,34 @@ fn create_storage_index(db: &Connection, table: &Object, index: &NewIndex) -> ru
         .collect();
     let filter = index.filter.as_ref().map(|f| format!(" WHERE {}", f.1)).unwrap_or_default();
     let unique = if index.unique { "UNIQUE " } else { "" };
+    let nullable: Vec<String> = index
+        .columns
+        .iter()
+        .filter_map(|(c, _)| table.column(c).filter(|c| c.nullable && index.unique && !table.primary_key.contains(&c.name)))
+        .map(|c| format!("{} IS NULL", quote(&c.name)))
+        .collect();
+    if !nullable.is_empty() {
+        // To SQLite all NULLs differ, to SQL Server's unique indexes they are alike: a second index holds the keys that have one.
+        let keys: Vec<String> = index
+            .columns
+            .iter()
+            .filter_map(|(c, _)| table.column(c))
+            .map(|c| {
+                let name = quote(&c.name);
+                let collate =
+                    if types::is_string(&c.data_type) { format!(" COLLATE {}", c.collation().sqlite()) } else { String::new() };
+                format!("({name} IS NULL), ifnull({name}, 0){collate}")
+            })
+            .collect();
+        let only = index.filter.as_ref().map(|f| format!(" AND ({})", f.1)).unwrap_or_default();
+        db.execute_batch(&format!(
+            "CREATE UNIQUE INDEX {} ON {} ({}) WHERE ({}){only}",
+            quote(&null_storage(table, &index.name)),
+            quote(&table.storage()),
+            keys.join(", "),
+            nullable.join(" OR ")
+        ))?;
+    }
     db.execute_batch(&format!(
         "CREATE {unique}INDEX {} ON {} ({}){filter}",
         quote(&index_storage(table, &index.name)),
@@ -197,6 +225,14 @@ fn create_storage_index(db: &Connection, table: &Object, index: &NewIndex) -> ru
         columns.join(", ")
     ))
 }
+
+/// The name of the SQLite index that holds the keys with a NULL in them.
+pub(crate) fn null_storage(table: &Object, index: &str) -> String {
+    format!("{}{NULLS}", index_storage(table, index))
+}
+
+/// What it ends with.
+pub(crate) const NULLS: &str = "~nulls";
 
 /// The SQLite index's name.
 pub(crate) fn index_storage(table: &Object, index: &str) -> String {

@@ -60,6 +60,16 @@ pub(crate) fn object_id_of(db: &Connection, schema: &str, name: &str) -> rusqlit
         .optional()
 }
 
+/// The key columns of an index, in their order.
+pub(crate) fn columns_of_index(db: &Connection, object_id: i64, index: &str) -> rusqlite::Result<Vec<String>> {
+    db.prepare_cached(
+        "SELECT c.name FROM \"~indexes\" i JOIN \"~index_columns\" ic ON ic.object_id = i.object_id AND ic.index_id = i.index_id AND ic.included = 0 \
+         JOIN \"~columns\" c ON c.object_id = ic.object_id AND c.column_id = ic.column_id WHERE i.object_id = ?1 AND i.name = ?2 ORDER BY ic.key_ordinal",
+    )?
+    .query_map((object_id, index), |r| r.get(0))?
+    .collect()
+}
+
 /// The columns of a table's unique indexes, and the one among them that is SQLite's row id.
 pub(crate) fn unique_columns(db: &Connection, object_id: i64) -> rusqlite::Result<(Vec<String>, Option<String>)> {
     let list: Vec<(String, bool)> = db

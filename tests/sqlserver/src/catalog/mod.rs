@@ -19,7 +19,7 @@ use tds::{DataType, Length};
 
 use crate::types;
 
-pub(crate) use load::{index_of_columns, load, object_id_of, unique_columns};
+pub(crate) use load::{columns_of_index, index_of_columns, load, object_id_of, unique_columns};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ColumnInfo {

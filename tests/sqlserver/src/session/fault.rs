@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use rusqlite::ffi;
 use tds::SqlError;
 
-use crate::catalog::{self, Object};
+use crate::catalog::{self, Object, define};
 use crate::message;
 
 /// What a statement was doing when it failed.
@@ -80,14 +80,20 @@ pub(crate) fn of_change(e: &rusqlite::Error, doing: &Doing<'_>) -> SqlError {
 
 fn duplicate(text: &str, doing: &Doing<'_>, full: &str) -> SqlError {
     let storage = doing.object.storage();
-    let columns: Vec<String> = text
-        .split_once(": ")
-        .map(|(_, list)| {
-            list.split(", ")
-                .filter_map(|c| c.strip_prefix(storage.as_str()).and_then(|c| c.strip_prefix('.')).map(str::to_string))
-                .collect()
-        })
-        .unwrap_or_default();
+    // An index over expressions is named itself.
+    let by_name = text.split_once("index '").and_then(|(_, rest)| {
+        let name = rest.split_once(define::NULLS)?.0.strip_prefix(&storage)?.strip_prefix('.')?;
+        catalog::columns_of_index(doing.db, doing.object.object_id, name).ok()
+    });
+    let columns: Vec<String> = by_name.unwrap_or_else(|| {
+        text.split_once(": ")
+            .map(|(_, list)| {
+                list.split(", ")
+                    .filter_map(|c| c.strip_prefix(storage.as_str()).and_then(|c| c.strip_prefix('.')).map(str::to_string))
+                    .collect()
+            })
+            .unwrap_or_default()
+    });
     let value = || (doing.duplicate)(&columns).map(|v| format!(" The duplicate key value is ({v}).")).unwrap_or_default();
     match catalog::index_of_columns(doing.db, doing.object.object_id, &columns) {
         Ok(Some((name, kind, true))) => message::error(
@@ -171,6 +177,7 @@ pub(crate) fn ends_batch(e: &SqlError) -> bool {
                 | 1205
                 | 3617
                 | 3930
+                | 3952
                 | 3960
                 | 4104
                 | 4121

@@ -10,6 +10,7 @@ mod definition;
 mod duplicate;
 pub(crate) mod fault;
 mod flow;
+mod indexes;
 pub(crate) mod local;
 mod lookup;
 pub(crate) mod operations_views;

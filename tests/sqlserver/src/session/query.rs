@@ -162,6 +162,9 @@ impl Session {
     /// Runs a query and hands its columns, then its rows, to `sink`.
     pub(super) fn stream(&self, t: &Translated, sink: &mut dyn FnMut(Streamed<'_>)) -> Result<u64, SqlError> {
         self.prepare_links(t)?;
+        if t.reads_rows {
+            self.with(&t.home, |link| self.require_snapshots(link))?;
+        }
         if t.locks && self.in_transaction() {
             self.with(&t.home, |link| self.join(link, true))?;
         }

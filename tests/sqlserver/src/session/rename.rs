@@ -123,7 +123,8 @@ fn rename_table(link: &Link, object: &Object, new: &str, now: i64) -> Result<(),
             .query_map([object.object_id], |r| r.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         names.iter().try_for_each(|index| {
-            rename_storage(&link.db, &define::index_storage(object, index), &define::index_storage(&renamed, index))
+            rename_storage(&link.db, &define::index_storage(object, index), &define::index_storage(&renamed, index))?;
+            rename_storage(&link.db, &define::null_storage(object, index), &define::null_storage(&renamed, index))
         })
     })
 }
@@ -140,6 +141,7 @@ fn rename_index(link: &Link, object: &Object, old: &str, new: &str, missing: &dy
     let moved = || -> rusqlite::Result<()> {
         if !in_table {
             rename_storage(&link.db, &define::index_storage(object, &old), &define::index_storage(object, new))?;
+            rename_storage(&link.db, &define::null_storage(object, &old), &define::null_storage(object, new))?;
         }
         link.db.execute("UPDATE \"~indexes\" SET name = ?3 WHERE object_id = ?1 AND name = ?2", (object.object_id, &old, new))?;
         link.db.execute(

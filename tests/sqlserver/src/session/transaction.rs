@@ -58,6 +58,9 @@ impl Session {
             return Ok(());
         }
         let isolation = self.settings.borrow().isolation;
+        if writes {
+            self.require_snapshots(link)?;
+        }
         if !writes {
             let fixed = matches!(isolation, Isolation::Snapshot | Isolation::RepeatableRead | Isolation::Serializable);
             if self.in_transaction() && fixed && link.state.get() == State::Idle {
@@ -143,6 +146,22 @@ impl Session {
             return Err(sqlite(e));
         }
         Ok(())
+    }
+
+    /// SNAPSHOT works where the database allows it.
+    pub(super) fn require_snapshots(&self, link: &Link) -> Result<(), SqlError> {
+        let wanted = self.settings.borrow().isolation == Isolation::Snapshot && link.database.id > 4;
+        if !wanted || catalog::setting(&link.db, "snapshot").map_err(sqlite)? != 0 {
+            return Ok(());
+        }
+        Err(message::error(
+            3952,
+            16,
+            format!(
+                "Snapshot isolation transaction failed accessing database '{}' because snapshot isolation is not allowed in this database. Use ALTER DATABASE to allow snapshot isolation.",
+                link.database.name
+            ),
+        ))
     }
 
     fn begin_on(&self, link: &Link) -> Result<(), SqlError> {

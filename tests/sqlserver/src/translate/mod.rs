@@ -8,6 +8,7 @@
 //! under their names.
 
 mod cast;
+mod change;
 pub(crate) mod clr;
 mod condition;
 pub(crate) mod dml;

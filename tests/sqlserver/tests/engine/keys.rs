@@ -87,7 +87,7 @@ async fn a_duplicate_key_is_named() {
         assert!(e.message.ends_with(&format!(" The duplicate key value is ({end}).")), "{text}: {}", e.message);
     };
     failed("INSERT INTO dbo.t (id, u) VALUES (7, 7), (2, 8)", 2627, "2");
-    failed("INSERT INTO dbo.t (id, u) VALUES (7, 7), (8, 7)", 2601, "7");
+    failed("INSERT INTO dbo.t (id, u, name) VALUES (7, 7, N'p'), (8, 7, N'q')", 2601, "7");
     failed("DECLARE @a int = 3; INSERT INTO dbo.t (id, u) VALUES (@a + 5, @a)", 2601, "3");
     failed("INSERT INTO dbo.c (a, b) SELECT id, 'X' FROM dbo.t WHERE id > 1", 2627, "2, X");
     failed("INSERT INTO dbo.c (a, b) SELECT 9, 'X' FROM dbo.t", 2627, "9, X");
@@ -95,6 +95,14 @@ async fn a_duplicate_key_is_named() {
     failed("UPDATE dbo.t SET u = u + 1 WHERE id < 3", 2601, "3");
     failed("UPDATE dbo.t SET id = 3 WHERE id = 1", 2627, "3");
     failed("INSERT INTO dbo.customers (name, code) VALUES (N'X', 'a')", 2627, "a");
+    // NULLs are alike to a unique index, in SQL Server.
+    running.execute("CREATE TABLE dbo.n (a int NULL, b varchar(5) NULL, CONSTRAINT UQ_n UNIQUE (a, b)); CREATE UNIQUE INDEX ix_n ON dbo.n (b) WHERE a = 9; INSERT INTO dbo.n VALUES (1, NULL), (NULL, NULL), (2, NULL), (NULL, 'x')").unwrap();
+    failed("INSERT INTO dbo.n VALUES (1, NULL)", 2627, "1, <NULL>");
+    failed("INSERT INTO dbo.n VALUES (NULL, 'X')", 2627, "<NULL>, X");
+    failed("UPDATE dbo.n SET a = NULL WHERE a = 2", 2627, "<NULL>, <NULL>");
+    running.execute("EXEC sp_rename 'dbo.n', 'm'; EXEC sp_rename 'dbo.m.UQ_n', 'UQ_m', 'INDEX'").unwrap();
+    failed("INSERT INTO dbo.m VALUES (1, NULL)", 2627, "1, <NULL>");
+    running.execute("ALTER TABLE dbo.m DROP CONSTRAINT UQ_m; INSERT INTO dbo.m VALUES (1, NULL)").unwrap();
     // Nothing of it stays, and the checks hold again.
     assert_eq!(ints(&running, "SELECT SUM(id), SUM(u) FROM dbo.t"), [[6, 6]]);
     assert_eq!(running.execute("UPDATE dbo.t SET u = -u").unwrap_err().number, 547);

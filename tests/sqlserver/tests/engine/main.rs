@@ -171,6 +171,8 @@ async fn decimals_are_exact_and_strings_compare_by_their_collation() {
 async fn transactions_isolate_save_and_roll_back() {
     let running = standin().await;
     running.execute(SHOP).unwrap();
+    let snapshot = "SET TRANSACTION ISOLATION LEVEL SNAPSHOT; SELECT COUNT(*) FROM dbo.orders";
+    assert_eq!(running.execute(snapshot).unwrap_err().number, 3952);
     running.execute("ALTER DATABASE shop SET ALLOW_SNAPSHOT_ISOLATION ON").unwrap();
     let (mut a, mut b) = (sa(&running).await, sa(&running).await);
     run(&mut a, "BEGIN TRAN; DELETE FROM dbo.orders WHERE id = 1").await;
