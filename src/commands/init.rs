@@ -48,8 +48,8 @@ fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred
     let variable = args.password_env.as_deref().unwrap_or("MSSQL_PASSWORD");
     let entities: Vec<&str> = inferred.entities.iter().map(|entity| entity.entity.as_str()).collect();
     format!(
-        "# The pipeline of {database}, as `tributary init` proposes it. Every key is explained in the project's src/config.rs.\n\
-         source:\n  name: {name}\n  url: {url}\n  password: {{env: {variable}}}\n  poll_interval: 100ms\n\
+        "# The pipeline of {database}, as `tributary init` proposes it. What is commented out has the value shown where it is left out.\n\
+         source:\n  name: {name}\n  url: {url}\n  password: {{env: {variable}}}  # or {{file: /run/secrets/mssql}}, which is read at each connection\n{defaults}\
          streams:\n  # A log in a folder. For Kinesis: {{kinesis: {{region: eu-central-1}}}}\n  provider: {{embedded: {{path: data/streams}}}}\n\
          # Entities: {entities}. Their definitions are in schemas/entities.\n\
          sinks:\n  - {{type: sqlite, path: data/entities.db}}\n\
@@ -58,5 +58,92 @@ fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred
         database = source.database,
         url = serde_json::Value::from(format!("{source}{options}")),
         entities = entities.join(", "),
+        defaults = DEFAULTS,
     )
+}
+
+/// The choices of the section `source`, commented out.
+const DEFAULTS: &str = "\
+  # tables: [dbo.orders, sales.*]  # default: every captured table
+  # exclude: [sales.audit_*]
+  # time_zone: Europe/Amsterdam    # the server's, for commit times; SQL Server 2022 and later say it themselves
+  # poll_interval: 100ms
+  # snapshot:
+  #   mode: initial                # when_needed, never, only
+  #   connections: 4
+  #   chunk_rows: 20000
+  #   split_rows: 200000
+  #   yield_to_load: true
+  #   fenced: false                # all tables as of one LSN; needs SNAPSHOT isolation
+  #   # rows_per_second: 5000      # default: no limit
+  # on_gap: stop                   # changes were removed before they were read: stop, resnapshot
+  # on_breaking_change: stop       # a table does not fit its contract any more: stop, dead_letter
+  # on_compatible_change: report   # a new version of its contract would fit it: report, write
+  # headroom_warning: 12h
+  # tail_connections: 4
+  # page_rows: 20000
+  # tick_transactions: 10000
+  # startup_patience: 30s
+  # stall_check: 30s
+  # lease:                         # default: a lock in the data folder, for importers on one machine
+  #   postgres: {url: {env: LEASE_URL}}
+  # per_table:
+  #   dbo.orders:
+  #     on_gap: resnapshot
+  #     partition_by: customer_id
+  #     mask: {email: {truncate: 3}}
+  #     exclude: [internal_note]
+  #     filter: \"region = 'EU'\"
+";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Config;
+
+    fn text() -> String {
+        let args =
+            InitArgs { source: "sqlserver://sa:x@db:1433/My Shop?encrypt=off".into(), password_env: None, out: ".".into() };
+        let settings = importer::SourceSettings { url: Some(importer::SourceUrl::new(&args.source)), ..Default::default() };
+        let source = importer::Source::from_settings(&settings).unwrap();
+        configuration(&args, &source, &Inferred { contracts: vec![], entities: vec![], notes: vec![] })
+    }
+
+    /// What is commented out is what is in force without it.
+    #[test]
+    fn the_commented_defaults_are_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), "x").unwrap();
+        let secret = format!("{{file: {}}}", folder.path().join("secret").display());
+        let read = |text: &str| {
+            let path = folder.path().join("tributary.yaml");
+            std::fs::write(&path, text.replace("{env: MSSQL_PASSWORD}", &secret)).unwrap();
+            format!("{:?}", Config::load(&path).unwrap().importer(Vec::new()).unwrap())
+        };
+        let written = text();
+        assert!(!written.contains(":x@"), "{written}");
+        // Those that only show what could be written stay comments.
+        let examples =
+            ["tables:", "exclude:", "time_zone:", "rows_per_second:", "lease:", "  postgres:", "per_table:", "  dbo.orders:"];
+        let mut example = false;
+        let taken: Vec<String> = DEFAULTS
+            .lines()
+            .map(|line| match line.strip_prefix("  # ") {
+                Some(rest) => {
+                    let deeper = rest.starts_with("  ");
+                    example = (deeper && example) || examples.iter().any(|start| rest.starts_with(start));
+                    if example { line.to_owned() } else { format!("  {rest}") }
+                }
+                None => line.to_owned(),
+            })
+            .collect();
+        assert!(
+            taken
+                .iter()
+                .any(|line| line == "    fenced: false                # all tables as of one LSN; needs SNAPSHOT isolation")
+        );
+        let taken = taken.join("\n") + "\n";
+        assert_eq!(read(&written.replace(DEFAULTS, &taken)), read(&written));
+    }
 }

@@ -4,7 +4,8 @@
 //! source:
 //!   name: shop                        # in progress records, metrics and stream names
 //!   url: sqlserver://tributary@db.example:1433/shop?encrypt=on
-//!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}
+//!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}, which is read at each connection
+//!   # token: {file: /run/secrets/entra}  # a Microsoft Entra access token instead
 //!   time_zone: Europe/Amsterdam       # the server's, for commit times; default: the offset that it has now
 //!   tables: [dbo.orders, sales.*]     # default: every captured table
 //!   exclude: [sales.audit_*]          # of these, none
@@ -12,7 +13,7 @@
 //!   snapshot:
 //!     mode: initial                   # initial, when_needed, never, only
 //!     connections: 4                  # tables, and ranges of one, that are read side by side
-//!     chunk_rows: 10000               # what a crash may read again
+//!     chunk_rows: 20000               # what a crash may read again
 //!     split_rows: 200000              # a table with more rows is read in ranges
 //!     rows_per_second: 5000           # default: no limit
 //!     yield_to_load: true             # read slower while the source answers slowly
@@ -60,6 +61,8 @@ pub(crate) struct Source {
     url: String,
     #[serde(default)]
     password: Option<SecretReference>,
+    #[serde(default)]
+    token: Option<SecretReference>,
     #[serde(default)]
     time_zone: Option<String>,
     #[serde(default)]
@@ -172,6 +175,16 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     text.map(|text| crate::cli::duration(&text).map_err(serde::de::Error::custom)).transpose()
 }
 
+/// A secret, or the file that it is in. That it is there is checked now, so that a mistake is told at once.
+fn kept(reference: Option<&SecretReference>, purpose: &str) -> anyhow::Result<(Option<importer::Password>, Option<PathBuf>)> {
+    let Some(reference) = reference else { return Ok((None, None)) };
+    let secret = reference.resolve(purpose)?;
+    Ok(match reference {
+        SecretReference::File(path) => (None, Some(path.clone())),
+        SecretReference::Env(_) => (Some(importer::Password::new(secret.reveal())), None),
+    })
+}
+
 impl Source {
     /// What can be wrong beyond the form.
     pub(super) fn check(&self) -> anyhow::Result<()> {
@@ -192,19 +205,12 @@ impl Source {
         Ok(())
     }
 
-    /// The source with its password.
+    /// The source with its secrets. What is in the environment is read now; a file is read at each connection, so that what is renewed there is used.
     pub(crate) fn resolve(&self) -> anyhow::Result<importer::Source> {
-        let password = match &self.password {
-            Some(reference) => {
-                Some(importer::Password::new(reference.resolve("the source's password (source.password)")?.reveal()))
-            }
-            None => None,
-        };
-        let settings = importer::SourceSettings {
-            url: Some(importer::SourceUrl::new(&self.url)),
-            password,
-            ..importer::SourceSettings::default()
-        };
+        let mut settings =
+            importer::SourceSettings { url: Some(importer::SourceUrl::new(&self.url)), ..importer::SourceSettings::default() };
+        (settings.password, settings.password_file) = kept(self.password.as_ref(), "the source's password (source.password)")?;
+        (settings.token, settings.token_file) = kept(self.token.as_ref(), "the source's access token (source.token)")?;
         importer::Source::from_settings(&settings).context("source")
     }
 
@@ -301,6 +307,17 @@ mod tests {
         assert_eq!((orders.mask.len(), orders.rename["cust_no"].as_str()), (3, "customer_id"));
         assert_eq!((orders.exclude.len(), orders.filter.as_deref()), (1, Some("region = 'EU' and deleted_at is null")));
         assert_eq!(config.keys, [(name("log"), vec!["day".to_owned(), "line".to_owned()])].into());
+    }
+
+    #[test]
+    fn a_secret_in_a_file_is_read_at_each_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        let text = format!("name: shop\nurl: sqlserver://sa@127.0.0.1/shop\npassword: {{file: {}}}\n", path.display());
+        let source: Source = serde_yaml_ng::from_str(&text).unwrap();
+        assert!(source.resolve().unwrap_err().to_string().contains("source.password"));
+        std::fs::write(&path, "x").unwrap();
+        assert_eq!(source.resolve().unwrap().password_file.as_deref(), Some(path.as_path()));
     }
 
     #[test]
