@@ -14,6 +14,7 @@
 //! CDC does not record large values that it need not: text, ntext and image in deletes and before images; the `max` types and xml in before images unless
 //! the update mask says that they changed. These become [`Value::Unavailable`]. Computed columns, which it never records, are not read at all.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 
@@ -26,7 +27,7 @@ use tiberius::{ColumnData, Row};
 use super::catalog::Instance;
 use super::client::Client;
 pub use super::cursor::Cursor;
-use super::decode::{Columns, Form};
+use super::decode::{Columns, Form, no_such_date};
 use super::error::Error;
 use super::sql;
 
@@ -68,6 +69,8 @@ pub struct ChangeTable {
     /// Changes before it were never missed: the snapshot was taken after them.
     pub floor: Lsn,
     columns: Vec<ChangeColumn>,
+    /// The update mask is read as well.
+    masked: bool,
     pub(super) first_page: String,
     pub(super) page: String,
     pub(super) max_page_rows: usize,
@@ -98,11 +101,17 @@ impl ChangeTable {
                 form: Form::of(captured.sql_type),
             });
         }
+        // The update mask tells of large values alone, and costs an allocation a row.
+        let masked = columns.iter().any(|column| column.recording == Recording::IfChanged);
+        if masked {
+            selected.insert(0, "[__$update_mask]".to_owned());
+        }
         Ok(Self {
             name: schema.name.clone(),
             instance: instance.name.clone(),
             floor,
             columns,
+            masked,
             first_page: sql::first_change_page(&instance.name, &selected),
             page: sql::change_page(&instance.name, &selected),
             max_page_rows: max_page_rows.max(1),
@@ -136,12 +145,16 @@ impl ChangeTable {
             ColumnData::I32(Some(operation @ 1..=4)) => u8::try_from(operation).unwrap_or_default(),
             other => return Err(unexpected(format!("__$operation is {other:?}"))),
         };
-        let ColumnData::Binary(mask) = next()? else { return Err(unexpected("__$update_mask is not binary")) };
-        let mask = mask.unwrap_or_default();
+        let mask = match self.masked.then(next).transpose()? {
+            None => Cow::default(),
+            Some(ColumnData::Binary(mask)) => mask.unwrap_or_default(),
+            Some(other) => return Err(unexpected(format!("__$update_mask is {other:?}"))),
+        };
         let mut bytes = 64;
         let mut values = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
-            let mut value = column.form.value(cells.next().ok_or_else(|| unexpected("a row is too short"))?)?;
+            let mut value =
+                column.form.read(cells.next().ok_or_else(|| unexpected("a row is too short"))?).ok_or_else(no_such_date)?;
             if value == Value::Null && unavailable(column, operation, &mask) {
                 value = Value::Unavailable;
             }

@@ -317,7 +317,6 @@ mod tests {
             .column("c", ColumnType::Int4, ColumnData::I32(Some(position.command_id)))
             .column("s", ColumnType::BigBinary, binary(position.seqval.as_bytes()))
             .column("o", ColumnType::Int4, ColumnData::I32(Some(position.operation.into())))
-            .column("m", ColumnType::BigVarBin, binary(&[1]))
             .column("t", ColumnType::NVarchar, ColumnData::String(Some(text.to_owned().into())))
             .build()
     }

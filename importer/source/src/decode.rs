@@ -110,17 +110,25 @@ impl Form {
         }
     }
 
-    /// The value of one column. Bytes that are not of the form are handed on as they are, to be refused by the table's contract rather than end the import.
-    pub fn value(self, data: ColumnData<'static>) -> Result<Value, Error> {
-        let value = value(data)?;
-        let (Self::HierarchyId | Self::Geometry | Self::Geography, Value::Bytes(bytes)) = (self, &value) else {
-            return Ok(value);
-        };
+    /// The value of one column. Bytes that are not of the form are handed on as they are, to be refused by the table's contract rather than end the import. `None`: it is
+    /// a date that no calendar has. A row's cells go through here one by one, and so a failure is told of without making room for an [`Error`] beside each value.
+    #[inline]
+    pub(super) fn read(self, data: ColumnData<'static>) -> Option<Value> {
+        match self {
+            Self::Plain => read(data),
+            _ => self.read_object(data),
+        }
+    }
+
+    fn read_object(self, data: ColumnData<'static>) -> Option<Value> {
+        let value = read(data)?;
+        let Value::Bytes(bytes) = &value else { return Some(value) };
         let text = match self {
             Self::HierarchyId => hierarchy::path(bytes),
-            _ => spatial::text(bytes, self == Self::Geography),
+            Self::Geometry | Self::Geography => spatial::text(bytes, self == Self::Geography),
+            Self::Plain => None,
         };
-        Ok(text.map_or(value, Value::Text))
+        Some(text.map_or(value, Value::Text))
     }
 }
 
@@ -140,7 +148,7 @@ impl Decoder {
     pub fn row(&self, cells: &mut impl Iterator<Item = ColumnData<'static>>) -> Result<Vec<Value>, Error> {
         let mut values = Vec::with_capacity(self.forms.len());
         for (form, data) in self.forms.iter().zip(cells) {
-            values.push(form.value(data)?);
+            values.push(form.read(data).ok_or_else(no_such_date)?);
         }
         if values.len() == self.forms.len() {
             Ok(values)
@@ -184,9 +192,19 @@ pub fn expression(name: &str, sql_type: SqlType, text: Text, alias: Option<&str>
     }
 }
 
-/// The value of one column.
+/// The value of one column, as the driver has it.
 pub fn value(data: ColumnData<'static>) -> Result<Value, Error> {
-    Ok(match data {
+    read(data).ok_or_else(no_such_date)
+}
+
+/// What ends a row in which [`Form::read`] found one.
+pub(super) fn no_such_date() -> Error {
+    Error::Unexpected { doing: "decoding a row", what: "a date is outside of the years 1 to 9999".to_owned() }
+}
+
+#[inline]
+fn read(data: ColumnData<'static>) -> Option<Value> {
+    Some(match data {
         ColumnData::I32(Some(number)) => Value::Int(number.into()),
         ColumnData::I64(Some(number)) => Value::Int(number),
         ColumnData::String(Some(text)) => Value::Text(text.into_owned()),
@@ -245,25 +263,21 @@ fn time(time: tiberius::time::Time) -> (u64, u8) {
     (time.increments() * 10u64.pow(u32::from(7 - scale)), scale)
 }
 
-fn day(days: i64) -> Result<u32, Error> {
-    let in_range = if (0..=LAST_DAY).contains(&days) { u32::try_from(days).ok() } else { None };
-    in_range.ok_or_else(|| Error::Unexpected {
-        doing: "decoding a date",
-        what: format!("day {days} is outside of the years 1 to 9999"),
-    })
+fn day(days: i64) -> Option<u32> {
+    if (0..=LAST_DAY).contains(&days) { u32::try_from(days).ok() } else { None }
 }
 
-fn datetime(days_since_1900: i64, three_hundredths: u32) -> Result<Value, Error> {
+fn datetime(days_since_1900: i64, three_hundredths: u32) -> Option<Value> {
     // Rounded to milliseconds as SQL Server shows them: .000, .003, .007.
     let milliseconds = (u64::from(three_hundredths) * 20 + 3) / 6;
-    Ok(Value::DateTime { days: day(days_since_1900 + DAYS_TO_1900)?, ticks: milliseconds * TICKS_PER_MILLISECOND, scale: 3 })
+    Some(Value::DateTime { days: day(days_since_1900 + DAYS_TO_1900)?, ticks: milliseconds * TICKS_PER_MILLISECOND, scale: 3 })
 }
 
 /// A `datetimeoffset` travels in UTC beside its offset; it is written in local time.
-fn local(utc_days: u32, utc_ticks: u64, scale: u8, offset_minutes: i16) -> Result<Value, Error> {
+fn local(utc_days: u32, utc_ticks: u64, scale: u8, offset_minutes: i16) -> Option<Value> {
     let total = i64::from(utc_days) * TICKS_PER_DAY + utc_ticks.cast_signed() + i64::from(offset_minutes) * TICKS_PER_MINUTE;
     let days = day(total.div_euclid(TICKS_PER_DAY))?;
-    Ok(Value::DateTimeOffset { days, ticks: total.rem_euclid(TICKS_PER_DAY).cast_unsigned(), scale, offset_minutes })
+    Some(Value::DateTimeOffset { days, ticks: total.rem_euclid(TICKS_PER_DAY).cast_unsigned(), scale, offset_minutes })
 }
 
 /// Reads the columns of a catalog row by their place. A value of another kind than expected is a fault of ours, or a server that is none.
@@ -434,10 +448,10 @@ mod tests {
     #[test]
     fn clr_types_come_out_as_sql_server_shows_them() {
         let bytes = |bytes: &[u8]| ColumnData::Binary(Some(bytes.to_vec().into()));
-        assert_eq!(Form::HierarchyId.value(bytes(&[0x5A, 0xC0])).unwrap(), Value::Text("/1/1/".into()));
-        assert_eq!(Form::Plain.value(bytes(&[0x5A, 0xC0])).unwrap(), Value::Bytes(vec![0x5A, 0xC0]));
-        assert_eq!(Form::Geometry.value(bytes(&[1])).unwrap(), Value::Bytes(vec![1]));
-        assert_eq!(Form::Geography.value(ColumnData::Binary(None)).unwrap(), Value::Null);
+        assert_eq!(Form::HierarchyId.read(bytes(&[0x5A, 0xC0])).unwrap(), Value::Text("/1/1/".into()));
+        assert_eq!(Form::Plain.read(bytes(&[0x5A, 0xC0])).unwrap(), Value::Bytes(vec![0x5A, 0xC0]));
+        assert_eq!(Form::Geometry.read(bytes(&[1])).unwrap(), Value::Bytes(vec![1]));
+        assert_eq!(Form::Geography.read(ColumnData::Binary(None)).unwrap(), Value::Null);
     }
 
     proptest! {

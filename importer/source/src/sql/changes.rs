@@ -63,7 +63,7 @@ const CHANGE_ORDER: &str = "[__$start_lsn], [__$command_id], [__$seqval], [__$op
 /// operation), and the server merges them in order.
 pub fn change_page(instance: &str, columns: &[String]) -> String {
     let table = change_table(instance);
-    let plain = "[__$start_lsn], [__$command_id], [__$seqval], [__$operation], [__$update_mask]";
+    let plain = "[__$start_lsn], [__$command_id], [__$seqval], [__$operation]";
     let branches = [
         "[__$start_lsn] = @P3 AND [__$command_id] = @P4 AND [__$seqval] = @P5 AND [__$operation] > @P6",
         "[__$start_lsn] = @P3 AND [__$command_id] = @P4 AND [__$seqval] > @P5",
@@ -79,7 +79,7 @@ pub fn change_page(instance: &str, columns: &[String]) -> String {
 pub fn first_change_page(instance: &str, columns: &[String]) -> String {
     let list: String = columns.iter().map(|column| format!(", {column}")).collect();
     format!(
-        "SELECT TOP (@P1) [__$start_lsn], [__$command_id], [__$seqval], [__$operation], [__$update_mask]{list} FROM {} \
+        "SELECT TOP (@P1) [__$start_lsn], [__$command_id], [__$seqval], [__$operation]{list} FROM {} \
          WHERE [__$start_lsn] > @P3 AND [__$start_lsn] <= @P2 ORDER BY {CHANGE_ORDER}; {ONE_WATERMARK} @P4",
         change_table(instance)
     )
