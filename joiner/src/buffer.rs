@@ -14,6 +14,7 @@ use schemas::{Lsn, Position};
 
 use crate::catalog::TableId;
 use crate::error::Error;
+use crate::reread::{self, Covered, is_reread};
 use crate::state::{Family, Store};
 
 /// What a change asks for.
@@ -46,6 +47,8 @@ pub(crate) struct ChangeRef<'a> {
     pub(crate) kind: Kind,
     pub(crate) before: Option<&'a [u8]>,
     pub(crate) after: Option<&'a [u8]>,
+    /// A row that was read again.
+    pub(crate) reread: bool,
 }
 
 impl Change {
@@ -55,7 +58,8 @@ impl Change {
 
     fn borrow(&self) -> ChangeRef<'_> {
         let (before, after) = (self.image(self.before), self.image(self.after));
-        ChangeRef { table: usize::from(self.table), kind: self.kind, before, after }
+        let reread = is_reread(&self.position);
+        ChangeRef { table: usize::from(self.table), kind: self.kind, before, after, reread }
     }
 
     fn bytes(&self) -> usize {
@@ -98,7 +102,7 @@ fn spill_value(change: ChangeRef<'_>) -> Vec<u8> {
     out
 }
 
-fn read_spill_value(bytes: &[u8], table: u16) -> Option<ChangeRef<'_>> {
+fn read_spill_value(bytes: &[u8], table: u16, reread: bool) -> Option<ChangeRef<'_>> {
     let (kind, rest) = bytes.split_first()?;
     let kind = match kind {
         0 => Kind::Rows,
@@ -115,7 +119,27 @@ fn read_spill_value(bytes: &[u8], table: u16) -> Option<ChangeRef<'_>> {
     };
     let (before, rest) = image(rest)?;
     let (after, _) = image(rest)?;
-    Some(ChangeRef { table: usize::from(table), kind, before, after })
+    Some(ChangeRef { table: usize::from(table), kind, before, after, reread })
+}
+
+/// What a step takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Due {
+    /// Changes at or below.
+    pub(crate) to: Lsn,
+    /// Rows that were read again, as far as they are covered.
+    pub(crate) covered: Covered,
+}
+
+impl Due {
+    /// Changes at or below an LSN alone.
+    pub(crate) fn changes(to: Lsn) -> Self {
+        Self { to, covered: Covered::default() }
+    }
+
+    fn holds(&self, position: &Position) -> bool {
+        if is_reread(position) { self.covered.holds(position) } else { position.commit_lsn <= self.to }
+    }
 }
 
 /// Changes past the frontier.
@@ -163,28 +187,35 @@ impl Buffer {
         Ok(())
     }
 
-    /// Takes the changes at or below `to`. When some have been spilled, all are, and the taken ones must be given back with [`forget`](Self::forget) when their step is written.
-    pub(crate) fn take(&mut self, to: Lsn) -> Result<Taken, Error> {
+    /// Takes what is `due`. When some have been spilled, all are, and the taken ones must be given back with [`forget`](Self::forget) when their step is written.
+    pub(crate) fn take(&mut self, due: &Due) -> Result<Taken, Error> {
         if self.spilled {
             self.spill()?;
-            return Ok(Taken::Spilled { store: self.store.clone(), to });
+            return Ok(Taken::Spilled { store: self.store.clone(), due: due.clone() });
         }
-        let mut taken: Vec<Change> = self.changes.extract_if(.., |change| change.position.commit_lsn <= to).collect();
+        let mut taken: Vec<Change> = self.changes.extract_if(.., |change| due.holds(&change.position)).collect();
         self.bytes -= taken.iter().map(Change::bytes).sum::<usize>();
         taken.sort_unstable_by_key(|change| (change.position, change.table));
         Ok(Taken::Memory(taken))
     }
 
-    /// Drops changes at or below `to`.
-    pub(crate) fn forget(&mut self, to: Lsn) -> Result<(), Error> {
-        self.changes.retain(|change| change.position.commit_lsn > to);
+    /// Drops what was `due`.
+    pub(crate) fn forget(&mut self, due: &Due) -> Result<(), Error> {
+        self.changes.retain(|change| !due.holds(&change.position));
         self.bytes = self.changes.iter().map(Change::bytes).sum();
         if !self.spilled {
             return Ok(());
         }
         let cf = self.store.family(Family::Spill)?;
         let mut batch = WriteBatch::default();
-        batch.delete_range_cf(cf, Lsn::ZERO.as_bytes(), to.next().as_bytes());
+        // No change has the LSN zero: rows that were read again stand there, those of each shard together.
+        let first = Position { commit_lsn: Lsn::ZERO.next(), command_id: i32::MIN, ..Position::default() };
+        let behind = Position { commit_lsn: due.to.next(), ..first };
+        batch.delete_range_cf(cf, spill_key(&first, 0), spill_key(&behind, 0));
+        for (shard, &covered) in due.covered.0.iter().enumerate() {
+            let bound = |arrival| spill_key(&reread::position(shard as u16, arrival), 0);
+            batch.delete_range_cf(cf, bound(0), bound(covered + 1));
+        }
         self.store.write(batch, false)?;
         let mut rest = self.store.db().raw_iterator_cf(cf);
         rest.seek_to_first();
@@ -197,7 +228,7 @@ impl Buffer {
 #[derive(Debug)]
 pub(crate) enum Taken {
     Memory(Vec<Change>),
-    Spilled { store: Arc<Store>, to: Lsn },
+    Spilled { store: Arc<Store>, due: Due },
 }
 
 impl Taken {
@@ -222,18 +253,19 @@ impl Taken {
                 }
                 Ok(())
             }
-            Self::Spilled { store, to } => {
+            Self::Spilled { store, due } => {
                 let mut iterator = store.db().raw_iterator_cf(store.family(Family::Spill)?);
                 iterator.seek_to_first();
                 while let Some((key, value)) = iterator.item() {
                     let (position, table) =
                         read_spill_key(key).ok_or_else(|| store.corrupt("spill: a key that is no position"))?;
-                    if position.commit_lsn > *to {
+                    if position.commit_lsn > due.to {
                         break;
                     }
-                    if first(&position, table) {
+                    if due.holds(&position) && first(&position, table) {
                         each(
-                            read_spill_value(value, table).ok_or_else(|| store.corrupt("spill: a change that cannot be read"))?,
+                            read_spill_value(value, table, is_reread(&position))
+                                .ok_or_else(|| store.corrupt("spill: a change that cannot be read"))?,
                         )?;
                     }
                     iterator.next();
@@ -266,11 +298,11 @@ mod tests {
 
         #[test]
         fn spill_values_round_trip(before: Option<Vec<u8>>, after: Option<Vec<u8>>, damage: Vec<u8>) {
-            let change = ChangeRef { table: 7, kind: Kind::Rows, before: before.as_deref(), after: after.as_deref() };
+            let change = ChangeRef { table: 7, kind: Kind::Rows, before: before.as_deref(), after: after.as_deref(), reread: false };
             let value = spill_value(change);
-            let read = read_spill_value(&value, 7).unwrap();
+            let read = read_spill_value(&value, 7, false).unwrap();
             prop_assert_eq!((read.kind, read.before, read.after), (Kind::Rows, before.as_deref(), after.as_deref()));
-            let _ = read_spill_value(&damage, 7);
+            let _ = read_spill_value(&damage, 7, true);
         }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct Index {
     pub(crate) stored: Vec<usize>,
     /// Whether rows with NULL in the cluster are kept, though nothing joins with them: an update may leave out values that only the row itself can tell.
     pub(crate) keeps_null: bool,
-    table: TableId,
+    pub(crate) table: TableId,
 }
 
 #[derive(Debug)]

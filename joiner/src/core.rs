@@ -18,9 +18,10 @@ use rocksdb::WriteBatch;
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, StreamName};
 use schemas::{Lsn, TableName};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Due};
 use crate::catalog::Catalog;
 use crate::error::Error;
+use crate::reread::{self, Covered, Rereads};
 use crate::route::{DeadLetter, Routed, SnapshotRows};
 use crate::state::cache::RowCache;
 use crate::state::meta::{Stage, Standing};
@@ -41,12 +42,26 @@ pub(crate) struct Limits {
     pub(crate) row_cache_bytes: usize,
 }
 
+/// A batch that is not behind its shard's stored position yet.
+#[derive(Debug)]
+struct Received {
+    last: SequenceNumber,
+    /// The greatest commit LSN among its changes.
+    greatest: Lsn,
+    /// The number of the last row that was read again up to its end.
+    rows: u64,
+}
+
 /// How far a shard has been read, and the batches that are not behind its stored position yet.
 #[derive(Debug, Default)]
 struct Shard {
+    /// The shard's number, in the order in which they were first read.
+    number: u16,
     read: Option<SequenceNumber>,
-    /// The last sequence number of a batch, and the greatest commit LSN among its changes.
-    batches: VecDeque<(SequenceNumber, Lsn)>,
+    batches: VecDeque<Received>,
+    /// Counts the rows that were read again, and names those that no record has covered: where they stood, and their number.
+    rows: u64,
+    uncovered: VecDeque<(SequenceNumber, u64)>,
 }
 
 /// A progress record and where it stood.
@@ -108,9 +123,16 @@ impl Core {
         &self.standing
     }
 
-    /// What is waited for that may never come by itself.
-    pub(crate) fn warning(&self) -> Option<&'static str> {
-        self.headless.then_some(NO_SNAPSHOT)
+    /// What is waited for.
+    pub(crate) fn warning(&self) -> Option<String> {
+        if self.headless {
+            return Some(NO_SNAPSHOT.to_owned());
+        }
+        let holding: Vec<&str> = self.standing.rereads.holding(self.standing.frontier).collect();
+        (!holding.is_empty()).then(|| {
+            let (tables, head) = (holding.join(", "), self.standing.head_frontier);
+            format!("{tables} is being read again by the importer: entities stay as of {head} until it is complete")
+        })
     }
 
     pub(crate) fn buffered_bytes(&self) -> usize {
@@ -124,7 +146,10 @@ impl Core {
 
     /// Goes on with a step that was being assembled when the joiner stopped.
     pub(crate) fn resume(&mut self) -> Result<(), Error> {
-        while step::drain(&self.tools, &mut self.standing, &mut self.report)? {}
+        let mut report = Report::default();
+        self.settle(&mut report)?;
+        self.report.assembled += report.assembled;
+        self.report.changed += report.changed;
         Ok(())
     }
 
@@ -139,7 +164,7 @@ impl Core {
 
     /// Takes in a batch.
     pub(crate) fn events(&mut self, routed: Routed) -> Result<(), Error> {
-        let Routed { stream, shard, last, greatest, received, changes, snapshots, dead, unknown } = routed;
+        let Routed { stream, shard, last, greatest, received, changes, rereads, snapshots, dead, unknown } = routed;
         for (table, count) in received.into_iter().enumerate() {
             self.count(table, count, 0, 0);
         }
@@ -147,11 +172,26 @@ impl Core {
         self.standing.unknown_lately += unknown;
         self.dead_letters(&dead)?;
         let frontier = self.standing.frontier;
-        let live = changes.into_iter().filter(|change| change.position.commit_lsn > frontier).collect();
-        self.buffer.push(live)?;
-        let entry = self.shards.entry((stream, shard)).or_default();
+        let covered = self.standing.covered.get(&stream).and_then(|shards| shards.get(&shard)).cloned();
+        let number = self.shards.len() as u16;
+        let entry = self.shards.entry((stream, shard)).or_insert_with(|| Shard { number, ..Shard::default() });
+        let mut rereads = rereads.into_iter();
+        let mut live = Vec::with_capacity(changes.len());
+        for mut change in changes {
+            if !reread::is_reread(&change.position) {
+                live.extend((change.position.commit_lsn > frontier).then_some(change));
+            } else if let Some(sequence) =
+                rereads.next().filter(|sequence| covered.as_ref().is_none_or(|covered| sequence > covered))
+            {
+                entry.rows += 1;
+                entry.uncovered.push_back((sequence, entry.rows));
+                change.position = reread::position(entry.number, entry.rows);
+                live.push(change);
+            }
+        }
         entry.read = Some(last.clone());
-        entry.batches.push_back((last, greatest));
+        entry.batches.push_back(Received { last, greatest, rows: entry.rows });
+        self.buffer.push(live)?;
         let count = snapshots.len();
         for (nth, rows) in snapshots.into_iter().enumerate() {
             // The position may pass the batch only with the last of its rows.
@@ -194,9 +234,10 @@ impl Core {
         let frontier = self.standing.frontier;
         for ((stream, shard), state) in &mut self.shards {
             let mut to = None;
-            while let Some((sequence, _)) = state.batches.front().filter(|(_, greatest)| *greatest <= frontier) {
-                to = Some(sequence.clone());
-                state.batches.pop_front();
+            let uncovered = state.uncovered.front().map_or(u64::MAX, |(_, row)| *row);
+            let behind = |batch: &&Received| batch.greatest <= frontier && batch.rows < uncovered;
+            while state.batches.front().is_some_and(|batch| behind(&batch)) {
+                to = state.batches.pop_front().map(|batch| batch.last);
             }
             if let Some(to) = to {
                 self.standing.positions.entry(stream.clone()).or_default().insert(shard.clone(), to);
@@ -231,7 +272,7 @@ impl Core {
     /// the oldest entry as well.
     fn begin_load(&mut self, start_lsn: Lsn) -> Result<(), Error> {
         let mut batch = WriteBatch::default();
-        for family in [Family::Rows, Family::Links, Family::Pending, Family::Outbox] {
+        for family in [Family::Rows, Family::Links, Family::Pending, Family::Seen, Family::Outbox] {
             self.store.clear_in(&mut batch, family)?;
         }
         let standing = &mut self.standing;
@@ -243,6 +284,7 @@ impl Core {
         standing.oldest = standing.head + 1;
         standing.load += 1;
         standing.snapshot.clear();
+        standing.rereads = Rereads::default();
         // Those read since the last record may be rows of this very snapshot.
         standing.unknown = standing.unknown_lately;
         standing.stage = Stage::Snapshot { start_lsn };
@@ -251,7 +293,7 @@ impl Core {
         self.store.write(batch, true)?;
         self.tools.cache.clear();
         self.headless = false;
-        self.buffer.forget(start_lsn)?;
+        self.buffer.forget(&Due::changes(start_lsn))?;
         self.store.flush()
     }
 
@@ -307,9 +349,16 @@ impl Core {
     /// The record and those that follow it and are ready as well: they make one step. Its rows are held in memory until it is written, so when the buffer has outgrown its bound (a buffer that has not spilled is
     /// within it) each record is a step of its own.
     fn run_of_tail(&mut self, first: Progress) -> Result<Vec<Progress>, Error> {
+        // A record that speaks of a table that is read again is a step of its own: what it tells holds from there on.
+        let alone = |record: &ProgressRecord| !record.rereads.is_empty();
         let mut run = vec![first];
         while !self.buffer.has_spilled()
-            && let Some(next) = self.records.front().filter(|next| next.record.phase == Phase::Tail && self.is_read(&next.record))
+            && self.standing.rereads.is_empty()
+            && !alone(&run[0].record)
+            && let Some(next) = self
+                .records
+                .front()
+                .filter(|next| next.record.phase == Phase::Tail && !alone(&next.record) && self.is_read(&next.record))
         {
             run.push(next.clone());
             self.records.pop_front();
@@ -336,6 +385,8 @@ impl Core {
         }
         // Only now: what begins the load is written by itself, and after a crash behind it the record has to be read again.
         self.passed(progress);
+        self.cover(record);
+        self.buffer.forget(&Due { to: Lsn::ZERO, covered: self.covered() })?;
         if self.standing.stage != (Stage::Snapshot { start_lsn }) {
             // Of a snapshot that is complete already, or of an older one.
             return Ok(false);
@@ -393,11 +444,15 @@ impl Core {
         let mut published: BTreeMap<TableName, u64> = BTreeMap::new();
         let (from, mut exact) = (self.standing.frontier, true);
         let (mut to, mut commit_time_ms) = (from, self.standing.commit_time_ms);
-        let mut passed_over = None;
+        let (mut passed_over, mut rereading) = (None, false);
         for progress in run {
             self.passed(progress);
             let record = &progress.record;
-            if self.is_fenced(record) || record.to_lsn <= to {
+            if self.is_fenced(record) {
+                continue;
+            }
+            self.cover(record);
+            if record.to_lsn <= to && record.rereads.is_empty() {
                 continue;
             }
             match self.standing.stage {
@@ -417,6 +472,13 @@ impl Core {
             for (table, count) in &record.counts {
                 *published.entry(table.clone()).or_default() += count;
             }
+            if !record.rereads.is_empty() || !self.standing.rereads.is_empty() {
+                self.follow_rereads(record)?;
+                rereading = true;
+            }
+            if record.to_lsn <= to {
+                continue;
+            }
             to = record.to_lsn;
             if record.commit_time_ms > 0 {
                 commit_time_ms = record.commit_time_ms;
@@ -426,13 +488,16 @@ impl Core {
             if !std::mem::replace(&mut self.headless, true) {
                 tracing::warn!(to_lsn = %passed_over, "{NO_SNAPSHOT}");
             }
-            self.buffer.forget(passed_over)?;
+            self.buffer.forget(&Due::changes(passed_over))?;
         }
-        if to == from {
+        let due = Due { to, covered: self.covered() };
+        if to == from && !rereading {
+            self.buffer.forget(&Due { to: Lsn::ZERO, ..due })?;
             return Ok(false);
         }
-        let taken = self.buffer.take(to)?;
-        let mut applied = step::apply(&self.tools, &taken)?;
+        let taken = self.buffer.take(&due)?;
+        let mut applied = step::apply(&self.tools, &taken, self.standing.rereads.tables(&self.catalog))?;
+        self.standing.rereads.count(&self.catalog, &applied.report.reread, self.standing.unknown, to)?;
         if exact {
             self.check_tail(&published, &applied.report, from, to)?;
         }
@@ -443,20 +508,97 @@ impl Core {
         }
         self.standing.unknown_lately = 0;
         self.move_positions();
+        let remembered = self.standing.rereads.remembered(&self.catalog);
+        let hold = self.standing.rereads.hold(to);
         if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage {
-            if to >= consistent_from {
+            if to >= consistent_from && !hold {
                 self.standing.stage = Stage::Live { start_lsn };
                 self.settle_head();
             }
-            step::write_rows(&self.tools, &applied, &self.standing)?;
+            step::write_rows(&self.tools, &applied, remembered.as_deref(), &self.standing)?;
         } else {
-            step::finish(&self.tools, &taken, &mut applied, &mut self.standing)?;
-            while step::drain(&self.tools, &mut self.standing, &mut applied.report)? {}
+            let beside = step::Beside { remembered: remembered.as_deref(), hold };
+            step::finish(&self.tools, &taken, &mut applied, beside, &mut self.standing)?;
         }
+        self.settle(&mut applied.report)?;
         self.report.assembled += applied.report.assembled;
         self.report.changed += applied.report.changed;
-        self.buffer.forget(to)?;
+        self.buffer.forget(&due)?;
         Ok(true)
+    }
+
+    /// Rows that were read again and that a record says had been published by then are covered: this record, or none, puts them into the state.
+    fn cover(&mut self, record: &ProgressRecord) {
+        for (stream, shards) in record.positions.iter().filter(|(stream, _)| self.streams.contains(stream)) {
+            for (shard, sequence) in shards {
+                if let Some(shard) = self.shards.get_mut(&(stream.clone(), shard.clone())) {
+                    while shard.uncovered.front().is_some_and(|(row, _)| row <= sequence) {
+                        shard.uncovered.pop_front();
+                    }
+                }
+                let covered = self.standing.covered.entry(stream.clone()).or_default();
+                // A restarted importer may know of less than its predecessor said.
+                if covered.get(shard).is_none_or(|before| before < sequence) {
+                    covered.insert(shard.clone(), sequence.clone());
+                }
+            }
+        }
+    }
+
+    /// The rows that have been covered.
+    fn covered(&self) -> Covered {
+        let mut covered = vec![0; self.shards.len()];
+        for shard in self.shards.values() {
+            covered[usize::from(shard.number)] = shard.uncovered.front().map_or(shard.rows, |(_, row)| row - 1);
+        }
+        Covered(covered)
+    }
+
+    /// Takes in what a record tells of tables that are read again.
+    fn follow_rereads(&mut self, record: &ProgressRecord) -> Result<(), Error> {
+        let begun = self.standing.rereads.follow(&self.catalog, record, self.standing.frontier)?;
+        let mut batch = WriteBatch::default();
+        for table in begun {
+            tracing::info!(table = %self.catalog.tables[table].schema.name, "a table is read again");
+            reread::forget(&self.store, &self.catalog, table, &mut batch)?;
+        }
+        // The standing is written with the step's rows; until then, places remembered of an older generation are of no use.
+        self.store.write(batch, true)
+    }
+
+    /// Ends rereads that have been passed, and assembles what waits for it, unless something still holds it up.
+    fn settle(&mut self, report: &mut Report) -> Result<(), Error> {
+        while let Some((table, whole)) = self.standing.rereads.ended(&self.catalog, self.standing.frontier) {
+            if whole {
+                let store = self.store.clone();
+                let mut sweep = reread::Sweep::new(&store, &self.catalog, table);
+                loop {
+                    let vanished = sweep.next()?;
+                    if vanished.is_empty() {
+                        break;
+                    }
+                    step::remove(&self.tools, table, &vanished, &mut self.standing, report)?;
+                }
+            }
+            let mut batch = WriteBatch::default();
+            reread::forget(&self.store, &self.catalog, table, &mut batch)?;
+            self.standing.rereads.complete(&self.catalog, table);
+            if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage
+                && self.standing.frontier >= consistent_from
+                && !self.standing.rereads.hold(self.standing.frontier)
+            {
+                self.standing.stage = Stage::Live { start_lsn };
+            }
+            if self.standing.pending.is_none() && self.standing.is_consistent() {
+                self.settle_head();
+            }
+            self.store.put_standing(&mut batch, &self.standing)?;
+            self.store.write(batch, true)?;
+        }
+        if self.standing.is_consistent() {
+            while step::drain(&self.tools, &mut self.standing, report)? {}
+        }
+        Ok(())
     }
 
     /// INV-6 for the tail, for records that cover exactly what lies between the frontiers. A record of a restarted importer may begin below the frontier; its counts then include what was applied, and

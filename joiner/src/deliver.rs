@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::handle::{Head, Outbox, Page, Shared};
 use crate::metrics;
 use crate::scan::{As, scan};
-use crate::state::meta::{Cursor, Stage};
+use crate::state::meta::Cursor;
 use crate::status::SinkState;
 
 const BATCH_ENTRIES: usize = 5000;
@@ -273,12 +273,12 @@ enum Loaded {
     End { entity: Arc<str>, version: Lsn },
 }
 
-/// Scans all entities. `None`: the state was no longer live, or nobody listens any more.
+/// Scans all entities. `None`: the state cannot be read as it stands any more, or nobody listens any more.
 fn load_scan(shared: &Shared, threads: usize, out: &mpsc::Sender<Loaded>) -> Result<Option<(Cursor, Lsn)>, Error> {
     let Shared { store, catalog, .. } = shared;
     let snapshot = store.db().snapshot();
     let standing = store.standing_at(&snapshot)?;
-    if !matches!(standing.stage, Stage::Live { .. }) {
+    if !standing.is_consistent() {
         return Ok(None);
     }
     store.sync()?;

@@ -119,7 +119,7 @@ impl Engine {
         let moved = self.published(advanced)?;
         self.shared.publish(self.core.standing());
         let warning = self.core.warning();
-        self.shared.with_status(|status| status.warning = warning.map(str::to_owned));
+        self.shared.with_status(|status| status.warning = warning);
         if moved {
             crate::metrics::step(started.elapsed().as_secs_f64(), &mut self.core.report);
         }

@@ -54,6 +54,10 @@ pub enum Error {
          entities of this table; take a new snapshot with the importer, and report this"
     )]
     Missing { table: TableName, from: Lsn, to: Lsn, published: u64, received: u64 },
+    #[error(
+        "{table} was being read again, and the progress stream no longer speaks of it: its rows are of different ages. Start the importer with the data directory that it had, or take a new snapshot with the importer"
+    )]
+    RereadAbandoned { table: TableName },
     #[error("stream {stream}, shard {shard} is not among the joiner's streams")]
     UnknownShard { stream: StreamName, shard: ShardId },
     #[error("no entity {entity:?} is defined")]

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::catalog::Catalog;
 use crate::error::Error;
-use crate::state::meta::{Stage, Standing};
+use crate::state::meta::Standing;
 use crate::state::{Store, key, outbox};
 use crate::status::{SinkStatus, Status};
 use crate::step;
@@ -22,7 +22,7 @@ pub struct Head {
     /// Everything at or below it is in the outbox up to `sequence` (or was there when sinks were loaded).
     pub frontier: Lsn,
     pub commit_time_ms: i64,
-    /// Whether the first load has ended: before, there is nothing to read.
+    /// Whether the state can be read as it stands: not before the first load has ended, and not while a table that is read again holds rows of different ages. The outbox can be read all the time.
     pub live: bool,
     /// Counts loads of the state. With another number every reader starts anew: what it holds may contain entities that have vanished.
     pub load: u64,
@@ -97,7 +97,7 @@ fn head(store: &Store, standing: &Standing) -> Head {
         sequence: standing.head,
         frontier: standing.head_frontier,
         commit_time_ms: standing.head_commit_time_ms,
-        live: matches!(standing.stage, Stage::Live { .. }),
+        live: standing.is_consistent(),
         load: standing.load,
         // Multiplying by the golden ratio's odd bits keeps the loads of one state apart, and far from those of another.
         incarnation: store.incarnation() ^ standing.load.wrapping_mul(0x9e37_79b9_7f4a_7c15),
@@ -132,7 +132,7 @@ impl Handle {
         self.shared.catalog.entities[entity].plan.normalize_key(key)
     }
 
-    /// Assembles an entity from the state as it stands: its document and the LSN that it reflects. `None`: there is none, or the first load has not ended.
+    /// Assembles an entity from the state as it stands: its document and the LSN that it reflects. `None`: there is none, or the state cannot be read now (`Head::live`).
     pub fn get(&self, entity: &str, key: &EntityKey) -> Result<Option<(Lsn, String)>, Error> {
         let Shared { catalog, store, .. } = &*self.shared;
         let id = catalog.entity(entity).ok_or_else(|| Error::UnknownEntity { entity: entity.to_owned() })?;
@@ -148,7 +148,7 @@ impl Handle {
             }
         }
         let (standing, found) = step::assemble_now(store, catalog, id, &bytes)?;
-        Ok(found.filter(|_| matches!(standing.stage, Stage::Live { .. })))
+        Ok(found.filter(|_| standing.is_consistent()))
     }
 }
 

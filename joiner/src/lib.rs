@@ -24,6 +24,7 @@ mod engine;
 mod error;
 mod handle;
 pub mod metrics;
+mod reread;
 mod route;
 mod scan;
 mod state;

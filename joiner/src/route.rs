@@ -18,6 +18,7 @@ use streams::Batch;
 use crate::buffer::{Change, Kind};
 use crate::catalog::{Catalog, Table, TableId};
 use crate::error::Error;
+use crate::reread;
 use crate::state::row::{self, Row, Spans};
 use crate::state::view::{family, place};
 use crate::state::{Store, key};
@@ -33,6 +34,8 @@ pub(crate) struct Routed {
     /// By table: change events, repeats included.
     pub(crate) received: Vec<u64>,
     pub(crate) changes: Vec<Change>,
+    /// Where the rows among `changes` stood that were read again, one after another.
+    pub(crate) rereads: Vec<SequenceNumber>,
     pub(crate) snapshots: Vec<SnapshotRows>,
     pub(crate) dead: Vec<DeadLetter>,
     /// Dead letters of which not even the table is known.
@@ -119,6 +122,7 @@ pub(crate) fn route(store: &Store, catalog: &Catalog, frontier: Lsn, batch: &Bat
             greatest: Lsn::ZERO,
             received: vec![0; tables],
             changes: Vec::new(),
+            rereads: Vec::new(),
             snapshots: Vec::new(),
             dead: Vec::new(),
             unknown: 0,
@@ -165,14 +169,19 @@ impl Router<'_> {
             table
         });
         let Some(table) = table else { return Ok(()) };
-        if head.op.is_read() {
+        if head.op == Op::Read {
             return self.snapshot_row(&head, data, table, sequence, before, after);
         }
         self.out.received[table] += 1;
-        if head.position.commit_lsn <= self.frontier {
+        let mut position = head.position;
+        if head.op == Op::Reread {
+            // The core gives it its number.
+            position = reread::position(0, 0);
+            self.out.rereads.push(sequence.clone());
+        } else if position.commit_lsn <= self.frontier {
             return Ok(());
         }
-        self.out.greatest = self.out.greatest.max(head.position.commit_lsn);
+        self.out.greatest = self.out.greatest.max(position.commit_lsn);
         let start = self.arena.len();
         let (kind, images) = match self.images(&head, table, before, after) {
             Ok(images) => images,
@@ -182,7 +191,7 @@ impl Router<'_> {
                 (Kind::Dead, (None, None))
             }
         };
-        let (position, arena) = (head.position, self.empty.clone());
+        let arena = self.empty.clone();
         self.drafts.push(Change { position, table: table as u16, kind, before: images.0, after: images.1, arena });
         Ok(())
     }
@@ -198,8 +207,7 @@ impl Router<'_> {
     ) -> Result<(Kind, (Option<(u32, u32)>, Option<(u32, u32)>)), Refused> {
         let table = &self.catalog.tables[id];
         head.rows(&table.columns, before, after)?;
-        let (wants_before, wants_after) =
-            (matches!(head.op, Op::Update | Op::Delete), matches!(head.op, Op::Update | Op::Create));
+        let (wants_before, wants_after) = (matches!(head.op, Op::Update | Op::Delete), head.op != Op::Delete);
         if wants_before && !before.present {
             return Err(Refused::NoImage(head.op, "before"));
         }

@@ -14,7 +14,7 @@ pub struct Status {
     /// Why the joiner stopped, when `phase` is `failed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// What the joiner waits for that may never come by itself, and what to do then.
+    /// What the joiner waits for, and what to do if it does not come by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
     /// The entities are the join of the source as of this LSN; none before the first load has ended.

@@ -15,6 +15,7 @@ use schemas::progress::ShardPositions;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::reread::Rereads;
 
 /// Changes when the bytes of the state change their meaning.
 pub(crate) const FORMAT: u32 = 2;
@@ -166,6 +167,18 @@ pub(crate) struct Standing {
     /// The same, since the last tail record that was applied.
     #[serde(default)]
     pub(crate) unknown_lately: u64,
+    #[serde(default)]
+    pub(crate) rereads: Rereads,
+    /// Where the event streams stood at the last record of the tail: rows that were read again up to there have been applied, or left out.
+    #[serde(default)]
+    pub(crate) covered: ShardPositions,
+}
+
+impl Standing {
+    /// Whether the rows are the source's as of the frontier.
+    pub(crate) fn is_consistent(&self) -> bool {
+        matches!(self.stage, Stage::Live { .. }) && !self.rereads.hold(self.frontier)
+    }
 }
 
 /// How far a sink has come.

@@ -5,6 +5,7 @@
 //! | `rows` | index (u16), cluster parts, rest of the own key ([`key`]) | all used columns ([`row`]) |
 //! | `links` (locators and back references) | the same | the columns that the way up needs |
 //! | `pending` | entity (u16), entity key parts | xxh3-128 of the document before the step that is being assembled, empty: there was none |
+//! | `seen` | as in `rows` and `links` | nothing: a row was put there since the table is read again ([`crate::reread`]) |
 //! | `outbox` | sequence (u64) | an entity change ([`outbox`]) |
 //! | `spill` | position, table ([`crate::buffer`]) | a buffered change; worthless after a restart |
 //! | `meta` | `standing`, `cursor/<sink>`, `dead/<place>` | JSON |
@@ -40,19 +41,21 @@ pub(crate) enum Family {
     Rows,
     Links,
     Pending,
+    Seen,
     Outbox,
     Spill,
     Meta,
 }
 
 impl Family {
-    const ALL: [Self; 6] = [Self::Rows, Self::Links, Self::Pending, Self::Outbox, Self::Spill, Self::Meta];
+    const ALL: [Self; 7] = [Self::Rows, Self::Links, Self::Pending, Self::Seen, Self::Outbox, Self::Spill, Self::Meta];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Rows => "rows",
             Self::Links => "links",
             Self::Pending => "pending",
+            Self::Seen => "seen",
             Self::Outbox => "outbox",
             Self::Spill => "spill",
             Self::Meta => "meta",

@@ -88,10 +88,22 @@ impl Overlay {
         }
     }
 
-    pub(crate) fn write(&self, catalog: &Catalog, store: &Store, batch: &mut WriteBatch) -> Result<(), Error> {
-        for (index, writes) in catalog.indexes.iter().zip(&self.indexes) {
+    /// Adds everything to a batch. `remembered`: by index, whether the places of puts are remembered as well.
+    pub(crate) fn write(
+        &self,
+        catalog: &Catalog,
+        store: &Store,
+        remembered: Option<&[bool]>,
+        batch: &mut WriteBatch,
+    ) -> Result<(), Error> {
+        let seen = store.family(Family::Seen)?;
+        for (id, (index, writes)) in catalog.indexes.iter().zip(&self.indexes).enumerate() {
             let cf = store.family(family(index.kind))?;
+            let remembered = remembered.is_some_and(|indexes| indexes[id]);
             for (key, value) in writes {
+                if remembered && value.is_some() {
+                    batch.put_cf(seen, key, b"");
+                }
                 match value {
                     Some(value) => batch.put_cf(cf, key, value),
                     None => batch.delete_cf(cf, key),

@@ -36,11 +36,12 @@ use documents::{Known, assemble, known};
 
 use crate::assemble::Assembler;
 use crate::buffer::{ChangeRef, Kind, Taken};
-use crate::catalog::{Catalog, IndexKind};
+use crate::catalog::{Catalog, IndexKind, TableId};
 use crate::error::Error;
+use crate::reread::Vanished;
 use crate::route::stored;
 use crate::state::cache::RowCache;
-use crate::state::meta::{Pending, Standing};
+use crate::state::meta::{Pending, Stage, Standing};
 use crate::state::outbox;
 use crate::state::row::{self, Row, Spans};
 use crate::state::view::{Overlay, Reading, View, place};
@@ -70,6 +71,8 @@ pub(crate) struct Report {
     /// By table: changes applied, changes that had been dead-lettered.
     pub(crate) applied: Vec<u64>,
     pub(crate) dead: Vec<u64>,
+    /// By table: rows that were read again and received, dead letters among them.
+    pub(crate) reread: Vec<u64>,
     /// Entities assembled, entities changed.
     pub(crate) assembled: u64,
     pub(crate) changed: u64,
@@ -78,16 +81,27 @@ pub(crate) struct Report {
 /// The rows of a step, applied but not written.
 pub(crate) struct Applied {
     overlay: Overlay,
+    /// By table: whether rows of it that were read again count.
+    rereading: Vec<bool>,
     pub(crate) report: Report,
 }
 
-/// Applies changes to an overlay, in total order.
-pub(crate) fn apply(tools: &Tools, taken: &Taken) -> Result<Applied, Error> {
+/// Applies changes to an overlay, in total order. `rereading`: by table, whether it is being read again: other rows of that kind are left out.
+pub(crate) fn apply(tools: &Tools, taken: &Taken, rereading: Vec<bool>) -> Result<Applied, Error> {
     let snapshot = tools.store.db().snapshot();
     let none = vec![0; tools.catalog.tables.len()];
-    let mut report = Report { applied: none.clone(), dead: none, ..Report::default() };
+    let mut report = Report { applied: none.clone(), dead: none.clone(), reread: none, ..Report::default() };
     let mut writer = Writer { before: tools.view(&snapshot), overlay: Overlay::new(&tools.catalog), buffers: Default::default() };
     taken.for_each(|change| {
+        if change.reread {
+            if rereading[change.table] {
+                report.reread[change.table] += 1;
+                if change.kind == Kind::Rows {
+                    writer.apply(change)?;
+                }
+            }
+            return Ok(());
+        }
         match change.kind {
             Kind::Dead => report.dead[change.table] += 1,
             Kind::Nothing => report.applied[change.table] += 1,
@@ -98,7 +112,7 @@ pub(crate) fn apply(tools: &Tools, taken: &Taken) -> Result<Applied, Error> {
         }
         Ok(())
     })?;
-    Ok(Applied { overlay: writer.overlay, report })
+    Ok(Applied { overlay: writer.overlay, rereading, report })
 }
 
 #[derive(Default)]
@@ -185,10 +199,24 @@ impl Writer<'_> {
     }
 }
 
+/// What is written beside the rows of a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beside<'a> {
+    /// By index: whether the places of rows are remembered.
+    pub(crate) remembered: Option<&'a [bool]>,
+    /// Documents are left for later: what the rows are now is not consistent.
+    pub(crate) hold: bool,
+}
+
 /// Writes rows and standing, and assembles nothing: while the first load catches up.
-pub(crate) fn write_rows(tools: &Tools, applied: &Applied, standing: &Standing) -> Result<(), Error> {
+pub(crate) fn write_rows(
+    tools: &Tools,
+    applied: &Applied,
+    remembered: Option<&[bool]>,
+    standing: &Standing,
+) -> Result<(), Error> {
     let mut batch = WriteBatch::default();
-    applied.overlay.write(&tools.catalog, &tools.store, &mut batch)?;
+    applied.overlay.write(&tools.catalog, &tools.store, remembered, &mut batch)?;
     tools.store.put_standing(&mut batch, standing)?;
     tools.store.write(batch, true)?;
     tools.cache.apply(&applied.overlay);
@@ -197,33 +225,83 @@ pub(crate) fn write_rows(tools: &Tools, applied: &Applied, standing: &Standing) 
 
 /// Assembles what the changes touched and writes everything. `standing` is the new one; its head is set here. What is more than `chunk` entities, or more than fits one write, is left for
 /// [`drain`], which goes on from there.
-pub(crate) fn finish(tools: &Tools, taken: &Taken, applied: &mut Applied, standing: &mut Standing) -> Result<(), Error> {
-    let &Tools { ref store, ref catalog, chunk, share, .. } = tools;
-    let snapshot = store.db().snapshot();
-    let before = tools.view(&snapshot);
-    let after = View { overlay: Some(&applied.overlay), ..before };
-    let mut dirty = Dirty::new(after);
-    taken.for_each(|change| dirty.add(change))?;
+pub(crate) fn finish(
+    tools: &Tools,
+    taken: &Taken,
+    applied: &mut Applied,
+    beside: Beside<'_>,
+    standing: &mut Standing,
+) -> Result<(), Error> {
+    let snapshot = tools.store.db().snapshot();
+    let mut dirty = Dirty::new(View { overlay: Some(&applied.overlay), ..tools.view(&snapshot) });
+    taken.for_each(|change| if change.reread && !applied.rereading[change.table] { Ok(()) } else { dirty.add(change) })?;
     let dirty = dirty.finish();
+    write(tools, &snapshot, &applied.overlay, &dirty, beside, standing, &mut applied.report)
+}
+
+/// Removes rows of a table that have vanished, and leaves the documents for later.
+pub(crate) fn remove(
+    tools: &Tools,
+    table: TableId,
+    vanished: &[Vanished],
+    standing: &mut Standing,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let mut overlay = Overlay::new(&tools.catalog);
+    for Vanished { index, key, .. } in vanished {
+        overlay.set(*index, key, None);
+    }
+    let snapshot = tools.store.db().snapshot();
+    let mut dirty = Dirty::new(View { overlay: Some(&overlay), ..tools.view(&snapshot) });
+    for row in vanished.iter().filter_map(|vanished| vanished.row.as_deref()) {
+        dirty.add(ChangeRef { table, kind: Kind::Rows, before: Some(row), after: None, reread: true })?;
+    }
+    let dirty = if matches!(standing.stage, Stage::Live { .. }) { dirty.finish() } else { Vec::new() };
+    write(tools, &snapshot, &overlay, &dirty, Beside { remembered: None, hold: true }, standing, report)
+}
+
+fn write(
+    tools: &Tools,
+    snapshot: &Snapshot<'_>,
+    overlay: &Overlay,
+    dirty: &[Vec<u8>],
+    beside: Beside<'_>,
+    standing: &mut Standing,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let &Tools { ref store, ref catalog, chunk, share, .. } = tools;
+    let before = tools.view(snapshot);
     let mut batch = WriteBatch::default();
-    applied.overlay.write(catalog, store, &mut batch)?;
-    let now: Vec<_> = dirty.iter().take(chunk).map(|key| (key.as_slice(), Known::Before)).collect();
-    let made = assemble(after, share, &now, standing)?;
+    overlay.write(catalog, store, beside.remembered, &mut batch)?;
+    let at_once = if beside.hold || standing.pending.is_some() { 0 } else { chunk };
+    let now: Vec<_> = dirty.iter().take(at_once).map(|key| (key.as_slice(), Known::Before)).collect();
+    let made = assemble(View { overlay: Some(overlay), ..before }, share, &now, standing)?;
     let tail = outbox::append(store, &mut batch, standing.head, made.entries())?;
-    applied.report.assembled += made.count() as u64;
-    applied.report.changed += tail - standing.head;
+    report.assembled += made.count() as u64;
+    report.changed += tail - standing.head;
     let rest = &dirty[made.count()..];
-    if rest.is_empty() {
+    if !rest.is_empty() {
+        let family = store.family(Family::Pending)?;
+        let mut pending = rest.to_vec();
+        if standing.pending.is_some() {
+            // What is pending already keeps the hash of its document as it was at the last consistent frontier.
+            let mut new = Vec::with_capacity(pending.len());
+            for key in pending {
+                if store.get(Family::Pending, &key)?.is_none() {
+                    new.push(key);
+                }
+            }
+            pending = new;
+        }
+        known(before, Share { bytes: usize::MAX, ..share }, &pending, |key, hash| batch.put_cf(family, key, hash))?;
+        standing.pending.get_or_insert(Pending { tail });
+    } else if standing.pending.is_none() && !beside.hold {
         standing.head = tail;
         (standing.head_frontier, standing.head_commit_time_ms) = (standing.frontier, standing.commit_time_ms);
-    } else {
-        standing.pending = Some(Pending { tail });
-        let family = store.family(Family::Pending)?;
-        known(before, Share { bytes: usize::MAX, ..share }, rest, |key, hash| batch.put_cf(family, key, hash))?;
     }
     store.put_standing(&mut batch, standing)?;
     store.write(batch, true)?;
-    tools.cache.apply(&applied.overlay);
+    tools.cache.apply(overlay);
     Ok(())
 }
 

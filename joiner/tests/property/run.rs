@@ -9,7 +9,7 @@ use schemas::Lsn;
 use schemas::change::EntityKey;
 use schemas::envelope::Encoder;
 use schemas::event::{ChangeEvent, Op};
-use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, ShardPositions, StreamName};
+use schemas::progress::{Phase, ProgressRecord, Reread, SequenceNumber, ShardId, ShardPositions, StreamName};
 use serde_json::Value as Json;
 use streams::{Batch, Layout};
 use tempfile::TempDir;
@@ -45,6 +45,23 @@ struct Source<'a> {
     epoch: u64,
     streams: Streams,
     counts: BTreeMap<schemas::TableName, u64>,
+    /// The table that is read again, if one is.
+    reread: Option<Rereading>,
+    generation: u64,
+    reread_counts: BTreeMap<schemas::TableName, u64>,
+    /// Changes of a table in an interval of LSNs that nobody will see.
+    lost: Vec<(schemas::TableName, Lsn, Lsn)>,
+}
+
+#[derive(Clone)]
+struct Rereading {
+    table: usize,
+    told: Reread,
+    /// Until the end, nobody knows from when on the table is consistent.
+    at_once: bool,
+    /// Rows are read piece by piece, by a number that follows from their key: so many pieces, and the next.
+    pieces: usize,
+    next: usize,
 }
 
 impl Source<'_> {
@@ -63,7 +80,8 @@ impl Source<'_> {
         let key = self.world.normal_key(table, event.row().unwrap()).concat();
         let shard = key.bytes().map(usize::from).sum::<usize>() % SHARDS;
         self.streams.events.entry((stream, ShardId(shard.to_string()))).or_default().push(data.into());
-        *self.counts.entry(event.table.name.clone()).or_default() += 1;
+        let counts = if event.op == Op::Reread { &mut self.reread_counts } else { &mut self.counts };
+        *counts.entry(event.table.name.clone()).or_default() += 1;
     }
 
     fn record(&mut self, phase: Phase, from: u64, to: u64) {
@@ -80,8 +98,12 @@ impl Source<'_> {
             commit_time_ms: to as i64,
             counts: std::mem::take(&mut self.counts),
             dead_lettered: BTreeMap::new(),
-            rereads: BTreeMap::new(),
-            reread_counts: BTreeMap::new(),
+            rereads: self
+                .reread
+                .iter()
+                .map(|reread| (self.world.tables[reread.table].name.clone(), reread.told.clone()))
+                .collect(),
+            reread_counts: std::mem::take(&mut self.reread_counts),
             positions,
         });
     }
@@ -127,6 +149,10 @@ impl Source<'_> {
             .log
             .iter()
             .filter(|event| event.position.commit_lsn > lsn(from) && event.position.commit_lsn <= lsn(to))
+            .filter(|event| {
+                let at = event.position.commit_lsn;
+                !self.lost.iter().any(|(table, from, to)| *table == event.table.name && at > *from && at <= *to)
+            })
             .cloned()
             .collect();
         if dice.chance(30) {
@@ -135,9 +161,74 @@ impl Source<'_> {
         events.iter().for_each(|event| self.publish(event));
     }
 
+    /// A table begins to be read again: because changes of it are lost, or because somebody asked for it.
+    fn begin_reread(&mut self, dice: &mut Dice, saved: u64) {
+        let table = dice.below(self.world.tables.len());
+        self.generation += 1;
+        let gap = dice.chance(50);
+        if gap {
+            for _ in 0..1 + dice.below(4) {
+                self.commit(dice);
+            }
+            self.lost.push((self.world.tables[table].name.clone(), lsn(saved), lsn(self.now)));
+        }
+        let at_once = gap || dice.chance(30);
+        let told = Reread {
+            generation: self.generation,
+            consistent_from: (!at_once).then(|| lsn(saved)),
+            finished: false,
+            whole: gap || dice.chance(50),
+        };
+        self.reread = Some(Rereading { table, told, at_once, pieces: 1 + dice.below(3), next: 0 });
+    }
+
+    /// Reads the next piece while transactions go on, and says so.
+    fn reread(&mut self, dice: &mut Dice, saved: u64) {
+        let Some(mut reread) = self.reread.clone().filter(|reread| !reread.told.finished) else { return };
+        if reread.told.consistent_from.is_some_and(|from| lsn(saved) < from) {
+            return;
+        }
+        for _ in 0..1 + usize::from(dice.chance(20)) {
+            for row in self.read_rows(reread.table) {
+                let number: usize = self.world.normal_key(reread.table, &row).concat().bytes().map(usize::from).sum();
+                // Not the whole table: some rows are left out.
+                if number % reread.pieces != reread.next || !reread.told.whole && number.is_multiple_of(5) {
+                    continue;
+                }
+                let position = schemas::Position { commit_lsn: lsn(saved), ..Default::default() };
+                let table = self.world.tables[reread.table].clone();
+                self.publish(&ChangeEvent { table, op: Op::Reread, before: None, after: Some(row), position, commit_time_ms: 1 });
+            }
+            for _ in 0..dice.below(3) {
+                self.commit(dice);
+            }
+            if dice.chance(20) {
+                // It dies, and reads the piece again.
+                self.reread_counts.clear();
+                self.epoch += 1;
+            }
+        }
+        reread.next += 1;
+        reread.told.finished = reread.next == reread.pieces;
+        if reread.told.finished || !reread.at_once {
+            reread.told.consistent_from = Some(lsn(self.now));
+        }
+        self.reread = Some(reread);
+        self.record(Phase::Tail, saved, saved);
+    }
+
     fn tail(&mut self, dice: &mut Dice, start: u64, ticks: usize) {
         let mut saved = start;
-        for _ in 0..ticks {
+        let mut left = ticks;
+        // What has begun is brought to its end.
+        while left > 0 || self.reread.is_some() {
+            left = left.saturating_sub(1);
+            if left > 0 && self.reread.is_none() && dice.chance(15) {
+                self.begin_reread(dice, saved);
+            }
+            if dice.chance(70) {
+                self.reread(dice, saved);
+            }
             for _ in 0..dice.below(4) {
                 self.commit(dice);
             }
@@ -153,6 +244,7 @@ impl Source<'_> {
             if !dice.chance(15) {
                 // Otherwise it dies before it saves its progress: the next record overlaps this one.
                 saved = to;
+                self.reread.take_if(|reread| reread.told.finished && !reread.told.holds(lsn(to)));
             }
         }
     }
@@ -363,6 +455,10 @@ pub(crate) fn case(seed: u64) -> u64 {
         epoch: 1,
         streams: Streams::default(),
         counts: BTreeMap::new(),
+        reread: None,
+        generation: 0,
+        reread_counts: BTreeMap::new(),
+        lost: Vec::new(),
     };
     for _ in 0..dice.below(8) {
         source.commit(&mut dice);
@@ -376,6 +472,8 @@ pub(crate) fn case(seed: u64) -> u64 {
             source.commit(&mut dice);
         }
         source.log.clear();
+        source.lost.clear();
+        source.reread = None;
         source.epoch += 1;
         let start = source.snapshot(&mut dice);
         source.tail(&mut dice, start, 3);
@@ -389,7 +487,10 @@ pub(crate) fn case(seed: u64) -> u64 {
             );
         }
         for record in &source.streams.progress {
-            eprintln!("{:?} {} {} epoch {}", record.phase, record.from_lsn, record.to_lsn, record.epoch);
+            eprintln!(
+                "{:?} {} {} epoch {} {:?} {:?}",
+                record.phase, record.from_lsn, record.to_lsn, record.epoch, record.rereads, record.positions
+            );
         }
     }
     let state = dir();
