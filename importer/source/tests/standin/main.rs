@@ -6,3 +6,4 @@ mod connect;
 mod ranges;
 mod state;
 mod support;
+mod types;
