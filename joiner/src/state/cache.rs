@@ -49,8 +49,9 @@ impl RowCache {
     /// Follows what a step has written. What is not kept is not taken in.
     pub(crate) fn apply(&self, written: &Overlay) {
         written.for_each(|key, row| {
-            // An error gives the row back: it is not kept.
-            let _ = self.0.replace(key.into(), row.map(Arc::from), true);
+            if self.0.peek(key).is_some() {
+                self.0.insert(key.into(), row.map(Arc::from));
+            }
         });
     }
 

@@ -62,14 +62,18 @@ pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 #[derive(Debug)]
 pub(crate) struct Overlay {
     indexes: Vec<Writes>,
+    /// At least the bytes that a batch of them takes.
+    bytes: usize,
 }
 
 impl Overlay {
     pub(crate) fn new(catalog: &Catalog) -> Self {
-        Self { indexes: vec![Writes::new(); catalog.indexes.len()] }
+        Self { indexes: vec![Writes::new(); catalog.indexes.len()], bytes: 0 }
     }
 
     pub(crate) fn set(&mut self, index: IndexId, key: &[u8], value: Option<&[u8]>) {
+        // In a batch, an operation, its family and two lengths stand beside the key and the row.
+        self.bytes += 12 + key.len() + value.map_or(0, <[u8]>::len);
         let value = value.map(<[u8]>::to_vec);
         match self.indexes[index].get_mut(key) {
             Some(slot) => *slot = value,
@@ -79,6 +83,10 @@ impl Overlay {
 
     pub(crate) fn get(&self, index: IndexId, key: &[u8]) -> Option<&Option<Vec<u8>>> {
         self.indexes[index].get(key)
+    }
+
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Calls `each` with every key, and the row that is put there.

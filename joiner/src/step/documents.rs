@@ -67,6 +67,11 @@ impl Made {
         self.count
     }
 
+    /// At least the bytes that a batch of the entries takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.bytes.len() + 24 * piece.ends.len()).sum()
+    }
+
     /// The entries of the documents that have changed, in the order of their keys.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &[u8]> {
         self.pieces.iter().flat_map(|piece| {

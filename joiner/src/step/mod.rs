@@ -271,11 +271,12 @@ fn write(
 ) -> Result<(), Error> {
     let &Tools { ref store, ref catalog, chunk, share, .. } = tools;
     let before = tools.view(snapshot);
-    let mut batch = WriteBatch::default();
-    overlay.write(catalog, store, beside.remembered, &mut batch)?;
     let at_once = if beside.hold || standing.pending.is_some() { 0 } else { chunk };
     let now: Vec<_> = dirty.iter().take(at_once).map(|key| (key.as_slice(), Known::Before)).collect();
     let made = assemble(View { overlay: Some(overlay), ..before }, share, &now, standing)?;
+    // Its buffer would otherwise be copied each time that it doubles.
+    let mut batch = WriteBatch::with_capacity_bytes(overlay.bytes() + made.bytes() + 4096);
+    overlay.write(catalog, store, beside.remembered, &mut batch)?;
     let tail = outbox::append(store, &mut batch, standing.head, made.entries())?;
     report.assembled += made.count() as u64;
     report.changed += tail - standing.head;
