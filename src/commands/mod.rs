@@ -66,8 +66,9 @@ async fn pipeline(args: &ConfigArgs, parts: Parts) -> anyhow::Result<ExitCode> {
 }
 
 /// Rows below a head, in columns, indented by two.
-fn aligned<const N: usize>(head: [String; N], rows: Vec<[String; N]>) -> String {
-    let all = || std::iter::once(&head).chain(&rows);
+fn aligned<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let head = head.map(str::to_owned);
+    let all = || std::iter::once(&head).chain(rows);
     let widths: [usize; N] = std::array::from_fn(|column| all().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let line = |row: &[String; N]| {
         let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();

@@ -59,14 +59,14 @@ fn shown(status: &Value) -> String {
     let sinks = status["sinks"].as_array().map_or(&[][..], Vec::as_slice);
     if !sinks.is_empty() {
         out.push_str("\nsinks\n");
-        let head = ["", "state", "behind", "written", "rejected", "error"].map(str::to_owned);
+        let head = ["", "state", "behind", "written", "rejected", "error"];
         let rows = sinks.iter().map(|sink| {
             let error = sink["error"].as_str().unwrap_or_default().to_owned();
             let numbers = ["behind", "written_total", "rejected_total"].map(|member| count(&sink[member]));
             let [behind, written, rejected] = numbers;
             [text(&sink["name"]).to_owned(), text(&sink["state"]).to_owned(), behind, written, rejected, error]
         });
-        out.push_str(&aligned(head, rows.collect()));
+        out.push_str(&aligned(head, &rows.collect::<Vec<_>>()));
     }
     if out.is_empty() {
         out.push_str("this process serves queries alone: the importer's and the joiner's say more\n");
@@ -99,12 +99,12 @@ fn source_lines(source: &Value, out: &mut String) {
     let tables = source["table_details"].as_object();
     if let Some(tables) = tables.filter(|tables| !tables.is_empty()) {
         out.push_str("\ntables\n");
-        let head = ["", "published", "dead-lettered", "snapshot", "headroom", "note"].map(str::to_owned);
+        let head = ["", "published", "dead-lettered", "snapshot", "headroom", "note"];
         let rows = tables.iter().map(|(name, table)| {
             let (published, dead) = (count(&table["published"]), count(&table["dead_lettered"]));
             [name.clone(), published, dead, snapshot(table), span(&table["headroom_ms"]), note(table)]
         });
-        out.push_str(&aligned(head, rows.collect()));
+        out.push_str(&aligned(head, &rows.collect::<Vec<_>>()));
     }
 }
 

@@ -23,13 +23,13 @@ pub(crate) async fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 
 fn shown(recount: &importer::Recount) -> String {
     let mut out = format!("changes published in ({}, {}], against the change tables\n", recount.from, recount.to);
-    let head = ["", "published", "captured", "differences", "not counted again"].map(str::to_owned);
+    let head = ["", "published", "captured", "differences", "not counted again"];
     let count = |number: u64| indicatif::HumanCount(number).to_string();
     let rows = recount.tables.iter().map(|(name, table)| {
         let (differences, uncounted) = (table.differences.len() as u64, table.uncounted.len() as u64);
         [name.to_string(), count(table.published), count(table.captured), count(differences), count(uncounted)]
     });
-    out.push_str(&aligned(head, rows.collect()));
+    out.push_str(&aligned(head, &rows.collect::<Vec<_>>()));
     for (name, table) in &recount.tables {
         for found in &table.differences {
             out.push_str(&format!(

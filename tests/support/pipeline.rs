@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::http;
 use super::process::{Process, text, tributary};
-use super::sqlserver::{PASSWORD, SqlServer};
+use super::sqlserver::SqlServer;
 use super::wait_for;
 
 /// The environment variable that the configurations of the tests take the source's password from.
@@ -17,6 +17,8 @@ pub const PASSWORD_VARIABLE: &str = "TRIBUTARY_SOURCE_PASSWORD";
 
 pub struct Pipeline {
     pub folder: TempDir,
+    /// The source's.
+    pub password: String,
 }
 
 impl Pipeline {
@@ -25,7 +27,7 @@ impl Pipeline {
         let folder = tempfile::tempdir().unwrap();
         let output =
             tributary(&["init", "--source", &server.url(), "--password-env", PASSWORD_VARIABLE, "--out", text(folder.path())])
-                .env(PASSWORD_VARIABLE, PASSWORD)
+                .env(PASSWORD_VARIABLE, &server.password)
                 .output()
                 .unwrap();
         assert!(
@@ -34,7 +36,7 @@ impl Pipeline {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
-        let pipeline = Self { folder };
+        let pipeline = Self { folder, password: server.password.clone() };
         if !entities.is_empty() {
             let place = pipeline.path("schemas/entities");
             std::fs::remove_dir_all(&place).unwrap();
@@ -69,7 +71,7 @@ impl Pipeline {
         Process::spawn(
             command,
             tributary(&[command, "--config", text(&self.config())])
-                .env(PASSWORD_VARIABLE, PASSWORD)
+                .env(PASSWORD_VARIABLE, &self.password)
                 .env("AWS_ACCESS_KEY_ID", "test")
                 .env("AWS_SECRET_ACCESS_KEY", "test")
                 .env("AWS_REGION", "us-east-1"),

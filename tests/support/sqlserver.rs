@@ -1,6 +1,8 @@
-//! The stand-in as a process of its own, and an ordinary client of it.
+//! The SQL Server of a test, and an ordinary client of it: the stand-in as a process of its own, or, for tests that ask for no more than any server has, the one that
+//! `TRIBUTARY_TEST_MSSQL_URL` names (`sqlserver://login:password@host:port/master?options`). There, each test has a database of its own, which is dropped at its end.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tiberius::{AuthMethod, EncryptionLevel};
 use tokio::net::TcpStream;
@@ -8,18 +10,34 @@ use tokio_util::compat::{Compat, TokioAsyncWriteCompatExt};
 
 use super::process::Process;
 
+/// Of the stand-in's login sa.
 pub const PASSWORD: &str = "Tributary-1";
+const GIVEN: &str = "TRIBUTARY_TEST_MSSQL_URL";
 
 pub struct SqlServer {
-    pub process: Process,
+    /// None: it was there before.
+    pub process: Option<Process>,
     pub address: SocketAddr,
     pub database: String,
+    pub password: String,
+    /// Of the URL, from its question mark on.
+    options: String,
+    login: Login,
+}
+
+/// How a test's own client comes in.
+#[derive(Clone)]
+struct Login {
+    address: SocketAddr,
+    user: String,
+    password: String,
+    encrypted: bool,
 }
 
 pub type Client = tiberius::Client<Compat<TcpStream>>;
 
 impl SqlServer {
-    /// In memory, on a free port, capturing every 20 ms.
+    /// The stand-in, in memory, on a free port, capturing every 20 ms.
     pub fn start(database: &str) -> Self {
         let process = Process::start(&[
             "sqlserver",
@@ -32,25 +50,90 @@ impl SqlServer {
             "--capture-interval",
             "20ms",
         ]);
-        let address = process.line_after("listening on ").trim().parse().unwrap();
-        Self { process, address, database: database.to_owned() }
+        let address: SocketAddr = process.line_after("listening on ").trim().parse().unwrap();
+        Self {
+            process: Some(process),
+            address,
+            database: database.to_owned(),
+            password: PASSWORD.to_owned(),
+            options: "?encrypt=off".to_owned(),
+            login: Login { address, user: "sa".to_owned(), password: PASSWORD.to_owned(), encrypted: false },
+        }
+    }
+
+    /// The server that the environment names, with a new database; else the stand-in.
+    pub async fn given_or_start(database: &str) -> Self {
+        let Ok(url) = std::env::var(GIVEN) else { return Self::start(database) };
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let settings =
+            importer::SourceSettings { url: Some(importer::SourceUrl::new(&url)), ..importer::SourceSettings::default() };
+        let source = importer::Source::from_settings(&settings).unwrap_or_else(|error| panic!("{GIVEN}: {error}"));
+        let resolved = tokio::net::lookup_host((source.host.as_str(), source.port)).await;
+        let address = resolved.unwrap_or_else(|error| panic!("{GIVEN}: {}: {error}", source.host)).next().unwrap();
+        let server = Self {
+            process: None,
+            address,
+            database: format!("tributary_{database}_{}_{number}", std::process::id()),
+            password: source.password.reveal().to_owned(),
+            options: url.split_once('?').map(|(_, options)| format!("?{options}")).unwrap_or_default(),
+            login: Login {
+                address,
+                user: source.user.clone(),
+                password: source.password.reveal().to_owned(),
+                encrypted: source.encrypt != importer::Encryption::Off,
+            },
+        };
+        let mut client = server.login.connect("master").await;
+        execute(&mut client, &format!("CREATE DATABASE [{}]", server.database)).await;
+        server
     }
 
     /// The source URL for a configuration; the password is apart from it.
     pub fn url(&self) -> String {
-        format!("sqlserver://sa@{}/{}?encrypt=off", self.address, self.database)
+        format!("sqlserver://{}@{}/{}{}", self.login.user, self.address, self.database, self.options)
     }
 
     pub async fn client(&self) -> Client {
+        self.login.connect(&self.database).await
+    }
+}
+
+impl Login {
+    async fn connect(&self, database: &str) -> Client {
         let mut config = tiberius::Config::new();
-        config.host("127.0.0.1");
+        config.host(self.address.ip());
         config.port(self.address.port());
-        config.database(&self.database);
-        config.authentication(AuthMethod::sql_server("sa", PASSWORD));
-        config.encryption(EncryptionLevel::NotSupported);
+        config.database(database);
+        config.authentication(AuthMethod::sql_server(&self.user, &self.password));
+        config.encryption(if self.encrypted { EncryptionLevel::Required } else { EncryptionLevel::NotSupported });
+        // Whom it talks to is not what a test's own client is about.
+        config.trust_cert();
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Box::pin(Client::connect(config, stream.compat_write())).await.unwrap()
+    }
+}
+
+impl Drop for SqlServer {
+    /// Leaves a server that was there before as it was.
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        let (login, name) = (self.login.clone(), self.database.clone());
+        // A runtime of its own: this may run within the test's.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut client = login.connect("master").await;
+                execute(&mut client, &format!("ALTER DATABASE [{name}] SET SINGLE_USER WITH ROLLBACK IMMEDIATE")).await;
+                execute(&mut client, &format!("DROP DATABASE [{name}]")).await;
+            });
+        });
+        if dropping.join().is_err() {
+            eprintln!("the database {} could not be dropped", self.database);
+        }
     }
 }
 
