@@ -138,6 +138,10 @@ impl CapturedColumn {
         }
         // The order of char and varchar depends on the collation, and so does what the parameter's characters become in the code page. A cast takes the
         // collation of what it is given: the database's, unless told otherwise.
+        // A collation's name cannot be quoted, so one that would need it is none.
+        if self.collation.as_deref().is_some_and(|name| !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')) {
+            return None;
+        }
         let collated = match &self.collation {
             Some(collation) if !self.default_collation => format!("@P COLLATE {collation}"),
             _ => "@P".to_owned(),
@@ -417,6 +421,7 @@ mod tests {
         assert_eq!(bound("varchar(10)", Some("Polish_CS_AS")).as_deref(), Some("CAST(@P COLLATE Polish_CS_AS AS varchar(10))"));
         assert_eq!(bound("decimal(38,4)", None).as_deref(), Some("CAST(@P AS decimal(38,4))"));
         assert_eq!(bound("xml", None), None);
+        assert_eq!(bound("varchar(10)", Some("Polish_CI_AS; DROP")), None);
         assert_eq!(bound("hierarchyid", None).as_deref(), Some("CAST(@P AS hierarchyid)"));
         let nullable = CapturedColumn { nullable: true, ..column("int", None) };
         assert_eq!(nullable.key_column(), None);

@@ -28,6 +28,7 @@ const LAST_DAY: i64 = 3_652_058;
 const TICKS_PER_DAY: i64 = 864_000_000_000;
 const TICKS_PER_MINUTE: i64 = 600_000_000;
 const TICKS_PER_MILLISECOND: u64 = 10_000;
+const MILLISECONDS_PER_DAY: u64 = 86_400_000;
 
 /// Who makes Unicode of text that has one byte a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +200,10 @@ pub fn value(data: ColumnData<'static>) -> Result<Value, Error> {
 
 /// What ends a row in which [`Form::read`] found one.
 pub(super) fn no_such_date() -> Error {
-    Error::Unexpected { doing: "decoding a row", what: "a date is outside of the years 1 to 9999".to_owned() }
+    Error::Unexpected {
+        doing: "decoding a row",
+        what: "a date or time is outside of the years 1 to 9999, or of the day".to_owned(),
+    }
 }
 
 #[inline]
@@ -210,8 +214,8 @@ fn read(data: ColumnData<'static>) -> Option<Value> {
         ColumnData::String(Some(text)) => Value::Text(text.into_owned()),
         ColumnData::Numeric(Some(number)) => Value::Decimal { mantissa: number.value(), scale: number.scale() },
         ColumnData::DateTime2(Some(moment)) => {
-            let (ticks, scale) = time(moment.time());
-            Value::DateTime { days: moment.date().days(), ticks, scale }
+            let (ticks, scale) = time(moment.time())?;
+            Value::DateTime { days: day(moment.date().days().into())?, ticks, scale }
         }
         ColumnData::Bit(Some(bit)) => Value::Bool(bit),
         ColumnData::U8(Some(number)) => Value::Int(number.into()),
@@ -221,19 +225,20 @@ fn read(data: ColumnData<'static>) -> Option<Value> {
         ColumnData::Guid(Some(uuid)) => Value::Uuid(uuid.into_bytes()),
         ColumnData::Binary(Some(bytes)) => Value::Bytes(bytes.into_owned()),
         ColumnData::Xml(Some(xml)) => Value::Text(xml.into_owned().into_string()),
-        ColumnData::Date(Some(date)) => Value::Date(date.days()),
+        ColumnData::Date(Some(date)) => Value::Date(day(date.days().into())?),
         ColumnData::Time(Some(moment)) => {
-            let (ticks, scale) = time(moment);
+            let (ticks, scale) = time(moment)?;
             Value::Time { ticks, scale }
         }
         ColumnData::DateTime(Some(moment)) => datetime(moment.days().into(), moment.seconds_fragments())?,
         ColumnData::SmallDateTime(Some(moment)) => {
             // In spite of its name, the driver's field counts minutes.
             let ticks = u64::from(moment.seconds_fragments()) * TICKS_PER_MINUTE.unsigned_abs();
+            (ticks < TICKS_PER_DAY.unsigned_abs()).then_some(())?;
             Value::DateTime { days: day(i64::from(moment.days()) + DAYS_TO_1900)?, ticks, scale: 0 }
         }
         ColumnData::DateTimeOffset(Some(moment)) => {
-            let (ticks, scale) = time(moment.datetime2().time());
+            let (ticks, scale) = time(moment.datetime2().time())?;
             local(moment.datetime2().date().days(), ticks, scale, moment.offset())?
         }
         ColumnData::I32(None)
@@ -257,10 +262,11 @@ fn read(data: ColumnData<'static>) -> Option<Value> {
     })
 }
 
-/// Ticks since midnight and the declared scale.
-fn time(time: tiberius::time::Time) -> (u64, u8) {
-    let scale = time.scale().min(7);
-    (time.increments() * 10u64.pow(u32::from(7 - scale)), scale)
+/// Ticks since midnight and the declared scale; `None`: no time of any day.
+fn time(time: tiberius::time::Time) -> Option<(u64, u8)> {
+    let scale = time.scale();
+    let ticks = time.increments().checked_mul(10u64.pow(7u32.checked_sub(scale.into())?))?;
+    (ticks < TICKS_PER_DAY.unsigned_abs()).then_some((ticks, scale))
 }
 
 fn day(days: i64) -> Option<u32> {
@@ -270,12 +276,15 @@ fn day(days: i64) -> Option<u32> {
 fn datetime(days_since_1900: i64, three_hundredths: u32) -> Option<Value> {
     // Rounded to milliseconds as SQL Server shows them: .000, .003, .007.
     let milliseconds = (u64::from(three_hundredths) * 20 + 3) / 6;
+    // The last of a day's 1/300 s is .997: more is of no day.
+    (milliseconds < MILLISECONDS_PER_DAY).then_some(())?;
     Some(Value::DateTime { days: day(days_since_1900 + DAYS_TO_1900)?, ticks: milliseconds * TICKS_PER_MILLISECOND, scale: 3 })
 }
 
 /// A `datetimeoffset` travels in UTC beside its offset; it is written in local time.
 fn local(utc_days: u32, utc_ticks: u64, scale: u8, offset_minutes: i16) -> Option<Value> {
-    let total = i64::from(utc_days) * TICKS_PER_DAY + utc_ticks.cast_signed() + i64::from(offset_minutes) * TICKS_PER_MINUTE;
+    let total =
+        i64::from(day(utc_days.into())?) * TICKS_PER_DAY + utc_ticks.cast_signed() + i64::from(offset_minutes) * TICKS_PER_MINUTE;
     let days = day(total.div_euclid(TICKS_PER_DAY))?;
     Some(Value::DateTimeOffset { days, ticks: total.rem_euclid(TICKS_PER_DAY).cast_unsigned(), scale, offset_minutes })
 }
@@ -454,7 +463,40 @@ mod tests {
         assert_eq!(Form::Geography.read(ColumnData::Binary(None)).unwrap(), Value::Null);
     }
 
+    /// Whatever a server may send, sense or not.
+    fn any_cell() -> impl Strategy<Value = ColumnData<'static>> {
+        let time = || (any::<u64>(), any::<u8>()).prop_map(|(increments, scale)| Time::new(increments, scale));
+        let short = || (any::<u64>(), 0u8..8).prop_map(|(increments, scale)| Time::new(increments & 0xff_ffff_ffff, scale));
+        let moment =
+            move || (0u32..1 << 24, prop_oneof![time(), short()]).prop_map(|(days, time)| DateTime2::new(Date::new(days), time));
+        prop_oneof![
+            (0u32..1 << 24).prop_map(|days| ColumnData::Date(Some(Date::new(days)))),
+            prop_oneof![time(), short()].prop_map(|time| ColumnData::Time(Some(time))),
+            moment().prop_map(|moment| ColumnData::DateTime2(Some(moment))),
+            (moment(), any::<i16>())
+                .prop_map(|(moment, offset)| ColumnData::DateTimeOffset(Some(DateTimeOffset::new(moment, offset)))),
+            (any::<i32>(), any::<u32>()).prop_map(|(days, fragments)| ColumnData::DateTime(Some(DateTime::new(days, fragments)))),
+            (any::<u16>(), any::<u16>())
+                .prop_map(|(days, minutes)| ColumnData::SmallDateTime(Some(SmallDateTime::new(days, minutes)))),
+            (any::<i128>(), 0u8..=38)
+                .prop_map(|(number, scale)| ColumnData::Numeric(Some(tiberius::numeric::Numeric::new_with_scale(number, scale)))),
+            any::<u64>().prop_map(|bits| ColumnData::F64(Some(f64::from_bits(bits)))),
+            prop::collection::vec(any::<u8>(), 0..60).prop_map(|bytes| ColumnData::Binary(Some(bytes.into()))),
+            ".{0,20}".prop_map(|text| ColumnData::String(Some(text.into()))),
+        ]
+    }
+
     proptest! {
+        /// Whatever comes is a value that can be written, or is refused.
+        #[test]
+        fn any_cell_is_a_value_or_is_refused(cell in any_cell()) {
+            for form in [Form::Plain, Form::HierarchyId, Form::Geometry, Form::Geography] {
+                if let Some(value) = form.read(cell.clone()) {
+                    value.write_json(&mut Vec::new());
+                }
+            }
+        }
+
         /// The milliseconds that are written identify the 1/300 s that was stored.
         #[test]
         fn datetime_keeps_its_three_hundredths(fragments in 0u32..25_920_000) {

@@ -4,6 +4,7 @@ use schemas::{ErrorClass, Lsn, TableName};
 use tiberius::error::Error as Driver;
 
 use super::source::SourceError;
+use super::sql::quote;
 
 /// A failure of the source. Each says what was being done, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -23,13 +24,16 @@ pub enum Error {
     Login { address: String, user: String, code: u32, message: String },
     #[error(
         "{user} cannot open database {database} at {address}: {message}. Check the name, and that the login has a user in it: \
-         USE [{database}]; CREATE USER [{user}] FOR LOGIN [{user}];"
+         USE {}; CREATE USER {1} FOR LOGIN {1};",
+        quote(database),
+        quote(user)
     )]
     Database { address: String, user: String, database: String, message: String },
     #[error("{doing}: permission denied: {message}. {remedy}")]
     Permission { doing: &'static str, message: String, remedy: String },
     #[error(
-        "change data capture is not enabled in database {database}. As a member of sysadmin, run: USE [{database}]; EXEC sys.sp_cdc_enable_db;"
+        "change data capture is not enabled in database {database}. As a member of sysadmin, run: USE {}; EXEC sys.sp_cdc_enable_db;",
+        quote(database)
     )]
     CdcDisabled { database: String },
     #[error("no capture instance for {tables}: the tables exist, but their changes are not captured. Run, for each: {remedy}")]

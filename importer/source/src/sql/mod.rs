@@ -159,7 +159,73 @@ mod tests {
         ));
     }
 
+    /// A text with each bracketed name and each string literal taken out, read as the server reads them.
+    fn skeleton(sql: &str) -> String {
+        let (mut out, mut chars) = (String::new(), sql.chars().peekable());
+        while let Some(c) = chars.next() {
+            let end = match c {
+                '[' => ']',
+                '\'' => '\'',
+                other => {
+                    out.push(other);
+                    continue;
+                }
+            };
+            out.push(c);
+            while let Some(inner) = chars.next() {
+                // A doubled end stands for itself.
+                if inner == end && chars.next_if_eq(&end).is_none() {
+                    break;
+                }
+            }
+        }
+        out
+    }
+
+    /// Every text that is put together, with a name in every place where one may stand.
+    fn built(name: &str) -> Vec<String> {
+        use schemas::table::{Length, SqlType};
+
+        use crate::decode::{Text, expression, select};
+        let types =
+            [SqlType::Int, SqlType::Money, SqlType::SqlVariant, SqlType::Geometry, SqlType::Json, SqlType::VarChar(Length::Max)];
+        let columns: Vec<String> = types.iter().map(|sql_type| select(name, *sql_type, Text::Server, Some("t"))).collect();
+        let key = || KeyColumn { name: format!("t.{}", quote(name)), bound: "CAST(@P AS int)".to_owned() };
+        let table = format!("{}.{} AS t", quote(name), quote(name));
+        let branch = Branch { bound: 2, inclusive: true, to: 2 };
+        let keys = [(expression(name, SqlType::Int, Text::Driver, Some("t")), key()), (quote(name), key())];
+        let enabled = enable_table(name, name);
+        let mut all = columns.clone();
+        all.extend([
+            moved(&[name, name]),
+            recount(&[name]),
+            change_page(name, &columns),
+            first_change_page(name, &columns),
+            snapshot_chunk(&table, &columns, &[key(), key()], branch),
+            snapshot_scan(&table, &columns),
+            split_points(&table, &keys, true),
+            lock_shared(&table),
+            can_read(&table),
+            enabled,
+        ]);
+        all
+    }
+
+    #[test]
+    fn a_skeleton_keeps_what_is_outside() {
+        assert_eq!(skeleton("SELECT [a]]; DROP TABLE b --] FROM N'O''Brien' x"), "SELECT [ FROM N' x");
+    }
+
     proptest! {
+        /// No name changes a text outside of the place where it stands.
+        #[test]
+        fn no_name_injects(name in prop_oneof![".{1,20}", "[\\[\\]'\";a@ -]{1,20}"]) {
+            let (plain, nasty) = (built("plain"), built(&name));
+            for (plain, nasty) in plain.iter().zip(&nasty) {
+                prop_assert_eq!(skeleton(plain), skeleton(nasty));
+            }
+        }
+
         /// Whatever the name, what follows the quoted form is outside of it: scanning as the server does ends exactly at its end.
         #[test]
         fn quoted_names_end_where_they_end(name in ".{0,30}") {

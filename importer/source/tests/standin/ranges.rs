@@ -137,3 +137,55 @@ async fn a_chunk_is_cut_where_its_rows_are_too_large() {
     assert_eq!(all.len(), 50);
     assert_eq!(read(&mut world.client, &table, &KeyRange::default(), 50, 1).await, all);
 }
+
+/// Whatever a table, its columns and its instance are called, they are names and nothing else.
+#[tokio::test]
+async fn names_with_quotes_brackets_spaces_and_unicode_are_names() {
+    let quoted = |name: &str| format!("[{}]", name.replace(']', "]]"));
+    let (schema, name) = ("it's; DROP TABLE dbo.x --", "o]rd'er \" Ünï");
+    let columns = ["k]ey'", "se lect", "not @P1", "ä\"b"];
+    let [first, second, third, fourth] = columns.map(quoted);
+    let table = format!("{}.{}", quoted(schema), quoted(name));
+    let literal = |text: &str| format!("N'{}'", text.replace('\'', "''"));
+    let mut script = format!(
+        "CREATE TABLE dbo.x (id int);\nGO\nCREATE SCHEMA {};\nGO\nCREATE TABLE {table} ({first} int NOT NULL, {second} varchar(9) NOT NULL, {third} xml NULL, {fourth} money NULL, \
+         PRIMARY KEY ({first}, {second}));\nGO\nEXEC sys.sp_cdc_enable_table @source_schema = {}, @source_name = {}, @role_name = NULL, @capture_instance = {};\nGO\n",
+        quoted(schema),
+        literal(schema),
+        literal(name),
+        literal("in'st]ance; --")
+    );
+    for number in 0..9 {
+        script += &format!("INSERT {table} VALUES ({}, 'x{number}', N'<a/>', {number}.5);", number / 3);
+    }
+    let mut world = World::start(&script).await;
+    world.capture().await;
+    let catalog = source::Catalog::read(&mut world.client).await.unwrap();
+    let name = schemas::TableName::new(schema, name);
+    let captured = catalog.table(&name).unwrap();
+    let instance = &captured.instances[0];
+    let schema = instance.schema(&name);
+    let rows = SourceTable::new(&schema, instance).unwrap();
+    assert_eq!(rows.estimated_rows(&mut world.client).await.unwrap(), Some(9));
+    let points = rows.split_points(&mut world.client, 3, None).await.unwrap();
+    let mut all = Vec::new();
+    for range in KeyRange::between(points) {
+        all.extend(read(&mut world.client, &rows, &range, 2, usize::MAX).await);
+    }
+    assert_eq!(all.len(), 9);
+    let changes = source::changes::ChangeTable::new(&schema, instance, instance.start_lsn, 2).unwrap();
+    let mut cursor = source::changes::Cursor::new(changes.into(), schemas::Lsn::ZERO, schemas::Lsn::MAX, 1);
+    let mut captured = Vec::new();
+    while let Some(page) = cursor.page(&mut world.client).await.unwrap() {
+        captured.extend(page.into_iter().filter_map(|change| change.after));
+    }
+    assert_eq!(captured, all);
+    let from = instance.start_lsn;
+    let counted = source::recount::changes(&mut world.client, &[&instance.name], from, schemas::Lsn::MAX).await.unwrap();
+    assert_eq!(counted, [source::recount::Count::Changes(9)]);
+    let found = source::changes::Probe::new(&[&instance.name]).ask(&mut world.client).await.unwrap();
+    assert_eq!(found.newest.len(), 1);
+    world.sql("ALTER DATABASE shop SET ALLOW_SNAPSHOT_ISOLATION ON;").await;
+    source::fence::open(&world.source, std::slice::from_ref(&name), 1).await.unwrap();
+    world.sql("SELECT id FROM dbo.x").await;
+}
