@@ -257,23 +257,16 @@ pub(crate) async fn whole(
     {
         let mut rows = loan.client.stream("reading a table without a key", table.rows.scan()).await?;
         let mut batch = Batch::new(session.config.snapshot.chunk_rows);
-        loop {
-            let full = match rows.next().await {
-                Some(row) => {
-                    count += 1;
-                    batch.push(table.rows.values(row?)?)
-                }
-                None => break,
-            };
-            if let Some(full) = full {
-                let rows = full.len();
-                session.publish_rows(index, full).await?;
-                if let Some(phase) = phase {
-                    let lsn = session.saved.lsn();
-                    session.finish(phase, lsn, lsn, 0).await?;
-                }
-                pace.after(rows, Duration::ZERO).await;
+        while let Some(row) = rows.next().await {
+            count += 1;
+            let Some(full) = batch.push(table.rows.values(row?)?) else { continue };
+            let rows = full.len();
+            session.publish_rows(index, full).await?;
+            if let Some(phase) = phase {
+                let lsn = session.saved.lsn();
+                session.finish(phase, lsn, lsn, 0).await?;
             }
+            pace.after(rows, Duration::ZERO).await;
         }
         session.publish_rows(index, batch.take()).await?;
     }

@@ -88,6 +88,21 @@ pub async fn check(source: &Source, tables: &TableFilter) -> Vec<CheckItem> {
     items
 }
 
+/// Whether a fenced snapshot can be taken: tried out on one table, which is locked for a moment.
+pub async fn fence(source: &Source, tables: &TableFilter) -> CheckItem {
+    let name = "fenced snapshot";
+    let tried = async {
+        let catalog = Catalog::read(&mut Client::connect(source).await?).await?;
+        let first = catalog.tables.into_iter().map(|table| table.name).find(|name| tables.takes(name));
+        source::fence::open(source, first.as_slice(), 1).await
+    };
+    match tried.await {
+        Ok(fenced) => CheckItem::ok(name, format!("possible: a reader was fixed at {}", fenced.lsn)),
+        Err(Error::NoFence { what, remedy }) => CheckItem::problem(name, what, remedy),
+        Err(error) => CheckItem::failed(name, &error),
+    }
+}
+
 fn version(version: &str) -> CheckItem {
     let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
     match major {

@@ -396,3 +396,40 @@ async fn a_purge_during_the_snapshot_ends_it_before_it_is_called_complete() {
     let progress = world.progress().await;
     assert!(progress.iter().all(|record| record.phase == Phase::Snapshot), "{progress:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_database_is_detected_even_when_it_has_gone_on_since() {
+    let world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    world.import_all().await;
+    let server = Arc::clone(&world.server);
+    let backup = tokio::task::spawn_blocking(move || server.backup("shop")).await.unwrap().unwrap();
+    world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1;").await;
+    world.import_all().await;
+    let server = Arc::clone(&world.server);
+    tokio::task::spawn_blocking(move || server.restore(&backup)).await.unwrap().unwrap();
+    // Past where it was.
+    for id in 1..=3 {
+        world.sql(&format!("UPDATE dbo.orders SET total = total + 1 WHERE id = {id};")).await;
+    }
+    world.captured().await;
+    let promised = world.progress().await;
+    let error = world.import_error().await;
+    assert!(matches!(error, Error::Restored { .. } | Error::Source(SourceFailure::WentBack { .. })), "{error}");
+    assert_eq!(world.progress().await, promised, "nothing of another history is published");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failover_without_jobs_it_says_so_and_goes_on_once_they_are_there() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    world.config.stall_check = Duration::from_millis(200);
+    let import = world.import();
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    let server = Arc::clone(&world.server);
+    tokio::task::spawn_blocking(move || server.fail_over()).await.unwrap().unwrap();
+    world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1;").await;
+    import.until("the warning", |status| status.warnings.iter().any(|warning| warning.contains("there is no capture job"))).await;
+    world.sql("EXEC sys.sp_cdc_add_job @job_type = N'capture';").await;
+    import.reaches(world.captured().await).await;
+    import.stop().await;
+    assert_equal(&world).await;
+}

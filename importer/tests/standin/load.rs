@@ -57,7 +57,7 @@ async fn a_large_transaction_is_read_in_pages_within_bounded_memory() {
     let captured = world.captured().await;
     world.config.layout = streams::Layout::Shared;
     let before = resident_kb();
-    let import = world.import_into(std::sync::Arc::new(crate::sink::Counting::default()));
+    let import = world.import_into(std::sync::Arc::new(crate::sink::Counting));
     let most = std::cell::Cell::new(0);
     import
         .until("the LSN", |status| {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use schemas::progress::{SequenceNumber, ShardId, ShardPositions, StreamName};
 use streams::{Error, Positions, Provider, Record, StreamReader, StreamWriter};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counting;
 
 #[derive(Default)]

@@ -27,8 +27,7 @@ async fn what_was_published_is_what_was_captured_and_a_false_count_is_found() {
 
     // A record that claims one too many for one range of several.
     let mut records = world.progress().await;
-    let forged =
-        records.iter_mut().filter(|record| record.counts.contains_key(&TableName::new("dbo", "items"))).next_back().unwrap();
+    let forged = records.iter_mut().rfind(|record| record.counts.contains_key(&TableName::new("dbo", "items"))).unwrap();
     *forged.counts.get_mut(&TableName::new("dbo", "items")).unwrap() += 1;
     let other = streams::memory::Memory::new();
     let stream = Layout::progress_stream(&world.config.prefix);
