@@ -54,11 +54,24 @@ async fn every_precondition_is_a_line_and_what_is_wrong_has_its_remedy() {
         "capture",
         "log truncation",
         "availability group",
+        "contracts",
     ] {
         assert_eq!(level(&table, item), Some("ok"), "{item} in\n{table}");
     }
     assert_eq!(level(&table, "table dbo.[audit log]"), Some("warning"), "{table}");
     assert!(table.contains("0 to mend before this can run."), "{table}");
+
+    let config = std::fs::read_to_string(pipeline.config()).unwrap();
+    std::fs::write(pipeline.config(), config.replace("poll_interval: 20ms", "snapshot: {fenced: true}")).unwrap();
+    let (code, table) = check(&pipeline, &[]);
+    assert_eq!((code, level(&table, "fenced snapshot")), (Some(1), Some("PROBLEM")), "{table}");
+    assert!(table.contains("→ Run: ALTER DATABASE [shop] SET ALLOW_SNAPSHOT_ISOLATION ON"), "{table}");
+    execute(&mut client, "ALTER DATABASE shop SET ALLOW_SNAPSHOT_ISOLATION ON").await;
+    execute(&mut client, "ALTER TABLE dbo.orders ALTER COLUMN status varchar(30) NOT NULL").await;
+    let (code, table) = check(&pipeline, &[]);
+    assert_eq!((code, level(&table, "fenced snapshot")), (Some(0), Some("ok")), "{table}");
+    assert_eq!(level(&table, "contracts"), Some("warning"), "{table}");
+    assert!(table.contains("→ tributary schema diff --write"), "{table}");
 
     execute(&mut client, "EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 60").await;
     execute(&mut client, "EXEC sys.sp_cdc_stop_job @job_type = N'capture'").await;

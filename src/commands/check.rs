@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use importer::check::{CheckItem, Level};
+use schemas::contract::{Compatibility, Difference};
+use schemas::table::TableSchema;
 
 use crate::cli::CheckArgs;
 use crate::config::Config;
@@ -21,12 +23,51 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         ok("configuration", format!("{} is well formed", args.config.config.display())),
         ok("entities", format!("{} fit their {} table contracts", names.join(", "), contracts.len())),
     ];
-    items.extend(importer::check(&config.source.resolve()?, &config.source.filter()).await);
+    let (source, filter) = (config.source.resolve()?, config.source.filter());
+    items.extend(importer::check(&source, &filter).await);
+    let settings = config.importer(contracts)?;
+    if settings.snapshot.fenced {
+        items.push(importer::check::fence(&source, &filter).await);
+    }
+    // A source that cannot be read has said so above.
+    if let Ok(catalog) = importer::init::read_catalog(&source).await {
+        items.push(contracts_item(&settings, &catalog));
+    }
     print!("{}", table(&items));
     let count = |level| items.iter().filter(|item| item.level == level).count();
     let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
     println!("\n{} ok, {warnings} to look at, {problems} to mend before this can run.", count(Level::Ok));
     Ok(if problems > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// How the tables stand to their contracts, in a word: `tributary schema diff` says the rest.
+fn contracts_item(settings: &importer::Config, catalog: &importer::Catalog) -> CheckItem {
+    let item = |level, detail: String, remedy: Option<&str>| CheckItem {
+        name: "contracts".to_owned(),
+        level,
+        detail,
+        remedy: remedy.map(str::to_owned),
+    };
+    let live = match importer::published_tables(settings, catalog) {
+        Ok(live) => live,
+        Err(error) => return item(Level::Problem, error.to_string(), None),
+    };
+    let differing = |level: Compatibility| {
+        let differs = |table: &&TableSchema| {
+            let contract = settings.contracts.get(&table.name);
+            contract.is_some_and(|contract| contract.compare(table).iter().map(Difference::compatibility).max() == Some(level))
+        };
+        live.iter().filter(differs).map(|table| table.name.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let (breaking, compatible) = (differing(Compatibility::Breaking), differing(Compatibility::Compatible));
+    if !breaking.is_empty() {
+        item(Level::Problem, format!("broken by the tables as they are: {breaking}"), Some("tributary schema diff"))
+    } else if !compatible.is_empty() {
+        let detail = format!("a new version would fit the tables: {compatible}");
+        item(Level::Warning, detail, Some("tributary schema diff --write"))
+    } else {
+        item(Level::Ok, "every row that the tables can hold keeps its contract".to_owned(), None)
+    }
 }
 
 async fn print_grants(config: &Config, login: Option<&str>) -> anyhow::Result<ExitCode> {
