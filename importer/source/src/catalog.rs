@@ -34,13 +34,6 @@ pub struct CapturedTable {
     pub instances: Vec<Instance>,
 }
 
-impl CapturedTable {
-    /// The instances in the order in which they are read: the older up to where the newer begins.
-    pub fn in_order(&self) -> impl DoubleEndedIterator<Item = &Instance> {
-        self.instances.iter().rev()
-    }
-}
-
 /// A capture instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {

@@ -304,11 +304,6 @@ impl Probe {
 }
 
 /// Where each capture instance of the database begins; `None`: not known.
-pub async fn watermarks(client: &mut Client) -> Result<BTreeMap<String, Option<Lsn>>, Error> {
-    let doing = "asking where the capture instances begin";
-    begins(doing, client.rows(doing, sql::WATERMARKS, vec![]).await?)
-}
-
 pub(super) fn begins(doing: &'static str, rows: Vec<Row>) -> Result<BTreeMap<String, Option<Lsn>>, Error> {
     let begin = |row| {
         let mut row = Columns::new(doing, row);

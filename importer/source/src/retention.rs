@@ -60,12 +60,6 @@ impl Retention {
         let next = self.next_ms?;
         Some(retention_minutes.saturating_mul(60_000) - (self.now_ms - next))
     }
-
-    /// How much later than the oldest change that the instance holds the next one to be read was committed: it grows while cleanup is behind.
-    pub fn margin_ms(&self, instance: &str) -> Option<i64> {
-        let begins = self.instances.iter().find(|beginning| beginning.instance == instance)?.begins_ms?;
-        Some(self.next_ms? - begins)
-    }
 }
 
 #[cfg(test)]
@@ -78,7 +72,6 @@ mod tests {
         let retention = Retention { instances: vec![beginning], next_ms: Some(61_000), now_ms: 121_000 };
         assert_eq!(retention.left_ms(3), Some(120_000));
         assert_eq!(retention.left_ms(0), Some(-60_000));
-        assert_eq!((retention.margin_ms("dbo_a"), retention.margin_ms("dbo_b")), (Some(60_000), None));
         assert_eq!(Retention { next_ms: None, ..retention }.left_ms(3), None);
     }
 }

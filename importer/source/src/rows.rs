@@ -203,12 +203,6 @@ impl SourceTable {
         &self.scan
     }
 
-    /// The next rows after a key, at most `limit`; fewer mean that the table is at its end.
-    pub async fn chunk(&self, client: &mut Client, after: Option<&[KeyPart]>, limit: usize) -> Result<Vec<Values>, Error> {
-        let start = after.map_or(Start::Beginning, |key| Start::After(key.to_vec()));
-        Ok(self.read(client, &KeyRange { start, to: None }, limit, usize::MAX).await?.rows)
-    }
-
     /// The first rows of a range: at most `max_rows`, and about `max_bytes`, but at least one if there is any. Rows that turn out too large are read and left out: the next
     /// chunk goes on after the last that was kept.
     pub async fn read(&self, client: &mut Client, range: &KeyRange, max_rows: usize, max_bytes: usize) -> Result<Chunk, Error> {

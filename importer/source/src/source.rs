@@ -159,11 +159,6 @@ impl SourceError {
 }
 
 impl Source {
-    /// From a URL, with the process's environment.
-    pub fn from_url(url: &str) -> Result<Self, SourceError> {
-        Self::from_settings(&SourceSettings { url: Some(SourceUrl::new(url)), ..SourceSettings::default() })
-    }
-
     /// From settings, with the process's environment.
     pub fn from_settings(settings: &SourceSettings) -> Result<Self, SourceError> {
         resolve(settings, &|name| std::env::var(name).ok())

@@ -256,11 +256,13 @@ async fn replica(client: &mut Client) -> Result<Replica, Error> {
     let doing = "asking for the availability group";
     let primary = first(client, doing, sql::PRIMARY_REPLICA).await?.map(|mut row| row.optional_int()).transpose()?.flatten();
     let mut replica = Replica { primary: primary.map(|primary| primary == 1), ..Replica::default() };
-    if replica.primary.is_some()
-        && let Some(mut row) = first(client, doing, sql::REPLICA_STATE).await?
-    {
-        replica.state = row.optional_text()?;
-        replica.suspended = row.optional_int()? == Some(1);
+    if replica.primary.is_some() {
+        // Its part in the group is known without the right to see how it fares.
+        match first(client, doing, sql::REPLICA_STATE).await {
+            Ok(Some(mut row)) => (replica.state, replica.suspended) = (row.optional_text()?, row.optional_int()? == Some(1)),
+            Err(error @ Error::Connection { .. }) => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
     }
     Ok(replica)
 }

@@ -7,9 +7,6 @@ pub const AGENT: &str = "SELECT status FROM sys.dm_server_services WHERE service
 /// The capture and cleanup jobs with interval and retention. Their absence after a failover is a classic: they live in msdb, which is not replicated.
 pub const JOBS: &str = "EXEC sys.sp_cdc_help_jobs";
 
-/// How long ago the last captured transaction was committed, in seconds.
-pub const CAPTURE_AGE: &str = "SELECT DATEDIFF(SECOND, MAX(tran_end_time), GETDATE()) AS age FROM cdc.lsn_time_mapping";
-
 /// The largest value that capture takes: above it, writes of large values to captured tables fail.
 pub const MAX_REPLICATED_TEXT: &str = "\
 SELECT CAST(value_in_use AS int) AS value_in_use FROM sys.configurations WHERE name = N'max text repl size (B)'";

@@ -99,8 +99,8 @@ async fn two_instances_stand_in_order_and_columns_keep_their_identity() {
     let before = world.table("a").await.instances[0].clone();
     world.sql("ALTER TABLE dbo.a DROP COLUMN v; ALTER TABLE dbo.a ADD v int; EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'a', @role_name = NULL, @capture_instance = N'second';").await;
     let table = world.table("a").await;
-    let names: Vec<&str> = table.in_order().map(|instance| instance.name.as_str()).collect();
-    assert_eq!(names, ["dbo_a", "second"]);
+    let names: Vec<&str> = table.instances.iter().map(|instance| instance.name.as_str()).collect();
+    assert_eq!(names, ["second", "dbo_a"]);
     let second = &table.instances[0];
     assert!(second.create_date.is_some() && second.end_lsn.is_none());
     let id =
@@ -123,8 +123,8 @@ async fn a_unique_index_stands_for_a_missing_primary_key() {
         (vec!["c".into(), "a".into()], &KeySource::UniqueIndex("by_ca".into()))
     );
     let rows = world.source_table("heap").await;
-    let chunk = rows.chunk(&mut world.client, None, 10).await.unwrap();
-    assert_eq!(chunk[0], [Value::Int(2), Value::Int(2), Value::Int(1)]);
+    let chunk = rows.read(&mut world.client, &source::rows::KeyRange::default(), 10, usize::MAX).await.unwrap();
+    assert_eq!(chunk.rows[0], [Value::Int(2), Value::Int(2), Value::Int(1)]);
     let plain = world.table("plain").await.instances[0].clone();
     assert_eq!((plain.key.len(), plain.key_source), (0, KeySource::None));
 }
