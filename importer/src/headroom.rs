@@ -40,6 +40,16 @@ pub(crate) async fn look(session: &mut Session<'_>) -> Result<Headroom, Error> {
         let begins = retention.instances.iter().find(|beginning| beginning.instance == table.changes.instance);
         table.changes.check_watermark(from, begins.and_then(|beginning| beginning.min_lsn))?;
     }
+    judge(session, &retention).await
+}
+
+/// Looks at how long what waits is safe, without asking whether anything is lost: the tail's reader, which is ahead of what has been published, asks that itself.
+pub(crate) async fn forecast(session: &mut Session<'_>) -> Result<Headroom, Error> {
+    let retention = Retention::read(&mut session.client, &session.clock, session.saved.lsn()).await?;
+    judge(session, &retention).await
+}
+
+async fn judge(session: &mut Session<'_>, retention: &Retention) -> Result<Headroom, Error> {
     let Some(minutes) = retention_minutes(session).await? else { return Ok(Headroom::Plenty) };
     let left = retention.left_ms(minutes).unwrap_or_else(|| minutes.saturating_mul(60_000));
     metrics::headroom(left as f64 / 1000.0);

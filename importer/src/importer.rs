@@ -53,10 +53,7 @@ impl Importer {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         metrics::describe();
         let clock = Clock::new(self.config.time_zone.as_deref())?;
-        let result = tokio::select! {
-            () = shutdown.cancelled() => Ok(()),
-            result = self.turns(&clock, &shutdown) => result,
-        };
+        let result = self.turns(&clock, &shutdown).await;
         self.status.update(|status| {
             status.activity = Activity::Stopped;
             status.last_error = result.as_ref().err().map(ToString::to_string);
@@ -66,9 +63,15 @@ impl Importer {
 
     /// One lease after the other: most live as long as the process.
     async fn turns(&self, clock: &Clock, shutdown: &CancellationToken) -> Result<(), Error> {
-        let store = lease::open(&self.config).await?;
+        let store = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            store = lease::open(&self.config) => store?,
+        };
         loop {
-            let lease = Lease::acquire(Arc::clone(&store), |place| self.waits(place)).await?;
+            let lease = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                lease = Lease::acquire(Arc::clone(&store), |place| self.waits(place)) => lease?,
+            };
             self.status.update(|status| {
                 status.epoch = lease.epoch;
                 status.activity = Activity::Starting;

@@ -20,8 +20,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use schemas::TableName;
 use schemas::progress::Phase;
+use schemas::{ErrorClass, TableName};
 use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::chunks::{Chunk, Readers, Reading};
@@ -32,6 +32,7 @@ use crate::saved::{Reason, SavedReread, TableProgress};
 use crate::session::Session;
 use crate::settle::Settling;
 use crate::snapshot::{expect, split, whole};
+use source::Client;
 use source::rows::{KeyRange, Start};
 
 /// How long a round may keep the tail from publishing.
@@ -213,7 +214,7 @@ pub(crate) async fn take_requests(session: &mut Session<'_>) -> Result<(), Error
 
 async fn answer(session: &mut Session<'_>, request: Request) -> Result<(), Error> {
     let Request { table, range, answer } = request;
-    let taken = take_on(session, &table, &range);
+    let taken = take_on(session, &table, &range).await?;
     let saved = if taken.is_ok() { session.save().await } else { Ok(()) };
     let told = match &saved {
         Ok(()) => taken,
@@ -225,7 +226,37 @@ async fn answer(session: &mut Session<'_>, request: Request) -> Result<(), Error
     saved
 }
 
-fn take_on(session: &mut Session<'_>, name: &TableName, range: &AskedRange) -> Result<u64, RequestError> {
+/// Takes a request on, or says why not.
+async fn take_on(session: &mut Session<'_>, name: &TableName, range: &AskedRange) -> Result<Result<u64, RequestError>, Error> {
+    let left = match asked_range(session, name, range) {
+        Ok(left) => left,
+        Err(error) => return Ok(Err(error)),
+    };
+    if let (Some(left), Some(index)) = (&left, session.index_of(name)) {
+        // The server has the last word on what is a key. What it refuses is told to whoever asked, and stops nothing.
+        match session.tables[index].rows.read(&mut session.client, left, 1, 1).await {
+            Ok(_) => {}
+            Err(error) if error.class() == ErrorClass::Transient => return Err(error.into()),
+            Err(error) => {
+                // After an error in the middle of an answer the connection is out of step.
+                session.client = Client::connect(&session.config.source).await?;
+                return Ok(Err(RequestError::BadKey(error.to_string())));
+            }
+        }
+    }
+    let Some(table) = session.saved.tables.get_mut(name) else {
+        return Ok(Err(RequestError::NoSuchTable { table: name.clone(), known: String::new() }));
+    };
+    let generation = table.next_generation();
+    let whole = left.is_none();
+    tracing::info!(table = %name, generation, whole, "the table is read again, as asked");
+    let progress = left.map_or_else(TableProgress::default, |left| TableProgress::of(vec![left]));
+    session.saved.rereads.insert(name.clone(), SavedReread::new(Reason::Asked, generation, whole, progress));
+    Ok(Ok(generation))
+}
+
+/// The range that is asked for; `None`: the whole table.
+fn asked_range(session: &Session<'_>, name: &TableName, range: &AskedRange) -> Result<Option<KeyRange>, RequestError> {
     let Some(index) = session.index_of(name) else {
         let known = session.tables.iter().map(|table| table.schema.name.to_string()).collect::<Vec<_>>().join(", ");
         return Err(RequestError::NoSuchTable { table: name.clone(), known });
@@ -233,26 +264,18 @@ fn take_on(session: &mut Session<'_>, name: &TableName, range: &AskedRange) -> R
     if let Some(reread) = session.saved.rereads.get(name) {
         return Err(RequestError::Busy { table: name.clone(), generation: reread.told.generation });
     }
-    let whole = range.from.is_none() && range.to.is_none();
-    let mut progress = TableProgress::default();
-    if !whole {
-        let rows = &session.tables[index].rows;
-        if !rows.has_key() {
-            return Err(RequestError::NoKey { table: name.clone() });
-        }
-        let key = |parts: &Vec<String>| {
-            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-            rows.key_from_text(&parts).map_err(|error| RequestError::BadKey(error.to_string()))
-        };
-        let start = range.from.as_ref().map(key).transpose()?.map_or(Start::Beginning, Start::From);
-        let to = range.to.as_ref().map(key).transpose()?;
-        progress = TableProgress::of(vec![KeyRange { start, to }]);
+    if range.from.is_none() && range.to.is_none() {
+        return Ok(None);
     }
-    let Some(table) = session.saved.tables.get_mut(name) else {
-        return Err(RequestError::NoSuchTable { table: name.clone(), known: String::new() });
+    let rows = &session.tables[index].rows;
+    if !rows.has_key() {
+        return Err(RequestError::NoKey { table: name.clone() });
+    }
+    let key = |parts: &Vec<String>| {
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        rows.key_from_text(&parts).map_err(|error| RequestError::BadKey(error.to_string()))
     };
-    let generation = table.next_generation();
-    tracing::info!(table = %name, generation, whole, "the table is read again, as asked");
-    session.saved.rereads.insert(name.clone(), SavedReread::new(Reason::Asked, generation, whole, progress));
-    Ok(generation)
+    let start = range.from.as_ref().map(key).transpose()?.map_or(Start::Beginning, Start::From);
+    let to = range.to.as_ref().map(key).transpose()?;
+    Ok(Some(KeyRange { start, to }))
 }

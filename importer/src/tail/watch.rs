@@ -52,7 +52,7 @@ impl Watch {
 
     pub(super) async fn look(&mut self, session: &mut Session<'_>) -> Result<(), Error> {
         if self.headroom.is_due() {
-            self.short = headroom::look(session).await? == Headroom::Short;
+            self.short = headroom::forecast(session).await? == Headroom::Short;
         }
         let quiet = self.quiet_since.elapsed() >= self.check;
         if (quiet || self.told) && self.capture.is_due() {

@@ -185,6 +185,27 @@ async fn a_key_range_is_read_again_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_the_server_refuses_stops_nothing() {
+    let script = "CREATE TABLE dbo.orders (id datetime2(3) NOT NULL PRIMARY KEY, total int NOT NULL);
+GO
+EXEC sys.sp_cdc_enable_db;
+GO
+EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'orders', @role_name = NULL;
+GO
+INSERT INTO dbo.orders (id, total) VALUES ('2024-01-01', 1);
+";
+    let world = World::start(script).await;
+    let (import, handle) = world.import_with_handle();
+    import.until("the tail", |status| status.activity == Activity::Tailing).await;
+    let range = AskedRange { from: Some(vec!["not a time".into()]), to: None };
+    let error = handle.resnapshot(table("orders"), range).await.unwrap_err();
+    assert!(matches!(error, RequestError::BadKey(_)), "{error}");
+    world.sql("UPDATE dbo.orders SET total = 2;").await;
+    import.reaches(world.captured().await).await;
+    import.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_captured_later_is_read_beside_the_tail() {
     let shop = SHOP
         .replace("EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'items', @role_name = NULL;\nGO\n", "");
