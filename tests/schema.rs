@@ -66,6 +66,8 @@ async fn compatible_changes_are_shown_with_what_they_touch_and_become_a_new_vers
     assert!(shown(&pipeline, &[], 0).contains("2 of 2 tables are as their contracts say."));
     execute(&mut client, "ALTER TABLE dbo.orders ALTER COLUMN status varchar(30) NOT NULL").await;
     execute(&mut client, "ALTER TABLE dbo.items ADD colour varchar(9) NULL").await;
+    // Nobody hears of the column yet.
+    assert!(shown(&pipeline, &[], 3).contains("  harmless    column colour is in the table, and no capture instance records it"));
     capture_again(&mut client, "items", "dbo_items_2").await;
 
     let said = shown(&pipeline, &[], 3);

@@ -80,6 +80,11 @@ impl Contract {
         parse::parse(file_name, text)
     }
 
+    /// Whether a column is left out on purpose.
+    pub fn omits(&self, column: &str) -> bool {
+        self.omitted.iter().any(|name| name == column)
+    }
+
     /// The contract as JSON Schema.
     pub fn to_json(&self) -> &serde_json::Value {
         &self.document

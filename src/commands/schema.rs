@@ -48,16 +48,21 @@ pub(crate) async fn diff(args: &SchemaDiffArgs) -> anyhow::Result<ExitCode> {
     let current: Vec<Contract> = versions.values().map(|versions| versions.current.clone()).collect();
     let plans = plans(&config, &current)?;
     let filter = config.source.filter();
-    let catalog = importer::init::read_catalog(&config.source.resolve()?).await?;
+    let source = config.source.resolve()?;
+    let catalog = importer::init::read_catalog(&source).await?;
+    let uncaptured = importer::init::uncaptured_columns(&source).await?;
     let settings = config.source.importer(config.data.join("importer"))?;
     let published = importer::published_tables(&settings, &catalog)?;
     let live: BTreeMap<TableName, TableSchema> = published.into_iter().map(|table| (table.name.clone(), table)).collect();
     let mut tables = Vec::new();
     for (name, schema) in &live {
-        let found = match versions.get(name) {
+        let mut found = match versions.get(name) {
             Some(versions) => compare(&config, args.write, versions, schema, &plans)?,
             None => without_contract(&config, args.write, schema)?,
         };
+        let omitted = |column: &&String| versions.get(name).is_some_and(|versions| versions.current.omits(column));
+        let columns = uncaptured.get(name).into_iter().flatten().filter(|column| !omitted(column));
+        found.findings.extend(columns.map(|column| not_recorded(name, column, &plans)));
         tables.push(found);
     }
     for (name, versions) in versions.iter().filter(|(name, _)| filter.takes(name) && !live.contains_key(name)) {
@@ -132,6 +137,16 @@ fn without_contract(config: &Config, write: bool, live: &TableSchema) -> anyhow:
         settled: write,
     };
     Ok(TableDiff { table: live.name.clone(), version: None, findings: vec![finding], written })
+}
+
+/// A column that the table has and nobody hears of.
+fn not_recorded(table: &TableName, column: &str, plans: &[Plan]) -> Finding {
+    let what = format!(
+        "column {column} is in the table, and no capture instance records it: enable a second one (EXEC sys.sp_cdc_enable_table … @capture_instance = …), or name it in the \
+         contract's x-omitted"
+    );
+    let touches = plans.iter().flat_map(|plan| plan.published_whole(table)).collect();
+    Finding { compatibility: Compatibility::Harmless, what, touches, settled: false }
 }
 
 fn not_captured(name: &TableName, versions: &Versions, plans: &[Plan]) -> TableDiff {

@@ -95,6 +95,17 @@ pub struct Database {
     collation: Option<String>,
 }
 
+/// The columns of captured tables that no capture instance records, by table.
+pub async fn uncaptured_columns(client: &mut Client) -> Result<BTreeMap<TableName, Vec<String>>, Error> {
+    let doing = "looking for columns that are not captured";
+    let mut found: BTreeMap<TableName, Vec<String>> = BTreeMap::new();
+    for row in client.rows(doing, sql::UNCAPTURED_COLUMNS, vec![]).await? {
+        let mut row = Columns::new(doing, row);
+        found.entry(TableName::new(row.text()?, row.text()?)).or_default().push(row.text()?);
+    }
+    Ok(found)
+}
+
 impl CapturedColumn {
     fn text(&self) -> Text {
         self.collation.as_deref().map_or(Text::Driver, Text::of)

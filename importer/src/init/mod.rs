@@ -5,8 +5,10 @@
 mod infer;
 mod names;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use schemas::TableName;
 use schemas::contract::Contract;
 use schemas::entity::EntityDefinition;
 
@@ -42,6 +44,11 @@ pub async fn read_catalog(source: &Source) -> Result<Catalog, Error> {
         return Err(source::Error::NothingCaptured { database: catalog.database }.into());
     }
     Ok(catalog)
+}
+
+/// The columns of captured tables that no capture instance records, by table.
+pub async fn uncaptured_columns(source: &Source) -> Result<BTreeMap<TableName, Vec<String>>, Error> {
+    Ok(source::catalog::uncaptured_columns(&mut Client::connect(source).await?).await?)
 }
 
 /// Reads the catalog, infers, and writes into `out_dir`. `configuration` makes the text of `tributary.yaml`.

@@ -160,7 +160,7 @@ impl Contract {
             }
         }
         for column in &live.columns {
-            if self.table.column(&column.name).is_none() && !self.omitted.contains(&column.name) {
+            if self.table.column(&column.name).is_none() && !self.omits(&column.name) {
                 differences.push(Difference::NewColumn { column: column.name.clone() });
             }
         }

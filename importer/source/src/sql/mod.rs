@@ -55,6 +55,17 @@ JOIN sys.columns AS c ON c.object_id = ct.source_object_id AND c.column_id = cc.
 JOIN sys.types AS ty ON ty.user_type_id = CASE WHEN c.system_type_id = 240 THEN c.user_type_id ELSE c.system_type_id END \
 ORDER BY cc.object_id, cc.column_ordinal";
 
+/// Columns of captured tables that no capture instance records: added since, or left out when capture was enabled.
+pub const UNCAPTURED_COLUMNS: &str = "\
+SELECT s.name AS schema_name, t.name AS table_name, c.name AS column_name \
+FROM sys.columns AS c \
+JOIN sys.tables AS t ON t.object_id = c.object_id \
+JOIN sys.schemas AS s ON s.schema_id = t.schema_id \
+WHERE c.object_id IN (SELECT source_object_id FROM cdc.change_tables) AND c.is_computed = 0 AND NOT EXISTS (\
+SELECT 1 FROM cdc.change_tables AS ct JOIN cdc.captured_columns AS cc ON cc.object_id = ct.object_id \
+WHERE ct.source_object_id = c.object_id AND cc.column_id = c.column_id) \
+ORDER BY s.name, t.name, c.column_id";
+
 /// The columns of the index that identifies rows: the primary key, or the unique index that capture was enabled with.
 pub const INDEX_COLUMNS: &str =
     "SELECT object_id, column_name, index_ordinal FROM cdc.index_columns ORDER BY object_id, index_ordinal";
