@@ -63,8 +63,7 @@ fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred
 }
 
 /// The choices of the section `source`, commented out.
-const DEFAULTS: &str = "\
-  # tables: [dbo.orders, sales.*]  # default: every captured table
+const DEFAULTS: &str = "  # tables: [dbo.orders, sales.*]  # default: every captured table
   # exclude: [sales.audit_*]
   # time_zone: Europe/Amsterdam    # the server's, for commit times; SQL Server 2022 and later say it themselves
   # poll_interval: 100ms
