@@ -82,7 +82,9 @@ impl Page<'_> {
     /// A row of the answer: of the changes, or of the watermark that follows them.
     fn take(&mut self, result: usize, row: Row) -> Result<(), Error> {
         if result > 0 {
-            self.min = row.into_iter().next().map(|data| lsn(&data)).transpose()?;
+            // NULL and zero are not "from the start": nobody knows where the instance begins.
+            let begins = row.into_iter().next().filter(|data| *data != ColumnData::Binary(None));
+            self.min = begins.map(|data| lsn(&data)).transpose()?.filter(|min| !min.is_zero());
             return Ok(());
         }
         // At least one row is kept, so that there is always progress.
@@ -341,6 +343,23 @@ mod tests {
             }
             rows
         })
+    }
+
+    #[test]
+    fn a_beginning_that_is_zero_or_null_is_not_the_start() {
+        let table = text_table();
+        let told = |data: ColumnData<'static>| {
+            let (mut ready, mut pairs, mut last) = (VecDeque::new(), Pairs::default(), None);
+            let (ready, pairs, last) = (&mut ready, &mut pairs, &mut last);
+            let mut page =
+                Page { table: &table, ready, pairs, last, limit: 1, rows: 0, bytes: 0, cut: false, min: Some(Lsn::MAX) };
+            page.take(1, Row::builder().column("start_lsn", ColumnType::BigBinary, data).build()).unwrap();
+            (page.min, table.check_watermark(Lsn::ZERO, page.min).is_ok())
+        };
+        assert_eq!(told(ColumnData::Binary(None)), (None, false));
+        assert_eq!(told(ColumnData::Binary(Some(vec![0; 10].into()))), (None, false));
+        let first = Lsn::ZERO.next();
+        assert_eq!(told(ColumnData::Binary(Some(first.as_bytes().to_vec().into()))), (Some(first), true));
     }
 
     proptest! {
