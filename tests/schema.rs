@@ -178,4 +178,9 @@ async fn a_running_importer_writes_new_versions_where_it_is_told_to() {
     assert_eq!(contract["properties"]["colour"]["x-sql-type"], "varchar(9)");
     assert!(pipeline.path("schemas/tables/dbo.orders.v1.json").exists());
     shown(&pipeline, &[], 0);
+    // The state that was built for the first version serves the last one.
+    let (_process, url) = pipeline.run();
+    execute(&mut client, "INSERT INTO dbo.orders VALUES (3, 'NEW', NULL, 'blue')").await;
+    pipeline::wait_for_document(&url, "order", "3", Duration::from_secs(60), |_| true).await;
+    pipeline::wait_for_document(&url, "order", "1", Duration::from_secs(60), |document| document["status"] == "NEW").await;
 }

@@ -445,7 +445,9 @@ fn fingerprint(plans: &[Arc<Plan>]) -> String {
             text.push_str(&format!("{table}{key:?}"));
             for column in columns {
                 let column = &node.table.columns[column];
-                text.push_str(&format!("{:?}{}{}", column.name, column.sql_type, column.case_insensitive));
+                // A wider type of the same form changes neither what is kept nor how it is compared.
+                let (form, left_out) = (column.sql_type.form(), may_be_unavailable(column.sql_type));
+                text.push_str(&format!("{:?}{form:?}{left_out}{}", column.name, column.case_insensitive));
                 if matches!(column.sql_type, SqlType::DateTimeOffset { .. }) {
                     // States of before hold keys of local times.
                     text.push_str("utc");

@@ -188,6 +188,34 @@ impl fmt::Display for SqlType {
     }
 }
 
+/// How a type's values are written, whatever its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    Integer,
+    /// Exact numbers with so many digits after the point.
+    Decimal {
+        scale: u8,
+    },
+    Text,
+    Bytes,
+    /// As only this type's are.
+    Of(SqlType),
+}
+
+impl SqlType {
+    /// Types of one form write a value that both can hold alike: nothing that was written has to be written again when a column changes from one to the other.
+    pub const fn form(self) -> Form {
+        match self {
+            Self::TinyInt | Self::SmallInt | Self::Int | Self::BigInt => Form::Integer,
+            Self::Decimal { scale, .. } => Form::Decimal { scale },
+            Self::Money | Self::SmallMoney => Form::Decimal { scale: 4 },
+            Self::Char(_) | Self::VarChar(_) | Self::NChar(_) | Self::NVarChar(_) | Self::Text | Self::NText => Form::Text,
+            Self::Binary(_) | Self::VarBinary(_) | Self::Image | Self::RowVersion => Form::Bytes,
+            other => Form::Of(other),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is not a SQL Server type that Tributary knows: write it as the catalog does, such as int, decimal(10,2), nvarchar(max)"

@@ -62,7 +62,7 @@ impl Difference {
     pub fn compatibility(&self) -> Compatibility {
         match self {
             Self::MissingColumn { .. } | Self::ChangedKey { .. } | Self::ChangedCase { .. } => Compatibility::Breaking,
-            Self::ChangedType { contract, live, .. } if !same_form(*contract, *live) => Compatibility::Breaking,
+            Self::ChangedType { contract, live, .. } if contract.form() != live.form() => Compatibility::Breaking,
             Self::ChangedType { contract, live, .. } if !holds_more(*contract, *live) => Compatibility::Harmless,
             Self::ChangedType { .. } | Self::NewColumn { .. } | Self::NullPossible { .. } => Compatibility::Compatible,
         }
@@ -97,21 +97,6 @@ fn holds_more(contract: SqlType, live: SqlType) -> bool {
             let whole = |sql_type| keywords::decimal_digits(sql_type).map(|(whole, _)| whole.into());
             exceeds(&whole) || exceeds(&keywords::text_length) || exceeds(&keywords::binary_length)
         }
-    }
-}
-
-/// Values of both types are written alike, so that a value of the live type which keeps the contract's limits is one of the contract's type.
-fn same_form(contract: SqlType, live: SqlType) -> bool {
-    use SqlType::*;
-    let text = |sql_type| matches!(sql_type, Char(_) | VarChar(_) | NChar(_) | NVarChar(_) | Text | NText);
-    let bytes = |sql_type| matches!(sql_type, Binary(_) | VarBinary(_) | Image | RowVersion);
-    let both = |test: &dyn Fn(SqlType) -> bool| test(contract) && test(live);
-    if both(&|sql_type| keywords::integer_range(sql_type).is_some()) || both(&text) || both(&bytes) {
-        return true;
-    }
-    match (keywords::decimal_digits(contract), keywords::decimal_digits(live)) {
-        (Some((_, contract)), Some((_, live))) => contract == live,
-        _ => contract == live,
     }
 }
 
