@@ -7,14 +7,12 @@ use std::time::Instant;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use bytes::{BufMut, Bytes, BytesMut};
 use clap::Args;
-use futures_util::SinkExt;
 use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
+use sinks::test_support::RawCopy;
 use sinks::{Rejected, Sink};
-use tokio_postgres::{Client, NoTls};
 
 const LOAD: &str = "load.tsv";
 const UPDATES: &str = "updates.tsv";
@@ -74,31 +72,20 @@ pub(crate) struct CopyArgs {
 /// Key, version, document.
 type Row = (String, String, String);
 
-const TABLE: &str =
-    "CREATE TABLE documents (key text COLLATE \"C\" PRIMARY KEY, version text COLLATE \"C\" NOT NULL, document jsonb NOT NULL)";
-const BATCH: &str =
-    "CREATE TEMPORARY TABLE batch (key text COLLATE \"C\", version text COLLATE \"C\", document jsonb) ON COMMIT DELETE ROWS";
-const UPSERT: &str = "INSERT INTO documents AS t SELECT key, version, document FROM batch \
-     ON CONFLICT (key) DO UPDATE SET version = excluded.version, document = excluded.document WHERE t.version < excluded.version";
-
 /// Upserts what was recorded, a transaction a batch; reports the seconds of load and updates.
 pub(crate) async fn copy(args: CopyArgs) -> anyhow::Result<()> {
-    let (mut client, connection) = tokio_postgres::connect(&args.url, NoTls).await?;
-    let connection = tokio::spawn(connection);
-    client.batch_execute(&format!("{TABLE}; {BATCH}")).await?;
+    let mut raw = RawCopy::connect(&args.url).await?;
     let mut seconds = Vec::new();
     let mut rows = 0;
     for name in [LOAD, UPDATES] {
         let batches = read(&args.folder.join(name))?;
         let started = Instant::now();
         for batch in &batches {
-            upsert(&mut client, batch).await?;
+            raw.upsert(batch.iter().map(|(key, version, document)| [key.as_str(), version, document])).await?;
             rows += batch.len();
         }
         seconds.push(started.elapsed().as_secs_f64());
     }
-    drop(client);
-    connection.await??;
     println!("load_seconds={:.4} update_seconds={:.4} documents={rows}", seconds[0], seconds[1]);
     Ok(())
 }
@@ -119,33 +106,4 @@ fn read(path: &Path) -> anyhow::Result<Vec<Vec<Row>>> {
         batch.push((key, version, document));
     }
     Ok(batches)
-}
-
-async fn upsert(client: &mut Client, rows: &[Row]) -> anyhow::Result<()> {
-    let transaction = client.transaction().await?;
-    let copy = transaction.copy_in::<_, Bytes>("COPY batch FROM STDIN (FORMAT binary)").await?;
-    let mut copy = std::pin::pin!(copy);
-    let mut buffer = BytesMut::with_capacity(300 << 10);
-    // Signature, flags, length of the header's extension.
-    buffer.put_slice(b"PGCOPY\n\xff\r\n\0");
-    buffer.put_u64(0);
-    for (key, version, document) in rows {
-        buffer.put_i16(3);
-        for text in [key, version] {
-            buffer.put_i32(i32::try_from(text.len())?);
-            buffer.put_slice(text.as_bytes());
-        }
-        // The binary form of jsonb is a version byte and the text.
-        buffer.put_i32(i32::try_from(document.len() + 1)?);
-        buffer.put_u8(1);
-        buffer.put_slice(document.as_bytes());
-        if buffer.len() > 256 << 10 {
-            copy.send(buffer.split().freeze()).await?;
-        }
-    }
-    buffer.put_i16(-1);
-    copy.send(buffer.freeze()).await?;
-    copy.finish().await?;
-    transaction.batch_execute(UPSERT).await?;
-    Ok(transaction.commit().await?)
 }

@@ -2,8 +2,9 @@
 //!
 //! Everything measured runs in a process of its own (this program as `bench child …`, or the peer's), one after the other, so that its memory and its processor time are its own; a
 //! peer reads the same rows on the same machine in the same run. What is prepared beforehand is not measured: the rows, the streams, the captured changes.
-//! [`joining`] measures the joiner, [`importing`] the importer, [`latency`] the whole pipeline.
+//! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`latency`] the whole pipeline.
 
+mod decoding;
 mod documents;
 mod importing;
 mod join;
@@ -62,6 +63,7 @@ enum Command {
 enum Child {
     Join(join::JoinArgs),
     Copy(documents::CopyArgs),
+    Decode,
     StandIn,
     Import(importing::ImportArgs),
     Pipeline(latency::PipelineArgs),
@@ -96,6 +98,7 @@ async fn run(child: Child) -> anyhow::Result<()> {
     match child {
         Child::Join(args) => join::run(args).await,
         Child::Copy(args) => documents::copy(args).await,
+        Child::Decode => decoding::run(),
         Child::StandIn => standin::serve().await,
         Child::Import(args) => importing::run(args).await,
         Child::Pipeline(args) => latency::pipeline(args).await,
@@ -124,6 +127,10 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
     if cli.wants(&["tail-vs-debezium"]) {
         println!("Tail of the stand-in …");
         figures.push(importing::tail(&place("tail")?).await?);
+    }
+    if cli.wants(&["decode-core"]) {
+        println!("Decoding, validating and encoding …");
+        figures.push(decoding::figure()?);
     }
     if cli.wants(&["latency"]) {
         println!("Commit to queryable …");
