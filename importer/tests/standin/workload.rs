@@ -254,3 +254,37 @@ async fn columns_are_masked_and_renamed_and_rows_enter_and_leave_the_filter() {
     ];
     assert_eq!(told, expected);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heap_is_told_apart_by_a_unique_index_or_by_a_configured_key() {
+    let script = "
+CREATE TABLE dbo.orders (id int NOT NULL, customer nvarchar(40) NULL, total decimal(10,2) NOT NULL);
+GO
+CREATE TABLE dbo.items (order_id int NOT NULL, line_no int NOT NULL, product varchar(20) NOT NULL);
+GO
+CREATE UNIQUE INDEX one_line ON dbo.items (order_id, line_no);
+GO
+EXEC sys.sp_cdc_enable_db;
+GO
+EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'orders', @role_name = NULL;
+GO
+EXEC sys.sp_cdc_enable_table @source_schema = N'dbo', @source_name = N'items', @role_name = NULL;
+GO
+";
+    let mut world = World::start(&(script.to_owned() + &fill(7))).await;
+    world.config.snapshot.chunk_rows = 2;
+    world.config.keys.insert(schemas::TableName::new("dbo", "orders"), vec!["id".into()]);
+    let import = world.import();
+    import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
+    world.sql("UPDATE dbo.orders SET total = 3 WHERE id = 2; DELETE FROM dbo.items WHERE order_id = 1;").await;
+    import.reaches(world.captured().await).await;
+    let warnings = import.status.get().warnings;
+    assert!(!warnings.iter().any(|warning| warning.contains("has no key")), "{warnings:?}");
+    import.stop().await;
+    assert_equal(&world).await;
+    let chunks = world.progress().await.iter().filter(|record| record.phase == Phase::Snapshot).count();
+    assert!(chunks >= 10, "read in {chunks} chunks");
+    world.config.keys.insert(schemas::TableName::new("dbo", "orders"), vec!["customer".into()]);
+    let error = world.import_error().await;
+    assert!(matches!(error, importer::Error::ConfiguredKey { .. }), "{error}");
+}
