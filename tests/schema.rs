@@ -184,3 +184,20 @@ async fn a_running_importer_writes_new_versions_where_it_is_told_to() {
     pipeline::wait_for_document(&url, "order", "3", Duration::from_secs(60), |_| true).await;
     pipeline::wait_for_document(&url, "order", "1", Duration::from_secs(60), |document| document["status"] == "NEW").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contracts_describe_what_is_published() {
+    let (_server, _client, pipeline) = shop().await;
+    let config = std::fs::read_to_string(pipeline.config()).unwrap();
+    let controls = "per_table: {dbo.orders: {exclude: [note], rename: {status: state}}}";
+    std::fs::write(pipeline.config(), config.replace("poll_interval: 20ms", controls)).unwrap();
+    let said = shown(&pipeline, &[], 4);
+    assert!(said.contains("column status is in the contract") && said.contains("column note is in the contract"), "{said}");
+    assert!(said.contains("Was it renamed to state?"), "{said}");
+    std::fs::remove_file(pipeline.path("schemas/tables/dbo.orders.json")).unwrap();
+    let order = ORDER.replace("[id, status]", "[id]").replace("table: dbo.orders", "table: dbo.items");
+    std::fs::write(pipeline.path("schemas/entities/order.yaml"), order.split("many:").next().unwrap()).unwrap();
+    shown(&pipeline, &["--write"], 0);
+    let contract = std::fs::read_to_string(pipeline.path("schemas/tables/dbo.orders.json")).unwrap();
+    assert!(contract.contains("\"state\"") && !contract.contains("note"), "{contract}");
+}
