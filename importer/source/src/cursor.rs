@@ -3,7 +3,7 @@
 //! A page is limited by rows and by bytes. The rows that are asked for follow from what the last page learned of their size, so that few are read in vain; where they turn out
 //! larger than that, the page ends at the row that passes the limit and the rest of the answer is read without being kept. Nothing is lost by it: the next page
 //! begins after the last row that was *kept*. Where a page ends is so of no consequence for what comes out, be it in the middle of a transaction, between a delete and an insert
-//! of one seqval, or between the two rows of an update, of which the first waits in [`Pairs`].
+//! of one seqval, or between the two rows of an update, of which the first waits in `Pairs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

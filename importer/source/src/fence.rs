@@ -6,7 +6,7 @@
 //! tables. So whatever was committed to them below the LSN is seen, and whatever comes after it is not: the rows are the tables as of that LSN, and the tail
 //! after it goes on from there without an overlap. Readers that were opened under the same locks see the same; the least of their LSNs stands for all.
 //!
-//! The locks are held for the few round trips that this takes, and waited for no longer than [`LOCK_TIMEOUT_MS`]: a shared lock that waits for a writer makes all
+//! The locks are held for the few round trips that this takes, and waited for no longer than `LOCK_TIMEOUT_MS`: a shared lock that waits for a writer makes all
 //! later writers wait behind it.
 
 use schemas::value::Value;

@@ -1,6 +1,6 @@
 //! hierarchyid: a path of numbers, packed into bits so that the bytes sort as the paths do.
 //!
-//! Each number begins with a prefix that says how many bits follow and where its range begins ([`PATTERNS`]). Its last bit (`T`) tells whether the level ends with it: `/`, or
+//! Each number begins with a prefix that says how many bits follow and where its range begins (`PATTERNS`). Its last bit (`T`) tells whether the level ends with it: `/`, or
 //! `.` and another number of the same level. Before a dot, the number is stored one greater, which puts `/1.1/` between `/1/` and `/2/`. Zero bits fill the last
 //! byte; no pattern begins with them alone.
 

@@ -145,6 +145,16 @@ pub fn can_read(table: &str) -> String {
     format!("SELECT TOP (0) * FROM {table}")
 }
 
+/// Drops one capture instance of a table, with its change table.
+pub fn disable_instance(schema: &str, table: &str, instance: &str) -> String {
+    format!(
+        "EXEC sys.sp_cdc_disable_table @source_schema = {}, @source_name = {}, @capture_instance = {};",
+        literal(schema),
+        literal(table),
+        literal(instance)
+    )
+}
+
 pub fn enable_table(schema: &str, table: &str) -> String {
     format!(
         "EXEC sys.sp_cdc_enable_table @source_schema = {}, @source_name = {}, @role_name = NULL;",
