@@ -17,6 +17,7 @@ use schemas::entity::EntityInfo;
 use schemas::{ErrorClass, Lsn};
 use sinks::{Rejected, Sink};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
@@ -165,11 +166,13 @@ impl Delivery {
         let outbox = Outbox { shared: self.shared.clone() };
         let mut heads = outbox.head();
         let mut frontier = None;
+        let mut ahead: Option<(u64, JoinHandle<Result<Page, Error>>)> = None;
         loop {
             let head = *heads.borrow_and_update();
             let cursor = self.shared.store.cursor(&self.name)?.filter(|cursor| cursor.load == head.load);
             // It may be past the head: pages are read from the database, and the head is published after it was written.
             let Some(cursor) = cursor.filter(|cursor| cursor.sequence + 1 >= head.oldest) else {
+                ahead = None;
                 if head.live {
                     frontier = None;
                     if !self.load().await? {
@@ -182,9 +185,10 @@ impl Delivery {
                 continue;
             };
             self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.state) = (Some(cursor.sequence), SinkState::Following));
-            let reader = outbox.clone();
             let sequence = cursor.sequence;
-            let page = blocking(move || reader.read_unsynced(sequence, BATCH_ENTRIES, BATCH_BYTES)).await?;
+            let reading = ahead.take().filter(|(after, _)| *after == sequence).map(|(_, reading)| reading);
+            let reading = reading.unwrap_or_else(|| read_page(&outbox, sequence));
+            let page = reading.await.map_err(|error| Error::Task { what: error.to_string() })??;
             let Page::Changes { changes, head } = page else {
                 self.look_again(&mut heads).await?;
                 continue;
@@ -196,6 +200,8 @@ impl Delivery {
             }
             let last = changes.last().map_or(cursor.sequence, |(sequence, _)| *sequence);
             let reached = (last == head.sequence).then_some(head.frontier);
+            // While this page is written, the next is read.
+            ahead = (last < head.sequence).then(|| (last, read_page(&outbox, last)));
             let changes = coalesce(changes);
             let store = self.shared.store.clone();
             blocking(move || store.sync()).await?;
@@ -299,6 +305,11 @@ fn coalesce(changes: Vec<(u64, EntityChange)>) -> Vec<EntityChange> {
     let mut latest: Vec<bool> =
         changes.iter().rev().map(|(_, change)| seen.insert((&change.entity, change.key.as_str()))).collect();
     changes.into_iter().filter_map(|(_, change)| latest.pop().filter(|&latest| latest).map(|_| change)).collect()
+}
+
+fn read_page(outbox: &Outbox, after: u64) -> JoinHandle<Result<Page, Error>> {
+    let outbox = outbox.clone();
+    tokio::task::spawn_blocking(move || outbox.read_unsynced(after, BATCH_ENTRIES, BATCH_BYTES))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
