@@ -228,6 +228,7 @@ fn open_one(
     let contract = in_force(config, status, contract, &shown);
     check_computed(&contract, instance, status)?;
     let (breaking, harmless): (Vec<_>, Vec<_>) = contract.compare(&shown).into_iter().partition(Difference::breaks);
+    tell_unread(status, captured, instance);
     for (column, sql_type) in &instance.unsupported {
         status.warn(&format!("{name}: column {column} is {sql_type}, which cannot be read: it is left out"));
     }
@@ -302,6 +303,15 @@ fn in_force(config: &Config, status: &StatusHandle, contract: Contract, shown: &
             status.warn(&format!("{}: a new version of the contract could not be written: {error}", shown.name));
             contract
         }
+    }
+}
+
+/// Which older instances are not needed any more: what they hold was acknowledged before the chosen one was.
+fn tell_unread(status: &StatusHandle, captured: &CapturedTable, chosen: &Instance) {
+    let name = &captured.name;
+    for older in captured.instances.iter().skip_while(|instance| instance.name != chosen.name).skip(1) {
+        let remedy = sql::disable_instance(&name.schema, &name.table, &older.name);
+        status.warn(&format!("{name}: the capture instance {} is not read any more and can be dropped: {remedy}", older.name));
     }
 }
 

@@ -67,6 +67,8 @@ async fn capture_instance_switch_while_it_runs() {
     import.until("the tail", |status| status.activity == Activity::Tailing).await;
     world.sql(&format!("{BACKLOG}{SECOND}{AFTER}")).await;
     import.reaches(world.captured().await).await;
+    let dropped = |warning: &String| warning.contains("@capture_instance = N'dbo_orders'");
+    assert!(import.status.get().warnings.iter().any(dropped), "the old instance can be dropped");
     import.stop().await;
     let last = tail_in_order(&world.events().await).into_iter().rfind(|event| table_of(event) == "orders").unwrap();
     assert_eq!(last["after"], json!({"id": 9, "customer": "nine", "total": "9.00", "note": "nine"}));
