@@ -96,7 +96,7 @@ impl Default for SnapshotConfig {
             mode: SnapshotMode::default(),
             connections: 4,
             chunk_rows: 20_000,
-            split_rows: 200_000,
+            split_rows: 50_000,
             rows_per_second: None,
             yield_to_load: true,
             fenced: false,

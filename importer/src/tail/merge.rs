@@ -30,6 +30,7 @@ struct Pages {
 pub(super) struct Merge {
     pages: Vec<Pages>,
     heads: BinaryHeap<Reverse<(Position, usize)>>,
+    begun: bool,
     /// Stopped when this is dropped.
     _readers: JoinSet<()>,
 }
@@ -44,30 +45,37 @@ pub(super) struct Range {
 }
 
 impl Merge {
-    /// Begins to read the tables' changes in a range.
-    pub(super) async fn begin(tables: &[Table], moved: &[usize], range: Range, pool: &Arc<Pool>) -> Result<Self, source::Error> {
-        let mut readers = JoinSet::new();
-        let mut merge = Self { pages: Vec::new(), heads: BinaryHeap::new(), _readers: JoinSet::new() };
+    /// Begins to read the tables' changes in a range. `share`: how many ranges are read side by side.
+    pub(super) fn begin(tables: &[Table], moved: &[usize], range: Range, share: usize, pool: &Arc<Pool>) -> Self {
+        let mut merge = Self { pages: Vec::new(), heads: BinaryHeap::new(), begun: false, _readers: JoinSet::new() };
         for &table in moved {
             let (pages, more) = mpsc::channel(1);
             let changes = &tables[table].changes;
             // Before the floor, cleanup may have left a part of what it was removing.
             let from = range.from.max(previous(changes.floor));
-            let cursor = Cursor::new(Arc::clone(changes), from, range.to, moved.len() * 2);
-            readers.spawn(fetch(cursor, Arc::clone(pool), pages));
+            let cursor = Cursor::new(Arc::clone(changes), from, range.to, moved.len() * 2 * share);
+            merge._readers.spawn(fetch(cursor, Arc::clone(pool), pages));
             merge.pages.push(Pages { page: VecDeque::new(), more });
         }
-        merge._readers = readers;
-        for index in 0..merge.pages.len() {
-            if let Some(position) = merge.pages[index].head().await? {
-                merge.heads.push(Reverse((position, index)));
+        merge
+    }
+
+    /// Waits for the first change of each table.
+    async fn heads(&mut self) -> Result<(), source::Error> {
+        for index in 0..self.pages.len() {
+            if let Some(position) = self.pages[index].head().await? {
+                self.heads.push(Reverse((position, index)));
             }
         }
-        Ok(merge)
+        self.begun = true;
+        Ok(())
     }
 
     /// The next change, and which of the tables it is of.
     pub(super) async fn next(&mut self) -> Result<Option<(usize, Change)>, source::Error> {
+        if !self.begun {
+            self.heads().await?;
+        }
         let Some(mut least) = self.heads.peek_mut() else { return Ok(None) };
         let Reverse((_, index)) = *least;
         let pages = &mut self.pages[index];

@@ -3,6 +3,7 @@
 //! It runs as a task of its own, so that reading and decoding go on while earlier changes are encoded, published and acknowledged, and works on nothing but what it
 //! was given when the session was opened. Whenever the catalog is not what it was then, it says so and ends.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ use source::{Client, sql};
 
 /// Changes that are handed over at a time.
 const BATCH: usize = 256;
+/// Parts of a range that are read at once, and how many transactions a part has.
+const ABREAST: usize = 2;
+const PART_TRANSACTIONS: usize = 1000;
 /// The first wait after something was found; then twice as long each time, up to the poll interval.
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 /// How often the catalog is looked at while nothing happens.
@@ -105,18 +109,23 @@ impl Reader {
             transactions.retain(|transaction| transaction.lsn < until);
             range.to = previous(until);
         }
-        let mut merge = Merge::begin(&self.tables, &moved, range, &self.pool).await?;
+        let mut parts = parts(range, &transactions).into_iter();
+        let begin = |part| Merge::begin(&self.tables, &moved, part, ABREAST, &self.pool);
+        let mut merges: VecDeque<Merge> = parts.by_ref().take(ABREAST).map(begin).collect();
         let mut times = CommitTimes { transactions: &transactions, at: 0 };
         let mut batch = Vec::with_capacity(BATCH);
-        while let Some((which, change)) = merge.next().await? {
-            let commit_time_ms = times.of(change.position.commit_lsn);
-            batch.push(Read { table: moved[which], change, commit_time_ms });
-            if batch.len() == BATCH {
-                let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-                if items.send(Item::Changes(full)).await.is_err() {
-                    return Ok(Tick::Gone);
+        while let Some(mut merge) = merges.pop_front() {
+            while let Some((which, change)) = merge.next().await? {
+                let commit_time_ms = times.of(change.position.commit_lsn);
+                batch.push(Read { table: moved[which], change, commit_time_ms });
+                if batch.len() == BATCH {
+                    let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+                    if items.send(Item::Changes(full)).await.is_err() {
+                        return Ok(Tick::Gone);
+                    }
                 }
             }
+            merges.extend(parts.next().map(begin));
         }
         if !batch.is_empty() && items.send(Item::Changes(batch)).await.is_err() {
             return Ok(Tick::Gone);
@@ -167,6 +176,23 @@ impl Reader {
     }
 }
 
+/// A range in parts that follow each other and end with transactions: several are read at once, so that not one core decodes everything.
+fn parts(range: Range, transactions: &[Transaction]) -> Vec<Range> {
+    let mut parts = Vec::new();
+    let mut from = range.from;
+    for part in transactions.chunks(PART_TRANSACTIONS) {
+        if let Some(last) = part.last() {
+            parts.push(Range { from, to: last.lsn });
+            from = last.lsn;
+        }
+    }
+    match parts.last_mut() {
+        Some(last) => last.to = range.to,
+        None => parts.push(range),
+    }
+    parts
+}
+
 enum Tick {
     Done,
     Nothing,
@@ -186,5 +212,28 @@ impl CommitTimes<'_> {
             self.at += 1;
         }
         self.transactions.get(self.at).map_or(0, |transaction| transaction.commit_time_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_range_follow_each_other_and_end_with_it() {
+        let lsn = |n: u32| {
+            let mut bytes = [0; 10];
+            bytes[6..].copy_from_slice(&n.to_be_bytes());
+            Lsn::from_bytes(bytes)
+        };
+        for count in [0, 1, 999, 1000, 1001, 2500] {
+            let transactions: Vec<Transaction> =
+                (1..=count).map(|n| Transaction { lsn: lsn(n * 2), commit_time_ms: 0 }).collect();
+            let range = Range { from: lsn(0), to: lsn(6000) };
+            let parts = parts(range, &transactions);
+            assert_eq!((parts[0].from, parts[parts.len() - 1].to), (range.from, range.to));
+            assert!(parts.windows(2).all(|pair| pair[0].to == pair[1].from));
+            assert_eq!(parts.len(), count.div_ceil(1000).max(1) as usize);
+        }
     }
 }
