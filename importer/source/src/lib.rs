@@ -1,7 +1,7 @@
 //! A typed client for SQL Server's change data capture, over tiberius.
 //!
 //! What the importer knows of SQL Server, it knows through this crate: [`sql`] holds every T-SQL text and the reason for it, [`decode`] turns the
-//! driver's values into ours, with [`clr`] for the types that are objects, [`catalog`] reads what is captured, [`keys`] which columns tell rows apart, [`ddl`] what was altered, [`changes`] and [`cursor`] read change
+//! driver's values into ours, with [`clr`] for the types that are objects, [`catalog`] reads what is captured, [`keys`] which columns tell rows apart, [`changes`] and [`cursor`] read change
 //! tables and [`rows`] source tables, [`fence`] reads them as of one LSN, [`clock`] makes moments of the server's zoneless times, [`health`] says how capture
 //! is doing, [`retention`] how long what waits is safe, [`identity`] whether the database is still the same, [`recount`] counts again, [`error`] says what
 //! each failure means.
@@ -13,7 +13,6 @@ pub mod client;
 pub mod clock;
 pub mod clr;
 pub mod cursor;
-pub mod ddl;
 pub mod decode;
 pub mod error;
 pub mod fence;

@@ -90,11 +90,6 @@ JOIN sys.columns AS pc ON pc.object_id = fkc.parent_object_id AND pc.column_id =
 JOIN sys.columns AS rc ON rc.object_id = fkc.referenced_object_id AND rc.column_id = fkc.referenced_column_id \
 ORDER BY fk.object_id, fkc.constraint_column_id";
 
-/// What was altered, with the LSNs of (`@P1`, `@P2`]. `required_column_update` is set where a type was changed in the change table itself.
-pub const DDL_HISTORY: &str = "\
-SELECT source_object_id, object_id, CAST(required_column_update AS int) AS required_column_update, ddl_command, ddl_lsn, ddl_time \
-FROM cdc.ddl_history WHERE ddl_lsn > @P1 AND ddl_lsn <= @P2 ORDER BY ddl_lsn, source_object_id, object_id";
-
 /// What tells this database from another.
 pub const IDENTITY: &str = "\
 SELECT d.name, CAST(d.database_id AS int) AS database_id, d.create_date FROM sys.databases AS d WHERE d.database_id = DB_ID()";
