@@ -14,7 +14,7 @@
 //!     mode: initial                   # initial, when_needed, never, only
 //!     connections: 4                  # tables, and ranges of one, that are read side by side
 //!     chunk_rows: 20000               # what a crash may read again
-//!     split_rows: 200000              # a table with more rows is read in ranges
+//!     split_rows: 50000               # a table with more rows is read in ranges
 //!     rows_per_second: 5000           # default: no limit
 //!     yield_to_load: true             # read slower while the source answers slowly
 //!     fenced: false                   # all tables as of one LSN; needs SNAPSHOT isolation

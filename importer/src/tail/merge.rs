@@ -1,8 +1,8 @@
 //! Changes of several tables, brought into one order while further pages of them are being read.
 //!
 //! Each table is read by a task of its own ([`fetch`]), at most one page ahead of what is being published, on a connection of the pool that it holds for the time of a page. [`Merge`] takes the least
-//! change by (commit LSN, command id, seqval, operation) of those at the tables' heads. At most two pages of each table are in memory, and the pages of all tables share one
-//! limit ([`Cursor`]).
+//! change by (commit LSN, command id, seqval, operation) of those at the tables' heads. At most two pages of each table are in memory for each part of a range that is
+//! being read ([`super::read`]), and all pages share one limit ([`Cursor`]).
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
