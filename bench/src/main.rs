@@ -42,7 +42,7 @@ struct Cli {
     /// Where the figures are written as JSON.
     #[arg(long, default_value = "bench/results.json")]
     out: PathBuf,
-    /// Transactions of the joiner's updates.
+    /// Transactions of the joiner's updates for each 0.1 of scale: enough that they tell in a peer that is only ever timed from its start.
     #[arg(long, default_value_t = 100_000)]
     transactions: usize,
     /// How the joiner's tables are laid out over streams: `table` or `shared`.
@@ -83,7 +83,7 @@ async fn main() -> anyhow::Result<()> {
         Some(Command::Child(child)) => return run(child).await,
         Some(Command::Input { folder }) => {
             let scale = cli.scales.first().copied().unwrap_or(0.1);
-            let input = Input::write(folder, cli.layout, scale, cli.transactions, SEED).await?;
+            let input = Input::write(folder, cli.layout, scale, cli.transactions_at(scale), SEED).await?;
             println!("{}: {} rows, then {} changes", input.folder.display(), input.published.rows, input.published.changes);
             return Ok(());
         }
@@ -106,6 +106,10 @@ async fn run(child: Child) -> anyhow::Result<()> {
 }
 
 impl Cli {
+    fn transactions_at(&self, scale: f64) -> usize {
+        (self.transactions as f64 * (scale / 0.1).max(1.0)) as usize
+    }
+
     /// Whether any of the named figures is wanted.
     fn wants(&self, names: &[&str]) -> bool {
         self.only.is_empty() || names.iter().any(|name| self.only.iter().any(|only| name.starts_with(only.as_str())))
@@ -143,7 +147,9 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
             continue;
         }
         println!("Writing the input of scale {scale} …");
-        let input = Input::write(folder.path().join(format!("scale-{scale}")), cli.layout, scale, cli.transactions, SEED).await?;
+        let input =
+            Input::write(folder.path().join(format!("scale-{scale}")), cli.layout, scale, cli.transactions_at(scale), SEED)
+                .await?;
         let work = move || -> anyhow::Result<Vec<Figure>> {
             let mut figures = Vec::new();
             if flink {

@@ -34,6 +34,8 @@ pub(crate) struct Assembler<'a> {
     kept: [Vec<Kept>; 2],
     kept_bytes: usize,
     reading: Reading,
+    /// The root that the database was asked for last: its key, and its row. Roots differ from document to document, and would only drive other rows out of the cache.
+    root: (Vec<u8>, Option<Vec<u8>>),
 }
 
 /// Buffers of a node, kept from row to row.
@@ -65,6 +67,7 @@ impl<'a> Assembler<'a> {
             kept: [vec![HashMap::new(); nodes], vec![HashMap::new(); nodes]],
             kept_bytes: 0,
             reading,
+            root: (Vec::new(), None),
         }
     }
 
@@ -80,9 +83,24 @@ impl<'a> Assembler<'a> {
     /// Appends the document of the entity with these key bytes; false (and nothing appended) when there is none.
     pub(crate) fn document(&mut self, key: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
         let mut prefix = Vec::with_capacity(key.len() + 2);
-        start_key(self.entity.nodes[0].rows, &mut prefix);
+        let index = self.entity.nodes[0].rows;
+        start_key(index, &mut prefix);
         prefix.extend_from_slice(key);
-        self.first(0, &prefix, out)
+        if self.reading != Reading::Twice || !self.view.catalog.indexes[index].suffix.is_empty() {
+            return self.first(0, &prefix, out);
+        }
+        if let Some(written) = self.view.overlay.and_then(|overlay| overlay.get(index, &prefix)) {
+            return written.as_deref().map_or(Ok(false), |row| self.document_of_row(row, out));
+        }
+        let (mut last, mut row) = std::mem::take(&mut self.root);
+        if last != prefix {
+            let database = View { overlay: None, cache: None, ..self.view };
+            row = database.get(index, &prefix, <[u8]>::to_vec)?;
+            last = prefix;
+        }
+        let present = row.as_deref().map_or(Ok(false), |row| self.document_of_row(row, out));
+        self.root = (last, row);
+        present
     }
 
     /// Appends the document of a root whose row has been read already.
