@@ -71,7 +71,7 @@ const DEFAULTS: &str = "  # tables: [dbo.orders, sales.*]  # default: every capt
   #   mode: initial                # when_needed, never, only
   #   connections: 4
   #   chunk_rows: 20000
-  #   split_rows: 200000
+  #   split_rows: 50000
   #   yield_to_load: true
   #   fenced: false                # all tables as of one LSN; needs SNAPSHOT isolation
   #   # rows_per_second: 5000      # default: no limit
