@@ -18,7 +18,7 @@ use super::client::Client;
 use super::error::Error;
 
 /// How many bytes the pages of all cursors that are read side by side may have in memory.
-const PAGE_BYTES: usize = 8 << 20;
+const PAGE_BYTES: usize = 16 << 20;
 /// A page of one of many cursors is not smaller, lest each row be asked for on its own.
 const LEAST_PAGE_BYTES: usize = 128 << 10;
 

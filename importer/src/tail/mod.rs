@@ -28,7 +28,7 @@ use schemas::progress::Phase;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use self::read::{Item, Read, Reader, Transaction};
+use self::read::{Item, Read, Reader, Sizes, Transaction};
 use self::watch::Watch;
 use crate::chunks::crashed;
 use crate::config::SnapshotMode;
@@ -119,6 +119,7 @@ impl Reading {
             tick_transactions: config.tick_transactions,
             poll_interval: config.poll_interval,
             probe: (!instances.is_empty()).then(|| Probe::new(&instances)),
+            sizes: Sizes::default(),
         };
         let (send, items) = mpsc::channel(BATCHES);
         Ok(Self { items, task: tokio::spawn(reader.run(send)) })

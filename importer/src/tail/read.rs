@@ -23,9 +23,13 @@ use source::{Client, sql};
 
 /// Changes that are handed over at a time.
 const BATCH: usize = 256;
-/// Parts of a range that are read at once, and how many transactions a part has.
-const ABREAST: usize = 2;
-const PART_TRANSACTIONS: usize = 1000;
+/// Parts of a range that are read at once.
+const ABREAST: usize = 3;
+/// How many changes of each table that moved a part should have: about a page, so that a part that has to wait for its turn is read to its end meanwhile and several
+/// cores decode.
+const PART_CHANGES: usize = 2000;
+/// How many transactions the first part has, of which nobody knows how large they are.
+const FIRST_PART: usize = 100;
 /// The first wait after something was found; then twice as long each time, up to the poll interval.
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 /// How often the catalog is looked at while nothing happens.
@@ -69,6 +73,8 @@ pub(super) struct Reader {
     pub(super) poll_interval: Duration,
     /// Asks what has moved, over the instances of `tables` in their order; `None`: there are none.
     pub(super) probe: Option<Probe>,
+    /// How large transactions have been lately.
+    pub(super) sizes: Sizes,
 }
 
 impl Reader {
@@ -109,13 +115,20 @@ impl Reader {
             transactions.retain(|transaction| transaction.lsn < until);
             range.to = previous(until);
         }
-        let mut parts = parts(range, &transactions).into_iter();
-        let begin = |part| Merge::begin(&self.tables, &moved, part, ABREAST, &self.pool);
-        let mut merges: VecDeque<Merge> = parts.by_ref().take(ABREAST).map(begin).collect();
+        let mut parts = Parts { range, transactions: &transactions, at: 0, ended: false };
+        let mut merges = VecDeque::new();
         let mut times = CommitTimes { transactions: &transactions, at: 0 };
         let mut batch = Vec::with_capacity(BATCH);
-        while let Some(mut merge) = merges.pop_front() {
+        loop {
+            while merges.len() < ABREAST
+                && let Some(part) = parts.next(self.sizes.transactions_of(PART_CHANGES * moved.len()))
+            {
+                merges.push_back((Merge::begin(&self.tables, &moved, part.range, ABREAST, &self.pool), part.transactions));
+            }
+            let Some((mut merge, transactions)) = merges.pop_front() else { break };
+            let mut changes = 0;
             while let Some((which, change)) = merge.next().await? {
+                changes += 1;
                 let commit_time_ms = times.of(change.position.commit_lsn);
                 batch.push(Read { table: moved[which], change, commit_time_ms });
                 if batch.len() == BATCH {
@@ -125,7 +138,7 @@ impl Reader {
                     }
                 }
             }
-            merges.extend(parts.next().map(begin));
+            self.sizes.saw(changes, transactions);
         }
         if !batch.is_empty() && items.send(Item::Changes(batch)).await.is_err() {
             return Ok(Tick::Gone);
@@ -177,20 +190,53 @@ impl Reader {
 }
 
 /// A range in parts that follow each other and end with transactions: several are read at once, so that not one core decodes everything.
-fn parts(range: Range, transactions: &[Transaction]) -> Vec<Range> {
-    let mut parts = Vec::new();
-    let mut from = range.from;
-    for part in transactions.chunks(PART_TRANSACTIONS) {
-        if let Some(last) = part.last() {
-            parts.push(Range { from, to: last.lsn });
-            from = last.lsn;
+struct Parts<'a> {
+    range: Range,
+    transactions: &'a [Transaction],
+    /// Transactions in parts so far.
+    at: usize,
+    ended: bool,
+}
+
+struct Part {
+    range: Range,
+    transactions: usize,
+}
+
+impl Parts<'_> {
+    /// The next part, of about so many transactions; the last one goes to the end of the range, and a range without transactions is one part.
+    fn next(&mut self, most: usize) -> Option<Part> {
+        if self.ended {
+            return None;
         }
+        let from = self.at.checked_sub(1).map_or(self.range.from, |before| self.transactions[before].lsn);
+        let end = self.at.saturating_add(most.max(1)).min(self.transactions.len());
+        let transactions = end - self.at;
+        self.ended = end == self.transactions.len();
+        self.at = end;
+        let to = if self.ended { self.range.to } else { self.transactions[end - 1].lsn };
+        Some(Part { range: Range { from, to }, transactions })
     }
-    match parts.last_mut() {
-        Some(last) => last.to = range.to,
-        None => parts.push(range),
+}
+
+/// How many changes transactions have had lately.
+#[derive(Debug, Default)]
+pub(super) struct Sizes {
+    changes: usize,
+    transactions: usize,
+}
+
+impl Sizes {
+    fn saw(&mut self, changes: usize, transactions: usize) {
+        // What was longer ago counts half as much each time.
+        self.changes = self.changes / 2 + changes;
+        self.transactions = self.transactions / 2 + transactions;
     }
-    parts
+
+    /// How many transactions have about so many changes.
+    fn transactions_of(&self, changes: usize) -> usize {
+        if self.transactions == 0 { FIRST_PART } else { (changes * self.transactions / self.changes.max(1)).max(1) }
+    }
 }
 
 enum Tick {
@@ -226,14 +272,28 @@ mod tests {
             bytes[6..].copy_from_slice(&n.to_be_bytes());
             Lsn::from_bytes(bytes)
         };
-        for count in [0, 1, 999, 1000, 1001, 2500] {
+        for (count, most) in [(0, 10), (1, 10), (999, 1000), (1000, 1000), (1001, 1000), (2500, 7), (3, 0)] {
             let transactions: Vec<Transaction> =
                 (1..=count).map(|n| Transaction { lsn: lsn(n * 2), commit_time_ms: 0 }).collect();
             let range = Range { from: lsn(0), to: lsn(6000) };
-            let parts = parts(range, &transactions);
-            assert_eq!((parts[0].from, parts[parts.len() - 1].to), (range.from, range.to));
-            assert!(parts.windows(2).all(|pair| pair[0].to == pair[1].from));
-            assert_eq!(parts.len(), count.div_ceil(1000).max(1) as usize);
+            let mut rest = Parts { range, transactions: &transactions, at: 0, ended: false };
+            let parts: Vec<Part> = std::iter::from_fn(|| rest.next(most)).collect();
+            assert_eq!((parts[0].range.from, parts[parts.len() - 1].range.to), (range.from, range.to));
+            assert!(parts.windows(2).all(|pair| pair[0].range.to == pair[1].range.from));
+            assert_eq!(parts.iter().map(|part| part.transactions).sum::<usize>(), transactions.len());
+            assert_eq!(parts.len(), transactions.len().div_ceil(most.max(1)).max(1));
         }
+    }
+
+    #[test]
+    fn parts_are_as_large_as_transactions_turn_out_to_be() {
+        let mut sizes = Sizes::default();
+        assert_eq!(sizes.transactions_of(4000), FIRST_PART);
+        sizes.saw(2000, 100);
+        assert_eq!(sizes.transactions_of(4000), 200);
+        sizes.saw(1_000_000, 1);
+        assert_eq!(sizes.transactions_of(4000), 1);
+        sizes.saw(0, 10_000);
+        assert!(sizes.transactions_of(4000) > 50);
     }
 }
