@@ -6,13 +6,15 @@
 //! kinesis: {region: eu-central-1}
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::embedded::{self, Embedded};
 use crate::memory::Memory;
-use crate::{Error, Provider};
+use crate::{Capacity, Error, Provider, StreamSettings};
 
 /// The choice of a stream store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,17 @@ pub struct KinesisOptions {
     pub endpoint: Option<String>,
     /// Uses made-up credentials, for stand-ins that check none. Default: false.
     pub stand_in_credentials: bool,
+    /// New streams add and remove shards as the load asks, instead of having the configured number. Default: false.
+    pub on_demand: bool,
+    /// How long new streams keep records, from 24 to 8760. Default: 24. A consumer that is away for longer misses changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_hours: Option<u32>,
+    /// The KMS key that encrypts new streams: an ARN, an id or an alias; `alias/aws/kinesis` is AWS's own. Default: not encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption_key: Option<String>,
+    /// Tags of new streams. Default: none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     /// The largest Kinesis record written, partition key included. Default: 1 MiB, which every stream takes; up to 10 MiB where the stream allows it.
     pub max_record_bytes: usize,
     /// Bytes of records that wait, or are in flight, for one stream before `append` waits. Default: 32 MiB.
@@ -86,6 +99,10 @@ impl Default for KinesisOptions {
             region: None,
             endpoint: None,
             stand_in_credentials: false,
+            on_demand: false,
+            retention_hours: None,
+            encryption_key: None,
+            tags: BTreeMap::new(),
             max_record_bytes: 1 << 20,
             queue_bytes: 32 << 20,
             call_timeout_seconds: 30,
@@ -108,6 +125,17 @@ impl KinesisOptions {
             read_interval_ms: 5,
             retry_pause_ms: 50,
             ..Self::default()
+        }
+    }
+
+    /// What a new stream is made with.
+    pub fn settings(&self, shards: u32) -> StreamSettings {
+        StreamSettings {
+            capacity: if self.on_demand { Capacity::OnDemand } else { Capacity::Shards(shards.max(1)) },
+            retention: self.retention_hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
+            encryption_key: self.encryption_key.clone(),
+            tags: self.tags.clone(),
+            max_record_bytes: Some(self.max_record_bytes),
         }
     }
 }

@@ -33,6 +33,20 @@ pub enum Error {
     Locked { path: String },
     #[error("Kinesis, {operation} on {stream}: {message}")]
     Kinesis { operation: &'static str, stream: StreamName, message: String, class: ErrorClass },
+    #[error(
+        "{operation} on {stream} was refused: the identity that this process uses lacks {action} on {resource}. Allow it: `tributary stream policy` prints the IAM policy that \
+         does"
+    )]
+    Forbidden {
+        operation: &'static str,
+        stream: StreamName,
+        /// The IAM action that is missing.
+        action: String,
+        /// The ARN that it is missing on.
+        resource: String,
+    },
+    #[error("{operation} of {what}: this stream store does not offer it")]
+    NotOffered { operation: &'static str, what: String },
     #[error("this program was built without {provider}: build it with the feature of that name")]
     NotBuilt { provider: &'static str },
 }
@@ -44,6 +58,8 @@ impl Error {
             | Self::Trimmed { .. }
             | Self::ForeignPosition { .. }
             | Self::NotBuilt { .. }
+            | Self::Forbidden { .. }
+            | Self::NotOffered { .. }
             | Self::Damaged { .. }
             | Self::Locked { .. } => ErrorClass::Misconfigured,
             Self::TooLarge { .. } | Self::PartitionKey { .. } => ErrorClass::Definite,

@@ -10,6 +10,7 @@
 //!   stream was trimmed past it ([`Error::Trimmed`]): never a silent gap.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,11 +20,13 @@ pub mod config;
 pub mod embedded;
 mod error;
 pub mod hash;
+pub mod iam;
 #[cfg(feature = "kinesis")]
 pub mod kinesis;
 mod layout;
 pub mod memory;
 pub mod metrics;
+mod operations;
 #[cfg(feature = "stub")]
 pub mod stub;
 #[cfg(feature = "test-support")]
@@ -31,6 +34,7 @@ pub mod test_support;
 
 pub use error::Error;
 pub use layout::Layout;
+pub use operations::{Capacity, Created, Description, Difference, ShardDescription, StreamSettings, Summary};
 
 /// A record to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,11 +78,45 @@ pub trait StreamReader: Send {
 /// A kind of stream store: makes streams, writers and readers.
 #[async_trait]
 pub trait Provider: Send + Sync {
-    /// Creates the stream where it does not exist. An existing stream is left as it is.
+    /// Creates the stream where it does not exist, with the settings that the store is configured with. An existing stream is left as it is.
     async fn ensure(&self, stream: &StreamName, shards: u32) -> Result<(), Error>;
+
+    /// What [`ensure`](Self::ensure) makes a stream of so many shards with.
+    fn settings(&self, shards: u32) -> StreamSettings {
+        StreamSettings::shards(shards)
+    }
+
+    /// Creates the stream with these settings where it does not exist; an existing one is left as it is, and what differs is answered. A store applies the settings that it
+    /// has a notion of (all: Kinesis; shards and retention: embedded; shards: memory).
+    async fn create(&self, stream: &StreamName, settings: &StreamSettings) -> Result<Created, Error> {
+        let _ = settings;
+        Err(Error::NotOffered { operation: "create", what: stream.0.clone() })
+    }
+
+    /// The streams whose names begin with `prefix`, in the order of their names.
+    async fn list(&self, prefix: &str) -> Result<Vec<Summary>, Error> {
+        Err(Error::NotOffered { operation: "list", what: prefix.to_owned() })
+    }
+
+    async fn describe(&self, stream: &StreamName) -> Result<Description, Error> {
+        Err(Error::NotOffered { operation: "describe", what: stream.0.clone() })
+    }
+
     async fn writer(&self) -> Result<Box<dyn StreamWriter>, Error>;
     /// Reads from just after `after`, by shard; a shard that is not named is read from its start.
     async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, Error>;
+    /// As [`reader`](Self::reader), for whoever wants only keys whose hash ([`hash::key_hash`]) is in a range: shards that do not overlap it need not be read. What overlaps
+    /// is handed over whole, so records of other keys come as well.
+    async fn reader_of(
+        &self,
+        stream: &StreamName,
+        after: &Positions,
+        hashes: RangeInclusive<u128>,
+    ) -> Result<Box<dyn StreamReader>, Error> {
+        let _ = hashes;
+        self.reader(stream, after).await
+    }
+
     /// The last sequence number of every shard that holds anything (for status, and for tests).
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error>;
 }

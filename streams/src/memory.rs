@@ -11,8 +11,11 @@ use bytes::Bytes;
 use schemas::progress::{SequenceNumber, ShardId, ShardPositions, StreamName};
 use tokio::sync::watch;
 
-use crate::hash::{key_hash, shard_of};
-use crate::{Batch, Error, Positions, Provider, Record, StreamReader, StreamWriter, check_partition_key};
+use crate::hash::{key_hash, range_of, shard_of};
+use crate::{
+    Batch, Capacity, Created, Description, Error, Positions, Provider, Record, ShardDescription, StreamReader, StreamSettings,
+    StreamWriter, Summary, check_partition_key,
+};
 
 /// Records handed over at once.
 const BATCH_RECORDS: usize = 4096;
@@ -78,6 +81,56 @@ impl Provider for Memory {
             Arc::new(Stream { shards: Mutex::new(shards), appended: watch::Sender::new(()) })
         });
         Ok(())
+    }
+
+    async fn create(&self, stream: &StreamName, settings: &StreamSettings) -> Result<Created, Error> {
+        let shards = match settings.capacity {
+            Capacity::Shards(count) => count,
+            Capacity::OnDemand => 1,
+        };
+        if lock(&self.streams).contains_key(stream) {
+            let differs = self.describe(stream).await?.differences(&StreamSettings::shards(shards));
+            return Ok(Created::Existing { differs });
+        }
+        self.ensure(stream, shards).await?;
+        Ok(Created::New)
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Summary>, Error> {
+        let streams = lock(&self.streams);
+        let mut found: Vec<_> = streams
+            .iter()
+            .filter(|(name, _)| name.0.starts_with(prefix))
+            .map(|(name, stream)| Summary {
+                stream: name.clone(),
+                open_shards: u32::try_from(lock(&stream.shards).len()).unwrap_or(u32::MAX),
+            })
+            .collect();
+        found.sort_by(|one, other| one.stream.cmp(&other.stream));
+        Ok(found)
+    }
+
+    async fn describe(&self, stream: &StreamName) -> Result<Description, Error> {
+        let held = self.stream(stream)?;
+        let held = lock(&held.shards);
+        let count = u32::try_from(held.len()).unwrap_or(u32::MAX);
+        let shards = held.iter().zip(0..).map(|(shard, index)| ShardDescription {
+            shard: shard_id(index as usize),
+            hashes: range_of(index, count),
+            open: true,
+            parents: Vec::new(),
+            records: Some(shard.records.len() as u64),
+            bytes: Some(shard.records.iter().map(|data| data.len() as u64).sum()),
+        });
+        Ok(Description {
+            stream: stream.clone(),
+            capacity: Capacity::Shards(count),
+            retention: None,
+            encryption_key: None,
+            tags: BTreeMap::new(),
+            max_record_bytes: None,
+            shards: shards.collect(),
+        })
     }
 
     async fn writer(&self) -> Result<Box<dyn StreamWriter>, Error> {

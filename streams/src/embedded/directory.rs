@@ -33,6 +33,9 @@ pub(super) struct Meta {
     /// The first record's number: the seconds since 1970 times [`GAP`]. A stream that is removed and made again thus starts above any position in the old one (which
     /// would need a billion records a second to be overtaken), and a reader that comes with an old position is told that it missed something.
     pub(super) first_sequence: u64,
+    /// The stream's own retention; without one the store's holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) retention_seconds: Option<u64>,
 }
 
 pub(super) fn shard_folder(shard: u32) -> String {
@@ -54,6 +57,32 @@ pub(super) fn stream_folder(root: &Path, stream: &StreamName) -> PathBuf {
         }
     }
     root.join(name)
+}
+
+/// The streams below `root`, in the order of their names.
+pub(super) fn streams(root: &Path) -> Result<Vec<StreamName>, Error> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).map_err(|error| io_error(root, error))? {
+        let entry = entry.map_err(|error| io_error(root, error))?;
+        // A leading dot is of a stream that is being made; what no stream's name comes to is not ours.
+        let name = entry.file_name().to_str().filter(|name| !name.starts_with('.')).and_then(stream_name);
+        if let Some(name) = name.filter(|_| entry.path().join("stream.json").exists()) {
+            found.push(name);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The stream whose folder has this name.
+fn stream_name(folder: &str) -> Option<StreamName> {
+    let mut parts = folder.split('%');
+    let mut name = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        name.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        name.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    String::from_utf8(name).ok().map(StreamName)
 }
 
 pub(super) fn read_meta(folder: &Path, stream: &StreamName) -> Result<Meta, Error> {
@@ -78,15 +107,21 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), Error> {
     File::open(folder).and_then(|file| file.sync_all()).map_err(|error| io_error(folder, error))
 }
 
-/// Makes the stream where it does not exist.
-pub(super) fn create_stream(root: &Path, stream: &StreamName, shards: u32, sync: bool) -> Result<(), Error> {
+/// Makes the stream where it does not exist; answers whether it did not.
+pub(super) fn create_stream(
+    root: &Path,
+    stream: &StreamName,
+    shards: u32,
+    retention_seconds: Option<u64>,
+    sync: bool,
+) -> Result<bool, Error> {
     static UNIQUE: AtomicU64 = AtomicU64::new(0);
     let folder = stream_folder(root, stream);
     if folder.join("stream.json").exists() {
-        return Ok(());
+        return Ok(false);
     }
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
-    let meta = Meta { format: FORMAT, shards: shards.max(1), first_sequence: seconds * GAP + 1 };
+    let meta = Meta { format: FORMAT, shards: shards.max(1), first_sequence: seconds * GAP + 1, retention_seconds };
     let new = root.join(format!(".new-{}-{}", std::process::id(), UNIQUE.fetch_add(1, Ordering::Relaxed)));
     for shard in 0..meta.shards {
         let folder = new.join(shard_folder(shard));
@@ -99,10 +134,13 @@ pub(super) fn create_stream(root: &Path, stream: &StreamName, shards: u32, sync:
         sync_folder(&new)?;
     }
     match fs::rename(&new, &folder) {
-        Ok(()) if sync => sync_folder(root),
-        Ok(()) => Ok(()),
+        Ok(()) if sync => sync_folder(root).map(|()| true),
+        Ok(()) => Ok(true),
         // Somebody else made it meanwhile.
-        Err(_) if folder.join("stream.json").exists() => fs::remove_dir_all(&new).map_err(|error| io_error(&new, error)),
+        Err(_) if folder.join("stream.json").exists() => {
+            fs::remove_dir_all(&new).map_err(|error| io_error(&new, error))?;
+            Ok(false)
+        }
         Err(error) => {
             let _ = fs::remove_dir_all(&new);
             Err(io_error(&folder, error))
@@ -165,5 +203,9 @@ mod tests {
         assert_eq!(folder("shop.dbo.orders"), Path::new("r/shop.dbo.orders"));
         assert_eq!(folder(".."), Path::new("r/%2e."));
         assert_eq!(folder("a/é%"), Path::new("r/a%2f%c3%a9%25"));
+        for name in ["shop.dbo.orders", "..", "a/é%"] {
+            let folder = folder(name);
+            assert_eq!(folder.file_name().and_then(|name| name.to_str()).and_then(stream_name), Some(StreamName(name.into())));
+        }
     }
 }

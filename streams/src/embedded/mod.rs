@@ -20,10 +20,11 @@ use async_trait::async_trait;
 use schemas::progress::{SequenceNumber, StreamName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Positions, Provider, StreamReader, StreamWriter};
+use crate::{Created, Description, Error, Positions, Provider, StreamReader, StreamSettings, StreamWriter, Summary};
 
 mod directory;
 mod hub;
+mod operations;
 mod reader;
 mod segment;
 mod shard;
@@ -109,7 +110,23 @@ async fn blocking<T: Send + 'static>(path: &Path, work: impl FnOnce() -> Result<
 impl Provider for Embedded {
     async fn ensure(&self, stream: &StreamName, shards: u32) -> Result<(), Error> {
         let (options, stream) = (self.options.clone(), stream.clone());
-        blocking(&self.options.path, move || directory::create_stream(&options.path, &stream, shards, options.sync)).await
+        let work = move || directory::create_stream(&options.path, &stream, shards, None, options.sync).map(drop);
+        blocking(&self.options.path, work).await
+    }
+
+    async fn create(&self, stream: &StreamName, settings: &StreamSettings) -> Result<Created, Error> {
+        let (options, stream, settings) = (self.options.clone(), stream.clone(), settings.clone());
+        blocking(&self.options.path, move || operations::create(&options, &stream, &settings)).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Summary>, Error> {
+        let (options, prefix) = (self.options.clone(), prefix.to_owned());
+        blocking(&self.options.path, move || operations::list(&options, &prefix)).await
+    }
+
+    async fn describe(&self, stream: &StreamName) -> Result<Description, Error> {
+        let (options, stream) = (self.options.clone(), stream.clone());
+        blocking(&self.options.path, move || operations::describe(&options, &stream)).await
     }
 
     async fn writer(&self) -> Result<Box<dyn StreamWriter>, Error> {

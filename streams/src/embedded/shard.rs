@@ -70,7 +70,7 @@ impl ShardWriter {
             next,
             durable: next,
             mark_due: false,
-            options: options.clone(),
+            options: Options { retention_seconds: meta.retention_seconds.or(options.retention_seconds), ..options.clone() },
         };
         if !clean {
             let former = (next == header.first).then(|| this.path.clone());

@@ -18,8 +18,8 @@ use schemas::ErrorClass;
 use schemas::progress::{ShardId, StreamName};
 use tokio::time::Instant;
 
-use crate::Error;
 use crate::config::KinesisOptions;
+use crate::{Error, iam};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -32,7 +32,9 @@ pub(super) enum Kind {
     InUse,
     /// Kinesis refuses an argument.
     Invalid,
-    /// Credentials, permissions, keys.
+    /// A permission is missing.
+    Forbidden,
+    /// Credentials, keys.
     Misconfigured,
 }
 
@@ -61,6 +63,7 @@ impl Failure {
             "ExpiredIteratorException" => Kind::ExpiredIterator,
             "ResourceInUseException" => Kind::InUse,
             "InvalidArgumentException" | "ValidationException" => Kind::Invalid,
+            "AccessDeniedException" | "AccessDenied" | KMS_REFUSAL => Kind::Forbidden,
             _ => Kind::Misconfigured,
         };
         Self { kind, message: format!("{code}: {message}") }
@@ -71,11 +74,31 @@ impl Failure {
             Kind::NotFound => return Error::NoSuchStream { stream: stream.clone() },
             Kind::Throttled | Kind::Transient | Kind::InUse | Kind::ExpiredIterator => ErrorClass::Transient,
             Kind::Invalid => ErrorClass::Bug,
+            Kind::Forbidden => return self.forbidden(operation, stream),
             Kind::Misconfigured => ErrorClass::Misconfigured,
         };
         Error::Kinesis { operation, stream: stream.clone(), message: self.message, class }
     }
+
+    /// What is missing stands in AWS's message, mostly; what does not follows from the call.
+    fn forbidden(&self, operation: &'static str, stream: &StreamName) -> Error {
+        let (action, resource) = if self.message.starts_with(KMS_REFUSAL) {
+            let action = if operation == "PutRecords" { "kms:GenerateDataKey" } else { "kms:Decrypt" };
+            (action.to_owned(), "the KMS key of the stream".to_owned())
+        } else {
+            (format!("kinesis:{operation}"), iam::Place::default().stream_arn(stream))
+        };
+        let said = |said: Option<&str>, otherwise| said.map_or(otherwise, str::to_owned);
+        Error::Forbidden {
+            operation,
+            stream: stream.clone(),
+            action: said(iam::refused_action(&self.message), action),
+            resource: said(iam::refused_resource(&self.message), resource),
+        }
+    }
 }
+
+const KMS_REFUSAL: &str = "KMSAccessDeniedException";
 
 impl<E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static> From<SdkError<E, HttpResponse>> for Failure {
     fn from(error: SdkError<E, HttpResponse>) -> Self {

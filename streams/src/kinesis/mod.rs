@@ -2,6 +2,7 @@
 //!
 //! - Writing, and why the order of a key is kept whatever fails: [`writer`].
 //! - Reading, over reshards and from any position: [`reader`].
+//! - Making, listing and describing streams: [`operations`].
 //! - Positions: [`position`]. Aggregates: [`aggregate`].
 //!
 //! Not tested against AWS itself: against kinesis-local (shards, reshards, iterators) and against the crate's own stub (partial failures, throttling, lost answers,
@@ -12,25 +13,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use aws_sdk_kinesis::types::StreamStatus;
 use schemas::ErrorClass;
 use schemas::progress::{SequenceNumber, StreamName};
-use tokio::time::Instant;
 
 use crate::config::KinesisOptions;
-use crate::{Error, Positions, Provider, StreamReader, StreamWriter};
+use crate::{Created, Description, Error, Positions, Provider, StreamReader, StreamSettings, StreamWriter, Summary};
 
 mod aggregate;
 mod client;
 mod lane;
+mod operations;
 mod position;
 mod reader;
 mod writer;
 
-use client::{Client, Failure, Kind};
-
-/// How long a new stream may take to become active.
-const CREATION: Duration = Duration::from_secs(300);
+use client::Client;
 
 /// The streams of an account and region.
 #[derive(Debug, Clone)]
@@ -43,52 +40,28 @@ impl Kinesis {
     pub async fn connect(options: KinesisOptions) -> Result<Self, Error> {
         Ok(Self { client: Arc::new(Client::connect(options).await) })
     }
-
-    /// The stream's status; none when it does not exist.
-    async fn status(&self, stream: &StreamName) -> Result<Option<StreamStatus>, Error> {
-        const OPERATION: &str = "DescribeStreamSummary";
-        let call = || async { Ok(self.client.sdk.describe_stream_summary().stream_name(&stream.0).send().await?) };
-        match self.client.retry(OPERATION, call).await {
-            Ok(answer) => Ok(answer.stream_description_summary.map(|summary| summary.stream_status)),
-            Err(Failure { kind: Kind::NotFound, .. }) => Ok(None),
-            Err(failure) => Err(failure.into_error(OPERATION, stream)),
-        }
-    }
 }
 
 #[async_trait]
 impl Provider for Kinesis {
     async fn ensure(&self, stream: &StreamName, shards: u32) -> Result<(), Error> {
-        const OPERATION: &str = "CreateStream";
-        let since = Instant::now();
-        let mut pause = Duration::from_millis(5);
-        loop {
-            match self.status(stream).await? {
-                Some(StreamStatus::Active | StreamStatus::Updating) => return Ok(()),
-                Some(_) => {}
-                None => {
-                    let count = i32::try_from(shards.max(1)).unwrap_or(i32::MAX);
-                    let call =
-                        || async { Ok(self.client.sdk.create_stream().stream_name(&stream.0).shard_count(count).send().await?) };
-                    match self.client.retry(OPERATION, call).await {
-                        // Somebody else creates it at the same time.
-                        Ok(_) | Err(Failure { kind: Kind::InUse, .. }) => {}
-                        Err(failure) => return Err(failure.into_error(OPERATION, stream)),
-                    }
-                }
-            }
-            if since.elapsed() > CREATION {
-                let message = format!("the stream is not active after {} s", CREATION.as_secs());
-                return Err(Error::Kinesis {
-                    operation: OPERATION,
-                    stream: stream.clone(),
-                    message,
-                    class: ErrorClass::Transient,
-                });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
-        }
+        operations::ensure(&self.client, stream, &self.settings(shards)).await
+    }
+
+    fn settings(&self, shards: u32) -> StreamSettings {
+        self.client.options.settings(shards)
+    }
+
+    async fn create(&self, stream: &StreamName, settings: &StreamSettings) -> Result<Created, Error> {
+        operations::create(&self.client, stream, settings).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Summary>, Error> {
+        operations::list(&self.client, prefix).await
+    }
+
+    async fn describe(&self, stream: &StreamName) -> Result<Description, Error> {
+        operations::describe(&self.client, stream).await
     }
 
     async fn writer(&self) -> Result<Box<dyn StreamWriter>, Error> {
