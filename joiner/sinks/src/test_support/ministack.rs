@@ -1,4 +1,4 @@
-//! ministack, the AWS stand-in (PyPI, MIT): DynamoDB, SNS and SQS of one account, in memory.
+//! ministack, the AWS stand-in (PyPI, MIT): DynamoDB, SNS, SQS and S3 of one account, in memory.
 //!
 //! It is found through the environment variable `TRIBUTARY_STANDINS`, by default `.setup/standins` in the workspace, as `venv/bin/ministack`.
 
@@ -86,12 +86,22 @@ impl Ministack {
             .header("Authorization", authorization)
             .body(Full::new(Bytes::from(body.to_string())))
             .expect("a request");
-        let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-        let (head, body) = client.request(request).await.expect("ministack").into_parts();
-        let body = body.collect().await.expect("the whole answer").to_bytes();
-        assert!(head.status == 200, "{action}: {} {}", head.status, String::from_utf8_lossy(&body));
-        serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{action}: {error}"))
+        serde_json::from_slice(&answer(action, request).await).unwrap_or_else(|error| panic!("{action}: {error}"))
     }
+
+    /// Makes an S3 bucket.
+    pub async fn create_bucket(&self, name: &str) {
+        let request = hyper::Request::put(format!("{}/{name}", self.endpoint_url())).body(Full::default()).expect("a request");
+        answer("CreateBucket", request).await;
+    }
+}
+
+async fn answer(action: &str, request: hyper::Request<Full<Bytes>>) -> Bytes {
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let (head, body) = client.request(request).await.expect("ministack").into_parts();
+    let body = body.collect().await.expect("the whole answer").to_bytes();
+    assert!(head.status == 200, "{action}: {} {}", head.status, String::from_utf8_lossy(&body));
+    body
 }
 
 #[cfg(any(feature = "dynamodb", feature = "sns"))]
