@@ -14,6 +14,11 @@
 //!
 //! The record that is published when the reread is finished and the tail at or past its `consistent_from` is the last that names it.
 //!
+//! # Who reads
+//! Rows carry the number of the session that read them, and records that of the session that publishes them ([`schemas::progress::Reread::reading`]): so rows of an importer that was replaced, or that came late, are left out. Before a session reads
+//! its first row, a record of it is acknowledged. Readers refuse what an importer before it tells after that record; what one told before it, it had read from the change tables before, so it is older than what this session
+//! reads. Rows of the initial snapshot need no such number: the tail replays over them from where the snapshot began, whoever read them and whenever they arrive, and once a record has called the snapshot complete, readers leave out what still comes.
+//!
 //! # Crashes
 //! What is left of each range is saved after its rows were acknowledged; a crash in between reads them again, at the same P. A search for `consistent_from` begins anew.
 
@@ -46,20 +51,15 @@ pub(crate) struct Rereads {
     pace: Pace,
     /// Not before this: the source is given time.
     rest_until: Instant,
-    /// What the opening of the tables has decided is to be told, also if the tail has nothing to tell.
+    /// A record has told who reads, and what.
     announced: bool,
 }
 
 impl Rereads {
-    /// What is read again, and under which generation, is saved before the first row is published.
-    pub(crate) async fn begin(session: &mut Session<'_>) -> Result<Self, Error> {
-        if !session.saved.rereads.is_empty() {
-            session.save().await?;
-        }
+    pub(crate) fn begin(session: &Session<'_>) -> Self {
         let snapshot = &session.config.snapshot;
         let readers = Readers::new(session.pool(snapshot.connections), snapshot.connections);
-        let announced = session.saved.rereads.is_empty();
-        Ok(Self { settling: BTreeMap::new(), readers, pace: Pace::new(snapshot), rest_until: Instant::now(), announced })
+        Self { settling: BTreeMap::new(), readers, pace: Pace::new(snapshot), rest_until: Instant::now(), announced: false }
     }
 
     /// When something is to be done at the latest, if anything is.
@@ -71,7 +71,14 @@ impl Rereads {
 
     /// Reads and publishes some of what is left, while the tail stands still; `reads` false: only looks after what has been read. Answers whether a record is worth publishing.
     pub(crate) async fn round(&mut self, session: &mut Session<'_>, reads: bool) -> Result<(), Error> {
-        let mut moved = self.settle(session).await? || !std::mem::replace(&mut self.announced, true);
+        let mut moved = self.settle(session).await?;
+        if !self.announced && !session.saved.rereads.is_empty() {
+            self.announced = true;
+            // What is read again, under which generation and by whom, is saved before it is told, and told before the first row is read.
+            session.saved.reading += 1;
+            session.save().await?;
+            moved = true;
+        }
         // What has settled is told before more of it is read: joiners are let go in between.
         if reads
             && !moved

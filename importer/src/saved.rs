@@ -33,6 +33,9 @@ pub(crate) struct Saved {
     /// Tables that are read beside the tail, until the tail has passed what they show.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) rereads: BTreeMap<TableName, SavedReread>,
+    /// The number of the last session that read tables beside the tail ([`Reread::reading`]).
+    #[serde(default)]
+    pub(crate) reading: i32,
     /// What the database is known by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) identity: Option<Identity>,
@@ -148,7 +151,7 @@ pub(crate) enum Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SavedReread {
     pub(crate) reason: Reason,
-    /// What records say.
+    /// What records say, but for who reads.
     pub(crate) told: Reread,
     pub(crate) progress: TableProgress,
     /// Every chunk has a `consistent_from` of its own: the table was consistent before, and stays so but for moments.
@@ -159,7 +162,7 @@ impl SavedReread {
     pub(crate) fn new(reason: Reason, generation: u64, whole: bool, progress: TableProgress) -> Self {
         let stepwise = reason == Reason::Asked;
         let consistent_from = stepwise.then_some(Lsn::ZERO);
-        Self { reason, told: Reread { generation, consistent_from, finished: false, whole }, progress, stepwise }
+        Self { reason, told: Reread { generation, reading: 0, consistent_from, finished: false, whole }, progress, stepwise }
     }
 }
 
@@ -182,6 +185,7 @@ impl Saved {
             phase,
             positions: ShardPositions::new(),
             rereads: BTreeMap::new(),
+            reading: 0,
             identity: None,
             last_transaction: None,
             consistent_from: None,
@@ -210,7 +214,8 @@ impl Saved {
 
     /// What records say of the tables that are read again.
     pub(crate) fn told(&self) -> BTreeMap<TableName, Reread> {
-        self.rereads.iter().map(|(name, reread)| (name.clone(), reread.told.clone())).collect()
+        let told = |reread: &SavedReread| Reread { reading: self.reading, ..reread.told.clone() };
+        self.rereads.iter().map(|(name, reread)| (name.clone(), told(reread))).collect()
     }
 
     /// Forgets the rereads that are finished and passed, once a record has said so.

@@ -159,8 +159,8 @@ impl<'a> Session<'a> {
     pub(crate) async fn publish_rows(&mut self, index: usize, rows: Vec<Row>) -> Result<(), Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let commit_time_ms = i64::try_from(now).unwrap_or(i64::MAX);
-        let position = Position { commit_lsn: self.saved.lsn(), ..Position::default() };
-        let op = if self.in_snapshot() { Op::Read } else { Op::Reread };
+        let (op, reading) = if self.in_snapshot() { (Op::Read, 0) } else { (Op::Reread, self.saved.reading) };
+        let position = Position { commit_lsn: self.saved.lsn(), command_id: reading, ..Position::default() };
         let tables = Arc::clone(&self.tables);
         let Table { schema, controls, .. } = &tables[index];
         let count = rows.len() as u64;

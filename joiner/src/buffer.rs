@@ -14,7 +14,7 @@ use schemas::{Lsn, Position};
 
 use crate::catalog::TableId;
 use crate::error::Error;
-use crate::reread::{self, Covered, is_reread};
+use crate::reread::{self, Covered, is_reread, reader};
 use crate::state::{Family, Store};
 
 /// What a change asks for.
@@ -47,8 +47,8 @@ pub(crate) struct ChangeRef<'a> {
     pub(crate) kind: Kind,
     pub(crate) before: Option<&'a [u8]>,
     pub(crate) after: Option<&'a [u8]>,
-    /// A row that was read again.
-    pub(crate) reread: bool,
+    /// Who has read it, if it is a row that was read again.
+    pub(crate) reader: Option<i32>,
 }
 
 impl Change {
@@ -58,8 +58,7 @@ impl Change {
 
     fn borrow(&self) -> ChangeRef<'_> {
         let (before, after) = (self.image(self.before), self.image(self.after));
-        let reread = is_reread(&self.position);
-        ChangeRef { table: usize::from(self.table), kind: self.kind, before, after, reread }
+        ChangeRef { table: usize::from(self.table), kind: self.kind, before, after, reader: reader(&self.position) }
     }
 
     fn bytes(&self) -> usize {
@@ -102,7 +101,7 @@ fn spill_value(change: ChangeRef<'_>) -> Vec<u8> {
     out
 }
 
-fn read_spill_value(bytes: &[u8], table: u16, reread: bool) -> Option<ChangeRef<'_>> {
+fn read_spill_value(bytes: &[u8], table: u16, reader: Option<i32>) -> Option<ChangeRef<'_>> {
     let (kind, rest) = bytes.split_first()?;
     let kind = match kind {
         0 => Kind::Rows,
@@ -119,7 +118,7 @@ fn read_spill_value(bytes: &[u8], table: u16, reread: bool) -> Option<ChangeRef<
     };
     let (before, rest) = image(rest)?;
     let (after, _) = image(rest)?;
-    Some(ChangeRef { table: usize::from(table), kind, before, after, reread })
+    Some(ChangeRef { table: usize::from(table), kind, before, after, reader })
 }
 
 /// What a step takes.
@@ -213,7 +212,7 @@ impl Buffer {
         let behind = Position { commit_lsn: due.to.next(), ..first };
         batch.delete_range_cf(cf, spill_key(&first, 0), spill_key(&behind, 0));
         for (shard, &covered) in due.covered.0.iter().enumerate() {
-            let bound = |arrival| spill_key(&reread::position(shard as u16, arrival), 0);
+            let bound = |arrival| spill_key(&reread::position(shard as u16, arrival, 0), 0);
             batch.delete_range_cf(cf, bound(0), bound(covered + 1));
         }
         self.store.write(batch, false)?;
@@ -264,7 +263,7 @@ impl Taken {
                     }
                     if due.holds(&position) && first(&position, table) {
                         each(
-                            read_spill_value(value, table, is_reread(&position))
+                            read_spill_value(value, table, reader(&position))
                                 .ok_or_else(|| store.corrupt("spill: a change that cannot be read"))?,
                         )?;
                     }
@@ -298,11 +297,11 @@ mod tests {
 
         #[test]
         fn spill_values_round_trip(before: Option<Vec<u8>>, after: Option<Vec<u8>>, damage: Vec<u8>) {
-            let change = ChangeRef { table: 7, kind: Kind::Rows, before: before.as_deref(), after: after.as_deref(), reread: false };
+            let change = ChangeRef { table: 7, kind: Kind::Rows, before: before.as_deref(), after: after.as_deref(), reader: None };
             let value = spill_value(change);
-            let read = read_spill_value(&value, 7, false).unwrap();
+            let read = read_spill_value(&value, 7, None).unwrap();
             prop_assert_eq!((read.kind, read.before, read.after), (Kind::Rows, before.as_deref(), after.as_deref()));
-            let _ = read_spill_value(&damage, 7, true);
+            let _ = read_spill_value(&damage, 7, Some(1));
         }
     }
 }

@@ -178,14 +178,16 @@ impl Core {
         let mut rereads = rereads.into_iter();
         let mut live = Vec::with_capacity(changes.len());
         for mut change in changes {
-            if !reread::is_reread(&change.position) {
+            let Some(reader) = reread::reader(&change.position) else {
                 live.extend((change.position.commit_lsn > frontier).then_some(change));
-            } else if let Some(sequence) =
+                continue;
+            };
+            if let Some(sequence) =
                 rereads.next().filter(|sequence| covered.as_ref().is_none_or(|covered| sequence > covered))
             {
                 entry.rows += 1;
                 entry.uncovered.push_back((sequence, entry.rows));
-                change.position = reread::position(entry.number, entry.rows);
+                change.position = reread::position(entry.number, entry.rows, reader);
                 live.push(change);
             }
         }
@@ -496,7 +498,7 @@ impl Core {
             return Ok(false);
         }
         let taken = self.buffer.take(&due)?;
-        let mut applied = step::apply(&self.tools, &taken, self.standing.rereads.tables(&self.catalog))?;
+        let mut applied = step::apply(&self.tools, &taken, self.standing.rereads.readers(&self.catalog))?;
         self.standing.rereads.count(&self.catalog, &applied.report.reread, self.standing.unknown, to)?;
         if exact {
             self.check_tail(&published, &applied.report, from, to)?;

@@ -6,6 +6,9 @@
 //! one. Coverage alone decides, never the LSN that the row carries: an importer that was restarted may read at an older one than it had published. The positions that were covered are part of the standing, so
 //! that a row that comes again after a restart does not replace what has been applied since. That rows and changes converge is the argument in [`crate::step`].
 //!
+//! A row counts only if the record that covers it is of the same reading ([`Reread::reading`]): an importer that was replaced and wakes up, or a request of its that was lost on the way for a while, may put rows behind changes that are
+//! newer than they are.
+//!
 //! # What is held back
 //! Until the tail has passed `consistent_from`, rows of different ages stand side by side. Steps go on writing rows, and keep the entities that they touch, each with the hash of its document as it was at the
 //! last consistent frontier, as pending; nothing is assembled, sinks are not loaded, and the head stays. Then what is pending is worked off as after any large step.
@@ -18,7 +21,7 @@ use std::collections::BTreeMap;
 
 use rocksdb::{DBRawIterator, WriteBatch};
 use schemas::progress::{ProgressRecord, Reread};
-use schemas::{Lsn, Position};
+use schemas::{Lsn, Position, TableName};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, IndexId, IndexKind, TableId};
@@ -29,11 +32,13 @@ use crate::state::{Family, Store};
 /// Rows removed at a time.
 const CHUNK: usize = 10_000;
 
-/// Where a row stands in the order: before all changes. Each has an identity, and those of a shard stay in the order in which they came.
-pub(crate) fn position(shard: u16, arrival: u64) -> Position {
+/// Where a row stands in the order: before all changes. Each has an identity, and those of a shard stay in the order in which they came. The seqval is the shard's number (2 bytes), the row's (5) and the
+/// reading's last three bytes, which readings that could ever meet differ in.
+pub(crate) fn position(shard: u16, arrival: u64, reading: i32) -> Position {
     let mut number = [0; 10];
     number[..2].copy_from_slice(&shard.to_be_bytes());
-    number[2..].copy_from_slice(&arrival.to_be_bytes());
+    number[2..7].copy_from_slice(&arrival.to_be_bytes()[3..]);
+    number[7..].copy_from_slice(&reading.to_be_bytes()[1..]);
     Position { commit_lsn: Lsn::ZERO, command_id: i32::MIN, seqval: Lsn::from_bytes(number), operation: 0 }
 }
 
@@ -50,8 +55,14 @@ impl Covered {
 }
 
 fn numbers(row: &Position) -> (u16, u64) {
-    let [a, b, rest @ ..] = *row.seqval.as_bytes();
-    (u16::from_be_bytes([a, b]), u64::from_be_bytes(rest))
+    let [a, b, arrival @ .., _, _, _] = *row.seqval.as_bytes();
+    (u16::from_be_bytes([a, b]), arrival.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+/// Who has read a row, if a change is a row that was read again.
+pub(crate) fn reader(position: &Position) -> Option<i32> {
+    let [.., a, b, c] = *position.seqval.as_bytes();
+    is_reread(position).then(|| i32::from_be_bytes([0, a, b, c]))
 }
 
 /// Whether a change is a row that was read again.
@@ -117,9 +128,10 @@ impl Rereads {
         abandoned.map_or(Ok(begun), |table| Err(Error::RereadAbandoned { table: table.clone() }))
     }
 
-    /// By table: whether it is being read again.
-    pub(crate) fn tables(&self, catalog: &Catalog) -> Vec<bool> {
-        catalog.tables.iter().map(|table| self.underway.contains_key(&table.schema.name.to_string())).collect()
+    /// By table: who reads it again, if it is being read.
+    pub(crate) fn readers(&self, catalog: &Catalog) -> Vec<Option<i32>> {
+        let underway = |name: &TableName| self.underway.get(&name.to_string());
+        catalog.tables.iter().map(|table| underway(&table.schema.name).map(|reread| reread.told.reading & 0xff_ffff)).collect()
     }
 
     /// By index: whether the places at which rows are put are to be remembered. `None`: none are.

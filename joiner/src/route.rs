@@ -176,7 +176,7 @@ impl Router<'_> {
         let mut position = head.position;
         if head.op == Op::Reread {
             // The core gives it its number.
-            position = reread::position(0, 0);
+            position = reread::position(0, 0, position.command_id);
             self.out.rereads.push(sequence.clone());
         } else if position.commit_lsn <= self.frontier {
             return Ok(());

@@ -32,7 +32,7 @@ fn again(at: u8, id: i64, status: &str) -> ChangeEvent {
 fn reread(from: u8, to: u8, changes: u64, consistent_from: Option<u8>, finished: bool, rows: u64) -> ProgressRecord {
     let mut record = record(Phase::Tail, from, to, &[(&orders(), changes)]);
     record.counts.retain(|_, count| *count > 0);
-    let told = Reread { generation: 1, consistent_from: consistent_from.map(lsn), finished, whole: true };
+    let told = Reread { generation: 1, reading: 0, consistent_from: consistent_from.map(lsn), finished, whole: true };
     record.rereads.insert(orders().name.clone(), told);
     if rows > 0 {
         record.reread_counts.insert(orders().name.clone(), rows);
@@ -131,6 +131,32 @@ fn rows_that_are_missing_and_rereads_that_are_abandoned_are_told() {
     tell(&mut engine, 2, reread(5, 5, 0, None, false, 1), 3).unwrap();
     let error = tell(&mut engine, 3, record(Phase::Tail, 5, 6, &[]), 3).unwrap_err();
     assert!(matches!(&error, Error::RereadAbandoned { table } if *table == orders().name), "{error}");
+}
+
+#[test]
+fn rows_of_a_reader_that_was_replaced_are_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = live(dir.path());
+    let by = |reading: i32, row: ChangeEvent| ChangeEvent {
+        position: schemas::Position { command_id: reading, ..row.position },
+        ..row
+    };
+    let record_of = |reading: i32, mut record: ProgressRecord| {
+        record.rereads.values_mut().for_each(|reread| reread.reading = reading);
+        record.epoch = u64::from(reading.unsigned_abs());
+        record
+    };
+    // The second reader has taken over at 5 and goes on to 6; then the first wakes up and publishes what it read at 5.
+    tell(&mut engine, 2, record_of(2, reread(5, 5, 0, None, false, 0)), 2).unwrap();
+    feed(&mut engine, 3, &[by(2, again(5, 1, "new"))]);
+    tell(&mut engine, 3, record_of(2, reread(5, 5, 0, Some(5), false, 1)), 3).unwrap();
+    feed(&mut engine, 4, &[change(orders(), 6, 1, Some(order(1, "new")), Some(order(1, "paid")))]);
+    tell(&mut engine, 4, record_of(2, reread(5, 6, 1, Some(5), false, 0)), 4).unwrap();
+    feed(&mut engine, 5, &[by(1, again(5, 1, "new")), by(1, again(5, 2, "late")), by(2, again(6, 2, "read"))]);
+    tell(&mut engine, 5, record_of(1, reread(5, 5, 0, Some(5), false, 2)), 6).unwrap();
+    tell(&mut engine, 6, record_of(2, reread(6, 6, 0, Some(6), true, 1)), 7).unwrap();
+    assert_eq!(status(&engine, "1").as_deref(), Some("paid"), "a row that is older than a change replaced it");
+    assert_eq!(status(&engine, "2").as_deref(), Some("read"));
 }
 
 #[test]

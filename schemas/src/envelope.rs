@@ -9,7 +9,7 @@
 //! The members before `before` come first and in this order, so that a reader can tell a duplicate before it looks at the rows; a reader accepts
 //! any order. `event_serial_no` is 2 for an update and 1 otherwise, as Debezium numbers the images of a change; `command_id` is ours, because it is part of
 //! the total order. A snapshot row has `"snapshot":"true"`, one that is read again beside the tail `"snapshot":"incremental"`;
-//! both have op `r`, a `commit_lsn` that says from where the tail follows, and a null `change_lsn`.
+//! both have op `r`, a `commit_lsn` that says from where the tail follows, and a null `change_lsn`. The `command_id` of the latter says who has read it ([`crate::progress::Reread`]).
 
 use std::sync::Arc;
 

@@ -59,7 +59,8 @@ pub struct ChangeEvent {
     pub before: Option<Row>,
     /// The row after the change: present for all but deletes.
     pub after: Option<Row>,
-    /// For a row that was read: the LSN from which the tail follows, and zero for the rest.
+    /// For a row that was read: the LSN from which the tail follows, and zero for the rest; but for a row that was read again the command id is the number of who read it
+    /// ([`Reread::reading`](crate::progress::Reread::reading)).
     pub position: Position,
     /// When the transaction was committed (for a snapshot row: read), in milliseconds since 1970-01-01 UTC.
     pub commit_time_ms: i64,

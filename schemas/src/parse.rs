@@ -39,7 +39,7 @@ pub struct Head<'a> {
     pub op: Op,
     pub schema: Cow<'a, str>,
     pub table: Cow<'a, str>,
-    /// For a row that was read: the LSN from which the tail follows; it stands behind the changes of that LSN.
+    /// For a row that was read: the LSN from which the tail follows; where it was read again, the command id is the number of who read it ([`Reread::reading`](crate::progress::Reread::reading)).
     pub position: Position,
     pub commit_time_ms: i64,
     text: &'a str,
@@ -159,8 +159,7 @@ impl<'a> Head<'a> {
         };
         let command_id = match op {
             Op::Read => 0,
-            Op::Reread => i32::MAX,
-            Op::Create | Op::Update | Op::Delete => source.command_id,
+            Op::Reread | Op::Create | Op::Update | Op::Delete => source.command_id,
         };
         Ok(Self {
             op,

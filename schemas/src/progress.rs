@@ -125,10 +125,19 @@ pub enum Phase {
 /// Its rows are `r` events ([`Op::Reread`](crate::event::Op::Reread)) that are published between ticks, when the tail stands at the LSN that the events carry as their commit LSN: what was read is that old or newer, and the tail's later changes replay over it, as over
 /// the initial snapshot. The importer saves that it rereads, and under which generation, before it publishes the first row; from then on each record carries the entry, until the tail has passed `consistent_from` of a reread
 /// that is finished. A record's range may be empty: then it speaks of the rows alone. Rows that no record speaks of are not applied.
+///
+/// # Who reads
+/// A row that was read is right where it stands only as long as whoever read it has the tail at that place. So each attempt of an importer has a number, its *reading*, which its rows carry as their
+/// `command_id` and its records here. Rows of another reading than the record that covers them first are left out: they come from an importer that was replaced, or from a request of an attempt before that arrived late, and
+/// stand behind changes that are newer. Before its first row an attempt publishes a record, so that whatever an importer before it had published and had accepted is older than what the attempt reads; what an attempt before
+/// read and did not save as read is read again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reread {
     /// Greater than that of any earlier reread of the table.
     pub generation: u64,
+    /// Which attempt's rows count.
+    #[serde(default)]
+    pub reading: i32,
     /// From which LSN on the table's rows are the source's as of one LSN; `None` while that is not known, for more is being read. Until the tail is there, nothing is consistent.
     pub consistent_from: Option<Lsn>,
     /// Nothing more will be read.

@@ -4,8 +4,8 @@
 //! - Of any number of importers of one source, at most one at a time believes that it holds the lease, as far as clocks can tell; the others wait, and one of them takes over when the
 //!   holder is gone: at once where it could say so or its process has ended on the same machine, else when its lease has run out ([`TERM`]).
 //! - Each holder has an *epoch* greater than that of every holder before. Every progress record carries it, and readers refuse records of a lesser one. So the case that no
-//!   lease can rule out is harmless: a holder that was frozen, lost its lease, and wakes up in the middle of writing. What it still publishes are repeats of what its successor
-//!   publishes as well (both go on from the same saved progress), and its records count no more (INV-1).
+//!   lease can rule out is harmless: a holder that was frozen, lost its lease, and wakes up in the middle of writing. The changes that it still publishes are repeats of what its successor
+//!   publishes as well (both go on from the same saved progress), the rows that it read beside the tail carry its own number ([`crate::reread`]), and its records count no more (INV-1).
 //! - Progress is kept where the lease is, and saved on the condition that the epoch is still the latest (INV-2): a successor begins where its predecessor was
 //!   acknowledged last, and a predecessor cannot take that back.
 //!

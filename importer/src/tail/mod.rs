@@ -57,7 +57,7 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<End, Error> {
     });
     reread::tell(session);
     let mut reader = Reading::start(session).await?;
-    let mut rereads = Rereads::begin(session).await?;
+    let mut rereads = Rereads::begin(session);
     let mut watch = Watch::new(session.config);
     loop {
         reread::take_requests(session).await?;

@@ -8,7 +8,7 @@ use schemas::progress::Phase;
 use schemas::{Lsn, TableName};
 use serde_json::Value as Json;
 
-use crate::support::{World, identity, table_of};
+use crate::support::{World, identity, is_reread, table_of};
 use crate::workload::{SHOP, fill, key, source_rows};
 
 type Tables = BTreeMap<String, BTreeMap<String, Json>>;
@@ -46,10 +46,10 @@ fn changes(dice: &mut Dice) -> String {
 
 /// What the source held at the LSNs that were looked at.
 #[derive(Default)]
-struct History(BTreeMap<Lsn, Tables>);
+pub(crate) struct History(BTreeMap<Lsn, Tables>);
 
 impl History {
-    async fn look(&mut self, world: &World) -> Lsn {
+    pub(crate) async fn look(&mut self, world: &World) -> Lsn {
         let lsn = world.captured().await;
         self.0.insert(lsn, source_rows(world).await);
         lsn
@@ -60,7 +60,7 @@ impl History {
 type Held = BTreeMap<String, BTreeMap<String, (usize, Json)>>;
 
 /// Follows records and events; answers at how many LSNs it was compared.
-async fn follow(world: &World, history: &History) -> usize {
+pub(crate) async fn follow(world: &World, history: &History) -> usize {
     let events = world.events().await;
     let stream = world.config.layout.stream(&world.config.prefix, &TableName::new("dbo", "orders"));
     let (mut held, mut seen, mut begun) = (Held::new(), BTreeSet::new(), BTreeMap::<TableName, (u64, usize)>::new());
@@ -83,6 +83,10 @@ async fn follow(world: &World, history: &History) -> usize {
                 continue;
             }
             let table = table_of(event).to_owned();
+            let reader = record.rereads.get(&TableName::new("dbo", &*table)).map(|reread| i64::from(reread.reading));
+            if is_reread(event) && event["source"]["command_id"].as_i64() != reader {
+                continue;
+            }
             let rows = held.entry(table.clone()).or_default();
             if !event["before"].is_null() {
                 rows.remove(&key(&table, &event["before"]));

@@ -64,7 +64,11 @@ impl World {
     }
 
     pub(crate) fn import_with_handle(&self) -> (Import, ImporterHandle) {
-        let importer = Importer::new(self.config.clone(), Arc::new(self.streams.clone()));
+        self.import_with_handle_into(Arc::new(self.streams.clone()))
+    }
+
+    pub(crate) fn import_with_handle_into(&self, provider: Arc<dyn Provider>) -> (Import, ImporterHandle) {
+        let importer = Importer::new(self.config.clone(), provider);
         let handle = importer.handle();
         (start(importer), handle)
     }

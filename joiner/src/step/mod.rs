@@ -81,20 +81,20 @@ pub(crate) struct Report {
 /// The rows of a step, applied but not written.
 pub(crate) struct Applied {
     overlay: Overlay,
-    /// By table: whether rows of it that were read again count.
-    rereading: Vec<bool>,
+    /// By table: whose rows count that were read again.
+    readers: Vec<Option<i32>>,
     pub(crate) report: Report,
 }
 
-/// Applies changes to an overlay, in total order. `rereading`: by table, whether it is being read again: other rows of that kind are left out.
-pub(crate) fn apply(tools: &Tools, taken: &Taken, rereading: Vec<bool>) -> Result<Applied, Error> {
+/// Applies changes to an overlay, in total order. `readers`: by table, who reads it again: other rows of that kind are left out.
+pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>) -> Result<Applied, Error> {
     let snapshot = tools.store.db().snapshot();
     let none = vec![0; tools.catalog.tables.len()];
     let mut report = Report { applied: none.clone(), dead: none.clone(), reread: none, ..Report::default() };
     let mut writer = Writer { before: tools.view(&snapshot), overlay: Overlay::new(&tools.catalog), buffers: Default::default() };
     taken.for_each(|change| {
-        if change.reread {
-            if rereading[change.table] {
+        if change.reader.is_some() {
+            if change.reader == readers[change.table] {
                 report.reread[change.table] += 1;
                 if change.kind == Kind::Rows {
                     writer.apply(change)?;
@@ -112,7 +112,7 @@ pub(crate) fn apply(tools: &Tools, taken: &Taken, rereading: Vec<bool>) -> Resul
         }
         Ok(())
     })?;
-    Ok(Applied { overlay: writer.overlay, rereading, report })
+    Ok(Applied { overlay: writer.overlay, readers, report })
 }
 
 #[derive(Default)]
@@ -234,7 +234,8 @@ pub(crate) fn finish(
 ) -> Result<(), Error> {
     let snapshot = tools.store.db().snapshot();
     let mut dirty = Dirty::new(View { overlay: Some(&applied.overlay), ..tools.view(&snapshot) });
-    taken.for_each(|change| if change.reread && !applied.rereading[change.table] { Ok(()) } else { dirty.add(change) })?;
+    let left_out = |change: &ChangeRef<'_>| change.reader.is_some() && change.reader != applied.readers[change.table];
+    taken.for_each(|change| if left_out(&change) { Ok(()) } else { dirty.add(change) })?;
     let dirty = dirty.finish();
     write(tools, &snapshot, &applied.overlay, &dirty, beside, standing, &mut applied.report)
 }
@@ -254,7 +255,7 @@ pub(crate) fn remove(
     let snapshot = tools.store.db().snapshot();
     let mut dirty = Dirty::new(View { overlay: Some(&overlay), ..tools.view(&snapshot) });
     for row in vanished.iter().filter_map(|vanished| vanished.row.as_deref()) {
-        dirty.add(ChangeRef { table, kind: Kind::Rows, before: Some(row), after: None, reread: true })?;
+        dirty.add(ChangeRef { table, kind: Kind::Rows, before: Some(row), after: None, reader: None })?;
     }
     let dirty = if matches!(standing.stage, Stage::Live { .. }) { dirty.finish() } else { Vec::new() };
     write(tools, &snapshot, &overlay, &dirty, Beside { remembered: None, hold: true }, standing, report)

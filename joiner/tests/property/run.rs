@@ -175,6 +175,7 @@ impl Source<'_> {
         let at_once = gap || dice.chance(30);
         let told = Reread {
             generation: self.generation,
+            reading: 0,
             consistent_from: (!at_once).then(|| lsn(saved)),
             finished: false,
             whole: gap || dice.chance(50),

@@ -31,7 +31,7 @@ fn event(op: Op, before: Option<Vec<Value>>, after: Option<Vec<Value>>) -> Chang
     let seqval = if op.is_read() { Lsn::ZERO } else { Lsn::from_bytes([2; 10]) };
     let command_id = match op {
         Op::Read => 0,
-        Op::Reread => i32::MAX,
+        Op::Reread => 7,
         _ => -3,
     };
     let position = Position { commit_lsn: Lsn::from_bytes([1; 10]), command_id, seqval, operation };
