@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use schemas::TableName;
+use schemas::{Lsn, TableName};
 
 use crate::logging::LogFormat;
 
@@ -56,6 +56,9 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Has a running importer read a table, or a range of its keys, again.
     Snapshot(SnapshotArgs),
+    /// Makes, shows and reads the streams.
+    #[command(subcommand)]
+    Stream(StreamCommand),
     /// The SQL Server stand-in alone.
     #[cfg(feature = "demo")]
     Sqlserver(SqlserverArgs),
@@ -126,6 +129,112 @@ pub(crate) struct VerifyArgs {
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StreamCommand {
+    /// Makes the streams of the configuration that do not exist, and tells where those that do are not as configured.
+    ///
+    /// Exit codes: 0 all are there as configured, 3 some differ (they are left as they are), 1 failed.
+    Create(ConfigArgs),
+    /// Shows streams: shards, retention, encryption, size and tags.
+    List(StreamListArgs),
+    /// Prints events, decoded, one a line, as they come; until Ctrl-C.
+    Tail(StreamTailArgs),
+    /// Counts the events by table and operation, against what the progress records promised.
+    ///
+    /// Exit codes: 0 everything that was promised and is still kept is there, 1 something differs, or it failed.
+    Count(StreamCountArgs),
+    /// Prints the IAM policy under which a part of the pipeline works on Kinesis.
+    Policy(StreamPolicyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StreamListArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// All streams of the store, not only those with the configuration's prefix.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Answer in JSON, with every shard.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StreamTailArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Events of this table alone, such as dbo.orders; may be given several times.
+    #[arg(long = "table", value_name = "TABLE")]
+    pub(crate) tables: Vec<TableName>,
+    /// Events of the row with this key alone: its columns in their order, joined by commas (a comma within one is written %2C).
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) key: Option<String>,
+    /// Where to begin: `start`, `end`, an LSN, a time (2026-01-31T12:00:00Z, or how long ago: 10m), or after a record: stream/shard/sequence number.
+    #[arg(long, value_name = "PLACE", default_value = "end")]
+    pub(crate) from: String,
+    /// Progress records as well.
+    #[arg(long)]
+    pub(crate) progress: bool,
+    /// Dead letters as well, with the reason.
+    #[arg(long)]
+    pub(crate) dead_letters: bool,
+    /// No events: only what --progress and --dead-letters ask for.
+    #[arg(long)]
+    pub(crate) no_events: bool,
+    /// A JSON object a line: stream, shard, sequence number and the decoded event.
+    #[arg(long, conflicts_with = "raw")]
+    pub(crate) json: bool,
+    /// The records as they are; what is not text of one line, in base64.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// End after so many lines.
+    #[arg(long, value_name = "LINES")]
+    pub(crate) limit: Option<u64>,
+    /// End where the streams stand now, instead of waiting for more.
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StreamCountArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// This table alone; may be given several times.
+    #[arg(long = "table", value_name = "TABLE")]
+    pub(crate) tables: Vec<TableName>,
+    /// Ranges that begin at this LSN or later.
+    #[arg(long, value_name = "LSN")]
+    pub(crate) from: Option<Lsn>,
+    /// Ranges that end at this LSN or earlier.
+    #[arg(long, value_name = "LSN")]
+    pub(crate) to: Option<Lsn>,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StreamPolicyArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// For the importer, for the joiner and who else reads, or for who makes streams.
+    #[arg(long, value_enum)]
+    pub(crate) role: StreamRole,
+    /// The AWS account of the streams; default: any.
+    #[arg(long)]
+    pub(crate) account: Option<String>,
+    /// The ARN of the KMS key that encrypts them, where the configuration does not name it by its ARN.
+    #[arg(long, value_name = "ARN")]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StreamRole {
+    Producer,
+    Consumer,
+    Operator,
 }
 
 /// How to reach a running process.

@@ -1,4 +1,4 @@
-//! `tributary check`: the configuration, the definitions, and the source's health, as a table; or the least-privilege script.
+//! `tributary check`: the configuration, the definitions, the source's health and the streams, as a table; or the least-privilege script.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use importer::check::{CheckItem, Level};
 use schemas::contract::{Compatibility, Difference};
 use schemas::table::TableSchema;
 
+use super::stream;
 use crate::cli::CheckArgs;
 use crate::config::Config;
 use crate::pipeline::plans;
@@ -25,6 +26,8 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     ];
     let (source, filter) = (config.source.resolve()?, config.source.filter());
     items.extend(importer::check(&source, &filter).await);
+    let (streams, policy) = stream::check(&config, &contracts).await;
+    items.extend(streams);
     let settings = config.importer(contracts)?;
     if settings.snapshot.fenced {
         items.push(importer::check::fence(&source, &filter).await);
@@ -34,6 +37,9 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         items.push(contracts_item(&settings, &catalog));
     }
     print!("{}", table(&items));
+    if let Some(policy) = policy {
+        println!("\n{}\n{policy}", stream::MENDS);
+    }
     let count = |level| items.iter().filter(|item| item.level == level).count();
     let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
     println!("\n{} ok, {warnings} to look at, {problems} to mend before this can run.", count(Level::Ok));

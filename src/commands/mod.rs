@@ -9,6 +9,7 @@ mod snapshot;
 #[cfg(feature = "demo")]
 mod sqlserver;
 mod status;
+mod stream;
 mod verify;
 
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(&args).await,
         Command::Snapshot(args) => snapshot::run(&args).await,
         Command::Status(args) => status::run(&args).await,
+        Command::Stream(command) => stream::run(command).await,
         #[cfg(feature = "demo")]
         Command::Sqlserver(args) => sqlserver::run(args).await,
         Command::Completion { shell } => {
