@@ -20,8 +20,10 @@
 //! api:
 //!   listen: 127.0.0.1:8080
 //! ```
-//! The source's own keys are in [`source`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
+//! `docs/configuration.md` lists every key; the source's own are in [`source`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
 
+#[cfg(test)]
+mod reference;
 mod source;
 
 use std::path::{Path, PathBuf};
