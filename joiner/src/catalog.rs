@@ -15,7 +15,7 @@ use std::sync::Arc;
 use schemas::TableName;
 use schemas::parse::Columns;
 use schemas::plan::{AggregateKind, Edge, KeyPart, KeyType, NodeId, Plan};
-use schemas::table::{Length, SqlType, TableSchema};
+use schemas::table::{SqlType, TableSchema};
 
 use crate::error::Error;
 
@@ -240,7 +240,7 @@ impl Builder {
         }
         let suffix = self.tables[table].own_key.iter().filter(|part| !cluster.contains(part)).copied().collect();
         let draft = &self.tables[table];
-        let may_be_left_out = |&column: &usize| may_be_unavailable(draft.schema.columns[column].sql_type);
+        let may_be_left_out = |&column: &usize| draft.schema.columns[column].sql_type.may_be_unavailable();
         let keeps_null = kind == IndexKind::Rows && draft.columns.iter().any(may_be_left_out);
         self.indexes.push(Index { kind, cluster, suffix, stored: stored.iter().copied().collect(), keeps_null, table });
         self.indexes.len() - 1
@@ -415,25 +415,6 @@ impl Builder {
     }
 }
 
-/// Whether CDC leaves a value of this type out of an update that does not change it.
-fn may_be_unavailable(sql_type: SqlType) -> bool {
-    matches!(
-        sql_type,
-        SqlType::VarChar(Length::Max)
-            | SqlType::NVarChar(Length::Max)
-            | SqlType::VarBinary(Length::Max)
-            | SqlType::Text
-            | SqlType::NText
-            | SqlType::Image
-            | SqlType::Xml
-            | SqlType::Json
-            | SqlType::SqlVariant
-            | SqlType::HierarchyId
-            | SqlType::Geometry
-            | SqlType::Geography
-    )
-}
-
 /// Changes when anything changes that the state's bytes or the documents depend on.
 fn fingerprint(plans: &[Arc<Plan>]) -> String {
     let mut text = String::new();
@@ -446,7 +427,7 @@ fn fingerprint(plans: &[Arc<Plan>]) -> String {
             for column in columns {
                 let column = &node.table.columns[column];
                 // A wider type of the same form changes neither what is kept nor how it is compared.
-                let (form, left_out) = (column.sql_type.form(), may_be_unavailable(column.sql_type));
+                let (form, left_out) = (column.sql_type.form(), column.sql_type.may_be_unavailable());
                 text.push_str(&format!("{:?}{form:?}{left_out}{}", column.name, column.case_insensitive));
                 if matches!(column.sql_type, SqlType::DateTimeOffset { .. }) {
                     // States of before hold keys of local times.

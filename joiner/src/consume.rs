@@ -18,7 +18,7 @@ use crate::deliver::{self, NamedSink};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::handle::Shared;
-use crate::route::{Routed, route};
+use crate::route::Routed;
 use crate::status::{JoinerPhase, SinkState, SinkStatus};
 use crate::{Config, metrics};
 
@@ -225,9 +225,21 @@ async fn sort_out(
     frontier: watch::Receiver<Lsn>,
 ) -> Result<(), Error> {
     while let Some(batch) = raw.recv().await {
-        let (shared, frontier) = (shared.clone(), *frontier.borrow());
-        let routed = tokio::task::spawn_blocking(move || route(&shared.store, &shared.catalog, frontier, &batch));
-        let routed = routed.await.map_err(|error| Error::Task { what: error.to_string() })??;
+        let batch = Arc::new(batch);
+        let mut attempts = 0;
+        let routed = loop {
+            let (shared, frontier, batch) = (shared.clone(), *frontier.borrow(), batch.clone());
+            let routed = tokio::task::spawn_blocking(move || shared.route(frontier, &batch));
+            match routed.await.map_err(|error| Error::Task { what: error.to_string() })? {
+                // Folders of schemas are handed on by people and by file systems: both may be a little behind.
+                Err(error @ Error::UnknownSchema { .. }) if attempts < ATTEMPTS => {
+                    attempts += 1;
+                    tracing::warn!(error = %error, "a record cannot be read yet, looking for its schema again");
+                    tokio::time::sleep(RETRY).await;
+                }
+                routed => break routed?,
+            }
+        };
         if out.send(routed).await.is_err() {
             break;
         }

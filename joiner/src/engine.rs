@@ -14,7 +14,7 @@ use crate::catalog::Catalog;
 use crate::core::{Core, Limits, Progress};
 use crate::error::Error;
 use crate::handle::{Handle, Shared};
-use crate::route::{Routed, route};
+use crate::route::Routed;
 use crate::scan::{As, scan};
 use crate::state::{Store, meta};
 use crate::step::Share;
@@ -49,7 +49,7 @@ impl Engine {
         };
         let mut core = Core::new(store.clone(), catalog.clone(), &config.source, streams.clone(), limits)?;
         core.resume()?;
-        let shared = Shared::new(store, catalog)?;
+        let shared = Shared::new(store, catalog, config.schemas.clone())?;
         Ok(Self { shared, core, streams })
     }
 
@@ -82,7 +82,7 @@ impl Engine {
 
     /// Takes in records of an event stream.
     pub fn events(&mut self, batch: &Batch) -> Result<(), Error> {
-        let routed = route(&self.shared.store, &self.shared.catalog, self.frontier(), batch)?;
+        let routed = self.shared.route(self.frontier(), batch)?;
         self.routed(routed)
     }
 

@@ -40,6 +40,10 @@ pub enum Error {
         "stream {stream}, record {sequence}: not a progress record: {what}. Is this stream written by something else than the importer?"
     )]
     ProgressRecord { stream: StreamName, sequence: SequenceNumber, what: String },
+    #[error("stream {stream}, shard {shard}, record {sequence}: {error}. Then start again: reading goes on with this record, nothing is lost")]
+    UnknownSchema { stream: StreamName, shard: ShardId, sequence: SequenceNumber, error: schemas::parse::ParseError },
+    #[error("looking for schemas: {0}")]
+    Schemas(#[from] schemas::encoding::SchemaError),
     #[error(
         "the progress stream speaks of source {found:?}, the configuration says {expected:?}: correct the stream prefix or the source's name"
     )]

@@ -4,11 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
+use schemas::encoding::Schemas;
 use schemas::entity::EntityInfo;
+use streams::Batch;
 use tokio::sync::watch;
 
 use crate::catalog::Catalog;
 use crate::error::Error;
+use crate::route::{Routed, route};
 use crate::state::meta::Standing;
 use crate::state::{Store, key, outbox};
 use crate::status::{SinkStatus, Status};
@@ -44,6 +47,8 @@ pub enum Page {
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) catalog: Arc<Catalog>,
+    /// What records may be written under.
+    pub(crate) schemas: Arc<Schemas>,
     pub(crate) head: watch::Sender<Head>,
     status: Mutex<Status>,
 }
@@ -55,12 +60,22 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Arc<Store>, catalog: Arc<Catalog>) -> Result<Arc<Self>, Error> {
+    pub(crate) fn new(store: Arc<Store>, catalog: Arc<Catalog>, schemas: Arc<Schemas>) -> Result<Arc<Self>, Error> {
         let standing = store.standing()?;
         let mut status = Status::default();
         status.stand(&standing);
         let head = watch::Sender::new(head(&store, &standing));
-        Ok(Arc::new(Self { store, catalog, head, status: Mutex::new(status) }))
+        Ok(Arc::new(Self { store, catalog, schemas, head, status: Mutex::new(status) }))
+    }
+
+    /// Sorts out a batch. Where a record is under a schema that is not known, the importer may just have written it.
+    pub(crate) fn route(&self, frontier: Lsn, batch: &Batch) -> Result<Routed, Error> {
+        match route(&self.store, &self.catalog, &self.schemas.known(), frontier, batch) {
+            Err(Error::UnknownSchema { .. }) => {
+                route(&self.store, &self.catalog, &*self.schemas.look_again()?, frontier, batch)
+            }
+            routed => routed,
+        }
     }
 
     /// Tells everyone how far the joiner has come.

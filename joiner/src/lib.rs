@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemas::encoding::{Registry, Schemas};
 use schemas::plan::Plan;
 use streams::{Layout, Provider};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,8 @@ pub struct Config {
     /// The state's directory: empty, or one that this joiner has used.
     pub state_dir: PathBuf,
     pub plans: Vec<Arc<Plan>>,
+    /// The schemas that records may be written under, where they are not all in JSON.
+    pub schemas: Arc<Schemas>,
     /// The source's name, as in the progress records.
     pub source: String,
     /// What the streams' names begin with.
@@ -75,6 +78,7 @@ impl Config {
         Self {
             state_dir: state_dir.into(),
             plans,
+            schemas: Arc::new(Schemas::fixed(Registry::default())),
             source: source.into(),
             stream_prefix: stream_prefix.into(),
             layout: Layout::default(),

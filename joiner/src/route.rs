@@ -4,13 +4,15 @@
 //!
 //! # What is refused
 //! An event that cannot be read, lacks a column of its table's key, or holds a value that a key cannot be made of, is a dead letter: everything that is put into the state can be looked up
-//! and assembled without fail. Where such an event's position is known it still counts as received (INV-6).
+//! and assembled without fail. Where such an event's position is known it still counts as received (INV-6). A record under a schema that is not known is no dead letter: it says nothing about
+//! the record, and everything about the folder that schemas are read from. The batch is given back, to be routed again once more is known.
 
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
+use schemas::encoding::{Opener, Registry, to_json};
 use schemas::event::Op;
-use schemas::parse::{Head, RowSlices};
+use schemas::parse::{Head, ParseError, RowBuffer, RowView};
 use schemas::progress::{SequenceNumber, ShardId, StreamName};
 use schemas::{Lsn, TableName};
 use streams::Batch;
@@ -79,7 +81,7 @@ pub struct DeadLetter {
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error(transparent)]
-    Parse(#[from] schemas::parse::ParseError),
+    Parse(#[from] ParseError),
     #[error("a {0:?} event without its {1} image")]
     NoImage(Op, &'static str),
     #[error("the {image} image has no column {column:?}, which is part of the table's key")]
@@ -91,6 +93,7 @@ enum Refused {
 pub(crate) struct Router<'a> {
     store: &'a Store,
     catalog: &'a Catalog,
+    registry: &'a Registry,
     frontier: Lsn,
     arena: Vec<u8>,
     drafts: Vec<Change>,
@@ -102,12 +105,19 @@ pub(crate) struct Router<'a> {
 }
 
 /// Sorts out a batch. Changes at or below `frontier` have been applied and are dropped.
-pub(crate) fn route(store: &Store, catalog: &Catalog, frontier: Lsn, batch: &Batch) -> Result<Routed, Error> {
+pub(crate) fn route(
+    store: &Store,
+    catalog: &Catalog,
+    registry: &Registry,
+    frontier: Lsn,
+    batch: &Batch,
+) -> Result<Routed, Error> {
     let tables = catalog.tables.len();
     let last = batch.records.last().map_or(SequenceNumber::from(0), |(sequence, _)| sequence.clone());
     let mut router = Router {
         store,
         catalog,
+        registry,
         frontier,
         arena: Vec::with_capacity(batch.records.iter().map(|(_, data)| data.len()).sum::<usize>() / 2),
         drafts: Vec::new(),
@@ -128,10 +138,10 @@ pub(crate) fn route(store: &Store, catalog: &Catalog, frontier: Lsn, batch: &Bat
             unknown: 0,
         },
     };
-    let (mut before, mut after) = (RowSlices::default(), RowSlices::default());
+    let (mut opener, mut rows) = (Opener::new(registry), RowBuffer::default());
     let mut recent: Option<(TableName, Option<TableId>)> = None;
     for (sequence, data) in &batch.records {
-        router.event(data, sequence, &mut before, &mut after, &mut recent)?;
+        router.event(data, sequence, &mut opener, &mut rows, &mut recent)?;
     }
     let arena = Arc::new(router.arena);
     let mut out = router.out;
@@ -143,16 +153,20 @@ pub(crate) fn route(store: &Store, catalog: &Catalog, frontier: Lsn, batch: &Bat
 }
 
 impl Router<'_> {
-    fn event<'a>(
+    fn event(
         &mut self,
-        data: &'a [u8],
+        data: &[u8],
         sequence: &SequenceNumber,
-        before: &mut RowSlices<'a>,
-        after: &mut RowSlices<'a>,
+        opener: &mut Opener<'_>,
+        rows: &mut RowBuffer,
         recent: &mut Option<(TableName, Option<TableId>)>,
     ) -> Result<(), Error> {
-        let head = match Head::read(data) {
+        let head = match opener.head(data) {
             Ok(head) => head,
+            Err(error @ ParseError::UnknownSchema { .. }) => {
+                let (stream, shard) = (self.out.stream.clone(), self.out.shard.clone());
+                return Err(Error::UnknownSchema { stream, shard, sequence: sequence.clone(), error });
+            }
             Err(error) => {
                 self.out.unknown += 1;
                 self.dead_letter(data, sequence, None, &error.into());
@@ -170,7 +184,7 @@ impl Router<'_> {
         });
         let Some(table) = table else { return Ok(()) };
         if head.op == Op::Read {
-            return self.snapshot_row(&head, data, table, sequence, before, after);
+            return self.snapshot_row(&head, data, table, sequence, rows);
         }
         self.out.received[table] += 1;
         let mut position = head.position;
@@ -183,7 +197,7 @@ impl Router<'_> {
         }
         self.out.greatest = self.out.greatest.max(position.commit_lsn);
         let start = self.arena.len();
-        let (kind, images) = match self.images(&head, table, before, after) {
+        let (kind, images) = match self.images(&head, table, rows) {
             Ok(images) => images,
             Err(refused) => {
                 self.arena.truncate(start);
@@ -198,15 +212,14 @@ impl Router<'_> {
 
     /// Reads a change's images into the arena.
     #[allow(clippy::type_complexity)]
-    fn images<'a>(
+    fn images(
         &mut self,
-        head: &Head<'a>,
+        head: &Head<'_>,
         id: TableId,
-        before: &mut RowSlices<'a>,
-        after: &mut RowSlices<'a>,
+        rows: &mut RowBuffer,
     ) -> Result<(Kind, (Option<(u32, u32)>, Option<(u32, u32)>)), Refused> {
         let table = &self.catalog.tables[id];
-        head.rows(&table.columns, before, after)?;
+        let (before, after) = head.rows(&table.columns, rows)?;
         let (wants_before, wants_after) = (matches!(head.op, Op::Update | Op::Delete), head.op != Op::Delete);
         if wants_before && !before.present {
             return Err(Refused::NoImage(head.op, "before"));
@@ -216,23 +229,23 @@ impl Router<'_> {
         }
         let old = if wants_before { Some(self.image(table, before, "before")?) } else { None };
         let new = if wants_after { Some(self.image(table, after, "after")?) } else { None };
-        let same = |(a, b): (&&[u8], &&[u8])| a == b || row::is_unavailable(b);
-        if head.op == Op::Update && before.values.iter().zip(&after.values).all(same) {
+        let same = |(a, b): (&[u8], &[u8])| a == b || row::is_unavailable(b);
+        if head.op == Op::Update && before.values().zip(after.values()).all(same) {
             return Ok((Kind::Nothing, (None, None)));
         }
         Ok((Kind::Rows, (old, new)))
     }
 
     /// Appends an image to the arena, once it is known that every key can be made of it.
-    fn image(&mut self, table: &Table, row: &RowSlices<'_>, image: &'static str) -> Result<(u32, u32), Refused> {
+    fn image(&mut self, table: &Table, row: RowView<'_>, image: &'static str) -> Result<(u32, u32), Refused> {
         for part in &table.own_key {
-            if row.values[part.slot].is_empty() {
+            if row.get(part.slot).is_empty() {
                 let column = table.own_key_column(part.slot);
                 return Err(Refused::NoKey { image, column });
             }
         }
         let start = self.arena.len();
-        row.values.iter().for_each(|fragment| row::put(fragment, &mut self.arena));
+        row.values().for_each(|fragment| row::put(fragment, &mut self.arena));
         let bytes = &self.arena[start..];
         let row = self.spans.read(bytes);
         let refused = |error| Refused::Key { image, error };
@@ -246,14 +259,13 @@ impl Router<'_> {
         Ok((start as u32, self.arena.len() as u32))
     }
 
-    fn snapshot_row<'a>(
+    fn snapshot_row(
         &mut self,
-        head: &Head<'a>,
+        head: &Head<'_>,
         data: &[u8],
         id: TableId,
         sequence: &SequenceNumber,
-        before: &mut RowSlices<'a>,
-        after: &mut RowSlices<'a>,
+        rows: &mut RowBuffer,
     ) -> Result<(), Error> {
         let catalog = self.catalog;
         let table = &catalog.tables[id];
@@ -273,7 +285,7 @@ impl Router<'_> {
         };
         self.out.snapshots[which].received[id] += 1;
         let start = self.arena.len();
-        let read = head.rows(&table.columns, before, after).map_err(Refused::from).and_then(|()| {
+        let read = head.rows(&table.columns, rows).map_err(Refused::from).and_then(|(_, after)| {
             if after.present { self.image(table, after, "after") } else { Err(Refused::NoImage(head.op, "after")) }
         });
         if let Err(refused) = read {
@@ -297,7 +309,13 @@ impl Router<'_> {
     }
 
     fn dead_letter(&mut self, data: &[u8], sequence: &SequenceNumber, place: Option<(TableId, Lsn)>, refused: &Refused) {
-        let event: String = String::from_utf8_lossy(&data[..data.len().min(2000)]).into_owned();
+        // In JSON, where it can be read as far as that.
+        let mut text = Vec::new();
+        if to_json(&mut Opener::new(self.registry), &mut RowBuffer::default(), data, &mut text).is_err() {
+            text.clear();
+            text.extend_from_slice(data);
+        }
+        let event: String = String::from_utf8_lossy(&text[..text.len().min(2000)]).into_owned();
         self.out.dead.push(DeadLetter {
             stream: self.out.stream.to_string(),
             shard: self.out.shard.to_string(),

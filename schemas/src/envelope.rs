@@ -1,4 +1,4 @@
-//! The default encoding of change events: JSON in Debezium's envelope, which Flink, Materialize, RisingWave and Kafka tools read as it is.
+//! The default encoding of change events ([`crate::encoding`] has the others): JSON in Debezium's envelope, which Flink, Materialize, RisingWave and Kafka tools read as it is.
 //!
 //! ```json
 //! {"op":"u",
@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use crate::event::{ChangeEvent, Op, Row};
 use crate::json::{write_integer, write_lsn, write_string};
+use crate::lsn::Position;
+use crate::parse::{Columns, Head, RowView};
 use crate::table::TableSchema;
 
 /// Writes the events of one source.
@@ -81,20 +83,37 @@ impl Encoder {
     pub fn encode(&mut self, event: &ChangeEvent, out: &mut Vec<u8>) {
         let table = self.table(&event.table);
         let table = &self.tables[table];
-        let position = &event.position;
-        let read = event.op.is_read();
-        let snapshot: &[u8] = match event.op {
+        let stated = (event.op, &event.position, event.commit_time_ms);
+        self.write(
+            &table.source,
+            stated,
+            out,
+            |out| table.write_row(out, event.before.as_ref()),
+            |out| table.write_row(out, event.after.as_ref()),
+        );
+    }
+
+    fn write(
+        &self,
+        table_source: &[u8],
+        (op, position, commit_time_ms): (Op, &Position, i64),
+        out: &mut Vec<u8>,
+        before: impl FnOnce(&mut Vec<u8>),
+        after: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let read = op.is_read();
+        let snapshot: &[u8] = match op {
             Op::Read => b"true",
             Op::Reread => b"incremental",
             Op::Create | Op::Update | Op::Delete => b"false",
         };
         out.extend_from_slice(br#"{"op":""#);
-        out.push(event.op.letter() as u8);
+        out.push(op.letter() as u8);
         out.extend_from_slice(&self.source);
-        write_integer(out, event.commit_time_ms);
+        write_integer(out, commit_time_ms);
         out.extend_from_slice(br#","snapshot":""#);
         out.extend_from_slice(snapshot);
-        out.extend_from_slice(&table.source);
+        out.extend_from_slice(table_source);
         write_lsn(out, position.commit_lsn);
         if read {
             out.extend_from_slice(br#"","change_lsn":null,"command_id":"#);
@@ -104,15 +123,15 @@ impl Encoder {
             out.extend_from_slice(br#"","command_id":"#);
         }
         write_integer(out, position.command_id);
-        let serial: &[u8] = if event.op == Op::Update { b"2" } else { b"1" };
+        let serial: &[u8] = if op == Op::Update { b"2" } else { b"1" };
         out.extend_from_slice(br#","event_serial_no":"#);
         out.extend_from_slice(serial);
         out.extend_from_slice(br#"},"before":"#);
-        table.write_row(out, event.before.as_ref());
+        before(out);
         out.extend_from_slice(br#","after":"#);
-        table.write_row(out, event.after.as_ref());
+        after(out);
         out.extend_from_slice(br#","ts_ms":"#);
-        write_integer(out, event.commit_time_ms);
+        write_integer(out, commit_time_ms);
         if read {
             out.extend_from_slice(br#","transaction":null}"#);
         } else {
@@ -146,11 +165,7 @@ impl Encoder {
 
 impl TableText {
     fn new(database: &[u8], table: &Arc<TableSchema>) -> Self {
-        let mut source = database.to_vec();
-        write_string(&mut source, &table.name.schema);
-        source.extend_from_slice(br#","table":"#);
-        write_string(&mut source, &table.name.table);
-        source.extend_from_slice(br#","commit_lsn":""#);
+        let source = table_source(database, &table.name.schema, &table.name.table);
         let (mut names, mut ends) = (Vec::new(), Vec::new());
         for (index, column) in table.columns.iter().enumerate() {
             names.push(if index == 0 { b'{' } else { b',' });
@@ -174,6 +189,45 @@ impl TableText {
         }
         out.push(b'}');
     }
+}
+
+/// From the end of the value of `snapshot` to the value of `commit_lsn`.
+fn table_source(database: &[u8], schema: &str, table: &str) -> Vec<u8> {
+    let mut source = database.to_vec();
+    write_string(&mut source, schema);
+    source.extend_from_slice(br#","table":"#);
+    write_string(&mut source, table);
+    source.extend_from_slice(br#","commit_lsn":""#);
+    source
+}
+
+/// Appends an event that was read in another encoding, all its columns, as the encoder of its source and database would.
+pub(crate) fn write_fragments(
+    head: &Head<'_>,
+    (source, database): (&str, &str),
+    columns: &Columns,
+    (before, after): (RowView<'_>, RowView<'_>),
+    out: &mut Vec<u8>,
+) {
+    let encoder = Encoder::new(source, database);
+    let table = table_source(&encoder.database, &head.schema, &head.table);
+    let row = |out: &mut Vec<u8>, row: RowView<'_>| {
+        if !row.present {
+            return out.extend_from_slice(b"null");
+        }
+        out.push(b'{');
+        for (index, (name, value)) in columns.names().zip(row.values()).enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            write_string(out, name);
+            out.push(b':');
+            out.extend_from_slice(value);
+        }
+        out.push(b'}');
+    };
+    let stated = (head.op, &head.position, head.commit_time_ms);
+    encoder.write(&table, stated, out, |out| row(out, before), |out| row(out, after));
 }
 
 #[cfg(test)]

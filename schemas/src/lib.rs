@@ -1,12 +1,13 @@
 //! The contract between the parts of Tributary, pure: no I/O, no async, no clock.
 //!
 //! What the importer writes and the joiner reads is defined here and nowhere else: log sequence numbers and positions ([`Lsn`], [`Position`]), table
-//! schemas ([`table`]), values ([`value`]), change events and their encoding ([`event`], [`envelope`]), the table contracts that events are held to
+//! schemas ([`table`]), values ([`value`]), change events and their encodings ([`event`], [`envelope`], [`encoding`]), the table contracts that events are held to
 //! ([`contract`]), progress records ([`progress`]), entity definitions ([`entity`]), resolved against the tables
 //! ([`plan`]), the reading of events ([`parse`]) and the entity changes that come out at the end ([`change`]).
 
 pub mod change;
 pub mod contract;
+pub mod encoding;
 pub mod entity;
 pub mod envelope;
 pub mod event;

@@ -1,5 +1,5 @@
-//! Reading change events ([`crate::envelope`]) lazily: first what the event is about ([`Head`]), then, for who still wants them, columns of its rows as slices
-//! of the event's own text ([`Head::rows`]).
+//! Reading change events lazily: first what the event is about ([`Head`]), then, for who still wants them, columns of its rows as JSON ([`Head::rows`]): of events in JSON slices of
+//! the event's own text, of others ([`crate::encoding`]) text made of the columns that are wanted.
 //!
 //! A reader drops duplicates by their position; with the members in the envelope's own order, a duplicate's rows are never looked at. Foreign Debezium JSON is read as well: members in any order,
 //! whitespace, the `{"schema":…,"payload":…}` wrapper. Then the first pass notes where the rows stand, and the second comes back to them.
@@ -10,15 +10,17 @@
 //! byte where it went wrong.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 mod own;
 mod scan;
 
 use scan::{RawString, Scanner};
 
+use crate::encoding::{Image, avro, protobuf};
 use crate::event::Op;
 use crate::lsn::{Lsn, Position};
-use crate::table::TableSchema;
+use crate::table::{TableName, TableSchema};
 
 /// An event that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +33,29 @@ pub enum ParseError {
     Missing { member: &'static str },
     #[error("byte {offset}: `{member}` is {text}: expected {expected}")]
     Value { offset: usize, member: &'static str, text: String, expected: &'static str },
+    #[error("a damaged event: at byte {offset} expected {expected}")]
+    Damaged { offset: usize, expected: &'static str },
+    #[error("a damaged zstd frame: {what}")]
+    Zstd { what: String },
+    /// Not the event's fault: it must not be dropped.
+    #[error(
+        "a record under {what}, which is not in the folder of table contracts: take the .{extension} files over from the importer's folder (`contracts` in its configuration), with those of earlier versions"
+    )]
+    UnknownSchema { what: String, extension: &'static str },
+}
+
+/// What an event says of itself, in any encoding.
+#[derive(Debug)]
+pub(crate) struct Stated<'a> {
+    pub(crate) op: Op,
+    pub(crate) incremental: bool,
+    pub(crate) table: &'a TableName,
+    pub(crate) source: &'a str,
+    pub(crate) database: &'a str,
+    pub(crate) commit_lsn: Lsn,
+    pub(crate) seqval: Option<Lsn>,
+    pub(crate) command_id: i32,
+    pub(crate) ts_ms: i64,
 }
 
 /// What an event is about.
@@ -42,22 +67,42 @@ pub struct Head<'a> {
     /// For a row that was read: the LSN from which the tail follows; where it was read again, the command id is the number of who read it ([`Reread::reading`](crate::progress::Reread::reading)).
     pub position: Position,
     pub commit_time_ms: i64,
-    text: &'a str,
-    before: Option<usize>,
-    after: Option<usize>,
-    /// Where reading goes on: the first member that has not been looked at. `None`: everything has been read.
-    resume: Option<usize>,
+    body: Body<'a>,
+}
+
+/// Where an event's rows are.
+#[derive(Debug, Clone)]
+enum Body<'a> {
+    Json {
+        text: &'a str,
+        before: Option<usize>,
+        after: Option<usize>,
+        /// Where reading goes on: the first member that has not been looked at. `None`: everything has been read.
+        resume: Option<usize>,
+    },
+    Avro {
+        bytes: &'a [u8],
+        schema: &'a avro::Schema,
+        at: usize,
+        origin: (&'a str, &'a str),
+    },
+    Protobuf {
+        bytes: &'a [u8],
+        schema: &'a protobuf::Schema,
+        rows: [Option<(usize, usize)>; 2],
+        origin: (&'a str, &'a str),
+    },
 }
 
 /// Columns that a reader wants, in the order of the slots that it wants them in.
 #[derive(Debug, Clone)]
 pub struct Columns {
     /// Every column of the table in its order.
-    names: Vec<Name>,
+    names: Arc<[Name]>,
     slots: usize,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Name {
     /// As JSON, with quotes and colon: what a member of our own events begins with.
     member: Vec<u8>,
@@ -77,6 +122,18 @@ impl Columns {
         Self { names: names.collect(), slots: wanted.len() }
     }
 
+    /// All columns of these names, in their order.
+    fn all<'n>(names: impl Iterator<Item = &'n str>) -> Self {
+        let name = |(slot, name): (usize, &str)| Name { member: Vec::new(), plain: name.to_owned(), slot: Some(slot) };
+        let names: Arc<[Name]> = names.enumerate().map(name).collect();
+        Self { slots: names.len(), names }
+    }
+
+    /// The names of all columns.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| name.plain.as_str())
+    }
+
     /// Passes over a member's name; the column that it stands for, if it is one of the table. `expected` is tried first: columns mostly stand in their order.
     fn pass(&self, scanner: &mut Scanner<'_>, expected: usize) -> Result<Option<usize>, ParseError> {
         if self.names.get(expected).is_some_and(|name| scanner.passes(&name.member)) {
@@ -89,18 +146,59 @@ impl Columns {
 }
 
 /// The wanted columns of one row: a JSON value each, empty where the row does not have the column.
-#[derive(Debug, Clone, Default)]
-pub struct RowSlices<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct RowView<'a> {
     /// Whether the event has this row at all.
     pub present: bool,
-    pub values: Vec<&'a [u8]>,
+    text: &'a [u8],
+    spans: &'a [(u32, u32)],
 }
 
-impl RowSlices<'_> {
-    fn clear(&mut self, slots: usize) {
-        self.present = false;
-        self.values.clear();
-        self.values.resize(slots, b"");
+impl<'a> RowView<'a> {
+    fn new(text: &'a [u8], image: &'a Image) -> Self {
+        Self { present: image.present, text, spans: &image.spans }
+    }
+
+    /// The value in a slot.
+    pub fn get(&self, slot: usize) -> &'a [u8] {
+        self.spans.get(slot).map_or(b"", |&(start, end)| &self.text[start as usize..end as usize])
+    }
+
+    /// All values, slot by slot.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+        let (text, spans) = (self.text, self.spans);
+        spans.iter().map(move |&(start, end)| &text[start as usize..end as usize])
+    }
+}
+
+/// What rows are read into, kept from event to event: reading allocates nothing, and which column of a schema goes into which slot is found out once.
+#[derive(Debug, Default)]
+pub struct RowBuffer {
+    before: Image,
+    after: Image,
+    /// The values of events that are not JSON themselves.
+    text: Vec<u8>,
+    slots: Vec<Slots>,
+}
+
+/// Into which slots the columns of a schema go.
+#[derive(Debug)]
+struct Slots {
+    fingerprint: u64,
+    names: Arc<[Name]>,
+    slots: Vec<Option<u32>>,
+}
+
+impl RowBuffer {
+    /// Which of the schemas that are known it is.
+    fn slots<'n>(&mut self, fingerprint: u64, columns: &Columns, schema: impl Iterator<Item = &'n str>) -> usize {
+        let known = |slots: &Slots| slots.fingerprint == fingerprint && Arc::ptr_eq(&slots.names, &columns.names);
+        self.slots.iter().position(known).unwrap_or_else(|| {
+            let slot = |column: &str| columns.names.iter().find(|name| name.plain == column)?.slot.map(|slot| slot as u32);
+            let slots = schema.map(slot).collect();
+            self.slots.push(Slots { fingerprint, names: columns.names.clone(), slots });
+            self.slots.len() - 1
+        })
     }
 }
 
@@ -145,58 +243,151 @@ impl<'a> Head<'a> {
         let op = partial.op.ok_or(ParseError::Missing { member: "op" })?;
         let source = partial.source.ok_or(ParseError::Missing { member: "source" })?;
         let commit_lsn = source.commit_lsn.ok_or(ParseError::Missing { member: "source.commit_lsn" })?;
-        let op = if op == Op::Read && source.incremental { Op::Reread } else { op };
-        let operation = match op {
-            Op::Delete => 1,
-            Op::Create => 2,
-            Op::Update => 4,
-            Op::Read | Op::Reread => 0,
-        };
-        let seqval = match (op, source.seqval) {
-            (Op::Read | Op::Reread, _) => Lsn::ZERO,
-            (_, Some(seqval)) => seqval,
-            (_, None) => return Err(ParseError::Missing { member: "source.change_lsn" }),
-        };
-        let command_id = match op {
-            Op::Read => 0,
-            Op::Reread | Op::Create | Op::Update | Op::Delete => source.command_id,
-        };
+        let (op, position) = position(op, source.incremental, commit_lsn, source.seqval, source.command_id)?;
         Ok(Self {
             op,
             schema: source.schema.ok_or(ParseError::Missing { member: "source.schema" })?,
             table: source.table.ok_or(ParseError::Missing { member: "source.table" })?,
-            position: Position { commit_lsn, command_id, seqval, operation },
+            position,
             commit_time_ms: source.ts_ms,
-            text,
-            before: partial.before,
-            after: partial.after,
-            resume: partial.resume,
+            body: Body::Json { text, before: partial.before, after: partial.after, resume: partial.resume },
         })
     }
 
-    /// Reads the wanted columns of both rows, and the rest of the event: after it, the whole event has been checked.
-    pub fn rows(&self, columns: &Columns, before: &mut RowSlices<'a>, after: &mut RowSlices<'a>) -> Result<(), ParseError> {
-        before.clear(columns.slots);
-        after.clear(columns.slots);
-        for (at, row) in [(self.before, &mut *before), (self.after, &mut *after)] {
-            if let Some(at) = at {
-                row_at(&mut Scanner::new(self.text, at), columns, row)?;
-            }
-        }
-        let Some(resume) = self.resume else { return Ok(()) };
-        let mut scanner = Scanner::new(self.text, resume);
-        loop {
-            let name = scanner.name()?;
-            match name.inner {
-                "before" if !name.escaped => row_at(&mut scanner, columns, before)?,
-                "after" if !name.escaped => row_at(&mut scanner, columns, after)?,
-                _ => drop(scanner.value(1)?),
-            }
-            if !scanner.more(b'}')? {
-                return scanner.end();
-            }
+    pub(crate) fn of_avro(stated: Stated<'a>, bytes: &'a [u8], schema: &'a avro::Schema, at: usize) -> Result<Self, ParseError> {
+        let origin = (stated.source, stated.database);
+        Self::of(stated, Body::Avro { bytes, schema, at, origin })
+    }
+
+    pub(crate) fn of_protobuf(
+        stated: Stated<'a>,
+        bytes: &'a [u8],
+        schema: &'a protobuf::Schema,
+        rows: [Option<(usize, usize)>; 2],
+    ) -> Result<Self, ParseError> {
+        let origin = (stated.source, stated.database);
+        Self::of(stated, Body::Protobuf { bytes, schema, rows, origin })
+    }
+
+    fn of(stated: Stated<'a>, body: Body<'a>) -> Result<Self, ParseError> {
+        let Stated { op, incremental, table, commit_lsn, seqval, command_id, ts_ms, .. } = stated;
+        let (op, position) = position(op, incremental, commit_lsn, seqval, command_id)?;
+        let (schema, table) = (table.schema.as_str().into(), table.table.as_str().into());
+        Ok(Self { op, schema, table, position, commit_time_ms: ts_ms, body })
+    }
+
+    /// The event's own text, where it is JSON.
+    pub(crate) fn json_text(&self) -> Option<&'a str> {
+        if let Body::Json { text, .. } = self.body { Some(text) } else { None }
+    }
+
+    /// The names of the source and of its database, of an event that is not JSON.
+    pub(crate) fn origin(&self) -> (&'a str, &'a str) {
+        match self.body {
+            Body::Json { .. } => ("", ""),
+            Body::Avro { origin, .. } | Body::Protobuf { origin, .. } => origin,
         }
     }
+
+    /// All columns that the event's schema has, of an event that is not JSON.
+    pub(crate) fn all_columns(&self) -> Columns {
+        match self.body {
+            Body::Json { .. } => Columns::all(std::iter::empty()),
+            Body::Avro { schema, .. } => Columns::all(schema.columns()),
+            Body::Protobuf { schema, .. } => Columns::all(schema.columns()),
+        }
+    }
+
+    /// Reads the wanted columns of both rows, before and after. Of an event in JSON, the whole event has been checked after it.
+    pub fn rows<'b>(&self, columns: &Columns, buffer: &'b mut RowBuffer) -> Result<(RowView<'b>, RowView<'b>), ParseError>
+    where
+        'a: 'b,
+    {
+        buffer.before.clear(columns.slots);
+        buffer.after.clear(columns.slots);
+        if let Body::Json { text, before, after, resume } = &self.body {
+            rows_of_json(text, (*before, *after, *resume), columns, [&mut buffer.before, &mut buffer.after])?;
+            let text = text.as_bytes();
+            return Ok((RowView::new(text, &buffer.before), RowView::new(text, &buffer.after)));
+        }
+        buffer.text.clear();
+        buffer.text.extend_from_slice(crate::encoding::SPECIALS);
+        match &self.body {
+            Body::Json { .. } => {}
+            Body::Avro { bytes, schema, at, .. } => {
+                let slots = buffer.slots(schema.fingerprint, columns, schema.columns());
+                let RowBuffer { before, after, text, slots: known } = buffer;
+                schema.rows(bytes, *at, &known[slots].slots, text, [before, after])?;
+            }
+            Body::Protobuf { bytes, schema, rows, .. } => {
+                let slots = buffer.slots(schema.fingerprint, columns, schema.columns());
+                let RowBuffer { before, after, text, slots: known } = buffer;
+                schema.rows(bytes, *rows, &known[slots].slots, text, [before, after])?;
+            }
+        }
+        Ok((RowView::new(&buffer.text, &buffer.before), RowView::new(&buffer.text, &buffer.after)))
+    }
+}
+
+/// What an event's place in the total order is, and whether a row was read again.
+fn position(
+    op: Op,
+    incremental: bool,
+    commit_lsn: Lsn,
+    seqval: Option<Lsn>,
+    command_id: i32,
+) -> Result<(Op, Position), ParseError> {
+    let op = if op == Op::Read && incremental { Op::Reread } else { op };
+    let operation = match op {
+        Op::Delete => 1,
+        Op::Create => 2,
+        Op::Update => 4,
+        Op::Read | Op::Reread => 0,
+    };
+    let seqval = match (op, seqval) {
+        (Op::Read | Op::Reread, _) => Lsn::ZERO,
+        (_, Some(seqval)) => seqval,
+        (_, None) => return Err(ParseError::Missing { member: "source.change_lsn" }),
+    };
+    let command_id = match op {
+        Op::Read => 0,
+        Op::Reread | Op::Create | Op::Update | Op::Delete => command_id,
+    };
+    Ok((op, Position { commit_lsn, command_id, seqval, operation }))
+}
+
+/// Reads the wanted columns of both rows, and the rest of the event.
+fn rows_of_json(
+    text: &str,
+    (before_at, after_at, resume): (Option<usize>, Option<usize>, Option<usize>),
+    columns: &Columns,
+    [before, after]: [&mut Image; 2],
+) -> Result<(), ParseError> {
+    for (at, row) in [(before_at, &mut *before), (after_at, &mut *after)] {
+        if let Some(at) = at {
+            row_at(&mut Scanner::new(text, at), columns, row)?;
+        }
+    }
+    let Some(resume) = resume else { return Ok(()) };
+    let mut scanner = Scanner::new(text, resume);
+    loop {
+        let name = scanner.name()?;
+        match name.inner {
+            "before" if !name.escaped => row_at(&mut scanner, columns, before)?,
+            "after" if !name.escaped => row_at(&mut scanner, columns, after)?,
+            _ => drop(scanner.value(1)?),
+        }
+        if !scanner.more(b'}')? {
+            return scanner.end();
+        }
+    }
+}
+
+/// Whether bytes are one JSON value, without anything around it.
+pub(crate) fn check_value(bytes: &[u8]) -> Option<()> {
+    let mut scanner = Scanner::new(std::str::from_utf8(bytes).ok()?, 0);
+    scanner.value(1).ok()?;
+    (scanner.at == bytes.len()).then_some(())
 }
 
 /// Reads an envelope; outermost, it stops before the first row once it knows the rest.
@@ -309,7 +500,7 @@ fn integer<N: std::str::FromStr + Default>(scanner: &mut Scanner<'_>, member: &'
 }
 
 /// Reads a row's wanted columns. A later member of the same name wins, as in serde_json.
-fn row_at<'a>(scanner: &mut Scanner<'a>, columns: &Columns, row: &mut RowSlices<'a>) -> Result<(), ParseError> {
+fn row_at(scanner: &mut Scanner<'_>, columns: &Columns, row: &mut Image) -> Result<(), ParseError> {
     row.clear(columns.slots);
     if scanner.null()? {
         return Ok(());
@@ -326,10 +517,11 @@ fn row_at<'a>(scanner: &mut Scanner<'a>, columns: &Columns, row: &mut RowSlices<
     let mut expected = 0;
     loop {
         let column = columns.pass(scanner, expected)?;
-        let value = scanner.value(2)?;
+        let start = scanner.at;
+        scanner.value(2)?;
         if let Some(column) = column {
             if let Some(slot) = columns.names[column].slot {
-                row.values[slot] = value.as_bytes();
+                row.set(slot as u32, start, scanner.at);
             }
             expected = column + 1;
         }

@@ -214,6 +214,25 @@ impl SqlType {
             other => Form::Of(other),
         }
     }
+
+    /// Whether CDC leaves a value of this type out of an update that does not change it ([`crate::value::Value::Unavailable`]).
+    pub const fn may_be_unavailable(self) -> bool {
+        matches!(
+            self,
+            Self::VarChar(Length::Max)
+                | Self::NVarChar(Length::Max)
+                | Self::VarBinary(Length::Max)
+                | Self::Text
+                | Self::NText
+                | Self::Image
+                | Self::Xml
+                | Self::Json
+                | Self::SqlVariant
+                | Self::HierarchyId
+                | Self::Geometry
+                | Self::Geography
+        )
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -54,12 +54,12 @@ fn check(event: &ChangeEvent, text: &[u8]) {
     let head = Head::read(text).unwrap();
     assert_eq!((head.op, head.schema.as_ref(), head.table.as_ref()), (event.op, "dbo", "orders"));
     assert_eq!((head.position, head.commit_time_ms), (event.position, 17));
-    let (mut before, mut after) = (RowSlices::default(), RowSlices::default());
-    head.rows(&Columns::new(&event.table, &[1, 3, 0]), &mut before, &mut after).unwrap();
-    for (slices, row) in [(&before, &event.before), (&after, &event.after)] {
-        assert_eq!(slices.present, row.is_some());
+    let mut buffer = RowBuffer::default();
+    let (before, after) = head.rows(&Columns::new(&event.table, &[1, 3, 0]), &mut buffer).unwrap();
+    for (view, row) in [(before, &event.before), (after, &event.after)] {
+        assert_eq!(view.present, row.is_some());
         if let Some(row) = row {
-            let read: Vec<Json> = slices.values.iter().map(|slice| serde_json::from_slice(slice).unwrap()).collect();
+            let read: Vec<Json> = view.values().map(|slice| serde_json::from_slice(slice).unwrap()).collect();
             assert_eq!(read, [row[1].to_json(), row[3].to_json(), row[0].to_json()]);
         }
     }
@@ -161,9 +161,9 @@ proptest! {
             prop_assert_eq!(envelope(&mut Scanner::new(text, 0), &mut any, 0), Ok(()));
             prop_assert_eq!(own, any);
         }
-        let (mut before, mut after) = (RowSlices::default(), RowSlices::default());
+        let mut buffer = RowBuffer::default();
         if let Ok(head) = Head::read(&text) {
-            let rows = head.rows(&Columns::new(&table(), &[0, 1, 2, 3]), &mut before, &mut after);
+            let rows = head.rows(&Columns::new(&table(), &[0, 1, 2, 3]), &mut buffer);
             if rows.is_ok() {
                 prop_assert!(whole.is_ok());
             }
