@@ -138,6 +138,8 @@ pub enum BreakingPolicy {
     /// go on. Once table and contract fit again, it is read anew beside the tail.
     #[default]
     Stop,
+    /// The importer ends with an error, and all progress with it: once table and contract fit again, every change of every table is published one by one, in order, for as long as the retention has them.
+    StopAll,
     /// Its changes are dead-lettered, and everything goes on.
     DeadLetter,
 }

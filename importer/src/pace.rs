@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config::SnapshotConfig;
+use crate::status::StatusHandle;
 
 /// How many times longer than on average a row takes where the source counts as busy.
 const STRESSED: f64 = 4.0;
@@ -20,12 +21,13 @@ pub(crate) struct Pace {
     due: Instant,
     /// Seconds a row, on average.
     usual: Option<f64>,
+    status: StatusHandle,
 }
 
 impl Pace {
-    pub(crate) fn new(config: &SnapshotConfig) -> Self {
+    pub(crate) fn new(config: &SnapshotConfig, status: StatusHandle) -> Self {
         let SnapshotConfig { rows_per_second, yield_to_load, .. } = config;
-        Self { rows_per_second: *rows_per_second, yields: *yield_to_load, due: Instant::now(), usual: None }
+        Self { rows_per_second: *rows_per_second, yields: *yield_to_load, due: Instant::now(), usual: None, status }
     }
 
     /// Whether reading ahead would defeat a limit.
@@ -54,6 +56,7 @@ impl Pace {
             let stressed = self.usual.is_some_and(|usual| each > usual * STRESSED) && took > QUICK;
             if stressed && self.yields {
                 tracing::info!(milliseconds = took.as_millis(), "the source is slow; waiting");
+                self.status.update(|status| status.pauses += 1);
                 wait = wait.max(took.min(LONGEST_WAIT));
             } else {
                 // Slowly, so that the average stands for the source at its ease.
@@ -70,7 +73,8 @@ mod tests {
 
     #[test]
     fn rows_are_spread_over_time() {
-        let mut pace = Pace::new(&SnapshotConfig { rows_per_second: Some(1000), ..SnapshotConfig::default() });
+        let mut pace =
+            Pace::new(&SnapshotConfig { rows_per_second: Some(1000), ..SnapshotConfig::default() }, StatusHandle::default());
         let start = pace.due;
         assert_eq!(pace.wait(500, Duration::ZERO, start), Duration::from_millis(500));
         assert_eq!(pace.wait(500, Duration::ZERO, start + Duration::from_millis(100)), Duration::from_millis(900));
@@ -80,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_slow_source_is_given_time() {
-        let mut pace = Pace::new(&SnapshotConfig::default());
+        let mut pace = Pace::new(&SnapshotConfig::default(), StatusHandle::default());
         let now = Instant::now();
         let normal = Duration::from_millis(300);
         for _ in 0..10 {
@@ -89,7 +93,9 @@ mod tests {
         assert_eq!(pace.wait(1000, Duration::from_secs(3), now), Duration::from_secs(3));
         assert_eq!(pace.wait(1000, Duration::from_secs(300), now), LONGEST_WAIT);
         assert_eq!(pace.wait(1000, normal, now), Duration::ZERO);
-        let mut stubborn = Pace::new(&SnapshotConfig { yield_to_load: false, ..SnapshotConfig::default() });
+        assert_eq!(pace.status.get().pauses, 2);
+        let mut stubborn =
+            Pace::new(&SnapshotConfig { yield_to_load: false, ..SnapshotConfig::default() }, StatusHandle::default());
         assert_eq!(stubborn.wait(1000, normal, now), Duration::ZERO);
         assert_eq!(stubborn.wait(1000, Duration::from_secs(3), now), Duration::ZERO);
     }

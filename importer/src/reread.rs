@@ -19,6 +19,10 @@
 //! its first row, a record of it is acknowledged. Readers refuse what an importer before it tells after that record; what one told before it, it had read from the change tables before, so it is older than what this session
 //! reads. Rows of the initial snapshot need no such number: the tail replays over them from where the snapshot began, whoever read them and whenever they arrive, and once a record has called the snapshot complete, readers leave out what still comes.
 //!
+//! # Tables without a key
+//! There is nothing to go on from in the middle of such a table: it is read in one go, in batches and so within bounded memory, while the tail stands still, and again from its start after a crash. Rows of an attempt that broke off are
+//! left out, for they are of another reading. Who cannot have the tail stand for so long gives the table a key (`keys` in the configuration).
+//!
 //! # Crashes
 //! What is left of each range is saved after its rows were acknowledged; a crash in between reads them again, at the same P. A search for `consistent_from` begins anew.
 
@@ -35,7 +39,7 @@ use crate::handle::{AskedRange, Request, RequestError};
 use crate::pace::Pace;
 use crate::saved::{Reason, SavedReread, TableProgress};
 use crate::session::Session;
-use crate::settle::Settling;
+use crate::settle::{BLIND, Settling};
 use crate::snapshot::{expect, split, whole};
 use source::Client;
 use source::rows::{KeyRange, Start};
@@ -59,7 +63,13 @@ impl Rereads {
     pub(crate) fn begin(session: &Session<'_>) -> Self {
         let snapshot = &session.config.snapshot;
         let readers = Readers::new(session.pool(snapshot.connections), snapshot.connections);
-        Self { settling: BTreeMap::new(), readers, pace: Pace::new(snapshot), rest_until: Instant::now(), announced: false }
+        Self {
+            settling: BTreeMap::new(),
+            readers,
+            pace: Pace::new(snapshot, session.status.clone()),
+            rest_until: Instant::now(),
+            announced: false,
+        }
     }
 
     /// When something is to be done at the latest, if anything is.
@@ -116,8 +126,12 @@ impl Rereads {
                 self.settling.insert(name.clone(), begun);
             }
             let Some(settling) = self.settling.get_mut(&name) else { continue };
-            let Some(lsn) = settling.look_if_due(&mut session.client).await? else { continue };
+            let Some(lsn) = settling.look_if_due(&mut session.client).await? else {
+                settling.warning().into_iter().for_each(|warning| session.status.warn(warning));
+                continue;
+            };
             self.settling.remove(&name);
+            session.status.unwarn(BLIND);
             if let Some(reread) = session.saved.rereads.get_mut(&name) {
                 reread.told.consistent_from = Some(lsn);
                 reread.told.finished = reread.progress.done;

@@ -12,6 +12,7 @@ use schemas::event::{ChangeEvent, Op, Row};
 use schemas::progress::Phase;
 use schemas::{Position, TableName};
 use streams::Provider;
+use tokio::sync::watch;
 
 use crate::config::{Config, SnapshotMode};
 use crate::error::Error;
@@ -58,6 +59,8 @@ pub(crate) struct Session<'a> {
     pace: BTreeMap<usize, (Instant, u64)>,
     /// The cleanup job's, once it has been asked for; `None` within: it cannot be seen.
     pub(crate) retention_minutes: Option<Option<i64>>,
+    /// The tables whose changes are in danger of being removed before they are read, by index, the most endangered first.
+    pub(crate) favoured: watch::Sender<Vec<usize>>,
     lease: &'a Lease,
     /// When something last succeeded, for whoever decides on giving up.
     last_success: &'a mut Option<Instant>,
@@ -131,6 +134,7 @@ impl<'a> Session<'a> {
             commit_time_ms: 0,
             pace: BTreeMap::new(),
             retention_minutes: None,
+            favoured: watch::Sender::default(),
             lease,
             last_success,
         })

@@ -7,6 +7,9 @@
 //! On an idle database there may be none for minutes; then two scans of the capture job that ended after that moment and found nothing say the same, because the second began
 //! after it and a scan reads the log to its end.
 //!
+//! Those scans need a permission. Without it there is nothing else that moves on an idle database: what an ordinary login sees of capture is its captured transactions, of which SQL Server makes one by itself
+//! every five minutes. So the wait is told ([`BLIND`]), with both ways of ending it: the permission, and a change to any captured table. `check` tells it before the first start.
+//!
 //! The clock is the server's local time and goes back in autumn. So the LSN captured at the noted moment bounds the search as well, and when the clock shows less
 //! than the moment noted, a new one is noted: a later one is always right, for it only asks for a later transaction. A restart notes a new one for the same reason.
 
@@ -21,6 +24,9 @@ use source::decode::{Columns, value};
 use source::{Client, sql};
 
 const DOING: &str = "waiting until capture has passed what was read";
+/// Told while what was read waits for a captured transaction alone.
+pub(crate) const BLIND: &str = "what was read waits for the next transaction that changes a captured table, on an idle database for up to 5 minutes, because the login may not \
+     see the capture job's scans. To end the wait now, change any row of a captured table; to see them: GRANT VIEW DATABASE STATE TO [login]; (from SQL Server 2022 on VIEW DATABASE PERFORMANCE STATE is enough)";
 /// How often capture is looked at: the first wait, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
@@ -40,14 +46,9 @@ impl Settling {
         Ok(Self { moment, scans: Vec::new(), may_see_scans: true, wait: FIRST_WAIT, next: Instant::now() })
     }
 
-    /// Waits for it.
-    pub(crate) async fn wait(mut self, client: &mut Client) -> Result<Lsn, Error> {
-        loop {
-            if let Some(lsn) = self.look_if_due(client).await? {
-                return Ok(lsn);
-            }
-            tokio::time::sleep_until(self.next.into()).await;
-        }
+    /// What an operator should know of the wait.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        (!self.may_see_scans).then_some(BLIND)
     }
 
     /// When to look again.

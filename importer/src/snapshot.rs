@@ -34,7 +34,7 @@ use crate::pace::Pace;
 use crate::pool::Pool;
 use crate::saved::{Reason, SavedPhase, SavedReread, TableProgress};
 use crate::session::Session;
-use crate::settle::Settling;
+use crate::settle::{BLIND, Settling};
 use crate::status::Activity;
 use source::rows::KeyRange;
 
@@ -44,7 +44,7 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<(), Error> {
     let connections = session.config.snapshot.connections;
     let (pool, fence) = if session.config.snapshot.fenced { fenced(session).await? } else { (session.pool(connections), None) };
     let mut work = Work::prepare(session).await?;
-    let mut pace = Pace::new(&session.config.snapshot);
+    let mut pace = Pace::new(&session.config.snapshot, session.status.clone());
     let finished =
         in_chunks(session, &pool, &mut work, &mut pace).await? && without_keys(session, &pool, &work.heaps, &mut pace).await?;
     let lsn = session.saved.lsn();
@@ -53,7 +53,7 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<(), Error> {
         session.activity(Activity::SettlingSnapshot);
         match fence {
             Some(lsn) => lsn,
-            None => Settling::begin(&mut session.client).await?.wait(&mut session.client).await?,
+            None => settle(session).await?,
         }
     } else {
         beside_the_tail(session);
@@ -66,6 +66,22 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<(), Error> {
     session.status.update(|status| status.consistent_from = Some(consistent_from));
     tracing::info!(%lsn, %consistent_from, finished, "the initial snapshot is complete, or goes on beside the tail");
     Ok(())
+}
+
+/// Waits until capture has passed what was read, and says so where that may take long.
+async fn settle(session: &mut Session<'_>) -> Result<Lsn, Error> {
+    let mut settling = Settling::begin(&mut session.client).await?;
+    let lsn = loop {
+        if let Some(lsn) = settling.look_if_due(&mut session.client).await? {
+            break lsn;
+        }
+        if let Some(warning) = settling.warning() {
+            session.status.warn(warning);
+        }
+        tokio::time::sleep_until(settling.due().into()).await;
+    };
+    session.status.unwarn(BLIND);
+    Ok(lsn)
 }
 
 /// Connections that all see the tables as of one LSN, and that LSN. What was published by an attempt before is read again with the rest; the tail then still begins where that

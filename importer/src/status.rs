@@ -60,6 +60,8 @@ pub struct Status {
     pub consistent_from: Option<Lsn>,
     pub tables: BTreeMap<TableName, TableStatus>,
     pub last_error: Option<String>,
+    /// How often reading tables has waited because the source was slow to answer.
+    pub pauses: u64,
     /// What an operator should look at though the importer goes on.
     pub warnings: Vec<String>,
 }

@@ -18,6 +18,7 @@
 //! | | `on_gap: resnapshot` | an empty generation: its rows are removed downstream |
 //! | it does not fit its contract, at the first start | | an error: nothing was promised yet |
 //! | the same, later | `on_breaking_change: stop` | the table is *held*, see below |
+//! | | `on_breaking_change: stop_all` | the importer ends with an error, and goes on with the next change when both fit again |
 //! | | `on_breaking_change: dead_letter` | its changes are dead-lettered, and counted as such |
 //! | it has more than its contract | `on_compatible_change: report` | what the contract does not name is not published |
 //! | | `on_compatible_change: write` | a new version of the contract is written and in force at once |
@@ -26,6 +27,10 @@
 //! A held table publishes nothing. Progress stays honest by saying so: each record names the table as one of which nobody knows from which LSN on it is consistent, so a joiner goes on
 //! taking in the other tables and tells of no state past the point where the table was held. Holding the whole progress instead would make every other reader of the streams wait as well, and
 //! the retention of every other table run out. The price is that the held table's changes in between are not published one by one: when it fits again, it is read anew.
+//!
+//! Publishing them late, though the retention may still have them, would break what every reader stands on: that nothing at or below a published LSN comes afterwards but repeats (INV-1). A joiner drops such changes as repeats, an
+//! archive has closed the range that they belong to, and a reader of several tables would see them out of order; and each would need the rows read anew all the same. Who needs every change one by one has the whole
+//! importer wait instead, by `stop_all`.
 
 use std::sync::Arc;
 
@@ -239,7 +244,7 @@ fn open_one(
     let misfit = (!breaking.is_empty()).then(|| Error::Contract { table: name.clone(), differences: breaking });
     let (contract, breaks) = match misfit {
         None => (contract, None),
-        Some(error) if first => return Err(error),
+        Some(error) if first || config.on_breaking_change == BreakingPolicy::StopAll => return Err(error),
         Some(error) if config.on_breaking_change == BreakingPolicy::Stop => {
             hold(status, name, saved, &error);
             return Ok(None);

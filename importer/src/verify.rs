@@ -3,10 +3,12 @@
 //! Every progress record says how many changes of which table its range (`from`, `to`] had. Here the change tables are counted again over the same ranges, and each change must have been
 //! published or dead-lettered (INV-6). Ranges are compared together as long as they agree; where they do not, they are halved until the range is found that differs.
 //!
-//! What cannot be counted again is said rather than guessed: ranges that cleanup has removed, instances that are gone, tables of which a filter publishes only some
-//! changes, and ranges in which a table was held or was read again after a gap, so that its rows came as a whole.
+//! Of a table with a row filter only some changes are published, and which, the server does not know: they are read again and held against the filter as it is configured now.
+//!
+//! What cannot be counted again is said rather than guessed: ranges that cleanup has removed, instances that are gone, and ranges in which a table was held or was read again after a gap, so that its rows came as a whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemas::progress::{Phase, ProgressRecord};
 use schemas::{Lsn, TableName};
@@ -14,9 +16,11 @@ use serde::Serialize;
 use streams::{Layout, Positions, Provider};
 
 use crate::config::Config;
+use crate::controls::{Controlled, TableControls};
 use crate::error::Error;
+use source::changes::{Change, ChangeTable, Cursor};
 use source::recount::{Count, changes};
-use source::{CapturedTable, Catalog, Client};
+use source::{CapturedTable, Catalog, Client, Instance};
 
 /// What a recount has found.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -86,12 +90,9 @@ pub async fn verify(config: &Config, provider: &dyn Provider) -> Result<Recount,
     for table in catalog.tables.iter().filter(|table| config.tables.takes(&table.name)) {
         let ranges: Vec<Range> = records.iter().map(|record| of_table(record, &table.name)).collect();
         let found = recount.tables.entry(table.name.clone()).or_default();
-        if config.controls.get(&table.name).is_some_and(|controls| controls.filter.is_some()) {
-            let why = "a filter publishes only some of its changes".to_owned();
-            found.uncounted.push(Uncounted { from: recount.from, to: recount.to, why });
-            continue;
-        }
-        compare_all(&mut client, table, &ranges, found).await?;
+        let filtered = config.controls.get(&table.name).filter(|controls| controls.filter.is_some());
+        let source = Captured { table, filtered, page_rows: config.page_rows };
+        compare_all(&mut client, &source, &ranges, found).await?;
     }
     Ok(recount)
 }
@@ -148,24 +149,61 @@ fn of_table(record: &ProgressRecord, table: &TableName) -> Range {
     }
 }
 
+/// A table whose changes are counted again.
+struct Captured<'a> {
+    table: &'a CapturedTable,
+    /// Its controls, if they publish only some changes.
+    filtered: Option<&'a TableControls>,
+    page_rows: usize,
+}
+
+impl Captured<'_> {
+    /// How many changes an instance holds in (`from`, `to`] that are to be published.
+    async fn count(&self, client: &mut Client, instance: &Instance, from: Lsn, to: Lsn) -> Result<Count, Error> {
+        let Some(settings) = self.filtered else {
+            let counts = changes(client, &[&instance.name], from, to).await?;
+            return Ok(counts.into_iter().next().unwrap_or(Count::Gone));
+        };
+        let Controlled { read, controls, .. } = Controlled::new(settings, &instance.schema(&self.table.name))?;
+        let missing = |column| Error::ColumnNotCaptured { table: self.table.name.clone(), column };
+        let changes = ChangeTable::new(&read, instance, Lsn::ZERO, self.page_rows).map_err(missing)?;
+        let mut cursor = Cursor::new(Arc::new(changes), from, to, 1);
+        let mut count = 0;
+        loop {
+            match cursor.page(client).await {
+                Ok(Some(page)) => {
+                    let published = |change: Change| controls.change(change.before, change.after) != (None, None);
+                    count += page.into_iter().map(|change| u64::from(published(change))).sum::<u64>();
+                }
+                Ok(None) => return Ok(Count::Changes(count)),
+                Err(source::Error::Gap { min, .. }) => return Ok(Count::Purged { min, changes: count }),
+                Err(source::Error::InstanceGone { .. }) => return Ok(Count::Gone),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
 /// Compares the ranges, those together that one instance holds and that follow each other.
 async fn compare_all(
     client: &mut Client,
-    table: &CapturedTable,
+    source: &Captured<'_>,
     ranges: &[Range],
     found: &mut TableRecount,
 ) -> Result<(), Error> {
     let mut start = 0;
     while start < ranges.len() {
-        let instance = instance_of(table, ranges[start].from);
+        let instance = instance_of(source.table, ranges[start].from);
         let same = |index: &usize| {
             let (before, range) = (&ranges[*index - 1], &ranges[*index]);
-            before.to == range.from && instance_of(table, range.from) == instance && before.as_a_whole == range.as_a_whole
+            before.to == range.from
+                && name_of(instance_of(source.table, range.from)) == name_of(instance)
+                && before.as_a_whole == range.as_a_whole
         };
         let end = (start + 1..ranges.len()).take_while(same).last().unwrap_or(start) + 1;
         let group = &ranges[start..end];
         match instance {
-            Some(instance) => compare(client, instance, group, found).await?,
+            Some(instance) => compare(client, source, instance, group, found).await?,
             None => uncounted(group, "no capture instance reaches back so far", found),
         }
         start = end;
@@ -174,9 +212,13 @@ async fn compare_all(
 }
 
 /// The instance that a range was read from: the newest that had begun.
-fn instance_of(table: &CapturedTable, from: Lsn) -> Option<&str> {
+fn instance_of(table: &CapturedTable, from: Lsn) -> Option<&Instance> {
     let begun = table.instances.iter().find(|instance| instance.start_lsn <= from.next());
-    begun.or(table.instances.last()).map(|instance| instance.name.as_str())
+    begun.or(table.instances.last())
+}
+
+fn name_of(instance: Option<&Instance>) -> Option<&str> {
+    instance.map(|instance| instance.name.as_str())
 }
 
 fn uncounted(ranges: &[Range], why: &str, found: &mut TableRecount) {
@@ -186,13 +228,19 @@ fn uncounted(ranges: &[Range], why: &str, found: &mut TableRecount) {
 }
 
 /// Compares ranges that follow each other, and halves them where they differ.
-async fn compare(client: &mut Client, instance: &str, ranges: &[Range], found: &mut TableRecount) -> Result<(), Error> {
+async fn compare(
+    client: &mut Client,
+    source: &Captured<'_>,
+    instance: &Instance,
+    ranges: &[Range],
+    found: &mut TableRecount,
+) -> Result<(), Error> {
+    let name = &instance.name;
     let mut open = vec![ranges];
     while let Some(ranges) = open.pop() {
         let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { continue };
         let published = ranges.iter().map(|range| range.published).sum();
-        let count = changes(client, &[instance], first.from, last.to).await?.into_iter().next().unwrap_or(Count::Gone);
-        let captured = match count {
+        let captured = match source.count(client, instance, first.from, last.to).await? {
             Count::Changes(captured) => captured,
             Count::Purged { .. } | Count::Gone if ranges.len() > 1 => {
                 let (a, b) = ranges.split_at(ranges.len() / 2);
@@ -202,13 +250,13 @@ async fn compare(client: &mut Client, instance: &str, ranges: &[Range], found: &
             Count::Purged { min, .. } => {
                 uncounted(
                     ranges,
-                    &format!("the capture instance {instance} now begins at {min}: what was before has been removed"),
+                    &format!("the capture instance {name} now begins at {min}: what was before has been removed"),
                     found,
                 );
                 continue;
             }
             Count::Gone => {
-                uncounted(ranges, &format!("the capture instance {instance} is gone"), found);
+                uncounted(ranges, &format!("the capture instance {name} is gone"), found);
                 continue;
             }
         };

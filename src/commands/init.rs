@@ -76,7 +76,7 @@ const DEFAULTS: &str = "  # tables: [dbo.orders, sales.*]  # default: every capt
   #   fenced: false                # all tables as of one LSN; needs SNAPSHOT isolation
   #   # rows_per_second: 5000      # default: no limit
   # on_gap: stop                   # changes were removed before they were read: stop, resnapshot
-  # on_breaking_change: stop       # a table does not fit its contract any more: stop, dead_letter
+  # on_breaking_change: stop       # a table does not fit its contract any more: stop, stop_all, dead_letter
   # on_compatible_change: report   # a new version of its contract would fit it: report, write
   # headroom_warning: 12h
   # tail_connections: 4

@@ -19,7 +19,7 @@
 //!     yield_to_load: true             # read slower while the source answers slowly
 //!     fenced: false                   # all tables as of one LSN; needs SNAPSHOT isolation
 //!   on_gap: stop                      # changes were removed before they were read: stop, or resnapshot the table
-//!   on_breaking_change: stop          # a table does not fit its contract any more: stop the table, or dead_letter its changes
+//!   on_breaking_change: stop          # a table does not fit its contract any more: stop the table, stop_all of the importer, or dead_letter the table's changes
 //!   on_compatible_change: report      # a new version of its contract would fit it: report, or write that version
 //!   headroom_warning: 12h             # warn, and put the tail first, when less time is left before cleanup removes what was not read
 //!   tail_connections: 4               # change tables that are read side by side

@@ -1,7 +1,7 @@
 //! How long what is still to be read is safe from the cleanup job.
 //!
 //! Cleanup removes what was committed longer ago than the retention. So the change that is lost first is the oldest that is not published yet, and it is safe
-//! for the retention less its age ([`Retention::left_ms`]). That is a forecast, for warnings; whether anything *is* lost, only the instances' low watermarks say, and they are
+//! for the retention less its age ([`Retention::left_ms`]), which is a question to each table ([`Retention::waiting`]). That is a forecast, for warnings; whether anything *is* lost, only the instances' low watermarks say, and they are
 //! checked with every read ([`ChangeTable::check_watermark`](super::changes::ChangeTable::check_watermark)).
 
 use schemas::Lsn;
@@ -55,10 +55,32 @@ impl Retention {
         })
     }
 
-    /// How long what is next is safe yet, given the cleanup job's retention; negative: it may be removed any moment. `None`: nothing waits.
-    pub fn left_ms(&self, retention_minutes: i64) -> Option<i64> {
-        let next = self.next_ms?;
-        Some(retention_minutes.saturating_mul(60_000) - (self.now_ms - next))
+    /// How long what was committed at a moment is safe yet, given the cleanup job's retention; negative: it may be removed any moment.
+    pub fn left_ms(&self, committed_ms: i64, retention_minutes: i64) -> i64 {
+        retention_minutes.saturating_mul(60_000) - (self.now_ms - committed_ms)
+    }
+
+    /// When the oldest change after `position` was committed, by instance in their order; `None`: none waits there.
+    pub async fn waiting(
+        client: &mut Client,
+        clock: &Clock,
+        instances: &[&str],
+        position: Lsn,
+    ) -> Result<Vec<Option<i64>>, Error> {
+        let doing = "asking which tables' changes wait";
+        let mut waiting = vec![None; instances.len()];
+        if instances.is_empty() {
+            return Ok(waiting);
+        }
+        let parameter = ColumnData::Binary(Some(position.as_bytes().to_vec().into()));
+        for row in client.rows(doing, &sql::oldest_waiting(instances), vec![parameter]).await? {
+            let mut row = Columns::new(doing, row);
+            let (index, time, offset) = (row.int()?, row.value()?, row.int()?);
+            let place = usize::try_from(index).ok().and_then(|index| waiting.get_mut(index));
+            let place = place.ok_or_else(|| Error::Unexpected { doing, what: format!("an instance {index}") })?;
+            *place = Some(clock.unix_ms(&time, offset)?).filter(|ms| *ms != 0);
+        }
+        Ok(waiting)
     }
 }
 
@@ -70,8 +92,6 @@ mod tests {
     fn what_waits_is_safe_for_the_retention_less_its_age() {
         let beginning = Beginning { instance: "dbo_a".into(), min_lsn: None, begins_ms: Some(1_000) };
         let retention = Retention { instances: vec![beginning], next_ms: Some(61_000), now_ms: 121_000 };
-        assert_eq!(retention.left_ms(3), Some(120_000));
-        assert_eq!(retention.left_ms(0), Some(-60_000));
-        assert_eq!(Retention { next_ms: None, ..retention }.left_ms(3), None);
+        assert_eq!((retention.left_ms(61_000, 3), retention.left_ms(61_000, 0)), (120_000, -60_000));
     }
 }

@@ -90,7 +90,13 @@ fn cleanup_job(health: &Health) -> CheckItem {
 fn scans(health: &Health) -> CheckItem {
     let name = "log scans";
     match &health.scans {
-        Item::Hidden { why, grant } => hidden(name, why, grant),
+        Item::Hidden { why, grant } => CheckItem::warning(
+            name,
+            format!(
+                "cannot be seen: {why}. A snapshot, and every table that is read again, then ends with the next transaction that changes a captured table, on an idle database after up to 5 minutes"
+            ),
+            format!("To see them: {grant}"),
+        ),
         Item::Seen(scans) => match scans.first() {
             None => CheckItem::ok(name, "none yet"),
             Some(scan) => {
@@ -244,6 +250,9 @@ mod tests {
         let hidden = Health { agent: Item::Hidden { why: "denied".into(), grant: "GRANT IT".into() }, ..well() };
         assert_eq!(worst(&hidden), [("SQL Server Agent".to_owned(), Level::Warning)]);
         assert_eq!(items(&hidden)[0].remedy.as_deref(), Some("To see it: GRANT IT"));
+        let blind = Health { scans: Item::Hidden { why: "denied".into(), grant: "GRANT IT".into() }, ..well() };
+        let scans = items(&blind).into_iter().find(|item| item.level != Level::Ok).unwrap();
+        assert!(scans.detail.contains("up to 5 minutes") && scans.remedy.unwrap().contains("GRANT IT"), "{}", scans.detail);
     }
 
     #[test]

@@ -89,15 +89,40 @@ impl DynamoStore {
     }
 
     /// Whether a holder has shown no sign of life for a term.
-    fn is_gone(&self, holder: Holder) -> bool {
+    fn is_gone(&self, holder: Holder, now: Instant) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match *seen {
-            Some((known, since)) if known == holder => since.elapsed() >= TERM,
+            Some((known, since)) if known == holder => now.duration_since(since) >= TERM,
             _ => {
-                *seen = Some((holder, Instant::now()));
+                *seen = Some((holder, now));
                 false
             }
         }
+    }
+
+    /// Takes the lease if nobody has it at `now`.
+    pub(super) async fn acquire_at(&self, now: Instant) -> Result<Option<u64>, Error> {
+        let Some(item) = self.item().await? else {
+            let epoch = next_epoch(0);
+            let first = self.update("SET epoch = :new, beat = :one, held = :true", "attribute_not_exists(epoch)");
+            let first = first.expression_attribute_values(":new", number(epoch)).expression_attribute_values(":one", number(1));
+            let taken = self.send(first.expression_attribute_values(":true", AttributeValue::Bool(true))).await?;
+            return Ok(taken.then_some(epoch));
+        };
+        let holder = Holder { epoch: read(item.get("epoch")), beat: read(item.get("beat")) };
+        let held = item.get("held").and_then(|held| held.as_bool().ok()).copied().unwrap_or(false);
+        if held && !self.is_gone(holder, now) {
+            return Ok(None);
+        }
+        let epoch = next_epoch(holder.epoch);
+        let take = self.update("SET epoch = :new, beat = beat + :one, held = :true", "epoch = :epoch AND beat = :beat");
+        let take = take
+            .expression_attribute_values(":new", number(epoch))
+            .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .expression_attribute_values(":epoch", number(holder.epoch))
+            .expression_attribute_values(":beat", number(holder.beat));
+        Ok(self.send(take).await?.then_some(epoch))
     }
 }
 
@@ -112,27 +137,7 @@ fn read(value: Option<&AttributeValue>) -> u64 {
 #[async_trait]
 impl Store for DynamoStore {
     async fn acquire(&self) -> Result<Option<u64>, Error> {
-        let Some(item) = self.item().await? else {
-            let epoch = next_epoch(0);
-            let first = self.update("SET epoch = :new, beat = :one, held = :true", "attribute_not_exists(epoch)");
-            let first = first.expression_attribute_values(":new", number(epoch)).expression_attribute_values(":one", number(1));
-            let taken = self.send(first.expression_attribute_values(":true", AttributeValue::Bool(true))).await?;
-            return Ok(taken.then_some(epoch));
-        };
-        let holder = Holder { epoch: read(item.get("epoch")), beat: read(item.get("beat")) };
-        let held = item.get("held").and_then(|held| held.as_bool().ok()).copied().unwrap_or(false);
-        if held && !self.is_gone(holder) {
-            return Ok(None);
-        }
-        let epoch = next_epoch(holder.epoch);
-        let take = self.update("SET epoch = :new, beat = beat + :one, held = :true", "epoch = :epoch AND beat = :beat");
-        let take = take
-            .expression_attribute_values(":new", number(epoch))
-            .expression_attribute_values(":one", number(1))
-            .expression_attribute_values(":true", AttributeValue::Bool(true))
-            .expression_attribute_values(":epoch", number(holder.epoch))
-            .expression_attribute_values(":beat", number(holder.beat));
-        Ok(self.send(take).await?.then_some(epoch))
+        self.acquire_at(Instant::now()).await
     }
 
     async fn renew(&self, epoch: u64) -> Result<(), Error> {

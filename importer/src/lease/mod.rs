@@ -2,7 +2,7 @@
 //!
 //! # What holds
 //! - Of any number of importers of one source, at most one at a time believes that it holds the lease, as far as clocks can tell; the others wait, and one of them takes over when the
-//!   holder is gone: at once where it could say so or its process has ended on the same machine, else when its lease has run out ([`TERM`]).
+//!   holder is gone: at once where it could say so or its process has ended on the same machine, else when its lease has run out ([`TERM`]), which is within 5 seconds.
 //! - Each holder has an *epoch* greater than that of every holder before. Every progress record carries it, and readers refuse records of a lesser one. So the case that no
 //!   lease can rule out is harmless: a holder that was frozen, lost its lease, and wakes up in the middle of writing. The changes that it still publishes are repeats of what its successor
 //!   publishes as well (both go on from the same saved progress), the rows that it read beside the tail carry its own number ([`crate::reread`]), and its records count no more (INV-1).
@@ -30,11 +30,15 @@ use crate::saved::Saved;
 pub(crate) use file::replace;
 
 /// How long a lease is good for without being renewed.
-const TERM: Duration = Duration::from_secs(10);
-/// How often it is renewed.
-const RENEWAL: Duration = Duration::from_secs(3);
+const TERM: Duration = Duration::from_millis(3_600);
+/// How often it is renewed: a third of the term, so that one renewal may fail.
+const RENEWAL: Duration = Duration::from_millis(1_200);
 /// How often one that waits asks for it.
-const ASKING: Duration = Duration::from_millis(500);
+const ASKING: Duration = Duration::from_millis(250);
+/// A holder that dies without a word is replaced within it: one that watches notices its last sign of life up to one question late, and the end of the term up to another.
+const TAKEOVER: Duration = Duration::from_secs(5);
+const _: () =
+    assert!(TERM.as_millis() + 2 * ASKING.as_millis() < TAKEOVER.as_millis() && RENEWAL.as_millis() * 3 == TERM.as_millis());
 
 /// Where leases and progress are kept.
 ///

@@ -32,20 +32,6 @@ async fn conforms(first: &dyn Store, second: &dyn Store) {
     assert_eq!(first.load().await.unwrap().unwrap(), b"newer");
 }
 
-/// A holder that shows no sign of life is replaced after a term, and not before.
-async fn a_silent_holder_is_replaced(first: &dyn Store, second: &dyn Store) {
-    let epoch = first.acquire().await.unwrap().unwrap();
-    let silent_since = Instant::now();
-    let next = loop {
-        match second.acquire().await.unwrap() {
-            Some(next) => break next,
-            None => tokio::time::sleep(ASKING).await,
-        }
-    };
-    assert!(silent_since.elapsed() >= TERM - ASKING && next > epoch, "{:?}", silent_since.elapsed());
-    assert!(matches!(first.save(epoch, b"late").await, Err(Error::LeaseLost { .. })));
-}
-
 #[tokio::test]
 async fn the_file_conforms() {
     let directory = tempfile::tempdir().unwrap();
@@ -59,7 +45,26 @@ async fn postgres_conforms() {
     let url = Password::new(server.url());
     let open = |source: &'static str| PostgresStore::open(&url, source);
     conforms(&open("a").await.unwrap(), &open("a").await.unwrap()).await;
-    a_silent_holder_is_replaced(&open("b").await.unwrap(), &open("b").await.unwrap()).await;
+    // A holder that shows no sign of life is replaced after a term, by the database's clock, and not before.
+    let (first, second) = (open("b").await.unwrap(), open("b").await.unwrap());
+    let epoch = first.acquire().await.unwrap().unwrap();
+    let database = sqlx::PgPool::connect(&server.url()).await.unwrap();
+    let wait = async |by: Duration| {
+        let wait =
+            sqlx::query("UPDATE tributary_importers SET expires = expires - $1 * interval '1 millisecond' WHERE source = 'b'");
+        wait.bind(i64::try_from(by.as_millis()).unwrap()).execute(&database).await.unwrap();
+    };
+    first.renew(epoch).await.unwrap();
+    let left: f64 =
+        sqlx::query_scalar("SELECT extract(epoch FROM expires - now())::float8 FROM tributary_importers WHERE source = 'b'")
+            .fetch_one(&database)
+            .await
+            .unwrap();
+    assert!(left <= TERM.as_secs_f64(), "{left}");
+    assert_eq!(second.acquire().await.unwrap(), None);
+    wait(TERM).await;
+    let next = second.acquire().await.unwrap().unwrap();
+    assert!(next > epoch && matches!(first.save(epoch, b"late").await, Err(Error::LeaseLost { .. })));
     let wrong = Password::new(server.url().replace("tributary:tributary@", "nobody:secret@"));
     let error = PostgresStore::open(&wrong, "a").await.err().unwrap();
     assert!(error.class() == ErrorClass::Misconfigured && !error.to_string().contains("secret"), "{error}");
@@ -78,7 +83,15 @@ async fn dynamodb_conforms() {
     let config = sinks::test_support::sdk_config(&endpoint).await;
     let open = |source: &'static str| DynamoStore::over(aws_sdk_dynamodb::Client::new(&config), "leases", source);
     conforms(&open("a"), &open("a")).await;
-    a_silent_holder_is_replaced(&open("b"), &open("b")).await;
+    // A holder that shows no sign of life is replaced after a term, by the watcher's clock, and not before.
+    let (first, second, seen) = (open("b"), open("b"), Instant::now());
+    let epoch = first.acquire().await.unwrap().unwrap();
+    assert_eq!(second.acquire_at(seen).await.unwrap(), None);
+    first.renew(epoch).await.unwrap();
+    assert_eq!(second.acquire_at(seen + TERM).await.unwrap(), None, "it lives");
+    assert_eq!(second.acquire_at(seen + TERM * 2 - Duration::from_millis(1)).await.unwrap(), None);
+    let next = second.acquire_at(seen + TERM * 2).await.unwrap().unwrap();
+    assert!(next > epoch && matches!(first.save(epoch, b"late").await, Err(Error::LeaseLost { .. })));
     let missing = DynamoStore::over(aws_sdk_dynamodb::Client::new(&config), "no such table", "a");
     assert_eq!(missing.acquire().await.unwrap_err().class(), ErrorClass::Misconfigured);
 }

@@ -19,6 +19,9 @@ use crate::snapshot::previous;
 use source::changes::Change;
 use source::cursor::Cursor;
 
+/// Pages that a favoured table is read ahead of what is merged.
+const FAVOURED_PAGES: usize = 16;
+
 type Page = Result<VecDeque<Change>, source::Error>;
 
 /// One table's changes.
@@ -46,18 +49,30 @@ pub(super) struct Range {
 
 impl Merge {
     /// Begins to read the tables' changes in a range. `share`: how many ranges are read side by side.
-    pub(super) fn begin(tables: &[Table], moved: &[usize], range: Range, share: usize, pool: &Arc<Pool>) -> Self {
-        let mut merge = Self { pages: Vec::new(), heads: BinaryHeap::new(), begun: false, _readers: JoinSet::new() };
-        for &table in moved {
-            let (pages, more) = mpsc::channel(1);
+    /// `favoured`: tables that are read first and further ahead.
+    pub(super) fn begin(
+        tables: &[Table],
+        moved: &[usize],
+        favoured: &[usize],
+        range: Range,
+        share: usize,
+        pool: &Arc<Pool>,
+    ) -> Self {
+        let mut readers = JoinSet::new();
+        let mut pages: Vec<Option<Pages>> = moved.iter().map(|_| None).collect();
+        for which in in_line(moved, favoured) {
+            let table = moved[which];
+            let ahead = if favoured.contains(&table) { FAVOURED_PAGES } else { 1 };
+            let (send, more) = mpsc::channel(ahead);
             let changes = &tables[table].changes;
             // Before the floor, cleanup may have left a part of what it was removing.
             let from = range.from.max(previous(changes.floor));
             let cursor = Cursor::new(Arc::clone(changes), from, range.to, moved.len() * 2 * share);
-            merge._readers.spawn(fetch(cursor, Arc::clone(pool), pages));
-            merge.pages.push(Pages { page: VecDeque::new(), more });
+            readers.spawn(fetch(cursor, Arc::clone(pool), send));
+            pages[which] = Some(Pages { page: VecDeque::new(), more });
         }
-        merge
+        let pages = pages.into_iter().flatten().collect();
+        Self { pages, heads: BinaryHeap::new(), begun: false, _readers: readers }
     }
 
     /// Waits for the first change of each table.
@@ -87,6 +102,13 @@ impl Merge {
         }
         Ok(change.map(|change| (index, change)))
     }
+}
+
+/// Who of the tables that moved asks first: places among them.
+fn in_line(moved: &[usize], favoured: &[usize]) -> Vec<usize> {
+    let mut line: Vec<usize> = (0..moved.len()).collect();
+    line.sort_by_key(|&which| favoured.iter().position(|table| *table == moved[which]).unwrap_or(usize::MAX));
+    line
 }
 
 impl Pages {
@@ -122,4 +144,15 @@ async fn page(cursor: &mut Cursor, pool: &Arc<Pool>) -> Result<Option<VecDeque<C
     let page = cursor.page(&mut loan.client).await?;
     loan.give_back();
     Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn favoured_tables_ask_first() {
+        assert_eq!(in_line(&[3, 5, 8], &[]), [0, 1, 2]);
+        assert_eq!(in_line(&[3, 5, 8], &[8, 4, 5]), [2, 1, 0]);
+    }
 }

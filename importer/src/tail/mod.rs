@@ -56,9 +56,11 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<End, Error> {
         status.published_lsn = Some(saved);
     });
     reread::tell(session);
+    let mut watch = Watch::new(session.config);
+    // Before the first range is read: what is in danger is read first.
+    watch.look(session).await?;
     let mut reader = Reading::start(session).await?;
     let mut rereads = Rereads::begin(session);
-    let mut watch = Watch::new(session.config);
     loop {
         reread::take_requests(session).await?;
         if is_done(session) {
@@ -120,6 +122,7 @@ impl Reading {
             poll_interval: config.poll_interval,
             probe: (!instances.is_empty()).then(|| Probe::new(&instances)),
             sizes: Sizes::default(),
+            favoured: session.favoured.subscribe(),
         };
         let (send, items) = mpsc::channel(BATCHES);
         Ok(Self { items, task: tokio::spawn(reader.run(send)) })

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use schemas::Lsn;
 use tiberius::ColumnData;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::merge::{Merge, Range};
 use crate::error::Error;
@@ -75,6 +75,8 @@ pub(super) struct Reader {
     pub(super) probe: Option<Probe>,
     /// How large transactions have been lately.
     pub(super) sizes: Sizes,
+    /// Tables that are to be read first and far ahead ([`crate::headroom`]).
+    pub(super) favoured: watch::Receiver<Vec<usize>>,
 }
 
 impl Reader {
@@ -115,15 +117,23 @@ impl Reader {
             transactions.retain(|transaction| transaction.lsn < until);
             range.to = previous(until);
         }
+        let favoured = self.favoured.borrow().clone();
         let mut parts = Parts { range, transactions: &transactions, at: 0, ended: false };
         let mut merges = VecDeque::new();
         let mut times = CommitTimes { transactions: &transactions, at: 0 };
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             while merges.len() < ABREAST
-                && let Some(part) = parts.next(self.sizes.transactions_of(PART_CHANGES * moved.len()))
+                && let Some(part) = parts.next(if favoured.is_empty() {
+                    self.sizes.transactions_of(PART_CHANGES * moved.len())
+                } else {
+                    usize::MAX
+                })
             {
-                merges.push_back((Merge::begin(&self.tables, &moved, part.range, ABREAST, &self.pool), part.transactions));
+                merges.push_back((
+                    Merge::begin(&self.tables, &moved, &favoured, part.range, ABREAST, &self.pool),
+                    part.transactions,
+                ));
             }
             let Some((mut merge, transactions)) = merges.pop_front() else { break };
             let mut changes = 0;

@@ -151,6 +151,32 @@ async fn a_table_that_breaks_its_contract_is_dead_lettered_if_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_everything_was_stopped_for_a_contract_each_change_comes_one_by_one() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    world.config.contracts.insert(orders(), contract());
+    world.config.on_breaking_change = BreakingPolicy::StopAll;
+    let import = world.import();
+    import.until("the tail", |status| status.activity == Activity::Tailing).await;
+    world.sql(DROP).await;
+    let error = import.task.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("column customer is in the contract"), "{error}");
+    world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1; UPDATE dbo.items SET product = 'later' WHERE order_id = 1;").await;
+    world.captured().await;
+    assert!(world.import_error().await.to_string().contains("column customer"));
+    world.config.contracts.remove(&orders());
+    world.import_all().await;
+    let told: Vec<String> = tail_in_order(&world.events().await)
+        .iter()
+        .map(|event| {
+            let what = if table_of(event) == "orders" { &event["after"]["total"] } else { &event["after"]["product"] };
+            what.as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(told, ["8.00", "goes on", "goes on", "9.00", "later", "later"]);
+    assert!(world.progress().await.iter().all(|record| record.rereads.is_empty()), "nothing is read again for it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ddl_between_two_changes_is_followed_without_a_restart() {
     let world = World::start(&(SHOP.to_owned() + &fill(3))).await;
     let import = world.import();

@@ -1,17 +1,15 @@
 //! Several importers of one source: one works, the others take over.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use importer::{Activity, AskedRange, LeaseConfig, Password};
 use schemas::TableName;
-use schemas::progress::{ShardPositions, StreamName};
-use streams::memory::Memory;
-use streams::{Positions, Provider, Record, StreamReader, StreamWriter};
+use streams::Provider;
 
 use crate::chaos::{History, follow};
+use crate::gate::Gate;
 use crate::support::{World, check_progress};
 use crate::workload::{SHOP, assert_equal, fill};
 
@@ -73,51 +71,6 @@ async fn on_another_machine_the_successor_goes_on_from_the_progress_in_the_lease
     check_progress(&world.progress().await);
 }
 
-/// Streams of an importer that freezes in the middle of publishing what it has read beside the tail.
-#[derive(Clone)]
-struct Freezing {
-    inner: Memory,
-    /// What it was about to publish.
-    held: Arc<Mutex<Vec<Record>>>,
-}
-
-struct FreezingWriter(Box<dyn StreamWriter>, Freezing);
-
-#[async_trait]
-impl Provider for Freezing {
-    async fn ensure(&self, stream: &StreamName, shards: u32) -> Result<(), streams::Error> {
-        self.inner.ensure(stream, shards).await
-    }
-
-    async fn writer(&self) -> Result<Box<dyn StreamWriter>, streams::Error> {
-        Ok(Box::new(FreezingWriter(self.inner.writer().await?, self.clone())))
-    }
-
-    async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, streams::Error> {
-        self.inner.reader(stream, after).await
-    }
-
-    async fn tips(&self, stream: &StreamName) -> Result<Positions, streams::Error> {
-        self.inner.tips(stream).await
-    }
-}
-
-#[async_trait]
-impl StreamWriter for FreezingWriter {
-    async fn append(&mut self, stream: &StreamName, records: Vec<Record>) -> Result<(), streams::Error> {
-        if records.iter().any(|record| String::from_utf8_lossy(&record.data).contains("incremental")) {
-            self.1.held.lock().unwrap().extend(records);
-            std::future::pending::<()>().await;
-            return Ok(());
-        }
-        self.0.append(stream, records).await
-    }
-
-    async fn flush(&mut self) -> Result<ShardPositions, streams::Error> {
-        self.0.flush().await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_a_replaced_importer_publishes_late_are_told_apart() {
     let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
@@ -127,12 +80,12 @@ async fn rows_that_a_replaced_importer_publishes_late_are_told_apart() {
     // A second between two chunks.
     world.config.snapshot.rows_per_second = Some(3);
     let orders = TableName::new("dbo", "orders");
-    let held = Arc::new(Mutex::new(Vec::new()));
-    let frozen = Freezing { inner: world.streams.clone(), held: Arc::clone(&held) };
-    let (first, handle) = world.import_with_handle_into(Arc::new(frozen));
+    // It freezes in the middle of publishing what it has read.
+    let frozen = Gate::new(&world.streams, "incremental");
+    let (first, handle) = world.import_with_handle_into(Arc::new(frozen.clone()));
     first.until("the tail", |status| status.activity == Activity::Tailing).await;
     handle.resnapshot(orders.clone(), AskedRange::default()).await.unwrap();
-    first.until("rows to publish", |_| !held.lock().unwrap().is_empty()).await;
+    first.until("rows to publish", |_| frozen.holds()).await;
     first.kill().await;
     world.sql("UPDATE dbo.orders SET total = total + 100; DELETE FROM dbo.orders WHERE id = 2;").await;
     let second = world.import();
@@ -140,9 +93,8 @@ async fn rows_that_a_replaced_importer_publishes_late_are_told_apart() {
     second.until("rows of its own", |status| status.tables[&orders].snapshot_rows > 0).await;
     // Now the first one's request arrives.
     let stream = world.config.layout.stream("shop", &orders);
-    let late = std::mem::take(&mut *held.lock().unwrap());
     let mut writer = world.streams.writer().await.unwrap();
-    writer.append(&stream, late).await.unwrap();
+    writer.append(&stream, frozen.take()).await.unwrap();
     let arrived = writer.flush().await.unwrap().remove(&stream).unwrap();
     second.until("the reread's end", |status| status.tables[&orders].reread.is_none()).await;
     world.sql("UPDATE dbo.items SET product = 'last' WHERE line_no = 1").await;

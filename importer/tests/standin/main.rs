@@ -6,6 +6,8 @@ mod chaos;
 mod contracts;
 mod evolution;
 mod faults;
+mod fenced;
+mod gate;
 mod health;
 mod init;
 mod lease;

@@ -50,3 +50,33 @@ async fn what_was_published_is_what_was_captured_and_a_false_count_is_found() {
     assert!(recount.agrees(), "{recount:?}");
     assert!(!recount.tables[&TableName::new("dbo", "orders")].uncounted.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_a_filter_lets_through_are_counted_again() {
+    let mut world = World::start(&(SHOP.to_owned() + &fill(6))).await;
+    let orders = TableName::new("dbo", "orders");
+    let controls = serde_json::json!({"exclude": ["total"], "filter": "total < 4"});
+    world.config.controls.insert(orders.clone(), serde_json::from_value(controls).unwrap());
+    world.config.tick_transactions = 2;
+    world.config.page_rows = 2;
+    world.import_all().await;
+    // Within the filter, out of it, into it, and beyond it.
+    for (id, total) in [(1, 2), (1, 9), (5, 1), (6, 10), (2, 3)] {
+        world.sql(&format!("UPDATE dbo.orders SET total = {total} WHERE id = {id}; UPDATE dbo.items SET product = 'p{total}' WHERE order_id = {id}")).await;
+    }
+    world.import_all().await;
+    let recount = verify(&world.config, &world.streams).await.unwrap();
+    assert!(recount.agrees(), "{recount:?}");
+    let counted = |recount: &importer::Recount| {
+        let table = &recount.tables[&orders];
+        (table.published, table.captured, table.uncounted.len(), table.differences.len())
+    };
+    assert_eq!(counted(&recount), (4, 4, 0, 0), "{recount:?}");
+    // Another filter than the one that was in force would have published something else.
+    world.config.controls.get_mut(&orders).unwrap().filter = Some("total < 100".into());
+    let recount = verify(&world.config, &world.streams).await.unwrap();
+    assert_eq!(counted(&recount), (4, 5, 0, 1), "{recount:?}");
+    world.sql(crate::rereads::PURGE).await;
+    let recount = verify(&world.config, &world.streams).await.unwrap();
+    assert!(recount.agrees() && !recount.tables[&orders].uncounted.is_empty(), "{recount:?}");
+}

@@ -36,6 +36,19 @@ FROM cdc.change_tables AS ct; \
 SELECT (SELECT TOP (1) m.tran_end_time FROM cdc.lsn_time_mapping AS m WHERE m.start_lsn > @P1 ORDER BY m.start_lsn) AS next, \
 GETDATE() AS now, DATEPART(TZOFFSET, SYSDATETIMEOFFSET()) AS offset_minutes";
 
+/// When the oldest change of each instance after the LSN `@P1` was committed, with the clock's offset; NULL where it holds none. Two seeks an instance.
+pub fn oldest_waiting(instances: &[&str]) -> String {
+    let one = |(index, instance): (usize, &&str)| {
+        format!(
+            "SELECT {index} AS instance, (SELECT TOP (1) m.tran_end_time FROM cdc.lsn_time_mapping AS m \
+             WHERE m.start_lsn >= (SELECT MIN(c.[__$start_lsn]) FROM {} AS c WHERE c.[__$start_lsn] > @P1) ORDER BY m.start_lsn) AS waits, \
+             DATEPART(TZOFFSET, SYSDATETIMEOFFSET()) AS offset_minutes",
+            change_table(instance)
+        )
+    };
+    instances.iter().enumerate().map(one).collect::<Vec<_>>().join(" UNION ALL ")
+}
+
 /// How many changes each instance holds in (`@P1`, `@P2`], an update counted once; then where the instances begin, for what has been removed cannot be counted.
 pub fn recount(instances: &[&str]) -> String {
     let mut sql = String::new();

@@ -155,11 +155,14 @@ async fn what_is_left_of_the_retention_is_known_in_one_round_trip() {
     let retention = Retention::read(&mut world.client, &clock, before).await.unwrap();
     assert_eq!(retention.instances.len(), 1);
     assert_eq!(retention.instances[0].min_lsn, Some(before));
-    let left = retention.left_ms(60).unwrap();
+    let left = retention.left_ms(retention.next_ms.unwrap(), 60);
     assert!((3_500_000..=3_600_100).contains(&left), "{retention:?}");
     assert!(retention.instances[0].begins_ms.is_some_and(|begins| Some(begins) <= retention.next_ms), "{retention:?}");
+    let waiting = Retention::waiting(&mut world.client, &clock, &["dbo_a"], before).await.unwrap();
+    assert_eq!(waiting, [retention.next_ms]);
+    assert_eq!(Retention::waiting(&mut world.client, &clock, &["dbo_a"], Lsn::MAX).await.unwrap(), [None]);
     let nothing_waits = Retention::read(&mut world.client, &clock, Lsn::MAX).await.unwrap();
-    assert_eq!(nothing_waits.left_ms(60), None);
+    assert_eq!(nothing_waits.next_ms, None);
 }
 
 #[tokio::test]

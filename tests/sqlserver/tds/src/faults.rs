@@ -32,6 +32,19 @@ pub enum Fault {
     RefuseConnections { count: u64 },
 }
 
+impl Fault {
+    /// The part of the requests' texts that it waits for.
+    fn matching(&self) -> Option<&str> {
+        match self {
+            Fault::CutAtRequest { matching, .. }
+            | Fault::LoseAnswer { matching, .. }
+            | Fault::CutInResult { matching, .. }
+            | Fault::FailRequest { matching, .. } => Some(matching),
+            _ => None,
+        }
+    }
+}
+
 /// The handle; clones share their faults.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Shared>);
@@ -89,6 +102,12 @@ impl Faults {
         self.0.struck.load(Ordering::Acquire)
     }
 
+    /// How many requests the first armed fault that waits for this text has seen; 0 if none waits for it.
+    pub fn requests(&self, text: &str) -> u64 {
+        let waits = |armed: &&Armed| armed.fault.matching() == Some(text);
+        self.list().iter().find(waits).map_or(0, |armed| armed.seen)
+    }
+
     fn list(&self) -> MutexGuard<'_, Vec<Armed>> {
         self.0.list.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -108,14 +127,14 @@ impl Faults {
         let mut list = self.list();
         let mut due = None;
         for (at, armed) in list.iter_mut().enumerate() {
-            let (matching, nth) = match &armed.fault {
-                Fault::CutAtRequest { matching, nth }
-                | Fault::LoseAnswer { matching, nth }
-                | Fault::CutInResult { matching, nth, .. }
-                | Fault::FailRequest { matching, nth, .. } => (matching, *nth),
-                _ => continue,
+            let (Fault::CutAtRequest { nth, .. }
+            | Fault::LoseAnswer { nth, .. }
+            | Fault::CutInResult { nth, .. }
+            | Fault::FailRequest { nth, .. }) = armed.fault
+            else {
+                continue;
             };
-            if text.contains(&matching.to_ascii_lowercase()) {
+            if armed.fault.matching().is_some_and(|matching| text.contains(&matching.to_ascii_lowercase())) {
                 armed.seen += 1;
                 if armed.seen >= nth && due.is_none() {
                     due = Some(at);
@@ -192,6 +211,10 @@ mod tests {
         faults.inject(Fault::CutAtRequest { matching: "Orders".to_owned(), nth: 2 });
         let verdicts = ["select * from ORDERS", "select 1", "delete orders", "delete orders"].map(|sql| faults.on_request(sql));
         assert_eq!(verdicts, [Verdict::Run, Verdict::Run, Verdict::Cut, Verdict::Run]);
+        faults.inject(Fault::CutAtRequest { matching: "Orders".to_owned(), nth: 9 });
+        faults.on_request("insert orders");
+        assert_eq!((faults.requests("Orders"), faults.requests("items")), (1, 0));
+        faults.clear();
         assert_eq!((faults.armed(), faults.struck()), (0, 1));
     }
 
