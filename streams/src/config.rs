@@ -22,7 +22,7 @@ use crate::{Capacity, Error, Provider, StreamSettings};
 pub enum Config {
     Memory,
     Embedded(embedded::Options),
-    Kinesis(KinesisOptions),
+    Kinesis(Box<KinesisOptions>),
 }
 
 /// How Kinesis is reached and used. Credentials come from where every AWS tool takes them: environment, profile, container or instance role.
@@ -50,8 +50,14 @@ pub struct KinesisOptions {
     pub tags: BTreeMap<String, String>,
     /// The largest Kinesis record written, partition key included. Default: 1 MiB, which every stream takes; up to 10 MiB where the stream allows it.
     pub max_record_bytes: usize,
+    /// What becomes of an event that is larger than that. Default: `dead_letter`.
+    pub oversize: Oversize,
     /// Bytes of records that wait, or are in flight, for one stream before `append` waits. Default: 32 MiB.
     pub queue_bytes: usize,
+    /// Bytes that are written to one shard in a second at most; 0 for no limit. Less where Kinesis throttles. Default: 1000000, AWS's quota.
+    pub shard_bytes_per_second: u64,
+    /// Kinesis records that are written to one shard in a second at most; 0 for no limit. Events that wait meanwhile travel together in one. Default: 1000, AWS's quota.
+    pub shard_records_per_second: u64,
     /// How long one call may take. Default: 30.
     pub call_timeout_seconds: u64,
     /// How long a call that fails is tried again before the writer or reader gives up. Default: 300.
@@ -60,10 +66,72 @@ pub struct KinesisOptions {
     pub retry_pause_ms: u64,
     /// The pause between two reads of one shard. AWS allows five reads a second for all consumers of a shard together. Default: 250.
     pub read_interval_ms: u64,
+    /// The pause between two reads of a shard that has brought nothing for a while. Default: 500.
+    pub read_idle_interval_ms: u64,
+    /// Reads by enhanced fan-out, under a consumer of this name: `{consumer: NAME}`. Default: reads by polling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fan_out: Option<FanOut>,
+    /// Bytes that a reader of a stream reads ahead. Default: 32 MiB.
+    pub read_ahead_bytes: usize,
     /// Records asked for in one read (at most 10000). Default: 10000.
     pub read_records: u32,
     /// What a saved position whose own record has been trimmed means. Default: `by_progress`.
     pub aged_positions: AgedPositions,
+}
+
+/// Enhanced fan-out: the stream is read under a consumer of its own, with 2 MB/s a shard that nobody shares, and pushed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FanOut {
+    /// The consumer's name, registered with each stream where it is not yet. Every instance that reads the same shards needs one of its own.
+    pub consumer: String,
+}
+
+/// What becomes of an event that is too large for a record. Written as a mapping with one key, as the choice of a store is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "OversizeChoices", into = "OversizeChoices")]
+pub enum Oversize {
+    /// `stop: {}`: whoever writes it stops.
+    Stop,
+    /// `dead_letter: {}`: it is set aside, with its position.
+    DeadLetter,
+    /// `pointer: {s3: {bucket: …}}` or `pointer: {local: {path: …}}`: it is kept there, with a pointer to it in the stream; a reader with the same setting gets the event.
+    Pointer(objects::Config),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OversizeChoices {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stop: Option<Nothing>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dead_letter: Option<Nothing>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pointer: Option<objects::Config>,
+}
+
+impl TryFrom<OversizeChoices> for Oversize {
+    type Error = NotOne;
+
+    fn try_from(choices: OversizeChoices) -> Result<Self, NotOne> {
+        match (choices.stop, choices.dead_letter, choices.pointer) {
+            (Some(Nothing {}), None, None) => Ok(Self::Stop),
+            (None, Some(Nothing {}), None) => Ok(Self::DeadLetter),
+            (None, None, Some(objects)) => Ok(Self::Pointer(objects)),
+            _ => Err(NotOne { what: "policy", choices: "`stop`, `dead_letter` or `pointer`" }),
+        }
+    }
+}
+
+impl From<Oversize> for OversizeChoices {
+    fn from(oversize: Oversize) -> Self {
+        let none = Self { stop: None, dead_letter: None, pointer: None };
+        match oversize {
+            Oversize::Stop => Self { stop: Some(Nothing {}), ..none },
+            Oversize::DeadLetter => Self { dead_letter: Some(Nothing {}), ..none },
+            Oversize::Pointer(objects) => Self { pointer: Some(objects), ..none },
+        }
+    }
 }
 
 /// A reader comes back with a position, and the record at that position is gone. Kinesis cannot say whether others, after it, are gone as well.
@@ -104,11 +172,17 @@ impl Default for KinesisOptions {
             encryption_key: None,
             tags: BTreeMap::new(),
             max_record_bytes: 1 << 20,
+            oversize: Oversize::DeadLetter,
             queue_bytes: 32 << 20,
+            shard_bytes_per_second: 1_000_000,
+            shard_records_per_second: 1000,
             call_timeout_seconds: 30,
             retry_seconds: 300,
             retry_pause_ms: 2000,
             read_interval_ms: 250,
+            read_idle_interval_ms: 500,
+            fan_out: None,
+            read_ahead_bytes: 32 << 20,
             read_records: 10_000,
             aged_positions: AgedPositions::default(),
         }
@@ -116,13 +190,16 @@ impl Default for KinesisOptions {
 }
 
 impl KinesisOptions {
-    /// For a stand-in at this address: made-up credentials, and short pauses.
+    /// For a stand-in at this address: made-up credentials, short pauses, no quotas.
     pub fn stand_in(endpoint: impl Into<String>) -> Self {
         Self {
             region: Some("us-east-1".into()),
             endpoint: Some(endpoint.into()),
             stand_in_credentials: true,
+            shard_bytes_per_second: 0,
+            shard_records_per_second: 0,
             read_interval_ms: 5,
+            read_idle_interval_ms: 5,
             retry_pause_ms: 50,
             ..Self::default()
         }
@@ -157,8 +234,11 @@ struct Choices {
 struct Nothing {}
 
 #[derive(Debug, thiserror::Error)]
-#[error("name exactly one stream store: `memory`, `embedded` or `kinesis`")]
-struct NotOne;
+#[error("name exactly one {what}: {choices}")]
+struct NotOne {
+    what: &'static str,
+    choices: &'static str,
+}
 
 impl TryFrom<Choices> for Config {
     type Error = NotOne;
@@ -167,8 +247,8 @@ impl TryFrom<Choices> for Config {
         match (choices.memory, choices.embedded, choices.kinesis) {
             (Some(Nothing {}), None, None) => Ok(Self::Memory),
             (None, Some(options), None) => Ok(Self::Embedded(options)),
-            (None, None, Some(options)) => Ok(Self::Kinesis(options)),
-            _ => Err(NotOne),
+            (None, None, Some(options)) => Ok(Self::Kinesis(Box::new(options))),
+            _ => Err(NotOne { what: "stream store", choices: "`memory`, `embedded` or `kinesis`" }),
         }
     }
 }
@@ -179,7 +259,7 @@ impl From<Config> for Choices {
         match config {
             Config::Memory => Self { memory: Some(Nothing {}), ..none },
             Config::Embedded(options) => Self { embedded: Some(options), ..none },
-            Config::Kinesis(options) => Self { kinesis: Some(options), ..none },
+            Config::Kinesis(options) => Self { kinesis: Some(*options), ..none },
         }
     }
 }
@@ -190,7 +270,7 @@ pub async fn open(config: &Config) -> Result<Arc<dyn Provider>, Error> {
         Config::Memory => Ok(Arc::new(Memory::new())),
         Config::Embedded(options) => Ok(Arc::new(Embedded::open(options.clone())?)),
         #[cfg(feature = "kinesis")]
-        Config::Kinesis(options) => Ok(Arc::new(crate::kinesis::Kinesis::connect(options.clone()).await?)),
+        Config::Kinesis(options) => Ok(Arc::new(crate::kinesis::Kinesis::connect(KinesisOptions::clone(options)).await?)),
         #[cfg(not(feature = "kinesis"))]
         Config::Kinesis(_) => Err(Error::NotBuilt { provider: "kinesis" }),
     }
@@ -206,8 +286,10 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<Config>(text);
         assert_eq!(read(r#"{"memory": {}}"#).unwrap(), Config::Memory);
         assert_eq!(read(r#"{"embedded": {"path": "d"}}"#).unwrap(), Config::Embedded(embedded::Options::new("d")));
-        assert_eq!(read(r#"{"kinesis": {}}"#).unwrap(), Config::Kinesis(KinesisOptions::default()));
-        let text = r#"{"kinesis":{"endpoint":"http://localhost:4568","retry_seconds":5,"aged_positions":"trust"}}"#;
+        assert_eq!(read(r#"{"kinesis": {}}"#).unwrap(), Config::Kinesis(Box::default()));
+        let text = r#"{"kinesis":{"endpoint":"http://localhost:4568","retry_seconds":5,"aged_positions":"trust",
+            "retention_hours":48,"encryption_key":"alias/aws/kinesis","tags":{"team":"shop"},"fan_out":{"consumer":"joiner"},
+            "oversize":{"pointer":{"local":{"path":"outside"}}}}}"#;
         let config = read(text).unwrap();
         assert_eq!(read(&serde_json::to_string(&config).unwrap()).unwrap(), config);
     }
@@ -220,6 +302,8 @@ mod tests {
         assert!(refused(r#"{"embedded": {"path": "d", "fsync": true}}"#).contains("unknown field `fsync`"));
         assert!(refused(r#"{"embedded": {}}"#).contains("missing field `path`"));
         assert!(refused(r#"{"kinesis": {"rgion": "x"}}"#).contains("unknown field `rgion`"));
+        assert!(refused(r#"{"kinesis": {"oversize": {}}}"#).contains("exactly one policy"));
+        assert!(refused(r#"{"kinesis": {"oversize": {"drop": {}}}}"#).contains("unknown field `drop`"));
         assert!(refused("{}").contains("exactly one"));
         assert!(refused(r#"{"memory": {}, "kinesis": {}}"#).contains("exactly one"));
     }

@@ -21,6 +21,15 @@ pub enum Error {
     ForeignPosition { stream: StreamName, shard: ShardId, after: SequenceNumber },
     #[error("record for stream {stream} is too large: {bytes} bytes, the limit is {limit}")]
     TooLarge { stream: StreamName, bytes: usize, limit: usize },
+    #[error(
+        "record for stream {stream} is too large: {bytes} bytes, the limit is {limit}, and `oversize` of the stream store is `stop`. Raise `max_record_bytes` (Kinesis takes up \
+         to 10 MiB), or choose `dead_letter` or `pointer`"
+    )]
+    Oversize { stream: StreamName, bytes: usize, limit: usize },
+    #[error("events of stream {stream} that are too large for it: {source}")]
+    Objects { stream: StreamName, source: Box<objects::Error> },
+    #[error("stream {stream}: an event is kept in object storage, as {object}, and cannot be had: {what}")]
+    Pointer { stream: StreamName, object: String, what: String },
     #[error("stream {stream}: partition key of {length} characters, the limit is 256")]
     PartitionKey { stream: StreamName, length: usize },
     #[error("{path}: {source}")]
@@ -45,6 +54,9 @@ pub enum Error {
         /// The ARN that it is missing on.
         resource: String,
     },
+    /// Of a reader that begins in the archive; the message says what to do.
+    #[error("{message}")]
+    Archive { message: String, class: ErrorClass },
     #[error("{operation} of {what}: this stream store does not offer it")]
     NotOffered { operation: &'static str, what: String },
     #[error("this program was built without {provider}: build it with the feature of that name")]
@@ -59,6 +71,8 @@ impl Error {
             | Self::ForeignPosition { .. }
             | Self::NotBuilt { .. }
             | Self::Forbidden { .. }
+            | Self::Oversize { .. }
+            | Self::Pointer { .. }
             | Self::NotOffered { .. }
             | Self::Damaged { .. }
             | Self::Locked { .. } => ErrorClass::Misconfigured,
@@ -69,7 +83,8 @@ impl Error {
                 | std::io::ErrorKind::ReadOnlyFilesystem => ErrorClass::Misconfigured,
                 _ => ErrorClass::Transient,
             },
-            Self::Kinesis { class, .. } => *class,
+            Self::Objects { source, .. } => source.class(),
+            Self::Kinesis { class, .. } | Self::Archive { class, .. } => *class,
         }
     }
 }

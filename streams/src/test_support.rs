@@ -144,6 +144,12 @@ fn standins() -> PathBuf {
     }
 }
 
+/// The interpreter that has PyPI's aws-kinesis-agg.
+pub fn python() -> Result<PathBuf, Error> {
+    let path = standins().join("venv/bin/python");
+    if path.exists() { Ok(path) } else { Err(Error::Missing { path }) }
+}
+
 fn free_port() -> io::Result<SocketAddr> {
     TcpListener::bind(("127.0.0.1", 0))?.local_addr()
 }

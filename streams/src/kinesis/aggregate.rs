@@ -6,7 +6,13 @@
 //! message Record { required uint64 partition_key_index = 1; optional uint64 explicit_hash_key_index = 2; required bytes data = 3; repeated Tag tags = 4; }
 //! ```
 //!
-//! What does not read as this in every detail is a plain record, as the KCL has it.
+//! Our records carry no explicit hash keys of their own: it follows from the partition key. What does not read as this in every detail is a plain record, as the KCL has it.
+//!
+//! # Whose aggregate it is
+//! An aggregate is routed whole, and after a split it may come to a shard that does not hold all of its records. Producers that know their shards (the KPL, and ours) then write
+//! them again, to the right one, so the copies in the wrong shard are to be dropped. Other producers put any keys together and write nothing again: of theirs nothing may be
+//! dropped. The two are told apart by the partition key of the Kinesis record itself, which decides nothing where an explicit hash key is given: the KPL's is always
+//! [`OWN_KEY`].
 
 use std::collections::HashMap;
 
@@ -21,6 +27,9 @@ const DIGEST_BYTES: usize = 16;
 pub(super) const RECORD_OVERHEAD_BYTES: usize = 32;
 /// Magic and digest.
 pub(super) const OVERHEAD_BYTES: usize = MAGIC.len() + DIGEST_BYTES;
+
+/// The partition key of Kinesis records that are aggregates whose stray records are written again.
+pub(super) const OWN_KEY: &str = "a";
 
 /// Whether a reader might take this data for an aggregate; then it must travel in one.
 pub(super) fn looks_aggregated(data: &[u8]) -> bool {
@@ -47,19 +56,18 @@ fn varint_length(value: u64) -> usize {
 
 /// The aggregate of these (partition key, data) pairs.
 pub(super) fn encode<'a>(records: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Vec<u8> {
-    let mut keys = HashMap::new();
+    let (mut keys, mut indices) = (HashMap::new(), Vec::new());
     let bytes: usize = records.clone().map(|(key, data)| key.len() + data.len() + RECORD_OVERHEAD_BYTES).sum();
     let mut out = Vec::with_capacity(bytes + OVERHEAD_BYTES);
     out.extend_from_slice(&MAGIC);
     for (key, _) in records.clone() {
         let next = keys.len() as u64;
-        keys.entry(key).or_insert_with(|| {
+        indices.push(*keys.entry(key).or_insert_with(|| {
             put_bytes(&mut out, 1, key.as_bytes());
             next
-        });
+        }));
     }
-    for (key, data) in records {
-        let index = keys[key];
+    for ((_, data), index) in records.zip(indices) {
         let length = 1 + varint_length(index) + 1 + varint_length(data.len() as u64) + data.len();
         out.push(3 << 3 | 2);
         put_varint(&mut out, length as u64);

@@ -3,6 +3,7 @@
 //! The SDK's own retries are off: a writer has to know of every failed attempt, so that nothing of a lane is sent before what failed has been acknowledged.
 
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, timeout::TimeoutConfig};
@@ -14,11 +15,12 @@ use aws_sdk_kinesis::types::Shard as SdkShard;
 use aws_smithy_http_client::tls::Provider as TlsProvider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use objects::Objects;
 use schemas::ErrorClass;
 use schemas::progress::{ShardId, StreamName};
 use tokio::time::Instant;
 
-use crate::config::KinesisOptions;
+use crate::config::{KinesisOptions, Oversize};
 use crate::{Error, iam};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,12 +104,25 @@ const KMS_REFUSAL: &str = "KMSAccessDeniedException";
 
 impl<E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static> From<SdkError<E, HttpResponse>> for Failure {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
-        let context = || format!("{}", DisplayErrorContext(&error));
-        match &error {
+        Self::of(&error, |answer| answer.status().is_server_error())
+    }
+}
+
+impl Failure {
+    /// What an error of the SDK means; `of_server` says of an answer whether the server itself failed.
+    pub(super) fn of<E, R>(error: &SdkError<E, R>, of_server: impl Fn(&R) -> bool) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        R: std::fmt::Debug + Send + Sync + 'static,
+    {
+        let context = || format!("{}", DisplayErrorContext(error));
+        match error {
             SdkError::ServiceError(service) => {
                 let mut failure =
                     Self::from_code(service.err().code().unwrap_or("unnamed error"), service.err().message().unwrap_or_default());
-                if failure.kind == Kind::Misconfigured && service.raw().status().is_server_error() {
+                // What Kinesis gives no name to says nothing for good either.
+                let unnamed = service.err().code().is_none();
+                if failure.kind == Kind::Misconfigured && (unnamed || of_server(service.raw())) {
                     failure.kind = Kind::Transient;
                 }
                 failure
@@ -137,6 +152,10 @@ pub(super) struct Shard {
 }
 
 impl Shard {
+    pub(super) fn overlaps(&self, hashes: &RangeInclusive<u128>) -> bool {
+        self.first_hash <= *hashes.end() && *hashes.start() <= self.last_hash
+    }
+
     pub(super) fn holds(&self, hash: u128) -> bool {
         (self.first_hash..=self.last_hash).contains(&hash)
     }
@@ -164,10 +183,12 @@ impl Shard {
 pub(super) struct Client {
     pub(super) sdk: aws_sdk_kinesis::Client,
     pub(super) options: KinesisOptions,
+    /// Where what is too large for a record is kept.
+    pub(super) outside: Option<Objects>,
 }
 
 impl Client {
-    pub(super) async fn connect(options: KinesisOptions) -> Self {
+    pub(super) async fn connect(options: KinesisOptions) -> Result<Self, Error> {
         let http = aws_smithy_http_client::Builder::new().tls_provider(TlsProvider::Rustls(CryptoMode::AwsLc)).build_https();
         let timeout = Duration::from_secs(options.call_timeout_seconds.max(1));
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
@@ -183,7 +204,14 @@ impl Client {
         if options.stand_in_credentials {
             loader = loader.credentials_provider(Credentials::new("stand-in", "stand-in", None, None, "stand-in"));
         }
-        Self { sdk: aws_sdk_kinesis::Client::new(&loader.load().await), options }
+        let outside = match &options.oversize {
+            Oversize::Pointer(config) => {
+                let opened = Objects::open(config).await;
+                Some(opened.map_err(|source| Error::Objects { stream: StreamName("(all)".into()), source: Box::new(source) })?)
+            }
+            Oversize::Stop | Oversize::DeadLetter => None,
+        };
+        Ok(Self { sdk: aws_sdk_kinesis::Client::new(&loader.load().await), options, outside })
     }
 
     pub(super) fn attempts(&self) -> Attempts {
@@ -241,7 +269,8 @@ pub(super) struct Attempts {
     backoff: ExponentialBackoff,
     budget: Duration,
     since: Option<Instant>,
-    pub(super) throttled: bool,
+    /// How many of them were throttled.
+    pub(super) throttled: u32,
 }
 
 impl Attempts {
@@ -251,13 +280,13 @@ impl Attempts {
             .with_min_delay(Duration::from_millis(20))
             .with_max_delay(Duration::from_millis(options.retry_pause_ms.max(20)))
             .without_max_times();
-        Self { backoff: backoff.build(), budget: Duration::from_secs(options.retry_seconds), since: None, throttled: false }
+        Self { backoff: backoff.build(), budget: Duration::from_secs(options.retry_seconds), since: None, throttled: 0 }
     }
 
     /// Waits before the next attempt, or hands the failure back when there is to be none.
     pub(super) async fn pause(&mut self, operation: &'static str, failure: Failure) -> Result<(), Failure> {
         match failure.kind {
-            Kind::Throttled => self.throttled = true,
+            Kind::Throttled => self.throttled += 1,
             Kind::Transient => {}
             _ => return Err(failure),
         }

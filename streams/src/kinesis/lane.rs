@@ -11,12 +11,12 @@ use schemas::progress::{ShardId, StreamName};
 use super::aggregate;
 use super::bug;
 use super::client::{Client, Failure, Shard};
+use super::pace::Pace;
 use super::position::PLACES;
 use crate::Error;
+use crate::config::KinesisOptions;
 
 const OPERATION: &str = "PutRecords";
-/// Throttling shrinks a lane's requests down to this.
-const LEAST_BYTES: usize = 16 << 10;
 
 /// A record that has been accepted and not yet acknowledged.
 #[derive(Debug)]
@@ -39,8 +39,7 @@ pub(super) struct Lane {
     pub(super) queue: VecDeque<Queued>,
     /// What the request in flight carries, in order.
     pub(super) in_flight: Vec<Queued>,
-    /// Bytes of a request: halved when the shard throttles, grown again step by step.
-    request_bytes: usize,
+    pub(super) pace: Pace,
     most_bytes: usize,
 }
 
@@ -49,27 +48,21 @@ pub(super) struct Lane {
 pub(super) struct Answer {
     pub(super) shard: ShardId,
     pub(super) sequence: String,
-    pub(super) throttled: bool,
+    /// Attempts that were throttled.
+    pub(super) throttled: u32,
 }
 
 impl Lane {
-    pub(super) fn new(shard: Shard, most_bytes: usize) -> Self {
-        Self { shard, queue: VecDeque::new(), in_flight: Vec::new(), request_bytes: most_bytes, most_bytes }
-    }
-
-    pub(super) fn adapt(&mut self, throttled: bool) {
-        self.request_bytes = if throttled {
-            (self.request_bytes / 2).max(LEAST_BYTES.min(self.most_bytes))
-        } else {
-            (self.request_bytes + self.most_bytes / 16).min(self.most_bytes)
-        };
+    pub(super) fn new(shard: Shard, options: &KinesisOptions) -> Self {
+        let pace = Pace::new(options.shard_bytes_per_second, options.shard_records_per_second);
+        Self { shard, queue: VecDeque::new(), in_flight: Vec::new(), pace, most_bytes: options.max_record_bytes }
     }
 
     /// Moves the next run of records into flight and answers the one Kinesis record that carries them.
     pub(super) fn launch(&mut self) -> Option<PutRecordsRequestEntry> {
         // The Kinesis record's own partition key, at most 256 characters of at most 4 bytes, counts as well.
         const OWN_KEY_BYTES: usize = 1024;
-        let mut left = self.request_bytes.saturating_sub(aggregate::OVERHEAD_BYTES + OWN_KEY_BYTES);
+        let mut left = self.pace.request_bytes(self.most_bytes).saturating_sub(aggregate::OVERHEAD_BYTES + OWN_KEY_BYTES);
         while let Some(next) = self.queue.front() {
             let Some(rest) = left.checked_sub(next.cost()) else { break };
             if self.in_flight.len() == PLACES {
@@ -83,17 +76,19 @@ impl Lane {
             self.in_flight.extend(self.queue.pop_front());
         }
         let first = self.in_flight.first()?;
-        let sayable = is_sayable(&first.partition_key);
-        let entry = PutRecordsRequestEntry::builder().partition_key(if sayable { &first.partition_key } else { "-" });
+        // The MD5 of the first record's partition key: a key that Kinesis would not take routes all the same, and an aggregate never comes to a shard that holds none of it.
+        let entry = PutRecordsRequestEntry::builder().explicit_hash_key(first.hash.to_string());
         let entry = match &self.in_flight[..] {
             [only] if !aggregate::looks_aggregated(&only.data) => {
-                // Its key routes it; where the key cannot be said, its hash does.
-                let explicit = (!sayable).then(|| only.hash.to_string());
-                entry.set_explicit_hash_key(explicit).data(Blob::new(only.data.to_vec()))
+                let key = if is_sayable(&only.partition_key) { &only.partition_key } else { "-" };
+                self.pace.spend(key.len() + only.data.len());
+                entry.partition_key(key).data(Blob::new(only.data.to_vec()))
             }
             run => {
                 let records = run.iter().map(|record| (&record.partition_key[..], &record.data[..]));
-                entry.explicit_hash_key(self.shard.first_hash.to_string()).data(Blob::new(aggregate::encode(records)))
+                let data = aggregate::encode(records);
+                self.pace.spend(aggregate::OWN_KEY.len() + data.len());
+                entry.partition_key(aggregate::OWN_KEY).data(Blob::new(data))
             }
         };
         entry.build().ok()

@@ -1,7 +1,8 @@
 //! Kinesis Data Streams.
 //!
 //! - Writing, and why the order of a key is kept whatever fails: [`writer`].
-//! - Reading, over reshards and from any position: [`reader`].
+//! - Reading, over reshards and from any position: [`reader`]; one shard, by polling or by subscription: [`follow`], [`fan_out`].
+//! - Events that are too large for a record: [`oversize`].
 //! - Making, listing and describing streams: [`operations`].
 //! - Positions: [`position`]. Aggregates: [`aggregate`].
 //!
@@ -9,6 +10,7 @@
 //! trimming).
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,14 +22,20 @@ use crate::config::KinesisOptions;
 use crate::{Created, Description, Error, Positions, Provider, StreamReader, StreamSettings, StreamWriter, Summary};
 
 mod aggregate;
+mod ahead;
 mod client;
+mod fan_out;
+mod follow;
 mod lane;
 mod operations;
+mod oversize;
+mod pace;
 mod position;
 mod reader;
 mod writer;
 
 use client::Client;
+use follow::Start;
 
 /// The streams of an account and region.
 #[derive(Debug, Clone)]
@@ -38,7 +46,7 @@ pub struct Kinesis {
 impl Kinesis {
     /// Resolves region and credentials. Makes no call to Kinesis yet.
     pub async fn connect(options: KinesisOptions) -> Result<Self, Error> {
-        Ok(Self { client: Arc::new(Client::connect(options).await) })
+        Ok(Self { client: Arc::new(Client::connect(options).await?) })
     }
 }
 
@@ -69,7 +77,16 @@ impl Provider for Kinesis {
     }
 
     async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, Error> {
-        Ok(Box::new(reader::Reader::start(Arc::clone(&self.client), stream, after).await?))
+        self.reader_of(stream, after, 0..=u128::MAX).await
+    }
+
+    async fn reader_of(
+        &self,
+        stream: &StreamName,
+        after: &Positions,
+        hashes: RangeInclusive<u128>,
+    ) -> Result<Box<dyn StreamReader>, Error> {
+        Ok(Box::new(reader::Reader::start(Arc::clone(&self.client), stream, after, hashes).await?))
     }
 
     /// Kinesis does not say where a shard stands: the youngest records are read, from ten minutes ago, from a day ago, or from the oldest on.
@@ -78,10 +95,10 @@ impl Provider for Kinesis {
         for shard in self.client.shards(stream).await? {
             for back in [Some(600), Some(86_400), None] {
                 let start = match back {
-                    Some(seconds) => reader::Start::Time(SystemTime::now() - Duration::from_secs(seconds)),
-                    None => reader::Start::Oldest,
+                    Some(seconds) => Start::Time(SystemTime::now() - Duration::from_secs(seconds)),
+                    None => Start::Oldest,
                 };
-                if let Some(tip) = reader::last(&self.client, stream, &shard, &start).await? {
+                if let Some(tip) = follow::last(&self.client, stream, &shard, &start).await? {
                     tips.insert(shard.id.clone(), tip);
                     break;
                 }

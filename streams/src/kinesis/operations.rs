@@ -36,6 +36,11 @@ async fn summary(client: &Client, stream: &StreamName) -> Result<Option<StreamDe
     }
 }
 
+pub(super) async fn arn(client: &Client, stream: &StreamName) -> Result<String, Error> {
+    let missing = || Error::NoSuchStream { stream: stream.clone() };
+    Ok(summary(client, stream).await?.ok_or_else(missing)?.stream_arn)
+}
+
 /// Waits until the stream is active; answers none when there is none.
 async fn settled(
     client: &Client,

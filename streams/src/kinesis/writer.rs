@@ -7,11 +7,14 @@
 //! An answer that is lost leads to a repeat: the run stands in the stream twice, each time in order.
 //!
 //! # Reshards
-//! An aggregate is routed by its explicit hash key, the first hash of the lane's shard. When the shard has been split meanwhile, the aggregate
-//! lands in one of the children, whole, together with records that belong to the other. Readers drop those (ours and every one built on the KCL: a sub-record counts only in
-//! a shard whose range holds its hash), and the writer sees that the answered shard is not the expected one. It then (1) begins no request on any lane of the stream,
-//! (2) puts the records that were dropped back at the front of their lane, (3) waits for the requests that are in flight, (4) reads the shard map again and
+//! An aggregate is routed by its explicit hash key, that of its first record's partition key. When the shard has been split meanwhile, the aggregate
+//! lands in one of the children, whole, together with records that belong to the other. Readers drop those (ours drop each whose hash is not in the shard's range, and the KCL the
+//! whole aggregate as soon as it finds one), and the writer sees that the answered shard is not the expected one. It then (1) begins no request on any lane of the stream,
+//! (2) puts the whole aggregate back at the front of its lane, so that it is there for every kind of reader, (3) waits for the requests that are in flight, (4) reads the shard map again and
 //! deals the queues out to new lanes. A key moves between lanes only at (4), when nothing of it is in flight, and with all its records, in order.
+//!
+//! # Pace
+//! A lane keeps within its shard's quotas by itself, and below them where it is throttled ([`pace`](super::pace)); what waits meanwhile travels together afterwards.
 //!
 //! # Acknowledgement
 //! `flush` answers when every record accepted before it has been acknowledged in a shard whose range holds it (INV-2 rests on this). The position that it names for a
@@ -24,10 +27,12 @@ use async_trait::async_trait;
 use schemas::progress::{ShardPositions, StreamName};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
 
 use super::client::{Attempts, Client, Failure, Kind, Shard};
 use super::lane::{Answer, Lane, Queued, put};
-use super::{aggregate, bug, joined};
+use super::{aggregate, bug, joined, oversize};
+use crate::config::Oversize;
 use crate::hash::key_hash;
 use crate::{Error, Positions, Record, StreamWriter, check_partition_key};
 
@@ -82,6 +87,27 @@ impl Writer {
         Ok(&self.streams[name])
     }
 
+    /// The records, each small enough for Kinesis, or the refusal of all of them.
+    async fn made_to_fit(&self, name: &StreamName, mut records: Vec<Record>) -> Result<Vec<Record>, Error> {
+        let limit = self.client.options.max_record_bytes;
+        for record in &mut records {
+            check_partition_key(name, &record.partition_key)?;
+            let bytes = kinesis_bytes(record);
+            let outside = self.client.outside.as_ref();
+            let misread = outside.is_some() && oversize::looks_like_pointer(&record.data);
+            if bytes <= limit && !misread {
+                continue;
+            }
+            let stream = name.clone();
+            match (&self.client.options.oversize, outside) {
+                (_, Some(objects)) => record.data = oversize::put(objects, name, std::mem::take(&mut record.data)).await?,
+                (Oversize::Stop, _) => return Err(Error::Oversize { stream, bytes, limit }),
+                _ => return Err(Error::TooLarge { stream, bytes, limit }),
+            }
+        }
+        Ok(records)
+    }
+
     fn queue_bytes(&self) -> usize {
         self.client.options.queue_bytes.clamp(1 << 20, 1 << 30)
     }
@@ -108,20 +134,7 @@ impl Stream {
 #[async_trait]
 impl StreamWriter for Writer {
     async fn append(&mut self, name: &StreamName, records: Vec<Record>) -> Result<(), Error> {
-        let limit = self.client.options.max_record_bytes;
-        for record in &records {
-            check_partition_key(name, &record.partition_key)?;
-            let wrapping = if aggregate::looks_aggregated(&record.data) {
-                aggregate::OVERHEAD_BYTES + aggregate::RECORD_OVERHEAD_BYTES
-            } else {
-                0
-            };
-            let key = record.partition_key.len().max(1);
-            let bytes = record.data.len() + key + if wrapping > 0 { key + wrapping } else { 0 };
-            if bytes > limit {
-                return Err(Error::TooLarge { stream: name.clone(), bytes, limit });
-            }
-        }
+        let records = self.made_to_fit(name, records).await?;
         // A run is a fraction of the room, so that runs follow each other without a gap.
         let run_bytes = self.queue_bytes() / 8;
         let stream = self.stream(name).await?;
@@ -151,6 +164,17 @@ impl StreamWriter for Writer {
         }
         Ok(positions)
     }
+}
+
+/// What a record comes to as Kinesis counts: its key beside its data, and an aggregate of one where it would be taken for an aggregate otherwise.
+fn kinesis_bytes(record: &Record) -> usize {
+    let key = record.partition_key.len().max(1);
+    let wrapping = if aggregate::looks_aggregated(&record.data) {
+        aggregate::OVERHEAD_BYTES + aggregate::RECORD_OVERHEAD_BYTES + key
+    } else {
+        0
+    };
+    record.data.len() + key + wrapping
 }
 
 /// What a record takes of the room; at most a run's share, so that a large one does not wait for ever.
@@ -196,11 +220,8 @@ impl Task {
             if self.stale && self.puts.is_empty() {
                 self.renew_lanes().await?;
             }
-            if !self.stale {
-                self.launch();
-            }
-            if self.puts.is_empty() {
-                // Nothing in flight, and `launch` has left nothing queued.
+            let due = if self.stale { None } else { self.launch() };
+            if self.puts.is_empty() && self.lanes.iter().all(|lane| lane.queue.is_empty()) {
                 for flush in self.flushes.drain(..) {
                     // Whoever asked may have stopped waiting.
                     let _ = flush.send(self.last.clone());
@@ -217,6 +238,7 @@ impl Task {
                         }
                     }
                 },
+                () = until(due) => {}
                 Some(done) = self.puts.join_next(), if !self.puts.is_empty() => {
                     let (lane, answer) = done.map_err(|error| bug("PutRecords", &self.stream, error.to_string()))?;
                     self.acknowledge(lane, answer?).await?;
@@ -225,15 +247,22 @@ impl Task {
         }
     }
 
-    fn launch(&mut self) {
+    /// Sends what may go; answers when more may.
+    fn launch(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            if lane.in_flight.is_empty()
-                && let Some(entry) = lane.launch()
-            {
+            if !lane.in_flight.is_empty() || lane.queue.is_empty() {
+                continue;
+            }
+            if let Some(due) = lane.pace.due(now) {
+                next = Some(next.map_or(due, |next| next.min(due)));
+            } else if let Some(entry) = lane.launch() {
                 let (client, stream) = (Arc::clone(&self.client), self.stream.clone());
                 self.puts.spawn(async move { (index, put(client, stream, entry).await) });
             }
         }
+        next
     }
 
     fn lane_of(&self, hash: u128) -> Result<usize, Error> {
@@ -242,30 +271,23 @@ impl Task {
     }
 
     async fn acknowledge(&mut self, index: usize, answer: Answer) -> Result<(), Error> {
-        self.lanes[index].adapt(answer.throttled);
+        self.lanes[index].pace.learn(answer.throttled);
         let sent = std::mem::take(&mut self.lanes[index].in_flight);
         let lone = sent.len() == 1 && !aggregate::looks_aggregated(&sent[0].data);
         let range = if answer.shard == self.lanes[index].shard.id || lone { None } else { Some(self.find(&answer.shard).await?) };
         self.stale |= answer.shard != self.lanes[index].shard.id;
-        let (mut accepted, mut misrouted) = (None, Vec::new());
-        for (place, record) in sent.into_iter().enumerate() {
-            if range.as_ref().is_none_or(|shard| shard.holds(record.hash)) {
-                self.room.add_permits(permits(&record, self.run_bytes));
-                accepted = Some(place);
-            } else {
-                misrouted.push(record);
-            }
+        let queue = &mut self.lanes[index].queue;
+        if range.is_some_and(|shard| sent.iter().any(|record| !shard.holds(record.hash))) {
+            sent.into_iter().rev().for_each(|record| queue.push_front(record));
+            return Ok(());
         }
-        for record in misrouted.into_iter().rev() {
-            self.lanes[index].queue.push_front(record);
-        }
-        if let Some(place) = accepted {
-            let position = joined(&self.stream, &answer.sequence, place)?;
-            // Answers of two lanes may come out of order: after a merge both lanes write to the one child.
-            let last = self.last.entry(answer.shard).or_insert_with(|| position.clone());
-            if *last < position {
-                *last = position;
-            }
+        let permits = sent.iter().map(|record| permits(record, self.run_bytes)).sum();
+        self.room.add_permits(permits);
+        let position = joined(&self.stream, &answer.sequence, sent.len().saturating_sub(1))?;
+        // Answers of two lanes may come out of order: after a merge both lanes write to the one child.
+        let last = self.last.entry(answer.shard).or_insert_with(|| position.clone());
+        if *last < position {
+            *last = position;
         }
         Ok(())
     }
@@ -298,7 +320,7 @@ impl Task {
             }
             self.wait_for_map(&mut attempts, "the open shards do not cover the hash space".into()).await?;
         };
-        let lanes = open.drain(..).map(|shard| Lane::new(shard, self.client.options.max_record_bytes)).collect();
+        let lanes = open.drain(..).map(|shard| Lane::new(shard, &self.client.options)).collect();
         for lane in std::mem::replace(&mut self.lanes, lanes) {
             for record in lane.queue {
                 let new = self.lane_of(record.hash)?;
@@ -307,6 +329,13 @@ impl Task {
         }
         self.stale = false;
         Ok(())
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -340,12 +369,12 @@ mod tests {
     async fn a_shards_position_never_goes_back() {
         let half = u128::MAX / 2;
         let lanes = [shard("a", 0, half), shard("b", half + 1, u128::MAX)].map(|shard| {
-            let mut lane = Lane::new(shard, 1 << 20);
+            let mut lane = Lane::new(shard, &KinesisOptions::default());
             lane.in_flight.push(Queued { hash: lane.shard.first_hash, partition_key: "k".into(), data: Bytes::from("x") });
             lane
         });
         let mut task = Task {
-            client: Arc::new(Client::connect(KinesisOptions::stand_in("http://127.0.0.1:9")).await),
+            client: Arc::new(Client::connect(KinesisOptions::stand_in("http://127.0.0.1:9")).await.unwrap()),
             stream: StreamName("s".into()),
             room: Arc::new(Semaphore::new(0)),
             run_bytes: 1 << 20,
@@ -355,7 +384,7 @@ mod tests {
             last: Positions::new(),
             flushes: Vec::new(),
         };
-        let answer = |sequence: &str| Answer { shard: ShardId("c".into()), sequence: sequence.into(), throttled: false };
+        let answer = |sequence: &str| Answer { shard: ShardId("c".into()), sequence: sequence.into(), throttled: 0 };
         task.acknowledge(0, answer("7")).await.unwrap();
         task.acknowledge(1, answer("5")).await.unwrap();
         assert_eq!(task.last, BTreeMap::from([(ShardId("c".into()), "7000000".parse().unwrap())]));

@@ -1,5 +1,5 @@
 //! A small Kinesis of our own, for what no other stand-in does: entries that fail in the middle of a request, throttling by call and by shard, answers that are lost
-//! after the write, iterators that expire, trimming; and for benchmarks, where the others measure themselves.
+//! after the write, iterators that expire, permissions that are missing, AWS's quotas by shard, trimming; and for benchmarks, where the others measure themselves.
 //!
 //! It speaks the JSON protocol over HTTP on a free port of the loopback interface, checks no signatures, and keeps everything in memory. Faults come by
 //! count, so a run can be repeated.
@@ -23,7 +23,7 @@ use crate::config::KinesisOptions;
 
 mod store;
 
-use store::{Failed, Store};
+use store::{Failed, Quota, Store};
 
 /// A request may carry 10 MiB of data, a third more in base64.
 const REQUEST_BYTES: usize = 16 << 20;
@@ -43,8 +43,12 @@ pub struct Faults {
     pub every_get: u64,
     /// GetRecords calls whose iterator is said to have expired.
     pub every_iterator: u64,
-    /// Bytes that a shard takes in a second; more is throttled by entry.
+    /// Bytes that a shard takes in a second; more is throttled by entry. AWS's quota is 1 MB/s.
     pub shard_bytes_per_second: Option<u64>,
+    /// Records that a shard takes in a second; more is throttled by entry. AWS's quota is 1,000.
+    pub shard_records_per_second: Option<u64>,
+    /// The operation that the caller is not allowed.
+    pub forbidden: Option<&'static str>,
     /// How long every call takes at least.
     pub latency: Duration,
 }
@@ -55,8 +59,10 @@ pub struct Calls {
     pub puts: u64,
     pub entries: u64,
     pub gets: u64,
-    /// Entries and calls that were made to fail.
+    /// Entries and calls that were made to fail by count.
     pub failed: u64,
+    /// Entries that were over a shard's quota.
+    pub over_quota: u64,
 }
 
 #[derive(Default)]
@@ -151,13 +157,11 @@ async fn call(State(stand): State<Shared>, headers: HeaderMap, body: Bytes) -> R
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
-    let answer = serde_json::from_slice(&body)
-        .map_err(|error| Failed::new("SerializationException", error.to_string()))
-        .and_then(|request| carry_out(&mut lock(&stand), operation, &request));
+    let answer = carry_out(&mut lock(&stand), operation, &body);
+    let good = |text: String| (StatusCode::OK, [(header::CONTENT_TYPE, "application/x-amz-json-1.1")], text).into_response();
     match answer {
-        Ok(Answer::Value(value)) => {
-            (StatusCode::OK, [(header::CONTENT_TYPE, "application/x-amz-json-1.1")], value.to_string()).into_response()
-        }
+        Ok(Answer::Value(value)) => good(value.to_string()),
+        Ok(Answer::Text(text)) => good(text),
         // A body that fails before its first byte breaks the connection.
         Ok(Answer::Cut) => axum::body::Body::from_stream(Broken).into_response(),
         Err(error) => failed(&error),
@@ -166,17 +170,33 @@ async fn call(State(stand): State<Shared>, headers: HeaderMap, body: Bytes) -> R
 
 enum Answer {
     Value(Value),
+    /// JSON, written.
+    Text(String),
     Cut,
 }
 
-fn carry_out(stand: &mut Stand, operation: &str, request: &Value) -> Result<Answer, Failed> {
+fn carry_out(stand: &mut Stand, operation: &str, body: &[u8]) -> Result<Answer, Failed> {
+    let malformed = |error: serde_json::Error| Failed::new("SerializationException", error.to_string());
+    if stand.faults.forbidden == Some(operation) {
+        return Err(forbidden(operation));
+    }
+    if operation == "PutRecords" {
+        return put_records(stand, &serde_json::from_slice(body).map_err(malformed)?);
+    }
+    let request = &serde_json::from_slice(body).map_err(malformed)?;
     match operation {
-        "PutRecords" => put_records(stand, request),
-        "GetRecords" => get_records(stand, request).map(Answer::Value),
+        "GetRecords" => get_records(stand, request).map(Answer::Text),
         "CreateStream" => stand.store.create(request).map(Answer::Value),
+        "ListStreams" => stand.store.list(request).map(Answer::Value),
+        "IncreaseStreamRetentionPeriod" => stand.store.retain(request).map(Answer::Value),
+        "StartStreamEncryption" => stand.store.encrypt(request).map(Answer::Value),
+        "UpdateMaxRecordSize" => stand.store.resize(request).map(Answer::Value),
+        "AddTagsToStream" => stand.store.tag(request).map(Answer::Value),
+        "ListTagsForStream" => stand.store.tags(request).map(Answer::Value),
         "DescribeStreamSummary" => stand.store.describe(request).map(Answer::Value),
         "ListShards" => stand.store.list_shards(request).map(Answer::Value),
         "GetShardIterator" => stand.store.iterator(request).map(Answer::Value),
+        "PutRecord" => stand.store.put_record(body).map(Answer::Value),
         "SplitShard" => stand.store.split(request).map(Answer::Value),
         "MergeShards" => stand.store.merge(request).map(Answer::Value),
         _ => Err(Failed::new("UnknownOperationException", format!("the stub does not know {operation:?}"))),
@@ -187,20 +207,34 @@ fn throttled() -> Failed {
     Failed::new("ProvisionedThroughputExceededException", "Rate exceeded, by order of the test")
 }
 
-fn put_records(stand: &mut Stand, request: &Value) -> Result<Answer, Failed> {
+/// As AWS words it.
+fn forbidden(operation: &str) -> Failed {
+    let message = format!(
+        "User: arn:aws:iam::000000000000:user/test is not authorized to perform: kinesis:{operation} on resource: \
+         arn:aws:kinesis:us-east-1:000000000000:stream/x because no identity-based policy allows the kinesis:{operation} action"
+    );
+    Failed::new("AccessDeniedException", message)
+}
+
+fn put_records(stand: &mut Stand, request: &store::Put<'_>) -> Result<Answer, Failed> {
     let Stand { store, faults, calls } = stand;
     calls.puts += 1;
     if hits(calls.puts, faults.every_put) {
         calls.failed += 1;
         return Err(throttled());
     }
-    let answer = store.put_records(request, faults.shard_bytes_per_second, || {
+    let quota = Quota { bytes: faults.shard_bytes_per_second, records: faults.shard_records_per_second };
+    let answer = store.put_records(request, quota, |over_quota| {
         calls.entries += 1;
+        if over_quota {
+            calls.over_quota += 1;
+            return Some(throttled());
+        }
         if !hits(calls.entries, faults.every_entry) {
             return None;
         }
         calls.failed += 1;
-        Some(if calls.failed % 2 == 0 {
+        Some(if calls.failed.is_multiple_of(2) {
             throttled()
         } else {
             Failed::new("InternalFailure", "Internal service failure, by order of the test")
@@ -217,7 +251,7 @@ fn put_records(stand: &mut Stand, request: &Value) -> Result<Answer, Failed> {
     Ok(Answer::Value(answer))
 }
 
-fn get_records(stand: &mut Stand, request: &Value) -> Result<Value, Failed> {
+fn get_records(stand: &mut Stand, request: &Value) -> Result<String, Failed> {
     let Stand { store, faults, calls } = stand;
     calls.gets += 1;
     if hits(calls.gets, faults.every_get) {

@@ -1,11 +1,11 @@
 //! The stub's streams.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::hash::key_hash;
@@ -14,6 +14,7 @@ use crate::hash::key_hash;
 const ANSWER_BYTES: usize = 10 << 20;
 const ANSWER_RECORDS: u64 = 10_000;
 const REQUEST_ENTRIES: usize = 500;
+const LISTED_STREAMS: usize = 100;
 
 /// A call's or an entry's failure, in Kinesis's words.
 #[derive(Debug)]
@@ -41,6 +42,39 @@ pub(super) struct Store {
 
 struct Stream {
     shards: Vec<Shard>,
+    on_demand: bool,
+    retention_hours: u64,
+    encryption_key: Option<String>,
+    record_kib: u64,
+    tags: BTreeMap<String, String>,
+}
+
+/// A PutRecords request, its strings where they came.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Put<'a> {
+    #[serde(borrow)]
+    stream_name: Cow<'a, str>,
+    #[serde(borrow)]
+    records: Vec<Entry<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry<'a> {
+    #[serde(borrow)]
+    partition_key: Cow<'a, str>,
+    #[serde(borrow, default)]
+    explicit_hash_key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Cow<'a, str>,
+}
+
+/// What a shard takes in a second.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Quota {
+    pub(super) bytes: Option<u64>,
+    pub(super) records: Option<u64>,
 }
 
 struct Shard {
@@ -50,34 +84,35 @@ struct Shard {
     starting: u64,
     ending: Option<u64>,
     records: VecDeque<Stored>,
-    allowance: Allowance,
+    bytes: Allowance,
+    count: Allowance,
 }
 
 struct Stored {
     number: u64,
     partition_key: String,
-    data: Bytes,
+    /// In base64, as it came and as it goes; nothing here looks into it.
+    data: String,
     arrival_ms: u64,
 }
 
-/// What a shard may still take, by its bytes in a second: filled up as time passes.
+/// What a shard may still take, by a quota for a second: filled up as time passes.
 struct Allowance {
-    bytes: f64,
+    left: f64,
     at: Instant,
 }
 
 impl Allowance {
-    fn take(&mut self, bytes: usize, per_second: u64) -> bool {
-        let per_second = per_second as f64;
-        self.bytes = (self.bytes + self.at.elapsed().as_secs_f64() * per_second).min(per_second);
+    fn full() -> Self {
+        Self { left: f64::MAX, at: Instant::now() }
+    }
+
+    fn allows(&mut self, amount: u64, per_second: Option<u64>) -> bool {
+        let Some(per_second) = per_second.map(|per_second| per_second as f64) else { return true };
+        self.left = (self.left + self.at.elapsed().as_secs_f64() * per_second).min(per_second);
         self.at = Instant::now();
         // A record of more than a second's worth passes when the allowance is full.
-        let needed = (bytes as f64).min(per_second);
-        let granted = self.bytes >= needed;
-        if granted {
-            self.bytes -= bytes as f64;
-        }
-        granted
+        self.left >= (amount as f64).min(per_second)
     }
 }
 
@@ -100,6 +135,18 @@ fn text<'a>(request: &'a Value, field: &str) -> Result<&'a str, Failed> {
     request[field].as_str().ok_or_else(|| Failed::invalid(format!("{field} is missing")))
 }
 
+impl Shard {
+    /// Whether the quota lets a record of so many bytes in; then it is counted.
+    fn admits(&mut self, bytes: usize, quota: Quota) -> bool {
+        let admits = self.bytes.allows(bytes as u64, quota.bytes) && self.count.allows(1, quota.records);
+        if admits {
+            self.bytes.left -= bytes as f64;
+            self.count.left -= 1.0;
+        }
+        admits
+    }
+}
+
 impl Stream {
     fn shard(&self, id: &str) -> Result<usize, Failed> {
         let missing = || Failed::new("ResourceNotFoundException", format!("Shard {id} not found"));
@@ -118,7 +165,8 @@ impl Stream {
             starting,
             ending: None,
             records: VecDeque::new(),
-            allowance: Allowance { bytes: f64::MAX, at: Instant::now() },
+            bytes: Allowance::full(),
+            count: Allowance::full(),
         });
     }
 }
@@ -137,7 +185,14 @@ impl Store {
             return Err(Failed::new("ResourceInUseException", format!("Stream {name} exists")));
         }
         self.last += 1;
-        let mut stream = Stream { shards: Vec::new() };
+        let mut stream = Stream {
+            shards: Vec::new(),
+            on_demand: request["StreamModeDetails"]["StreamMode"] == "ON_DEMAND",
+            retention_hours: 24,
+            encryption_key: None,
+            record_kib: 1024,
+            tags: BTreeMap::new(),
+        };
         let width = (u128::MAX / u128::from(count)).saturating_add(1);
         for index in 0..u128::from(count) {
             let first = if count == 1 { 0 } else { index * width };
@@ -149,12 +204,59 @@ impl Store {
     }
 
     pub(super) fn describe(&mut self, request: &Value) -> Result<Value, Failed> {
-        let open = self.stream(request)?.shards.iter().filter(|shard| shard.ending.is_none()).count();
+        let stream = self.stream(request)?;
+        let open = stream.shards.iter().filter(|shard| shard.ending.is_none()).count();
         let name = text(request, "StreamName")?;
-        Ok(json!({"StreamDescriptionSummary": {
-            "StreamName": name, "StreamARN": format!("arn:aws:kinesis:us-east-1:000000000000:stream/{name}"), "StreamStatus": "ACTIVE",
-            "RetentionPeriodHours": 24, "StreamCreationTimestamp": 0, "EnhancedMonitoring": [], "OpenShardCount": open,
-        }}))
+        let mut summary = json!({
+            "StreamName": name, "StreamARN": arn(name), "StreamStatus": "ACTIVE", "RetentionPeriodHours": stream.retention_hours,
+            "StreamModeDetails": {"StreamMode": if stream.on_demand { "ON_DEMAND" } else { "PROVISIONED" }},
+            "StreamCreationTimestamp": 0, "EnhancedMonitoring": [], "OpenShardCount": open, "MaxRecordSizeInKiB": stream.record_kib,
+        });
+        if let Some(key) = &stream.encryption_key {
+            summary["EncryptionType"] = "KMS".into();
+            summary["KeyId"] = key.clone().into();
+        }
+        Ok(json!({"StreamDescriptionSummary": summary}))
+    }
+
+    pub(super) fn list(&mut self, request: &Value) -> Result<Value, Failed> {
+        let after = request["ExclusiveStartStreamName"].as_str().unwrap_or_default();
+        let mut names = self.streams.keys().filter(|name| name.as_str() > after);
+        let page: Vec<_> = names.by_ref().take(LISTED_STREAMS).collect();
+        Ok(json!({"StreamNames": page, "HasMoreStreams": names.next().is_some()}))
+    }
+
+    pub(super) fn retain(&mut self, request: &Value) -> Result<Value, Failed> {
+        let hours = request["RetentionPeriodHours"].as_u64().filter(|hours| (24..=8760).contains(hours));
+        self.stream(request)?.retention_hours = hours.ok_or_else(|| Failed::invalid("RetentionPeriodHours: 24 to 8760"))?;
+        Ok(json!({}))
+    }
+
+    pub(super) fn encrypt(&mut self, request: &Value) -> Result<Value, Failed> {
+        self.stream(request)?.encryption_key = Some(text(request, "KeyId")?.to_owned());
+        Ok(json!({}))
+    }
+
+    pub(super) fn resize(&mut self, request: &Value) -> Result<Value, Failed> {
+        let arn = text(request, "StreamARN")?;
+        let name = arn.rsplit('/').next().unwrap_or_default();
+        let missing = || Failed::new("ResourceNotFoundException", format!("Stream {arn} not found"));
+        let stream = self.streams.get_mut(name).ok_or_else(missing)?;
+        let kib = request["MaxRecordSizeInKiB"].as_u64().filter(|kib| (1024..=10_240).contains(kib));
+        stream.record_kib = kib.ok_or_else(|| Failed::new("ValidationException", "MaxRecordSizeInKiB: 1024 to 10240"))?;
+        Ok(json!({}))
+    }
+
+    pub(super) fn tag(&mut self, request: &Value) -> Result<Value, Failed> {
+        let tags: BTreeMap<String, String> =
+            serde_json::from_value(request["Tags"].clone()).map_err(|error| Failed::invalid(format!("Tags: {error}")))?;
+        self.stream(request)?.tags.extend(tags);
+        Ok(json!({}))
+    }
+
+    pub(super) fn tags(&mut self, request: &Value) -> Result<Value, Failed> {
+        let tags: Vec<_> = self.stream(request)?.tags.iter().map(|(tag, value)| json!({"Key": tag, "Value": value})).collect();
+        Ok(json!({"Tags": tags, "HasMoreTags": false}))
     }
 
     pub(super) fn list_shards(&mut self, request: &Value) -> Result<Value, Failed> {
@@ -175,25 +277,26 @@ impl Store {
         Ok(json!({"Shards": shards.collect::<Vec<_>>()}))
     }
 
-    /// `refuse` is asked once for every entry.
+    /// `refuse` is asked once for every entry, and told whether it is over the quota.
     pub(super) fn put_records(
         &mut self,
-        request: &Value,
-        bytes_per_second: Option<u64>,
-        mut refuse: impl FnMut() -> Option<Failed>,
+        request: &Put<'_>,
+        quota: Quota,
+        mut refuse: impl FnMut(bool) -> Option<Failed>,
     ) -> Result<Value, Failed> {
         let mut last = self.last;
-        let stream = self.stream(request)?;
-        let entries = request["Records"].as_array().filter(|entries| (1..=REQUEST_ENTRIES).contains(&entries.len()));
-        let entries = entries.ok_or_else(|| Failed::invalid("Records: 1 to 500 entries"))?;
+        let missing = || Failed::new("ResourceNotFoundException", format!("Stream {} not found", request.stream_name));
+        let stream = self.streams.get_mut(&*request.stream_name).ok_or_else(missing)?;
+        let entries = &request.records;
+        if !(1..=REQUEST_ENTRIES).contains(&entries.len()) {
+            return Err(Failed::invalid("Records: 1 to 500 entries"));
+        }
         let (mut results, mut failures) = (Vec::with_capacity(entries.len()), 0);
         for entry in entries {
-            let (record, hash) = read_entry(entry)?;
+            let (record, hash) = read_entry(entry, stream.record_kib)?;
             let shard = stream.open_shard_of(hash).ok_or_else(|| Failed::new("InternalFailure", "no open shard"))?;
-            let over = bytes_per_second.is_some_and(|limit| !shard.allowance.take(record.data.len(), limit));
-            let over = over
-                .then(|| Failed::new("ProvisionedThroughputExceededException", format!("Rate exceeded for shard {}", shard.id)));
-            if let Some(failed) = refuse().or(over) {
+            let over = !shard.admits(decoded_bytes(&record.data) + record.partition_key.len(), quota);
+            if let Some(failed) = refuse(over) {
                 failures += 1;
                 results.push(json!({"ErrorCode": failed.code, "ErrorMessage": failed.message}));
                 continue;
@@ -204,6 +307,23 @@ impl Store {
         }
         self.last = last;
         Ok(json!({"FailedRecordCount": failures, "Records": results}))
+    }
+
+    /// As PutRecords with one entry, out of reach of faults and quotas.
+    pub(super) fn put_record(&mut self, body: &[u8]) -> Result<Value, Failed> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct PutOne<'a> {
+            #[serde(borrow)]
+            stream_name: Cow<'a, str>,
+            #[serde(borrow, flatten)]
+            entry: Entry<'a>,
+        }
+        let request: PutOne<'_> =
+            serde_json::from_slice(body).map_err(|error| Failed::new("SerializationException", error.to_string()))?;
+        let request = Put { stream_name: request.stream_name, records: vec![request.entry] };
+        let mut answer = self.put_records(&request, Quota::default(), |_| None)?;
+        Ok(answer["Records"][0].take())
     }
 
     pub(super) fn iterator(&mut self, request: &Value) -> Result<Value, Failed> {
@@ -230,7 +350,7 @@ impl Store {
         Ok(json!({"ShardIterator": format!("{index}:{from}:{name}")}))
     }
 
-    pub(super) fn get_records(&mut self, request: &Value) -> Result<Value, Failed> {
+    pub(super) fn get_records(&mut self, request: &Value) -> Result<String, Failed> {
         let bad = || Failed::invalid("Invalid ShardIterator");
         let mut parts = text(request, "ShardIterator")?.splitn(3, ':');
         let (index, from, name) = (parts.next(), parts.next(), parts.next().ok_or_else(bad)?);
@@ -239,25 +359,31 @@ impl Store {
         let shard = self.streams.get(name).and_then(|stream| stream.shards.get(index)).ok_or_else(bad)?;
         let limit = request["Limit"].as_u64().unwrap_or(ANSWER_RECORDS).min(ANSWER_RECORDS) as usize;
         let start = shard.records.partition_point(|record| record.number < from);
-        let (mut bytes, mut next, mut answered) = (0, from, Vec::new());
+        let (mut bytes, mut next, mut answered, mut records) = (0, from, 0, String::new());
         for record in shard.records.iter().skip(start).take(limit) {
-            bytes += record.data.len();
-            if bytes > ANSWER_BYTES && !answered.is_empty() {
+            bytes += decoded_bytes(&record.data);
+            if bytes > ANSWER_BYTES && answered > 0 {
                 break;
             }
             next = record.number + 1;
-            answered.push(json!({
-                "SequenceNumber": sequence(record.number), "PartitionKey": record.partition_key, "Data": BASE64.encode(&record.data),
-                "ApproximateArrivalTimestamp": record.arrival_ms as f64 / 1000.0,
-            }));
+            let (comma, number, key) =
+                (if answered == 0 { "" } else { "," }, sequence(record.number), json!(record.partition_key));
+            let arrival = record.arrival_ms as f64 / 1000.0;
+            let data = &record.data;
+            // Writing to a string does not fail.
+            let _ = write!(
+                records,
+                r#"{comma}{{"SequenceNumber":"{number}","PartitionKey":{key},"ApproximateArrivalTimestamp":{arrival},"Data":"{data}"}}"#
+            );
+            answered += 1;
         }
-        let waiting = shard.records.get(start + answered.len());
+        let waiting = shard.records.get(start + answered);
         let behind = waiting.map_or(0, |record| now_ms().saturating_sub(record.arrival_ms).max(1));
-        let mut answer = json!({"Records": answered, "MillisBehindLatest": behind});
+        let mut rest = json!({"MillisBehindLatest": behind});
         if waiting.is_some() || shard.ending.is_none() {
-            answer["NextShardIterator"] = format!("{index}:{next}:{name}").into();
+            rest["NextShardIterator"] = format!("{index}:{next}:{name}").into();
         }
-        Ok(answer)
+        Ok(format!(r#"{{"Records":[{records}],{}"#, &rest.to_string()[1..]))
     }
 
     pub(super) fn split(&mut self, request: &Value) -> Result<Value, Failed> {
@@ -308,18 +434,28 @@ impl Store {
     }
 }
 
-fn read_entry(entry: &Value) -> Result<(Stored, u128), Failed> {
-    let key = text(entry, "PartitionKey")?;
+fn read_entry(entry: &Entry<'_>, record_kib: u64) -> Result<(Stored, u128), Failed> {
+    let key = &entry.partition_key;
     if !(1..=256).contains(&key.chars().count()) {
         return Err(Failed::new("ValidationException", "PartitionKey: 1 to 256 characters"));
     }
-    let data = BASE64.decode(text(entry, "Data")?).map_err(|error| Failed::new("SerializationException", error.to_string()))?;
-    if data.len() + key.len() > 10 << 20 {
-        return Err(Failed::invalid("a record of more than 10 MiB"));
+    let (bytes, limit) = (decoded_bytes(&entry.data) + key.len(), record_kib * 1024);
+    if bytes as u64 > limit {
+        return Err(Failed::invalid(format!("a record of {bytes} bytes, and the stream takes {limit}")));
     }
-    let hash = match entry["ExplicitHashKey"].as_str() {
+    let hash = match &entry.explicit_hash_key {
         Some(explicit) => explicit.parse().map_err(|_| Failed::invalid("ExplicitHashKey"))?,
         None => key_hash(key),
     };
-    Ok((Stored { number: 0, partition_key: key.to_owned(), data: data.into(), arrival_ms: now_ms() }, hash))
+    let data = entry.data.clone().into_owned();
+    Ok((Stored { number: 0, partition_key: key.clone().into_owned(), data, arrival_ms: now_ms() }, hash))
+}
+
+/// The length of what this base64, padded, stands for.
+fn decoded_bytes(base64: &str) -> usize {
+    base64.len() / 4 * 3 - base64.bytes().rev().take_while(|byte| *byte == b'=').count()
+}
+
+fn arn(stream: &str) -> String {
+    format!("arn:aws:kinesis:us-east-1:000000000000:stream/{stream}")
 }

@@ -1,7 +1,13 @@
 //! What only Kinesis can be asked: reshards while writing and reading (kinesis-local), and faults (the crate's own stub).
 #![allow(clippy::unwrap_used)]
 
+mod consumers;
 mod faults;
+mod operations;
+mod operator;
+mod others;
+mod oversize;
+mod quotas;
 mod reshards;
 #[path = "../support/mod.rs"]
 mod support;

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use schemas::progress::{SequenceNumber, StreamName};
@@ -14,82 +12,21 @@ use streams::stub::{Faults, Stub};
 use streams::test_support::KinesisLocal;
 use streams::{Error, Positions, Provider};
 
+use crate::operator::Operator;
 use crate::support::{Read, reader, record};
 
-/// Reshards by hand, as an operator would.
-struct Operator {
-    client: Client,
-    stream: StreamName,
-}
-
-impl Operator {
-    fn new(endpoint: &str, stream: &StreamName) -> Self {
-        let config = aws_sdk_kinesis::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .endpoint_url(endpoint)
-            .credentials_provider(Credentials::new("t", "t", None, None, "test"))
-            .http_client(
-                aws_smithy_http_client::Builder::new()
-                    .tls_provider(aws_smithy_http_client::tls::Provider::Rustls(
-                        aws_smithy_http_client::tls::rustls_provider::CryptoMode::AwsLc,
-                    ))
-                    .build_https(),
-            )
-            .build();
-        Self { client: Client::from_conf(config), stream: stream.clone() }
-    }
-
-    /// The open shards, in the order of their ranges: id, first hash, last hash.
-    async fn open_shards(&self) -> Vec<(String, u128, u128)> {
-        let answer = self.client.list_shards().stream_name(&self.stream.0).send().await.unwrap();
-        let open =
-            answer.shards().iter().filter(|shard| shard.sequence_number_range().unwrap().ending_sequence_number().is_none());
-        let mut open: Vec<_> = open
-            .map(|shard| {
-                let range = shard.hash_key_range().unwrap();
-                (
-                    shard.shard_id().to_owned(),
-                    range.starting_hash_key().parse().unwrap(),
-                    range.ending_hash_key().parse().unwrap(),
-                )
-            })
-            .collect();
-        open.sort_by_key(|(_, first, _)| *first);
-        open
-    }
-
-    /// Splits or merges, as chance has it, and waits until the stream is active again.
-    async fn reshard(&self, random: &mut StdRng) {
-        let open = self.open_shards().await;
-        if open.len() > 1 && (open.len() > 5 || random.random_bool(0.5)) {
-            let at = random.random_range(0..open.len() - 1);
-            let request = self.client.merge_shards().stream_name(&self.stream.0);
-            request.shard_to_merge(&open[at].0).adjacent_shard_to_merge(&open[at + 1].0).send().await.unwrap();
-        } else {
-            let (id, first, last) = &open[random.random_range(0..open.len())];
-            let middle = first + (last - first) / 3 + 1;
-            let request = self.client.split_shard().stream_name(&self.stream.0);
-            request.shard_to_split(id).new_starting_hash_key(middle.to_string()).send().await.unwrap();
-        }
-        loop {
-            let answer = self.client.describe_stream_summary().stream_name(&self.stream.0).send().await.unwrap();
-            if answer.stream_description_summary().unwrap().stream_status().as_str() == "ACTIVE" {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
+async fn connect(options: KinesisOptions) -> Arc<dyn Provider> {
+    Arc::new(Kinesis::connect(options).await.unwrap())
 }
 
 /// Writes in random runs, reshards in between without waiting for them, reads at the same time; then everything again from the start, and from
-/// the positions in the middle.
-async fn write_and_read_over_reshards(options: KinesisOptions, seed: u64, reshards: usize) {
+/// the positions in the middle. The options may differ from reader to reader.
+pub(crate) async fn write_and_read_over_reshards(options: impl Fn(usize) -> KinesisOptions, seed: u64, reshards: usize) {
     let mut random = StdRng::seed_from_u64(seed);
     let stream = StreamName(format!("reshards.{seed}"));
-    let provider: Arc<dyn Provider> = Arc::new(Kinesis::connect(options.clone()).await.unwrap());
+    let provider: Arc<dyn Provider> = connect(options(0)).await;
     provider.ensure(&stream, 2).await.unwrap();
-    let operator = Operator::new(options.endpoint.as_ref().unwrap(), &stream);
+    let operator = Operator::new(options(0).endpoint.as_ref().unwrap(), &stream);
     let mut writer = provider.writer().await.unwrap();
     let mut follower = reader(&*provider, &stream, &Positions::new()).await;
     let mut expected: BTreeMap<String, usize> = BTreeMap::new();
@@ -120,7 +57,7 @@ async fn write_and_read_over_reshards(options: KinesisOptions, seed: u64, reshar
     read.assert_ordered_with_repeats(&expected);
 
     let mut again = Read::default();
-    let mut from_start = reader(&*provider, &stream, &Positions::new()).await;
+    let mut from_start = reader(&*connect(options(1)).await, &stream, &Positions::new()).await;
     again.complete(&mut *from_start, &expected).await;
     again.assert_ordered_with_repeats(&expected);
     // Whoever has read up to the answered positions has read everything.
@@ -128,10 +65,11 @@ async fn write_and_read_over_reshards(options: KinesisOptions, seed: u64, reshar
         let seen = again.positions().remove(shard);
         assert!(seen.as_ref() >= Some(number), "{shard}: {seen:?} read, {number} answered");
     }
-    for _ in 0..3 {
+    for number in 2..5 {
         let begun = random.random_range(0..again.records.len());
         let mut read = Read { records: again.records[..begun].to_vec() };
         let after = read.positions();
+        let provider = connect(options(number)).await;
         read.complete(&mut *reader(&*provider, &stream, &after).await, &expected).await;
         read.assert_ordered_with_repeats(&expected);
     }
@@ -193,7 +131,7 @@ async fn order_is_kept_over_reshards_of_kinesis_local() {
     let directory = tempfile::tempdir().unwrap();
     let server = KinesisLocal::start(directory.path()).unwrap_or_else(|error| panic!("{error}"));
     for seed in 0..2 {
-        write_and_read_over_reshards(server.options(), seed, 8).await;
+        write_and_read_over_reshards(|_| server.options(), seed, 8).await;
     }
 }
 
@@ -213,7 +151,7 @@ async fn order_is_kept_over_reshards_and_faults() {
         };
         println!("seed {seed}: {faults:?}");
         stub.set_faults(faults);
-        write_and_read_over_reshards(stub.options(), seed, 6).await;
+        write_and_read_over_reshards(|_| stub.options(), seed, 6).await;
         assert!(stub.calls().failed > 0);
     }
 }

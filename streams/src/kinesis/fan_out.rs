@@ -1,0 +1,154 @@
+//! Enhanced fan-out: a consumer that is registered with the stream is sent each shard's records, with 2 MB/s a shard of its own, instead of asking for them.
+//!
+//! A subscription lasts for five minutes at most, and ends by itself or with an error; then the shard is subscribed to again, from after the record that was read last. A shard
+//! takes one subscription of a consumer every five seconds, and a new one ends the old: two readers under one name would take the shard from each other without end, so every
+//! instance of the joiner needs a name of its own, or reads other shards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
+use aws_sdk_kinesis::primitives::DateTime;
+use aws_sdk_kinesis::types::{ConsumerStatus, ShardIteratorType, StartingPosition, SubscribeToShardEventStream};
+use schemas::ErrorClass;
+use schemas::progress::StreamName;
+use tokio::time::Instant;
+
+use super::client::{Client, Failure, Kind};
+use super::follow::{Follow, Start, foreign_position};
+use super::operations;
+use crate::Error;
+
+const SUBSCRIBE: &str = "SubscribeToShard";
+const REGISTER: &str = "RegisterStreamConsumer";
+/// How long a new consumer may take to become active.
+const REGISTRATION: Duration = Duration::from_secs(300);
+/// Kinesis says something at least so often, if only that nothing has come. Whoever is silent for longer is gone.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The end of a shard is told by the names of its children. Not every Kinesis tells it, so when nothing comes the shard map is asked now and then: a shard that it shows closed has ended
+/// when nothing comes once more.
+const LOOK: Duration = Duration::from_secs(2);
+/// A subscription that lasted for longer was a good one, and what fails after it has a budget of its own.
+const LASTED: Duration = Duration::from_secs(5);
+
+/// The ARN of the stream's consumer of this name; it is registered where it is not yet.
+pub(super) async fn consumer(client: &Client, stream: &StreamName, name: &str) -> Result<Arc<str>, Error> {
+    let stream_arn = operations::arn(client, stream).await?;
+    let since = Instant::now();
+    let mut pause = Duration::from_millis(5);
+    loop {
+        let describe = client.sdk.describe_stream_consumer().stream_arn(&stream_arn).consumer_name(name);
+        match client.retry("DescribeStreamConsumer", || async { Ok(describe.clone().send().await?) }).await {
+            Ok(answer) => {
+                let active = answer.consumer_description.filter(|consumer| consumer.consumer_status == ConsumerStatus::Active);
+                if let Some(consumer) = active {
+                    return Ok(consumer.consumer_arn.into());
+                }
+            }
+            Err(Failure { kind: Kind::NotFound, .. }) => {
+                let register = client.sdk.register_stream_consumer().stream_arn(&stream_arn).consumer_name(name);
+                match client.retry(REGISTER, || async { Ok(register.clone().send().await?) }).await {
+                    // Another instance registers it at the same time.
+                    Ok(_) | Err(Failure { kind: Kind::InUse, .. }) => {}
+                    Err(failure) => return Err(failure.into_error(REGISTER, stream)),
+                }
+            }
+            Err(failure) => return Err(failure.into_error("DescribeStreamConsumer", stream)),
+        }
+        if since.elapsed() > REGISTRATION {
+            let message = format!("consumer {name} is not active after {} s", REGISTRATION.as_secs());
+            return Err(Error::Kinesis { operation: REGISTER, stream: stream.clone(), message, class: ErrorClass::Transient });
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+/// Why nothing more comes of a subscription.
+enum Ending {
+    /// It has come to the end of the shard.
+    Shard,
+    /// Nobody reads any more.
+    Reader,
+    Subscription(Failure),
+}
+
+impl Ending {
+    fn quiet(message: String) -> Self {
+        Self::Subscription(Failure { kind: Kind::Transient, message })
+    }
+}
+
+impl Follow {
+    async fn is_closed(&self) -> Result<bool, Error> {
+        let shards = self.client.shards(&self.stream).await?;
+        Ok(shards.iter().find(|shard| shard.id == self.shard.id).is_none_or(|shard| shard.ending.is_some()))
+    }
+
+    /// Reads the shard to its end by subscriptions. Answers whether it came to it; it does not when nobody reads any more.
+    pub(super) async fn subscribe(&mut self, consumer: &str) -> Result<bool, Error> {
+        let mut attempts = self.client.attempts();
+        loop {
+            let since = Instant::now();
+            let ending = match self.subscription(consumer).await {
+                Ok(mut subscription) => self.receive(&mut subscription).await?,
+                Err(failure) => Ending::Subscription(failure),
+            };
+            let failure = match ending {
+                Ending::Shard => return Ok(true),
+                Ending::Reader => return Ok(false),
+                Ending::Subscription(failure) => failure,
+            };
+            if failure.kind == Kind::Invalid
+                && let Some(error) = foreign_position(&self.stream, &self.shard.id, &self.start)?
+            {
+                return Err(error);
+            }
+            if since.elapsed() > LASTED {
+                attempts = self.client.attempts();
+            }
+            // In use: the last subscription is not five seconds old.
+            let kind = if failure.kind == Kind::InUse { Kind::Transient } else { failure.kind };
+            let paused = attempts.pause(SUBSCRIBE, Failure { kind, ..failure }).await;
+            paused.map_err(|failure| failure.into_error(SUBSCRIBE, &self.stream))?;
+        }
+    }
+
+    async fn subscription(&self, consumer: &str) -> Result<SubscribeToShardOutput, Failure> {
+        let position = StartingPosition::builder();
+        let position = match &self.start {
+            Start::Oldest => position.r#type(ShardIteratorType::TrimHorizon),
+            Start::Time(time) => position.r#type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from(*time)),
+            Start::At { number, .. } => position.r#type(ShardIteratorType::AtSequenceNumber).sequence_number(number),
+            Start::After { number } => position.r#type(ShardIteratorType::AfterSequenceNumber).sequence_number(number),
+        };
+        let call = self.client.sdk.subscribe_to_shard().consumer_arn(consumer).shard_id(&self.shard.id.0);
+        Ok(call.set_starting_position(position.build().ok()).send().await?)
+    }
+
+    async fn receive(&mut self, subscription: &mut SubscribeToShardOutput) -> Result<Ending, Error> {
+        let (mut closed, mut looked) = (false, Instant::now());
+        loop {
+            // Nothing is taken off the connection while too much is read ahead; Kinesis stops sending then.
+            let held = self.ahead.reserve(0).await;
+            let event = match tokio::time::timeout(SILENCE, subscription.event_stream.recv()).await {
+                Ok(Ok(Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)))) => event,
+                Ok(Ok(Some(_))) => continue,
+                Ok(Ok(None)) => return Ok(Ending::quiet("the subscription has ended, as it does after five minutes".into())),
+                Ok(Err(error)) => return Ok(Ending::Subscription(Failure::of(&error, |_| false))),
+                Err(_) => return Ok(Ending::quiet(format!("nothing has come for {} s", SILENCE.as_secs()))),
+            };
+            let idle = event.records.is_empty() && event.millis_behind_latest == 0;
+            if !self.hand_over(event.records, held).await? {
+                return Ok(Ending::Reader);
+            }
+            if event.child_shards.is_some_and(|children| !children.is_empty()) || (idle && closed) {
+                return Ok(Ending::Shard);
+            }
+            if idle && looked.elapsed() > LOOK {
+                closed = self.is_closed().await?;
+                looked = Instant::now();
+            }
+        }
+    }
+}

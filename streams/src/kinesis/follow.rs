@@ -1,0 +1,295 @@
+//! One shard, followed from where its reader stands to its end: by polling here, by subscription in [`fan_out`](super::fan_out).
+//!
+//! # Polling
+//! Kinesis grants five reads a second to all consumers of a shard together. A shard that brings records is read again after `read_interval_ms`; one that brings none ever more seldom, down
+//! to `read_idle_interval_ms`; throttling stretches either. An iterator that has expired (after five minutes of waiting for whoever reads) is replaced by one from after the record that was
+//! read last.
+//!
+//! # Aggregates
+//! A sub-record of a producer that knows its shards is dropped in a shard that does not hold its hash: it has been written again, to the right one. Of other producers' aggregates
+//! nothing is ([`aggregate`]).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
+use aws_sdk_kinesis::primitives::DateTime;
+use aws_sdk_kinesis::types::{Record as KinesisRecord, ShardIteratorType};
+use bytes::Bytes;
+use schemas::progress::{SequenceNumber, ShardId, StreamName};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::ahead::{Ahead, Held};
+use super::client::{Attempts, Client, Failure, Kind, Shard};
+use super::reader::Handed;
+use super::{aggregate, bug, joined, oversize};
+use crate::config::KinesisOptions;
+use crate::{Batch, Error};
+
+const GET_RECORDS: &str = "GetRecords";
+const GET_ITERATOR: &str = "GetShardIterator";
+
+/// Where in a shard to read from.
+#[derive(Debug, Clone)]
+pub(super) enum Start {
+    Oldest,
+    Time(SystemTime),
+    /// At this record, of which the sub-records up to `place` have been read.
+    At {
+        number: String,
+        place: usize,
+    },
+    /// After this record, which this reader has read itself.
+    After {
+        number: String,
+    },
+}
+
+pub(super) struct Follow {
+    pub(super) client: Arc<Client>,
+    pub(super) stream: StreamName,
+    pub(super) shard: Shard,
+    pub(super) start: Start,
+    /// A shard below this one has been begun.
+    pub(super) descended: bool,
+    pub(super) ahead: Ahead,
+    pub(super) sender: mpsc::Sender<Handed>,
+}
+
+impl Follow {
+    /// Reads the shard to its end, which comes only when it is closed, with fan-out where there is a consumer.
+    pub(super) async fn run(mut self, consumer: Option<Arc<str>>) -> Result<ShardId, Error> {
+        let ended = match consumer {
+            Some(consumer) => self.subscribe(&consumer).await?,
+            None => self.poll().await?,
+        };
+        // At the end of the shard, and the record to start at has not come.
+        if ended
+            && let Start::At { number, place } = &self.start
+            && !self.descended
+            && self.client.options.aged_positions.refuses(&self.stream)
+        {
+            return Err(self.trimmed(number, *place, self.shard.ending.as_ref().unwrap_or(&self.shard.starting))?);
+        }
+        Ok(self.shard.id)
+    }
+
+    /// Whether the shard has come to its end; otherwise nobody reads any more.
+    async fn poll(&mut self) -> Result<bool, Error> {
+        let mut rhythm = Rhythm::new(&self.client.options);
+        let mut expected = LEAST_EXPECTED_BYTES;
+        'iterator: loop {
+            let mut iterator = Some(iterator(&self.client, &self.stream, &self.shard.id, &self.start).await?);
+            while let Some(current) = iterator {
+                let held = self.ahead.reserve(expected).await;
+                let asked = Instant::now();
+                let mut attempts = self.client.attempts();
+                let Some(answer) = get_records(&self.client, &self.stream, &current, &mut attempts).await? else {
+                    continue 'iterator;
+                };
+                let caught_up = answer.millis_behind_latest().unwrap_or(0) == 0;
+                let GetRecordsOutput { records, next_shard_iterator, .. } = answer;
+                expected = bytes(&records).max(LEAST_EXPECTED_BYTES);
+                let pause = rhythm.pause(records.is_empty(), caught_up, attempts.throttled > 0);
+                if !self.hand_over(records, held).await? {
+                    return Ok(false);
+                }
+                iterator = next_shard_iterator;
+                if iterator.is_some() {
+                    sleep_until(asked + pause).await;
+                }
+            }
+            return Ok(true);
+        }
+    }
+
+    /// Hands Kinesis's records over to whoever reads; answers whether there is still somebody.
+    pub(super) async fn hand_over(&mut self, records: Vec<KinesisRecord>, mut held: Held) -> Result<bool, Error> {
+        held.correct(bytes(&records));
+        let mut records = self.take(records)?;
+        for (_, data) in &mut records {
+            *data = oversize::resolve(self.client.outside.as_ref(), &self.stream, std::mem::take(data)).await?;
+        }
+        if records.is_empty() {
+            return Ok(true);
+        }
+        held.correct(records.iter().map(|(_, data)| data.len()).sum());
+        let batch = Batch { stream: self.stream.clone(), shard: self.shard.id.clone(), records };
+        Ok(self.sender.send(Ok((batch, held))).await.is_ok())
+    }
+
+    fn trimmed(&self, after: &str, place: usize, oldest: &str) -> Result<Error, Error> {
+        let (after, oldest) = (joined(&self.stream, after, place)?, joined(&self.stream, oldest, 0)?);
+        Ok(Error::Trimmed { stream: self.stream.clone(), shard: self.shard.id.clone(), after, oldest })
+    }
+
+    /// Our records out of Kinesis's, from the start on.
+    fn take(&mut self, records: Vec<KinesisRecord>) -> Result<Vec<(SequenceNumber, Bytes)>, Error> {
+        let mut taken = Vec::new();
+        for record in records {
+            let number = record.sequence_number.clone();
+            let mut from = 0;
+            if let Start::At { number: at, place } = &self.start {
+                if *at == number {
+                    from = place + 1;
+                } else if self.client.options.aged_positions.refuses(&self.stream) {
+                    return Err(self.trimmed(at, *place, &number)?);
+                }
+            }
+            sub_records(&self.stream, &self.shard, record, |place, position, data| {
+                if place >= from {
+                    taken.push((position, data));
+                }
+            })?;
+            self.start = Start::After { number };
+        }
+        Ok(taken)
+    }
+}
+
+/// A shard's task takes it that an answer brings so many bytes, before it knows better.
+const LEAST_EXPECTED_BYTES: usize = 64 << 10;
+
+fn bytes(records: &[KinesisRecord]) -> usize {
+    records.iter().map(|record| record.data.as_ref().len()).sum()
+}
+
+/// From this pause on it is AWS's limit of five reads a second that is being kept, and every read waits its turn.
+const AWS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long to wait between two reads of a shard.
+struct Rhythm {
+    least: Duration,
+    most: Duration,
+    pause: Duration,
+    stretch: u32,
+}
+
+impl Rhythm {
+    /// A read that finds nothing lengthens the next pause so much.
+    const SLOWER: f64 = 1.1;
+    /// Throttling stretches the pause up to so many times.
+    const STRETCH: u32 = 8;
+
+    fn new(options: &KinesisOptions) -> Self {
+        let least = Duration::from_millis(options.read_interval_ms.max(1));
+        let most = Duration::from_millis(options.read_idle_interval_ms).max(least);
+        Self { least, most, pause: least, stretch: 1 }
+    }
+
+    /// The pause after a read.
+    fn pause(&mut self, empty: bool, caught_up: bool, throttled: bool) -> Duration {
+        self.stretch = if throttled { (self.stretch * 2).min(Self::STRETCH) } else { (self.stretch / 2).max(1) };
+        self.pause = if empty && caught_up { self.pause.mul_f64(Self::SLOWER).min(self.most) } else { self.least };
+        // The limit on reads counts those of a reader that is behind as well.
+        let at_once = !caught_up && !empty && self.least < AWS_INTERVAL && self.stretch == 1;
+        if at_once { Duration::ZERO } else { self.pause * self.stretch }
+    }
+}
+
+/// Hands over the records in a Kinesis record; of an aggregate whose stray records are written again, only those that belong to this shard.
+fn sub_records(
+    stream: &StreamName,
+    shard: &Shard,
+    record: KinesisRecord,
+    mut take: impl FnMut(usize, SequenceNumber, Bytes),
+) -> Result<(), Error> {
+    let number = &record.sequence_number;
+    let strays_are_written_again = record.partition_key.as_deref() == Some(aggregate::OWN_KEY);
+    let data = Bytes::from(record.data.into_inner());
+    let Some(records) = aggregate::decode(&data) else {
+        take(0, joined(stream, number, 0)?, data);
+        return Ok(());
+    };
+    for (place, record) in records.into_iter().enumerate() {
+        if !strays_are_written_again || shard.holds(record.hash) {
+            take(place, joined(stream, number, place)?, record.data);
+        }
+    }
+    Ok(())
+}
+
+/// What it means that Kinesis refuses a position that was saved: that it is not of this shard.
+pub(super) fn foreign_position(stream: &StreamName, shard: &ShardId, start: &Start) -> Result<Option<Error>, Error> {
+    let Start::At { number, place } = start else { return Ok(None) };
+    let after = joined(stream, number, *place)?;
+    Ok(Some(Error::ForeignPosition { stream: stream.clone(), shard: shard.clone(), after }))
+}
+
+async fn iterator(client: &Client, stream: &StreamName, shard: &ShardId, start: &Start) -> Result<String, Error> {
+    let call = || async {
+        let request = client.sdk.get_shard_iterator().stream_name(&stream.0).shard_id(&shard.0);
+        let request = match start {
+            Start::Oldest => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            Start::Time(time) => request.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from(*time)),
+            Start::At { number, .. } => {
+                request.shard_iterator_type(ShardIteratorType::AtSequenceNumber).starting_sequence_number(number)
+            }
+            Start::After { number } => {
+                request.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).starting_sequence_number(number)
+            }
+        };
+        Ok(request.send().await?)
+    };
+    let answer = match client.retry(GET_ITERATOR, call).await {
+        Ok(answer) => answer,
+        Err(failure) if failure.kind == Kind::Invalid => {
+            let foreign = foreign_position(stream, shard, start)?;
+            return Err(foreign.unwrap_or_else(|| failure.into_error(GET_ITERATOR, stream)));
+        }
+        Err(failure) => return Err(failure.into_error(GET_ITERATOR, stream)),
+    };
+    answer.shard_iterator.ok_or_else(|| bug(GET_ITERATOR, stream, "an answer without an iterator"))
+}
+
+/// The next records; none when the iterator has expired. An iterator that failed may be used again, and answers the same.
+async fn get_records(
+    client: &Client,
+    stream: &StreamName,
+    iterator: &str,
+    attempts: &mut Attempts,
+) -> Result<Option<GetRecordsOutput>, Error> {
+    let limit = i32::try_from(client.options.read_records.clamp(1, 10_000)).unwrap_or(10_000);
+    loop {
+        let failure = match client.sdk.get_records().shard_iterator(iterator).limit(limit).send().await {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => Failure::from(error),
+        };
+        if failure.kind == Kind::ExpiredIterator {
+            return Ok(None);
+        }
+        attempts.pause(GET_RECORDS, failure).await.map_err(|failure| failure.into_error(GET_RECORDS, stream))?;
+    }
+}
+
+/// The last of our records in a shard, looking from `start` on; none when there is none from there.
+pub(super) async fn last(
+    client: &Client,
+    stream: &StreamName,
+    shard: &Shard,
+    start: &Start,
+) -> Result<Option<SequenceNumber>, Error> {
+    let mut last = None;
+    let mut next = Some(iterator(client, stream, &shard.id, start).await?);
+    while let Some(current) = next {
+        let due = Instant::now() + Duration::from_millis(client.options.read_interval_ms.max(1));
+        let mut attempts = client.attempts();
+        let answer = get_records(client, stream, &current, &mut attempts).await?;
+        let Some(answer) = answer else {
+            // Expired: what has been seen is seen again.
+            next = Some(iterator(client, stream, &shard.id, start).await?);
+            continue;
+        };
+        let caught_up = answer.millis_behind_latest().unwrap_or(0) == 0;
+        for record in answer.records {
+            sub_records(stream, shard, record, |_, position, _| last = Some(position))?;
+        }
+        if caught_up {
+            return Ok(last);
+        }
+        next = answer.next_shard_iterator;
+        sleep_until(due).await;
+    }
+    Ok(last)
+}
