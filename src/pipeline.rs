@@ -144,6 +144,7 @@ impl Pipeline {
     ) -> anyhow::Result<Arc<dyn api::ChangeFeed>> {
         let mut settings = joiner::Config::new(config.data.join("state"), plans, &config.source.name, config.prefix());
         settings.layout = config.layout();
+        settings.schemas = config.schemas()?;
         let joiner =
             tokio::task::spawn_blocking(move || Joiner::open(settings)).await.context("opening the joiner's state")??;
         let handle = joiner.handle();

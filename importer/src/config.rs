@@ -12,6 +12,7 @@ use streams::Layout;
 use source::{Password, Source};
 
 use crate::controls::TableControls;
+use crate::encodings::Encodings;
 
 /// Everything an importer needs to know.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Config {
     pub tables: TableFilter,
     /// Contracts by table. A table without one is held to what the catalog says.
     pub contracts: BTreeMap<TableName, Contract>,
+    /// How events are written on the streams.
+    pub encodings: Encodings,
     /// The column whose value is a table's partition key; by default the row's own key.
     pub partition_by: BTreeMap<TableName, String>,
     /// What identifies a row of a table that has neither a primary key nor a unique index: columns of the table that are never NULL.
@@ -44,7 +47,7 @@ pub struct Config {
     pub on_breaking_change: BreakingPolicy,
     /// What happens when a table has changed so that a new version of its contract would fit it.
     pub on_compatible_change: CompatiblePolicy,
-    /// Where the contracts are: needed only where new versions of them are to be written.
+    /// Where the contracts are: needed only where new versions of them are to be written, or events are not plain JSON.
     pub contracts_dir: Option<PathBuf>,
     /// Create the streams that do not exist.
     pub create_streams: bool,
@@ -177,6 +180,7 @@ impl Config {
             layout: Layout::default(),
             tables: TableFilter::default(),
             contracts: BTreeMap::new(),
+            encodings: Encodings::default(),
             partition_by: BTreeMap::new(),
             keys: BTreeMap::new(),
             controls: BTreeMap::new(),

@@ -14,6 +14,10 @@ pub enum Error {
     #[error(transparent)]
     Controls(#[from] crate::controls::ControlsError),
     #[error(transparent)]
+    Schema(#[from] schemas::encoding::SchemaError),
+    #[error("{table}: the schema of its events has to lie beside the contracts, and no folder of contracts is configured: name one, or publish it as uncompressed JSON")]
+    NoSchemaFolder { table: TableName },
+    #[error(transparent)]
     TimeZone(#[from] source::clock::UnknownZone),
     #[error("{path}: {doing}: {source}")]
     Io { path: PathBuf, doing: &'static str, source: std::io::Error },

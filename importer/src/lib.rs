@@ -17,6 +17,7 @@ mod config;
 mod continuity;
 pub mod contracts;
 mod controls;
+pub mod encodings;
 mod error;
 mod handle;
 mod headroom;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use schemas::contract::{Contract, Violation};
-use schemas::envelope::Encoder;
+use schemas::encoding::{Encoder, Format};
 use schemas::event::{ChangeEvent, Row};
 use schemas::progress::{Phase, ProgressRecord, Reread, ShardPositions, StreamName};
 use schemas::value::{Value, write_string};
@@ -22,6 +22,7 @@ use serde_json::json;
 use streams::{Layout, Provider, Record, StreamWriter};
 
 use crate::config::Config;
+use crate::encodings;
 use crate::error::Error;
 use crate::metrics;
 use crate::status::StatusHandle;
@@ -35,6 +36,8 @@ const MAX_PARTITION_KEY: usize = 256;
 /// Where a table's events go.
 struct Route {
     contract: Contract,
+    /// What its events are written in.
+    format: Format,
     /// Index among `batches`.
     stream: usize,
     /// The column that partitions; the key if `None`.
@@ -105,7 +108,8 @@ impl Publisher {
                 batches.push(Batch { stream: name, records: Vec::new() });
                 batches.len() - 1
             });
-            routes.push(route(config, contract, breaks, stream)?);
+            let format = encodings::format(config, &contract, database)?;
+            routes.push(route(config, contract, format, breaks, stream)?);
         }
         let (progress_stream, dead_letters) = (Layout::progress_stream(&config.prefix), dead_letter_stream(&config.prefix));
         if config.create_streams {
@@ -161,7 +165,7 @@ impl Publisher {
             return self.dead_letter(table, event, &violation, true).await;
         }
         let mut data = Vec::with_capacity(self.event_bytes);
-        self.encoder.encode(event, &mut data);
+        self.encoder.encode(&mut self.routes[table].format, event, &mut data);
         // Recent events are a good guess of the next one's size.
         self.event_bytes = (self.event_bytes * 7 + data.len() * 9) / 16 + 16;
         let partition_key = self.partition_key(table, event);
@@ -223,7 +227,7 @@ impl Publisher {
         let head_bytes = data.len();
         let partition_key = self.partition_key(table, event);
         if whole {
-            self.encoder.encode(event, &mut data);
+            self.encoder.json().encode(event, &mut data);
             data.push(b'}');
         }
         // A dead letter that the stream refuses would stop everything behind it: then the position has to do.
@@ -309,7 +313,7 @@ impl Publisher {
     }
 }
 
-fn route(config: &Config, contract: Contract, breaks: Option<String>, stream: usize) -> Result<Route, Error> {
+fn route(config: &Config, contract: Contract, format: Format, breaks: Option<String>, stream: usize) -> Result<Route, Error> {
     let table = &contract.table;
     let partition_by = match config.partition_by.get(&table.name) {
         None => None,
@@ -320,7 +324,7 @@ fn route(config: &Config, contract: Contract, breaks: Option<String>, stream: us
         })?),
     };
     let fold = table.key.iter().any(|&index| table.columns[index].case_insensitive);
-    Ok(Route { contract, stream, partition_by, fold, breaks, published: 0, read: 0, dead_lettered: 0 })
+    Ok(Route { contract, format, stream, partition_by, fold, breaks, published: 0, read: 0, dead_lettered: 0 })
 }
 
 /// Values as a JSON array, with text folded where the column compares without case.

@@ -117,9 +117,14 @@ impl Encoder {
         Self { json: envelope::Encoder::new(source, database), writing }
     }
 
-    /// The encoder of the default form, which dead letters and partition keys are always in.
+    /// The encoder of the default form, which dead letters are always in.
     pub fn json(&mut self) -> &mut envelope::Encoder {
         &mut self.json
+    }
+
+    /// Appends the values of an event's key ([`envelope::Encoder::encode_key`]).
+    pub fn encode_key(&self, event: &ChangeEvent, out: &mut Vec<u8>) {
+        self.json.encode_key(event, out);
     }
 
     /// Appends an event in its table's format.

@@ -10,6 +10,9 @@
 //! streams:
 //!   prefix: shop                      # default: the source's name
 //!   layout: shared                    # table (default on Kinesis) or shared (default otherwise)
+//!   encoding: avro                    # or protobuf, debezium_json (default)
+//!   compression: zstd                 # or none (default)
+//!   per_table: {dbo.audit: {encoding: debezium_json}}
 //!   provider: {embedded: {path: data/streams}}
 //! contracts: schemas/tables           # where the table contracts are
 //! entities: schemas/entities          # where the entity definitions are
@@ -26,12 +29,14 @@
 mod reference;
 mod source;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use schemas::TableName;
 use schemas::contract::Contract;
+use schemas::encoding::{Compression, Encoding, Schemas};
 use schemas::entity::EntityDefinition;
 use schemas::table::TableSchema;
 use serde::Deserialize;
@@ -67,7 +72,24 @@ pub(crate) struct Streams {
     /// Shards of a stream that is created.
     #[serde(default = "default_shards")]
     pub(crate) shards: u32,
+    #[serde(default)]
+    pub(crate) encoding: Encoding,
+    #[serde(default)]
+    pub(crate) compression: Compression,
+    /// What single tables have instead.
+    #[serde(default)]
+    pub(crate) per_table: BTreeMap<TableName, TableStream>,
     pub(crate) provider: streams::config::Config,
+}
+
+/// How the events of one table are written.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TableStream {
+    #[serde(default)]
+    encoding: Option<Encoding>,
+    #[serde(default)]
+    compression: Option<Compression>,
 }
 
 fn default_contracts() -> PathBuf {
@@ -158,8 +180,20 @@ impl Config {
         settings.layout = self.layout();
         settings.shards = self.streams.shards;
         settings.contracts_dir = Some(self.contracts.clone());
+        let of_table = self.streams.per_table.iter().map(|(name, table)| (name.clone(), (table.encoding, table.compression)));
+        settings.encodings = importer::encodings::Encodings {
+            encoding: self.streams.encoding,
+            compression: self.streams.compression,
+            of_table: of_table.collect(),
+        };
         settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
         Ok(settings)
+    }
+
+    /// What records may be written under: the schemas beside the contracts, looked for anew whenever one is not there.
+    pub(crate) fn schemas(&self) -> anyhow::Result<Arc<Schemas>> {
+        let folder = self.contracts.clone();
+        Ok(Arc::new(Schemas::new(move || importer::encodings::read(&folder))?))
     }
 
     /// The sink that queries read.
@@ -260,6 +294,8 @@ mod tests {
             ("name: shop", "name: 'my shop'", "source.name"),
             ("type: sqlite", "type: sqlight", "sqlight"),
             ("streams:\n", "streams:\n  layout: tables\n", "tables"),
+            ("streams:\n", "streams:\n  encoding: json\n", "debezium_json"),
+            ("streams:\n", "streams:\n  per_table: {dbo.orders: {compression: gzip}}\n", "gzip"),
         ] {
             let error = format!("{:#}", load(&GOOD.replace(from, to)).unwrap_err());
             assert!(error.contains(expected) && error.contains("tributary.yaml"), "{error}");

@@ -177,12 +177,12 @@ impl Field {
         match self.carried {
             Carried::Int | Carried::Date | Carried::Time { .. } | Carried::DateTime { .. } => drop(cursor.varint()?),
             Carried::Small { .. } | Carried::Decimal { .. } | Carried::Text | Carried::Bytes | Carried::Json => {
-                drop(bytes(cursor)?)
+                bytes(cursor)?;
             }
-            Carried::Bool => drop(cursor.take(1)?),
-            Carried::Real => drop(cursor.take(4)?),
-            Carried::Float => drop(cursor.take(8)?),
-            Carried::Uuid => drop(cursor.take(16)?),
+            Carried::Bool => cursor.pass(1)?,
+            Carried::Real => cursor.pass(4)?,
+            Carried::Float => cursor.pass(8)?,
+            Carried::Uuid => cursor.pass(16)?,
             Carried::DateTimeOffset { .. } => {
                 cursor.varint()?;
                 cursor.varint()?;

@@ -83,6 +83,10 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    pub(super) fn pass(&mut self, length: u64) -> Result<(), ParseError> {
+        self.take(length).map(|_| ())
+    }
+
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], ParseError> {
         match self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
             Some(array) => {

@@ -170,13 +170,12 @@ fn bytes<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], ParseError> {
 
 fn skip(cursor: &mut Cursor<'_>, wire_type: u64) -> Result<(), ParseError> {
     match wire_type {
-        VARINT => drop(cursor.varint()?),
-        FIXED64 => drop(cursor.take(8)?),
-        BYTES => drop(bytes(cursor)?),
-        FIXED32 => drop(cursor.take(4)?),
-        _ => return cursor.error("a field's type before it"),
+        VARINT => cursor.varint().map(|_| ()),
+        FIXED64 => cursor.pass(8),
+        BYTES => bytes(cursor).map(|_| ()),
+        FIXED32 => cursor.pass(4),
+        _ => cursor.error("a field's type before it"),
     }
-    Ok(())
 }
 
 fn moment(message: &[u8]) -> Result<Scalar<'static>, ParseError> {
