@@ -107,7 +107,7 @@ impl fmt::Display for Config {
 
 impl Config {
     pub(crate) async fn store(&self) -> Result<Arc<dyn ObjectStore>, Error> {
-        let failed = |source| Error::Open { store: self.to_string(), source };
+        let failed = |source| Error::Open { store: self.to_string(), source: Box::new(source) };
         match self {
             Self::Local(LocalOptions { path }) => {
                 std::fs::create_dir_all(path).map_err(|source| Error::Folder { path: path.clone(), source })?;

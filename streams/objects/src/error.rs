@@ -13,10 +13,10 @@ pub enum Error {
         path: String,
         class: ErrorClass,
         #[source]
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     #[error("{store} cannot be opened: {source}. Correct its options in the configuration")]
-    Open { store: String, source: object_store::Error },
+    Open { store: String, source: Box<object_store::Error> },
     #[error("{path}: {source}: the folder for objects cannot be made", path = .path.display())]
     Folder { path: std::path::PathBuf, source: std::io::Error },
     #[error("no AWS region is known for {store}: set `region`, or AWS_REGION")]
@@ -44,7 +44,7 @@ impl Error {
             return Self::NoBucket { store, operation, path };
         }
         let class = classify(&source);
-        Self::Store { store, operation, path, class, source }
+        Self::Store { store, operation, path, class, source: Box::new(source) }
     }
 
     pub fn class(&self) -> ErrorClass {

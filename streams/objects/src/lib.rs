@@ -58,7 +58,12 @@ impl Objects {
 
     /// Kept in memory, for tests.
     pub fn memory() -> Self {
-        Self { store: Arc::new(object_store::memory::InMemory::new()), name: "memory".into() }
+        Self::over(Arc::new(object_store::memory::InMemory::new()), "memory")
+    }
+
+    /// Over a store of the library, as one that fails as a test tells it. `name` is what errors call it.
+    pub fn over(store: Arc<dyn ObjectStore>, name: &str) -> Self {
+        Self { store, name: name.into() }
     }
 
     /// What errors call it.
@@ -121,13 +126,16 @@ impl Objects {
     /// Removes objects. One that is not there is as good as removed.
     pub async fn remove(&self, paths: impl IntoIterator<Item = Path>) -> Result<(), Error> {
         let paths: Vec<Path> = paths.into_iter().collect();
-        let mut removals = futures_util::stream::iter(paths.iter().map(|path| async move {
-            match self.store.delete(path).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(error) => Err(self.failed("removing", path)(error)),
+        let removals = paths.into_iter().map(|path| {
+            let this = self.clone();
+            async move {
+                match this.store.delete(&path).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(this.failed("removing", &path)(error)),
+                }
             }
-        }))
-        .buffer_unordered(CONCURRENCY);
+        });
+        let mut removals = futures_util::stream::iter(removals).buffer_unordered(CONCURRENCY);
         while let Some(removed) = removals.next().await {
             removed?;
         }

@@ -1,0 +1,286 @@
+//! Whether what progress records promise is there (INV-6), by table and tick.
+//!
+//! The archive keeps going when something is missing, as nothing would be gained by keeping less: the segment's manifest says what is missing, and so do the log and a metric. (The joiner, whose entities
+//! would be wrong, stops.)
+//!
+//! # What is compared
+//! - A tail record that begins where the one before it ended: its counts against the distinct changes in its range, by identity (table, commit LSN, seqval, operation), because a restarted importer repeats.
+//! - A record of the initial snapshot: the sum of its load's counts against the rows of the load; rows that come twice make up for none that is missing in another table, but may for one in the same.
+//! - Rows that were read again: likewise, over all rereads.
+//!
+//! A record that overlaps what was archived, as a restarted importer's first one may, and one whose events are partly in a segment that an earlier process wrote, are not compared: what is distinct in them is not known any
+//! more. Records of an importer that was replaced (a lower epoch) count nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use schemas::event::Op;
+use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, StreamName};
+use schemas::{Lsn, TableName};
+use serde::{Deserialize, Serialize};
+
+use crate::facts::Facts;
+
+/// Events that a progress record promises and that are not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub table: TableName,
+    /// The tick: after this LSN, …
+    pub from_lsn: Lsn,
+    /// … up to that.
+    pub to_lsn: Lsn,
+    pub published: u64,
+    pub found: u64,
+    /// Where the tick's records stand: in these shards, after the first position, up to the second.
+    pub between: Vec<Between>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Between {
+    pub stream: StreamName,
+    pub shard: ShardId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<SequenceNumber>,
+    pub up_to: SequenceNumber,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Rows {
+    published: u64,
+    found: u64,
+}
+
+impl Rows {
+    /// What is missing, told once.
+    fn settle(&mut self) -> Option<Self> {
+        let told = *self;
+        (self.found < self.published).then(|| {
+            self.published = self.found;
+            told
+        })
+    }
+}
+
+/// What has to be known of the archive so far; it is kept in the manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Account {
+    epoch: u64,
+    /// Every tail record up to here has been compared.
+    frontier: Lsn,
+    /// The snapshot whose rows are counted, by its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    load: Option<Lsn>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    snapshot: BTreeMap<TableName, Rows>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    rereads: BTreeMap<TableName, Rows>,
+    /// The last segment ended within a tick.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    within: bool,
+    /// Changes above the frontier, by their transaction: of which table, and where in it. Not kept: see `within`.
+    #[serde(skip)]
+    changes: BTreeMap<Lsn, BTreeSet<(TableName, Lsn, u8)>>,
+    /// Whether `changes` has everything above the frontier.
+    #[serde(skip)]
+    whole: bool,
+}
+
+impl Account {
+    /// Takes in the events of a segment.
+    pub(crate) fn events<'a>(&mut self, events: impl Iterator<Item = &'a Facts>) {
+        // What `within` says was of the manifest that this began with.
+        self.whole |= !self.within;
+        for event in events {
+            let lsn = event.position.commit_lsn;
+            match event.op {
+                Op::Read => {
+                    if self.load.is_none_or(|load| lsn > load) {
+                        self.load = Some(lsn);
+                        self.snapshot.clear();
+                    }
+                    if self.load == Some(lsn) {
+                        self.snapshot.entry(event.table.clone()).or_default().found += 1;
+                    }
+                }
+                Op::Reread => self.rereads.entry(event.table.clone()).or_default().found += 1,
+                Op::Create | Op::Update | Op::Delete if lsn > self.frontier => {
+                    let identity = (event.table.clone(), event.position.seqval, event.position.operation);
+                    self.changes.entry(lsn).or_default().insert(identity);
+                }
+                Op::Create | Op::Update | Op::Delete => {}
+            }
+        }
+    }
+
+    /// Ends a segment; `within`: in the middle of a tick.
+    pub(crate) fn end(&mut self, within: bool) {
+        // What an earlier process had of a tick stays unknown until the tick has passed.
+        self.within = within || (self.within && !self.whole);
+    }
+
+    pub(crate) fn frontier(&self) -> Lsn {
+        self.frontier
+    }
+
+    /// Compares a record, whose events have been taken in. `between` is where its tick stands.
+    pub(crate) fn record(&mut self, record: &ProgressRecord, between: &[Between]) -> Vec<Missing> {
+        if record.epoch < self.epoch {
+            return Vec::new();
+        }
+        self.epoch = record.epoch;
+        let mut missing = Vec::new();
+        let mut tell = |table: &TableName, published, found| {
+            let (from_lsn, to_lsn) = (record.from_lsn, record.to_lsn);
+            missing.push(Missing { table: table.clone(), from_lsn, to_lsn, published, found, between: between.to_vec() });
+        };
+        for (table, count) in &record.reread_counts {
+            let rows = self.rereads.entry(table.clone()).or_default();
+            rows.published += count;
+            if let Some(rows) = rows.settle() {
+                tell(table, rows.published, rows.found);
+            }
+        }
+        if record.phase != Phase::Tail {
+            if self.load.is_none_or(|load| record.from_lsn > load) {
+                self.load = Some(record.from_lsn);
+                self.snapshot.clear();
+            }
+            if self.load == Some(record.from_lsn) {
+                for (table, count) in &record.counts {
+                    let rows = self.snapshot.entry(table.clone()).or_default();
+                    rows.published += count;
+                    if let Some(rows) = rows.settle() {
+                        tell(table, rows.published, rows.found);
+                    }
+                }
+                self.pass(record.from_lsn);
+            }
+            return missing;
+        }
+        let exact = self.whole && record.from_lsn == self.frontier;
+        let found = self.pass(record.to_lsn);
+        if exact {
+            for (table, &published) in &record.counts {
+                let found = found.get(table).copied().unwrap_or_default();
+                if found < published {
+                    tell(table, published, found);
+                }
+            }
+        }
+        missing
+    }
+
+    /// Moves the frontier; the changes that it passed, by table.
+    fn pass(&mut self, to: Lsn) -> HashMap<TableName, u64> {
+        let mut found = HashMap::new();
+        if to > self.frontier {
+            let above = self.changes.split_off(&to.next());
+            for (table, _, _) in std::mem::replace(&mut self.changes, above).into_values().flatten() {
+                *found.entry(table).or_default() += 1;
+            }
+            self.frontier = to;
+            // From here on everything above the frontier has been seen.
+            self.whole = true;
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use schemas::Position;
+    use schemas::progress::ShardPositions;
+
+    use super::*;
+
+    fn lsn(n: u8) -> Lsn {
+        Lsn::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, n])
+    }
+
+    fn orders() -> TableName {
+        TableName::new("dbo", "orders")
+    }
+
+    fn event(op: Op, at: u8, seqval: u8) -> Facts {
+        let operation = if op.is_read() { 0 } else { 2 };
+        let position = Position { commit_lsn: lsn(at), command_id: 0, seqval: lsn(seqval), operation };
+        Facts { table: orders(), op, position, commit_time_ms: 0 }
+    }
+
+    fn record(epoch: u64, phase: Phase, from: u8, to: u8, count: u64) -> ProgressRecord {
+        ProgressRecord {
+            source: "shop".into(),
+            epoch,
+            phase,
+            from_lsn: lsn(from),
+            to_lsn: lsn(to),
+            commit_time_ms: 0,
+            counts: [(orders(), count)].into(),
+            dead_lettered: BTreeMap::new(),
+            rereads: BTreeMap::new(),
+            reread_counts: BTreeMap::new(),
+            positions: ShardPositions::new(),
+        }
+    }
+
+    fn kept(account: &Account) -> Account {
+        serde_json::from_str(&serde_json::to_string(account).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn repeats_make_up_for_nothing_and_what_is_missing_is_told_once() {
+        let mut account = Account::default();
+        let changes = [event(Op::Create, 1, 1), event(Op::Create, 1, 1), event(Op::Create, 2, 1), event(Op::Create, 3, 1)];
+        account.events(changes.iter());
+        let missing = account.record(&record(1, Phase::Tail, 0, 2, 3), &[]);
+        assert_eq!((missing.len(), missing[0].published, missing[0].found), (1, 3, 2));
+        assert_eq!((missing[0].from_lsn, missing[0].to_lsn), (lsn(0), lsn(2)));
+        assert_eq!(account.record(&record(1, Phase::Tail, 2, 3, 1), &[]), []);
+        // Refused: of an importer that was replaced.
+        assert_eq!(account.record(&record(0, Phase::Tail, 3, 9, 5), &[]), []);
+        // Overlapping: not known.
+        assert_eq!(account.record(&record(2, Phase::Tail, 1, 4, 5), &[]), []);
+        assert_eq!(account.record(&record(2, Phase::Tail, 4, 5, 1), &[]).len(), 1);
+    }
+
+    #[test]
+    fn a_tick_that_is_partly_in_an_earlier_process_is_not_compared() {
+        let mut account = Account::default();
+        account.events([event(Op::Create, 1, 1)].iter());
+        account.end(true);
+        let mut account = kept(&account);
+        account.events([event(Op::Create, 1, 2)].iter());
+        account.end(false);
+        assert_eq!(account.record(&record(1, Phase::Tail, 0, 1, 2), &[]), []);
+        account.events([event(Op::Create, 2, 1)].iter());
+        assert_eq!(account.record(&record(1, Phase::Tail, 1, 2, 2), &[]).len(), 1);
+        // In one process it is.
+        account.events([event(Op::Create, 3, 1)].iter());
+        account.end(true);
+        account.events([event(Op::Create, 3, 2)].iter());
+        assert_eq!(account.record(&record(1, Phase::Tail, 2, 3, 3), &[]).len(), 1);
+    }
+
+    #[test]
+    fn rows_of_a_snapshot_are_counted_over_the_load_and_over_restarts() {
+        let mut account = Account::default();
+        account.events([event(Op::Read, 5, 0), event(Op::Read, 5, 0)].iter());
+        assert_eq!(account.record(&record(1, Phase::Snapshot, 5, 5, 2), &[]), []);
+        let mut account = kept(&account);
+        account.events([event(Op::Read, 5, 0)].iter());
+        let complete = Phase::SnapshotComplete { consistent_from: lsn(5) };
+        assert_eq!(account.record(&record(1, complete, 5, 5, 2), &[]).len(), 1);
+        account.events([event(Op::Create, 6, 1)].iter());
+        assert_eq!(account.record(&record(1, Phase::Tail, 5, 6, 1), &[]), []);
+        // A later load begins anew.
+        account.events([event(Op::Read, 9, 0)].iter());
+        assert_eq!(account.record(&record(1, Phase::Snapshot, 9, 9, 1), &[]), []);
+
+        account.events([event(Op::Reread, 9, 0)].iter());
+        let mut again = record(1, Phase::Tail, 9, 9, 0);
+        again.reread_counts.insert(orders(), 2);
+        assert_eq!(account.record(&again, &[]).len(), 1);
+        again.reread_counts.insert(orders(), 0);
+        assert_eq!(account.record(&again, &[]), []);
+    }
+}

@@ -1,0 +1,46 @@
+//! The archive, as the configuration file says it.
+//!
+//! ```yaml
+//! archive:
+//!   store: {s3: {bucket: shop-archive, region: eu-central-1}}   # or {local: {path: data/archive}}
+//!   interval_seconds: 60
+//!   segment_bytes: 67108864
+//!   read: true
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+/// Where the archive is, and how it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub store: objects::Config,
+    /// A segment is written this long after its first tick at the latest. Shorter: less that only the stream holds; longer: fewer and larger objects. Default: 60.
+    #[serde(default = "default_interval_seconds")]
+    pub interval_seconds: u64,
+    /// A segment is written when it holds so many bytes of records, before compression. Up to four times as much is held in memory. Default: 64 MiB.
+    #[serde(default = "default_segment_bytes")]
+    pub segment_bytes: usize,
+    /// Whether a joiner reads from the archive what it holds, and the rest from the live streams. Default: true.
+    #[serde(default = "yes")]
+    pub read: bool,
+}
+
+fn default_interval_seconds() -> u64 {
+    60
+}
+
+fn default_segment_bytes() -> usize {
+    64 << 20
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// The defaults, in this store.
+    pub fn new(store: objects::Config) -> Self {
+        Self { store, interval_seconds: default_interval_seconds(), segment_bytes: default_segment_bytes(), read: yes() }
+    }
+}

@@ -1,0 +1,224 @@
+//! One reader over the archive and the live stream.
+//!
+//! # Where it goes over
+//! A reader begins in the archive if that holds anything after its position, reads segment by segment, and opens the live stream at the position at which the last segment ends. Both sides number records alike, so nothing is
+//! read twice and nothing is passed over, whenever that happens and whatever is written or archived meanwhile: a segment that appears in between is merely not needed.
+//!
+//! It begins in the archive even where the live stream may still hold the records, because a live stream does not always know what it has trimmed (Kinesis cannot say whether anything followed a record that is gone), while
+//! the archive does. An archive that lags far behind makes no difference: then the live stream is opened at a position that is gone, and says [`streams::Error::Trimmed`].
+//!
+//! # Falling behind
+//! A live reader that is told that its position was trimmed goes back into the archive, if that has what follows.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use schemas::progress::StreamName;
+use streams::{Batch, Created, Description, Error, Positions, Provider, StreamReader, StreamSettings, StreamWriter, Summary};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::read::{advance, merge};
+use crate::store::Archive;
+
+/// Batches of a segment that are read before they are asked for.
+const READ_AHEAD: usize = 4;
+
+/// A stream store whose readers begin in the archive. Everything else is the live store's.
+#[derive(Clone)]
+pub struct Fused {
+    archive: Archive,
+    live: Arc<dyn Provider>,
+}
+
+impl Fused {
+    pub fn new(archive: Archive, live: Arc<dyn Provider>) -> Self {
+        Self { archive, live }
+    }
+
+    fn fused_reader(
+        &self,
+        stream: &StreamName,
+        after: &Positions,
+        hashes: Option<RangeInclusive<u128>>,
+    ) -> Box<dyn StreamReader> {
+        let sides = Sides { archive: self.archive.clone(), live: self.live.clone(), stream: stream.clone(), hashes };
+        Box::new(Reader { sides, at: after.clone(), phase: Phase::Between })
+    }
+}
+
+#[async_trait]
+impl Provider for Fused {
+    async fn ensure(&self, stream: &StreamName, shards: u32) -> Result<(), Error> {
+        self.live.ensure(stream, shards).await
+    }
+
+    fn settings(&self, shards: u32) -> StreamSettings {
+        self.live.settings(shards)
+    }
+
+    async fn create(&self, stream: &StreamName, settings: &StreamSettings) -> Result<Created, Error> {
+        self.live.create(stream, settings).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Summary>, Error> {
+        self.live.list(prefix).await
+    }
+
+    async fn describe(&self, stream: &StreamName) -> Result<Description, Error> {
+        self.live.describe(stream).await
+    }
+
+    async fn writer(&self) -> Result<Box<dyn StreamWriter>, Error> {
+        self.live.writer().await
+    }
+
+    async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, Error> {
+        Ok(self.fused_reader(stream, after, None))
+    }
+
+    async fn reader_of(
+        &self,
+        stream: &StreamName,
+        after: &Positions,
+        hashes: RangeInclusive<u128>,
+    ) -> Result<Box<dyn StreamReader>, Error> {
+        Ok(self.fused_reader(stream, after, Some(hashes)))
+    }
+
+    async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
+        self.live.tips(stream).await
+    }
+}
+
+enum Phase {
+    /// To be decided where reading goes on.
+    Between,
+    Archive {
+        batches: mpsc::Receiver<Result<Batch, crate::Error>>,
+        /// Ends the task when it is dropped.
+        _reading: AbortOnDropHandle<()>,
+    },
+    Live(Box<dyn StreamReader>),
+}
+
+/// The stream on both sides.
+struct Sides {
+    archive: Archive,
+    live: Arc<dyn Provider>,
+    stream: StreamName,
+    hashes: Option<RangeInclusive<u128>>,
+}
+
+impl Sides {
+    /// The archive, if it holds anything after `at`.
+    async fn archived(&self, at: &Positions) -> Result<Option<Phase>, Error> {
+        let first = self.archive.first_after(&self.stream, at).await.map_err(crate::Error::into_stream_error)?;
+        Ok(first.map(|first| {
+            let (out, batches) = mpsc::channel(READ_AHEAD);
+            let reading = read(self.archive.clone(), self.stream.clone(), at.clone(), first.number, out);
+            Phase::Archive { batches, _reading: AbortOnDropHandle::new(tokio::spawn(reading)) }
+        }))
+    }
+
+    async fn live(&self, at: &Positions) -> Result<Phase, Error> {
+        Ok(Phase::Live(match &self.hashes {
+            None => self.live.reader(&self.stream, at).await?,
+            Some(hashes) => self.live.reader_of(&self.stream, at, hashes.clone()).await?,
+        }))
+    }
+
+    /// Where reading goes on.
+    async fn decide(&self, at: &Positions) -> Result<Phase, Error> {
+        if let Some(archived) = self.archived(at).await? {
+            return Ok(archived);
+        }
+        match self.live(at).await {
+            // What was archived since it was looked may have it.
+            Err(trimmed @ Error::Trimmed { .. }) => self.archived(at).await?.ok_or(trimmed),
+            live => live,
+        }
+    }
+}
+
+struct Reader {
+    sides: Sides,
+    /// What has been handed over.
+    at: Positions,
+    phase: Phase,
+}
+
+#[async_trait]
+impl StreamReader for Reader {
+    /// Cancel-safe: what is decided is taken over at once when it is decided, and batches come through a channel.
+    async fn next(&mut self) -> Result<Batch, Error> {
+        loop {
+            let result = match &mut self.phase {
+                Phase::Between => {
+                    self.phase = self.sides.decide(&self.at).await?;
+                    continue;
+                }
+                Phase::Archive { batches, .. } => match batches.recv().await {
+                    Some(result) => result.map_err(crate::Error::into_stream_error),
+                    None => {
+                        self.phase = Phase::Between;
+                        continue;
+                    }
+                },
+                Phase::Live(reader) => match reader.next().await {
+                    Err(trimmed @ Error::Trimmed { .. }) => {
+                        self.phase = Phase::Between;
+                        match self.sides.archived(&self.at).await? {
+                            Some(archived) => {
+                                self.phase = archived;
+                                continue;
+                            }
+                            None => Err(trimmed),
+                        }
+                    }
+                    result => result,
+                },
+            };
+            match &result {
+                Ok(batch) => advance(&mut self.at, batch),
+                Err(_) => self.phase = Phase::Between,
+            }
+            return result;
+        }
+    }
+}
+
+/// Hands over what the archive holds after `at`, from a segment on, until there is no further segment.
+async fn read(
+    archive: Archive,
+    stream: StreamName,
+    mut at: Positions,
+    first: u64,
+    out: mpsc::Sender<Result<Batch, crate::Error>>,
+) {
+    for number in first.. {
+        let result = async {
+            let Some(manifest) = archive.manifest(number).await? else { return Ok(None) };
+            let batches = archive.records(&manifest, &stream, &at).await?;
+            if let Some(ends) = manifest.positions.get(&stream) {
+                merge(&mut at, ends);
+            }
+            Ok(Some(batches))
+        };
+        let batches = match result.await {
+            Ok(Some(batches)) => batches,
+            Ok(None) => return,
+            Err(error) => {
+                // Who asked may be gone.
+                let _ = out.send(Err(error)).await;
+                return;
+            }
+        };
+        for batch in batches {
+            if out.send(Ok(batch)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What is in the bucket, and the manifests that say what of it counts.
+//!
+//! ```text
+//! archive.json                                                      whose archive it is, and its format
+//! manifests/000000000/000000000042.json                             segment 42; a folder for each thousand
+//! events/table=dbo.orders/date=2026-11-22/000000000042-<sha>.jsonl.zst   its events of a table and a day (of the commit, UTC)
+//! events/table=_unreadable/…                                        its records that are no events of ours
+//! progress/000000000042-<sha>.jsonl.zst                             its progress records
+//! index/000000000042-<sha>.jsonl.zst                                where each of its events stands
+//! drafts/000000000042-<writer>.json                                 a manifest whose objects are being written
+//! ```
+//! Lines of events and progress records: [`line`](crate) in this crate (`{"stream":…,"shard":…,"sequence":…,"event":{…}}`). Lines of the index:
+//! `{"object":0,"shard":"shard-0000","sequence":"17","commit_lsn":"…","table":"dbo.orders"}`, `object` being the place among the manifest's objects. Names carry the beginning of the content's SHA-256:
+//! what two attempts at one segment write never has one name and different content.
+//!
+//! # A segment
+//! Segment n is what stands in each shard after the positions at which segment n−1 ends, up to those at which it ends itself (`positions`), of all streams, the progress stream among them. A segment without
+//! objects is what an archiver begins with (see [`store`](crate)). Numbers are dense; the oldest segments may be removed, by number, with all that they name.
+
+use std::collections::BTreeMap;
+
+use objects::{ObjectPath, PathPart};
+use schemas::progress::{ShardId, ShardPositions, StreamName};
+use schemas::{Lsn, TableName};
+use serde::{Deserialize, Serialize};
+
+use crate::account::{Account, Missing};
+
+/// Of everything that this module describes.
+pub(crate) const FORMAT: u32 = 1;
+
+const GROUP: u64 = 1000;
+
+/// `archive.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    pub format: u32,
+    pub source: String,
+    pub prefix: String,
+}
+
+/// What a segment is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub number: u64,
+    /// Who wrote it.
+    pub writer: String,
+    /// The ticks whose progress records are in the segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticks: Option<Ticks>,
+    /// The greatest LSN up to which the archive is complete, with this segment.
+    pub frontier: Lsn,
+    /// Records of the segment, by table.
+    pub counts: BTreeMap<String, u64>,
+    /// What its progress records promise and the streams did not hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
+    pub objects: Vec<Object>,
+    /// The shards of the segment's records, by stream, in the order in which they are to be read: a shard that was split or merged before what came of it.
+    pub shards: BTreeMap<StreamName, Vec<ShardId>>,
+    /// Where every shard stands at the segment's end.
+    pub positions: ShardPositions,
+    pub account: Account,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticks {
+    /// Exclusive.
+    pub from_lsn: Lsn,
+    /// Inclusive.
+    pub to_lsn: Lsn,
+    pub count: u64,
+    /// Commit time of `to_lsn`, in milliseconds since 1970-01-01 UTC; 0 when it is not known.
+    pub commit_time_ms: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Events,
+    Progress,
+    Index,
+}
+
+/// An object of a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    pub kind: Kind,
+    pub path: String,
+    /// Of events and progress records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    pub records: u64,
+    /// As it is stored, and before compression.
+    pub bytes: u64,
+    pub raw_bytes: u64,
+    pub sha256: String,
+    /// The least and the greatest commit LSN of its events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsns: Option<(Lsn, Lsn)>,
+}
+
+impl Manifest {
+    /// What an archive begins with, before its first segment.
+    pub(crate) fn origin() -> Self {
+        Self {
+            number: 0,
+            writer: String::new(),
+            ticks: None,
+            frontier: Lsn::ZERO,
+            counts: BTreeMap::new(),
+            missing: Vec::new(),
+            objects: Vec::new(),
+            shards: BTreeMap::new(),
+            positions: ShardPositions::new(),
+            account: Account::default(),
+        }
+    }
+
+    /// The segment that follows with nothing in it.
+    pub(crate) fn next(&self, writer: &str) -> Self {
+        Self {
+            number: self.number + 1,
+            writer: writer.to_owned(),
+            frontier: self.frontier,
+            positions: self.positions.clone(),
+            account: self.account.clone(),
+            ..Self::origin()
+        }
+    }
+
+    pub(crate) fn objects_of(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        self.objects.iter().filter(move |object| object.kind == kind)
+    }
+}
+
+pub(crate) fn header_path() -> ObjectPath {
+    ObjectPath::from("archive.json")
+}
+
+pub(crate) fn manifests_folder() -> ObjectPath {
+    ObjectPath::from("manifests")
+}
+
+pub(crate) fn drafts_folder() -> ObjectPath {
+    ObjectPath::from("drafts")
+}
+
+pub(crate) fn manifest_path(number: u64) -> ObjectPath {
+    manifests_folder().join(format!("{:09}", number / GROUP)).join(format!("{number:012}.json"))
+}
+
+pub(crate) fn draft_path(number: u64, writer: &str) -> ObjectPath {
+    drafts_folder().join(format!("{number:012}-{writer}.json"))
+}
+
+/// The number of a manifest or draft by its path.
+pub(crate) fn number_of(path: &ObjectPath) -> Option<u64> {
+    let name = path.filename()?;
+    let digits = name.get(..12).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+/// The folder for records that are no events of ours.
+pub(crate) const UNREADABLE: &str = "_unreadable";
+
+pub(crate) fn events_path(table: &str, date: &str, number: u64, sha256: &str) -> ObjectPath {
+    let folders = ["events".to_owned(), format!("table={table}"), format!("date={date}"), object_name(number, sha256)];
+    ObjectPath::from_iter(folders.iter().map(|part| PathPart::from(part.as_str())))
+}
+
+pub(crate) fn other_path(kind: Kind, number: u64, sha256: &str) -> ObjectPath {
+    let folder = if kind == Kind::Progress { "progress" } else { "index" };
+    ObjectPath::from(folder).join(object_name(number, sha256))
+}
+
+fn object_name(number: u64, sha256: &str) -> String {
+    format!("{number:012}-{}.jsonl.zst", &sha256[..sha256.len().min(12)])
+}
+
+/// A table's name in paths and counts.
+pub(crate) fn table_text(table: &TableName) -> String {
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_carry_the_number_and_keep_tables_apart() {
+        assert_eq!(manifest_path(1042).as_ref(), "manifests/000000001/000000001042.json");
+        assert_eq!(number_of(&manifest_path(1042)), Some(1042));
+        assert_eq!(number_of(&draft_path(7, "w")), Some(7));
+        assert_eq!(number_of(&ObjectPath::from("manifests/x")), None);
+        let path = events_path("dbo.a/b c", "2026-11-22", 3, "0123456789abcdef");
+        assert_eq!(path.as_ref(), "events/table=dbo.a%2Fb c/date=2026-11-22/000000000003-0123456789ab.jsonl.zst");
+    }
+
+    #[test]
+    fn a_manifest_reads_back() {
+        let mut manifest = Manifest::origin().next("w");
+        manifest.ticks = Some(Ticks { from_lsn: Lsn::ZERO, to_lsn: Lsn::from_bytes([1; 10]), count: 2, commit_time_ms: 5 });
+        manifest.objects.push(Object {
+            kind: Kind::Events,
+            path: "events/x".into(),
+            stream: Some(StreamName("s".into())),
+            table: Some("dbo.orders".into()),
+            records: 1,
+            bytes: 2,
+            raw_bytes: 3,
+            sha256: "00".into(),
+            lsns: Some((Lsn::ZERO, Lsn::from_bytes([1; 10]))),
+        });
+        let text = serde_json::to_vec(&manifest).unwrap();
+        assert_eq!(serde_json::from_slice::<Manifest>(&text).unwrap(), manifest);
+    }
+}

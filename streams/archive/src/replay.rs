@@ -1,0 +1,229 @@
+//! Reading the archive from an LSN: what that would read ([`Archive::plan`]), and the events themselves ([`Archive::replay`]).
+//!
+//! # What a range means
+//! Changes committed after `from` and up to `to`. An LSN is looked up in the manifests by halving, then in the progress records of one segment: reading begins exactly behind the last tick at or below it. Rows of a snapshot carry
+//! the LSN from which the tail follows, and count as committed there: a replay from the beginning has them, one from a later LSN does not.
+//!
+//! # What a replay is for
+//! It hands out events, each once and in the source's order, for other tools. To build entities anew, a joiner with an empty state needs no replay: it reads the archive itself.
+
+use std::collections::{BTreeMap, HashSet};
+
+use bytes::Bytes;
+use schemas::progress::{ShardPositions, StreamName};
+use schemas::{Lsn, Position, TableName};
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::facts;
+use crate::manifest::{Kind, Manifest};
+use crate::read::merge;
+use crate::store::Archive;
+
+/// Which events are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Range {
+    /// Exclusive; from the beginning if `None`.
+    pub from: Option<Lsn>,
+    /// Inclusive; to the archive's end if `None`.
+    pub to: Option<Lsn>,
+    /// All if empty.
+    pub tables: Vec<TableName>,
+}
+
+impl Range {
+    fn wants(&self, table: &str) -> bool {
+        self.tables.is_empty() || self.tables.iter().any(|wanted| wanted.to_string() == table)
+    }
+
+    fn holds(&self, lsn: Lsn) -> bool {
+        self.from.is_none_or(|from| lsn > from) && self.to.is_none_or(|to| lsn <= to)
+    }
+}
+
+/// What a replay would read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Plan {
+    pub objects: Vec<PlannedObject>,
+    pub tables: BTreeMap<String, PlannedTable>,
+    /// The LSN up to which the archive is complete.
+    pub archived_to: Lsn,
+    /// Where the live streams follow, if the archive is read to its end.
+    pub live_from: ShardPositions,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedObject {
+    pub segment: u64,
+    pub path: String,
+    pub table: String,
+    /// The least and the greatest commit LSN of its events.
+    pub lsns: Option<(Lsn, Lsn)>,
+    /// All that it holds: the replay picks out what is in the range.
+    pub events: u64,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct PlannedTable {
+    pub objects: u64,
+    pub events: u64,
+    pub bytes: u64,
+}
+
+/// Events of a range, segment by segment.
+#[derive(Debug)]
+pub struct Replay {
+    archive: Archive,
+    range: Range,
+    /// The next segment.
+    number: Option<u64>,
+    at: ShardPositions,
+    /// What of the last transaction has been handed out, if its end is not in the same segment.
+    seen: HashSet<(TableName, Position)>,
+}
+
+impl Archive {
+    /// Where reading begins for what was committed after `from`: each stream's positions, and the first segment that holds any of it. No segment: there is nothing yet.
+    async fn begin(&self, from: Option<Lsn>) -> Result<(ShardPositions, Option<u64>), Error> {
+        let Some((least, _)) = self.numbers().await? else { return Ok((ShardPositions::new(), None)) };
+        let Some(from) = from else { return Ok((ShardPositions::new(), Some(least))) };
+        let Some(beyond) = self.first_beyond(from).await? else {
+            let last = self.last().await?;
+            return Ok((last.positions.clone(), None));
+        };
+        // A segment without a predecessor is read from its beginning.
+        let mut at = match self.manifest(beyond.number.saturating_sub(1)).await? {
+            Some(before) => before.positions.clone(),
+            None => ShardPositions::new(),
+        };
+        let progress_stream = self.progress_stream();
+        for (kept, record) in self.ticks(&beyond).await? {
+            if record.to_lsn > from {
+                break;
+            }
+            for (stream, positions) in &record.positions {
+                merge(at.entry(stream.clone()).or_default(), positions);
+            }
+            at.entry(progress_stream.clone()).or_default().insert(kept.shard, kept.sequence);
+        }
+        // A tick that is larger than a segment began in an earlier one.
+        let mut first = beyond;
+        while first.number > least {
+            let before = self.expected(first.number - 1).await?;
+            let behind = |(stream, ends): (&StreamName, &streams::Positions)| {
+                let at = at.get(stream);
+                ends.iter().all(|(shard, end)| at.and_then(|at| at.get(shard)).is_some_and(|at| at >= end))
+            };
+            if before.positions.iter().all(behind) {
+                break;
+            }
+            first = before;
+        }
+        Ok((at, Some(first.number)))
+    }
+
+    /// Where each stream stands behind the last archived tick at or below an LSN: a reader that begins there hands over what was committed later.
+    pub async fn positions_at(&self, lsn: Lsn) -> Result<ShardPositions, Error> {
+        Ok(self.begin(Some(lsn)).await?.0)
+    }
+
+    /// What a replay of this range would read.
+    pub async fn plan(&self, range: &Range) -> Result<Plan, Error> {
+        let (_, first) = self.begin(range.from).await?;
+        let last = self.last().await?;
+        let mut plan = Plan { archived_to: last.frontier, live_from: last.positions.clone(), ..Plan::default() };
+        for number in first.into_iter().flat_map(|first| first..=last.number) {
+            let manifest = self.expected(number).await?;
+            plan.add(&manifest, range);
+            if ends_at(&manifest, range) {
+                break;
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The events of this range, which [`Replay::next`] hands out.
+    pub async fn replay(&self, range: Range) -> Result<Replay, Error> {
+        let (at, number) = self.begin(range.from).await?;
+        Ok(Replay { archive: self.clone(), range, number, at, seen: HashSet::new() })
+    }
+}
+
+/// Whether what follows the segment is beyond the range.
+fn ends_at(manifest: &Manifest, range: &Range) -> bool {
+    range.to.is_some_and(|to| manifest.frontier >= to)
+}
+
+impl Plan {
+    fn add(&mut self, manifest: &Manifest, range: &Range) {
+        for object in manifest.objects_of(Kind::Events) {
+            let table = object.table.clone().unwrap_or_default();
+            let outside = object.lsns.is_some_and(|(least, greatest)| {
+                range.from.is_some_and(|from| greatest <= from) || range.to.is_some_and(|to| least > to)
+            });
+            if outside || !range.wants(&table) {
+                continue;
+            }
+            let sum = self.tables.entry(table.clone()).or_default();
+            sum.objects += 1;
+            sum.events += object.records;
+            sum.bytes += object.bytes;
+            self.objects.push(PlannedObject {
+                segment: manifest.number,
+                path: object.path.clone(),
+                table,
+                lsns: object.lsns,
+                events: object.records,
+                bytes: object.bytes,
+            });
+        }
+    }
+}
+
+impl Replay {
+    /// The events of the next segment that holds any, in the source's order, each identity once; `None` behind the last. An event that came again long after it was archived, as after an importer's restart, is told by its LSN:
+    /// the ticks before are complete.
+    pub async fn next(&mut self) -> Result<Option<Vec<Bytes>>, Error> {
+        while let Some(number) = self.number {
+            let Some(manifest) = self.archive.manifest(number).await? else {
+                self.number = None;
+                break;
+            };
+            self.number = (!ends_at(&manifest, &self.range)).then_some(number + 1);
+            let events = self.events(&manifest).await?;
+            if !events.is_empty() {
+                return Ok(Some(events));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn events(&mut self, manifest: &Manifest) -> Result<Vec<Bytes>, Error> {
+        let complete = match self.archive.manifest(manifest.number.saturating_sub(1)).await? {
+            Some(before) => before.frontier,
+            None => Lsn::ZERO,
+        };
+        let mut found = Vec::new();
+        let streams: HashSet<&StreamName> =
+            manifest.objects_of(Kind::Events).filter_map(|object| object.stream.as_ref()).collect();
+        for stream in streams {
+            let after = self.at.get(stream).cloned().unwrap_or_default();
+            for batch in self.archive.records(manifest, stream, &after).await? {
+                for (_, data) in batch.records {
+                    let Some(facts) = facts::read(&data) else { continue };
+                    let lsn = facts.position.commit_lsn;
+                    let repeat = !facts.op.is_read() && lsn <= complete;
+                    if self.range.holds(lsn) && self.range.wants(&facts.table.to_string()) && !repeat {
+                        found.push((facts, data));
+                    }
+                }
+            }
+        }
+        // Stable: rows that were read keep the order in which they were.
+        found.sort_by(|(a, _), (b, _)| a.position.cmp(&b.position).then_with(|| a.table.cmp(&b.table)));
+        self.seen.retain(|(_, position)| position.commit_lsn > complete);
+        found.retain(|(facts, _)| facts.op.is_read() || self.seen.insert((facts.table.clone(), facts.position)));
+        Ok(found.into_iter().map(|(_, data)| data).collect())
+    }
+}

@@ -1,0 +1,174 @@
+//! From what was cut to the objects of a segment; pure.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use objects::ObjectPath;
+use schemas::Lsn;
+use schemas::progress::{SequenceNumber, ShardId, StreamName};
+use sha2::{Digest, Sha256};
+
+use crate::account::Between;
+use crate::collect::{Cut, Run, ends};
+use crate::facts::{self, Facts};
+use crate::line;
+use crate::manifest::{self, Kind, Manifest, Object, Ticks, UNREADABLE};
+
+/// zstd's own default: further levels cost several times the time for some percent.
+const LEVEL: i32 = 3;
+
+/// A segment that is ready to be written.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) manifest: Manifest,
+    /// In the order of the manifest's objects.
+    pub(crate) data: Vec<(ObjectPath, Bytes)>,
+}
+
+/// Lines of one object before they are compressed.
+#[derive(Default)]
+struct Sheet {
+    text: Vec<u8>,
+    records: u64,
+    lsns: Option<(Lsn, Lsn)>,
+    /// Where its events stand, for the index.
+    places: Vec<(ShardId, SequenceNumber, Option<Lsn>)>,
+}
+
+/// Makes the segment that follows `last`. Costs time: the records are looked at, hashed and compressed.
+pub(crate) fn build(last: &Manifest, writer: &str, progress_stream: &StreamName, cut: &Cut) -> std::io::Result<Segment> {
+    let mut manifest = last.next(writer);
+    let facts: Vec<Vec<Option<Facts>>> =
+        cut.runs.iter().map(|run| run.records.iter().map(|(_, data)| facts::read(data)).collect()).collect();
+    compare(&mut manifest, progress_stream, cut, &facts);
+    let fallback_ms = cut.ticks.iter().map(|tick| tick.record.commit_time_ms).max().unwrap_or_default();
+    let mut sheets: BTreeMap<(StreamName, String, String), Sheet> = BTreeMap::new();
+    for (run, facts) in cut.runs.iter().zip(&facts) {
+        manifest.shards.entry(run.stream.clone()).or_default().push(run.shard.clone());
+        write_run(run, facts, fallback_ms, &mut sheets);
+    }
+    let mut segment = Segment { manifest, data: Vec::new() };
+    let mut index = Sheet::default();
+    for ((stream, table, date), sheet) in sheets {
+        *segment.manifest.counts.entry(table.clone()).or_default() += sheet.records;
+        index.list(segment.data.len(), &table, &sheet);
+        let path = |number, sha: &str| manifest::events_path(&table, &date, number, sha);
+        segment.add(Kind::Events, &sheet, (Some(stream), Some(table.clone())), path)?;
+    }
+    if !cut.ticks.is_empty() {
+        segment.add_progress(cut, progress_stream)?;
+    }
+    if index.records > 0 {
+        segment.add(Kind::Index, &index, (None, None), |number, sha| manifest::other_path(Kind::Index, number, sha))?;
+    }
+    ends(cut, progress_stream, &mut segment.manifest.positions);
+    Ok(segment)
+}
+
+/// Holds the ticks against the events.
+fn compare(manifest: &mut Manifest, progress_stream: &StreamName, cut: &Cut, facts: &[Vec<Option<Facts>>]) {
+    manifest.account.events(facts.iter().flatten().flatten());
+    let mut stood = manifest.positions.clone();
+    stood.remove(progress_stream);
+    for tick in &cut.ticks {
+        let mut between = Vec::new();
+        for (stream, shards) in &tick.record.positions {
+            for (shard, sequence) in shards {
+                let before = stood.entry(stream.clone()).or_default().get(shard).cloned();
+                if before.as_ref().is_none_or(|before| before < sequence) {
+                    stood.entry(stream.clone()).or_default().insert(shard.clone(), sequence.clone());
+                    let (stream, shard, up_to) = (stream.clone(), shard.clone(), sequence.clone());
+                    between.push(Between { stream, shard, after: before, up_to });
+                }
+            }
+        }
+        manifest.missing.extend(manifest.account.record(&tick.record, &between));
+    }
+    manifest.account.end(cut.within);
+    manifest.frontier = manifest.account.frontier().max(manifest.frontier);
+    if let (Some(first), Some(last)) = (cut.ticks.first(), cut.ticks.last()) {
+        manifest.ticks = Some(Ticks {
+            from_lsn: first.record.from_lsn,
+            to_lsn: last.record.to_lsn,
+            count: cut.ticks.len() as u64,
+            commit_time_ms: last.record.commit_time_ms,
+        });
+    }
+}
+
+fn write_run(run: &Run, facts: &[Option<Facts>], fallback_ms: i64, sheets: &mut BTreeMap<(StreamName, String, String), Sheet>) {
+    for ((sequence, data), facts) in run.records.iter().zip(facts) {
+        let (table, time_ms) = match facts {
+            Some(facts) => (manifest::table_text(&facts.table), facts.commit_time_ms),
+            None => (UNREADABLE.to_owned(), fallback_ms),
+        };
+        let sheet = sheets.entry((run.stream.clone(), table, facts::date(time_ms))).or_default();
+        line::write(&mut sheet.text, (&run.stream, &run.shard), sequence, data, None);
+        sheet.records += 1;
+        let lsn = facts.as_ref().map(|facts| facts.position.commit_lsn);
+        if let Some(lsn) = lsn {
+            let (least, greatest) = sheet.lsns.unwrap_or((lsn, lsn));
+            sheet.lsns = Some((least.min(lsn), greatest.max(lsn)));
+        }
+        sheet.places.push((run.shard.clone(), sequence.clone(), lsn));
+    }
+}
+
+impl Sheet {
+    /// Adds the places of an object's events.
+    fn list(&mut self, object: usize, table: &str, sheet: &Self) {
+        for (shard, sequence, commit_lsn) in &sheet.places {
+            let line = serde_json::json!({
+                "object": object, "shard": shard, "sequence": sequence, "commit_lsn": commit_lsn, "table": table,
+            });
+            self.text.extend_from_slice(line.to_string().as_bytes());
+            self.text.push(b'\n');
+            self.records += 1;
+        }
+    }
+}
+
+impl Segment {
+    fn add(
+        &mut self,
+        kind: Kind,
+        sheet: &Sheet,
+        (stream, table): (Option<StreamName>, Option<String>),
+        path: impl FnOnce(u64, &str) -> ObjectPath,
+    ) -> std::io::Result<()> {
+        let data: Bytes = zstd::bulk::compress(&sheet.text, LEVEL)?.into();
+        let sha256 = checksum(&data);
+        let path = path(self.manifest.number, &sha256);
+        self.manifest.objects.push(Object {
+            kind,
+            path: path.to_string(),
+            stream,
+            table,
+            records: sheet.records,
+            bytes: data.len() as u64,
+            raw_bytes: sheet.text.len() as u64,
+            sha256,
+            lsns: sheet.lsns,
+        });
+        self.data.push((path, data));
+        Ok(())
+    }
+
+    fn add_progress(&mut self, cut: &Cut, stream: &StreamName) -> std::io::Result<()> {
+        let mut sheet = Sheet::default();
+        let shards = self.manifest.shards.entry(stream.clone()).or_default();
+        for tick in &cut.ticks {
+            line::write(&mut sheet.text, (stream, &tick.shard), &tick.sequence, &tick.data, None);
+            sheet.records += 1;
+            if !shards.contains(&tick.shard) {
+                shards.push(tick.shard.clone());
+            }
+        }
+        let path = |number, sha: &str| manifest::other_path(Kind::Progress, number, sha);
+        self.add(Kind::Progress, &sheet, (Some(stream.clone()), None), path)
+    }
+}
+
+pub(crate) fn checksum(data: &[u8]) -> String {
+    hex::encode(Sha256::digest(data))
+}

@@ -1,0 +1,269 @@
+//! The chain of segments in object storage: opening, taking over, committing, finding.
+//!
+//! # Why a kill leaves nothing half done
+//! A segment's objects are written first and its manifest last, under the number that follows the last one, by a conditional put. Without the manifest the objects belong to nothing, and nobody who reads by manifests sees them.
+//! For those who read the folders by name patterns they are removed: a *draft*, the manifest under another name, is written before the first object, so that whoever comes next knows what there may be to remove.
+//!
+//! # Why two archivers do no harm
+//! Whoever starts takes the next number with a manifest without objects. From then on an archiver that worked before cannot commit: the only number it may take is taken. So what its drafts of that number
+//! name can be removed without looking whether it is still at work; what it writes afterwards it removes itself when it finds the number taken, and if it is killed in between, the next start
+//! does, because a draft is kept until it is a day old. Names carry the content's checksum: nothing that one writes replaces what the other wrote.
+//!
+//! # Lost answers
+//! *Exists* may speak of our own manifest, when a put was made twice because its first answer was lost. So it is read back: the same bytes are ours (they name the writer).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use objects::{Creation, ObjectPath, Objects};
+use quick_cache::sync::Cache;
+use schemas::Lsn;
+use schemas::progress::StreamName;
+use serde::de::DeserializeOwned;
+use streams::Positions;
+
+use crate::error::Error;
+use crate::manifest::{self, FORMAT, Header, Manifest, Object};
+use crate::segment::Segment;
+
+/// Objects that are written or read side by side.
+const CONCURRENCY: usize = 8;
+/// Manifests kept: readers of several streams ask for the same ones.
+const KEPT_MANIFESTS: usize = 64;
+/// What an archiver may still be writing that lost its place is not older than this.
+const DRAFT_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The archive of one source.
+#[derive(Clone)]
+pub struct Archive {
+    pub(crate) objects: Objects,
+    pub(crate) header: Arc<Header>,
+    manifests: Arc<Cache<u64, Arc<Manifest>>>,
+}
+
+impl std::fmt::Debug for Archive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Archive").field("store", &self.objects.name()).field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+impl Archive {
+    /// The archive of a source whose streams' names begin with `prefix`. One of another source is refused; where there is none yet, nothing is written.
+    pub async fn open(objects: Objects, source: &str, prefix: &str) -> Result<Self, Error> {
+        let header = Header { format: FORMAT, source: source.to_owned(), prefix: prefix.to_owned() };
+        let manifests = Arc::new(Cache::new(KEPT_MANIFESTS));
+        let archive = Self { objects, header: Arc::new(header), manifests };
+        archive.check_header().await?;
+        Ok(archive)
+    }
+
+    /// Whether there is a header; it has to be ours.
+    async fn check_header(&self) -> Result<bool, Error> {
+        let path = manifest::header_path();
+        let Some(found) = self.objects.get(&path).await? else { return Ok(false) };
+        let found: Header = self.read_json(&path, &found)?;
+        let store = self.objects.name().to_owned();
+        if found.format != FORMAT {
+            return Err(Error::Format { store, found: found.format, expected: FORMAT });
+        }
+        if found != *self.header {
+            let (expected, expected_prefix) = (self.header.source.clone(), self.header.prefix.clone());
+            let (found, found_prefix) = (found.source, found.prefix);
+            return Err(Error::OtherSource { store, found, found_prefix, expected, expected_prefix });
+        }
+        Ok(true)
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, path: &ObjectPath, data: &[u8]) -> Result<T, Error> {
+        serde_json::from_slice(data).map_err(|error| self.damaged(path.as_ref(), error.to_string()))
+    }
+
+    pub(crate) fn damaged(&self, path: &str, what: String) -> Error {
+        Error::Damaged { store: self.objects.name().to_owned(), path: path.to_owned(), what }
+    }
+
+    /// The name of the source's progress stream.
+    pub(crate) fn progress_stream(&self) -> StreamName {
+        streams::Layout::progress_stream(&self.header.prefix)
+    }
+
+    /// The least and the greatest number of a segment that is there.
+    pub(crate) async fn numbers(&self) -> Result<Option<(u64, u64)>, Error> {
+        let groups = self.objects.folders(&manifest::manifests_folder()).await?;
+        let (Some(first), Some(last)) = (groups.first(), groups.last()) else { return Ok(None) };
+        let of_last = self.numbers_in(last).await?;
+        let least = if first == last { of_last.iter().min().copied() } else { self.numbers_in(first).await?.into_iter().min() };
+        Ok(least.zip(of_last.iter().max().copied()))
+    }
+
+    async fn numbers_in(&self, group: &ObjectPath) -> Result<Vec<u64>, Error> {
+        let listed = self.objects.list(group).await?;
+        Ok(listed.iter().filter_map(|object| manifest::number_of(&object.path)).collect())
+    }
+
+    /// A segment's manifest, if it is there.
+    pub(crate) async fn manifest(&self, number: u64) -> Result<Option<Arc<Manifest>>, Error> {
+        if let Some(manifest) = self.manifests.get(&number) {
+            return Ok(Some(manifest));
+        }
+        let path = manifest::manifest_path(number);
+        let Some(data) = self.objects.get(&path).await? else { return Ok(None) };
+        let manifest: Arc<Manifest> = Arc::new(self.read_json(&path, &data)?);
+        if manifest.number != number {
+            return Err(self.damaged(path.as_ref(), format!("it is the manifest of segment {}", manifest.number)));
+        }
+        self.manifests.insert(number, manifest.clone());
+        Ok(Some(manifest))
+    }
+
+    /// A segment's manifest that has to be there, because a later one is.
+    pub(crate) async fn expected(&self, number: u64) -> Result<Arc<Manifest>, Error> {
+        self.manifest(number).await?.ok_or_else(|| {
+            let (store, path) = (self.objects.name().to_owned(), manifest::manifest_path(number).to_string());
+            Error::Hole { store, number, path }
+        })
+    }
+
+    /// The last segment; what an archive begins with where there is none.
+    pub(crate) async fn last(&self) -> Result<Arc<Manifest>, Error> {
+        match self.numbers().await? {
+            Some((_, last)) => self.expected(last).await,
+            None => Ok(Arc::new(Manifest::origin())),
+        }
+    }
+
+    /// The first segment of which `holds` is true, which is true of all that follow as well.
+    async fn first(&self, holds: impl Fn(&Manifest) -> bool) -> Result<Option<Arc<Manifest>>, Error> {
+        let Some((mut low, last)) = self.numbers().await? else { return Ok(None) };
+        let mut found = self.expected(last).await?;
+        if !holds(&found) {
+            return Ok(None);
+        }
+        // It is at or above `low`, and at or below the one found.
+        while low < found.number {
+            let middle = self.expected(low.midpoint(found.number)).await?;
+            if holds(&middle) {
+                found = middle;
+            } else {
+                low = middle.number + 1;
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// The first segment that may hold records of a stream after these positions.
+    pub(crate) async fn first_after(&self, stream: &StreamName, after: &Positions) -> Result<Option<Arc<Manifest>>, Error> {
+        self.first(|manifest| {
+            let ends = manifest.positions.get(stream);
+            ends.is_some_and(|shards| shards.iter().any(|(shard, end)| after.get(shard).is_none_or(|after| after < end)))
+        })
+        .await
+    }
+
+    /// The first segment with which the archive is complete up to a greater LSN.
+    pub(crate) async fn first_beyond(&self, lsn: Lsn) -> Result<Option<Arc<Manifest>>, Error> {
+        self.first(|manifest| manifest.frontier > lsn).await
+    }
+
+    /// Makes the archive this writer's: answers the last segment, which is its own and empty. Removes what attempts before it left behind.
+    pub(crate) async fn take_over(&self, writer: &str) -> Result<Arc<Manifest>, Error> {
+        if !self.check_header().await? {
+            let data = self.json(&*self.header)?;
+            if self.objects.create(&manifest::header_path(), data).await? == Creation::Exists {
+                self.check_header().await?;
+            }
+        }
+        loop {
+            let next = self.last().await?.next(writer);
+            let number = next.number;
+            if self.create_manifest(&next).await? {
+                self.clean(number).await?;
+                return Ok(Arc::new(next));
+            }
+            tracing::info!(number, "another archiver begins at the same time");
+        }
+    }
+
+    fn json<T: serde::Serialize>(&self, value: &T) -> Result<Bytes, Error> {
+        let data = serde_json::to_vec_pretty(value).map_err(|error| Error::Task { what: error.to_string() })?;
+        Ok(data.into())
+    }
+
+    /// Whether the manifest is there now, and ours.
+    async fn create_manifest(&self, manifest: &Manifest) -> Result<bool, Error> {
+        let (path, data) = (manifest::manifest_path(manifest.number), self.json(manifest)?);
+        match self.objects.create(&path, data.clone()).await? {
+            Creation::Created => Ok(true),
+            Creation::Exists => Ok(self.objects.get(&path).await?.is_some_and(|found| found == data)),
+        }
+    }
+
+    /// Writes a segment. After an error it may or may not be there; the same segment can be committed again.
+    pub(crate) async fn commit(&self, segment: &Segment) -> Result<(), Error> {
+        let Manifest { number, writer, .. } = &segment.manifest;
+        let draft = manifest::draft_path(*number, writer);
+        self.objects.put(&draft, self.json(&segment.manifest)?).await?;
+        let puts = segment.data.clone().into_iter().map(|(path, data)| {
+            let objects = self.objects.clone();
+            async move { objects.put(&path, data).await }
+        });
+        let mut puts = futures_util::stream::iter(puts).buffer_unordered(CONCURRENCY);
+        while puts.next().await.transpose()?.is_some() {}
+        if self.create_manifest(&segment.manifest).await? {
+            self.objects.remove([draft]).await?;
+            return Ok(());
+        }
+        self.remove_unlisted(&segment.manifest).await?;
+        self.objects.remove([draft]).await?;
+        Err(Error::Superseded { store: self.objects.name().to_owned(), number: *number })
+    }
+
+    /// Removes the objects of a draft that lost its number, but for those that whoever won it wrote as well.
+    async fn remove_unlisted(&self, draft: &Manifest) -> Result<(), Error> {
+        let winner = self.manifest(draft.number).await?;
+        let listed: HashSet<&str> = winner.iter().flat_map(|winner| &winner.objects).map(|object| object.path.as_str()).collect();
+        let garbage = draft.objects.iter().filter(|object| !listed.contains(object.path.as_str()));
+        let paths =
+            garbage.map(|object| ObjectPath::parse(&object.path).map_err(|error| self.damaged(&object.path, error.to_string())));
+        Ok(self.objects.remove(paths.collect::<Result<Vec<_>, _>>()?).await?)
+    }
+
+    /// Removes what drafts name of the numbers that are taken.
+    async fn clean(&self, up_to: u64) -> Result<(), Error> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        for listed in self.objects.list(&manifest::drafts_folder()).await? {
+            let Some(number) = manifest::number_of(&listed.path).filter(|number| *number <= up_to) else { continue };
+            let Some(data) = self.objects.get(&listed.path).await? else { continue };
+            let draft: Manifest = self.read_json(&listed.path, &data)?;
+            let committed = self.manifest(number).await?.is_some_and(|manifest| *manifest == draft);
+            if !committed {
+                self.remove_unlisted(&draft).await?;
+            }
+            let age = now.saturating_sub(Duration::from_millis(listed.modified_ms.try_into().unwrap_or_default()));
+            if committed || age > DRAFT_AGE {
+                self.objects.remove([listed.path]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Objects side by side, in the order in which they are asked for.
+    pub(crate) async fn get_all(&self, objects: &[&Object]) -> Result<Vec<Option<Bytes>>, Error> {
+        let mut paths = Vec::with_capacity(objects.len());
+        for object in objects {
+            paths.push(self.path(object)?);
+        }
+        let gets = paths.into_iter().map(|path| {
+            let objects = self.objects.clone();
+            async move { objects.get(&path).await }
+        });
+        Ok(futures_util::stream::iter(gets).buffered(CONCURRENCY).try_collect().await?)
+    }
+
+    fn path(&self, object: &Object) -> Result<ObjectPath, Error> {
+        ObjectPath::parse(&object.path).map_err(|error| self.damaged(&object.path, error.to_string()))
+    }
+}

@@ -1,0 +1,267 @@
+//! What is archived is what the streams hold, whatever happens while it is.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use archive::{Error, Fused, verify};
+use futures_util::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult,
+};
+use objects::Objects;
+use proptest::prelude::*;
+use schemas::event::Op;
+use schemas::progress::ShardPositions;
+use streams::memory::Memory;
+use streams::{Layout, Provider};
+
+use crate::support::{Shop, Working, archive_all, contents, lsn, names, open};
+
+/// A store that refuses everything after so many operations; the one at which it begins to is done, or is not.
+#[derive(Debug)]
+struct Dying {
+    inner: Arc<InMemory>,
+    left: AtomicUsize,
+    answer_lost: bool,
+}
+
+impl Dying {
+    fn step(&self) -> Step {
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(1) if self.answer_lost => Step::Lost,
+            Ok(_) => Step::Done,
+            Err(_) => Step::Refused,
+        }
+    }
+}
+
+enum Step {
+    Done,
+    Lost,
+    Refused,
+}
+
+fn dead() -> object_store::Error {
+    object_store::Error::PermissionDenied { path: "everything".into(), source: "the process was killed".into() }
+}
+
+impl fmt::Display for Dying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("dying")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Dying {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        match self.step() {
+            Step::Done => self.inner.put_opts(path, payload, options).await,
+            Step::Lost => self.inner.put_opts(path, payload, options).await.and(Err(dead())),
+            Step::Refused => Err(dead()),
+        }
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        if matches!(self.step(), Step::Refused) { Err(dead()) } else { self.inner.get_opts(path, options).await }
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        if matches!(self.step(), Step::Refused) {
+            return Box::pin(futures_util::stream::once(async { Err(dead()) }));
+        }
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// The archive holds what the streams hold, and nothing but what its manifests name.
+async fn is_complete(shop: &Shop, objects: &Objects) {
+    let archive = open(objects).await;
+    let live = contents(shop, &*shop.provider, &ShardPositions::new()).await;
+    // What the archive has, the live stream does not any more.
+    let trimmed = Memory::new();
+    for stream in shop.streams() {
+        trimmed.ensure(&stream, 3).await.unwrap();
+    }
+    let fused = Fused::new(archive.clone(), Arc::new(trimmed));
+    assert_eq!(contents(shop, &fused, &ShardPositions::new()).await, live);
+    let found = verify(&archive).await.unwrap();
+    assert!(found.is_sound(), "{found:?}");
+    let plan = archive.plan(&Default::default()).await.unwrap();
+    let mut named: Vec<String> = plan.objects.into_iter().map(|object| object.path).collect();
+    named.sort();
+    assert_eq!(names(objects, "events").await, named);
+}
+
+#[tokio::test]
+async fn everything_is_archived_by_table_and_date() {
+    for layout in [Layout::Shared, Layout::Table] {
+        let mut shop = Shop::new(Arc::new(Memory::new()), layout).await;
+        shop.snapshot(20).await;
+        for _ in 0..6 {
+            shop.tick(7).await;
+        }
+        shop.crash(3).await;
+        shop.tick(9).await;
+        // Records that are no events, or not ours, are kept as well.
+        let stream = shop.streams()[0].clone();
+        shop.raw(&stream, b"\xc3\x01 not JSON".to_vec()).await;
+        shop.raw(&stream, b"{\"foreign\": \n true}".to_vec()).await;
+        shop.tick(1).await;
+        let objects = Objects::memory();
+        archive_all(&shop, &objects, 3000).await;
+        is_complete(&shop, &objects).await;
+        let folders = objects.folders(&objects::ObjectPath::from("events")).await.unwrap();
+        let folders: Vec<&str> = folders.iter().map(AsRef::as_ref).collect();
+        assert_eq!(folders, ["events/table=_unreadable", "events/table=dbo.items", "events/table=dbo.orders"]);
+        let dates = objects.folders(&objects::ObjectPath::parse("events/table=dbo.orders").unwrap()).await.unwrap();
+        assert!(dates.len() > 3 && dates[0].as_ref().contains("date=2026-"), "{dates:?}");
+        // It goes on where it stood, also without anything to do.
+        archive_all(&shop, &objects, 3000).await;
+        shop.tick(5).await;
+        archive_all(&shop, &objects, 1 << 20).await;
+        is_complete(&shop, &objects).await;
+    }
+}
+
+#[tokio::test]
+async fn a_tick_larger_than_memory_is_cut_within() {
+    let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
+    shop.snapshot(3).await;
+    shop.tick(400).await;
+    shop.tick(2).await;
+    let objects = Objects::memory();
+    archive_all(&shop, &objects, 2000).await;
+    is_complete(&shop, &objects).await;
+}
+
+#[tokio::test]
+async fn of_two_archivers_the_one_that_came_first_stops() {
+    let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
+    shop.snapshot(5).await;
+    let objects = Objects::memory();
+    let first = Working::start(&objects, &shop.provider, 2000).await;
+    first.until(&objects, lsn(shop.frontier)).await;
+    let second = Working::start(&objects, &shop.provider, 2000).await;
+    second.until(&objects, lsn(shop.frontier)).await;
+    // Whichever of them comes to it first.
+    while names(&objects, "manifests").await.len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..5 {
+        shop.tick(4).await;
+    }
+    let error = first.ended().await.unwrap_err();
+    assert!(matches!(error, Error::Superseded { .. }), "{error}");
+    second.until(&objects, lsn(shop.frontier)).await;
+    second.stop().await.unwrap();
+    is_complete(&shop, &objects).await;
+    assert_eq!(names(&objects, "drafts").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_missing_in_the_stream_is_told_by_table_tick_and_position() {
+    let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
+    shop.snapshot(2).await;
+    shop.tick(3).await;
+    shop.lose();
+    shop.tick(3).await;
+    shop.tick(3).await;
+    let objects = Objects::memory();
+    archive_all(&shop, &objects, 1 << 20).await;
+    let found = verify(&open(&objects).await).await.unwrap();
+    assert_eq!(found.damage, Vec::<String>::new());
+    let [missing] = &found.missing[..] else { panic!("{found:?}") };
+    assert_eq!((missing.table.to_string().as_str(), missing.from_lsn, missing.to_lsn), ("dbo.orders", lsn(11), lsn(12)));
+    assert_eq!(missing.published, missing.found + 1);
+    let stream = shop.streams()[0].clone();
+    assert!(missing.between.iter().all(|place| place.stream == stream && place.after < Some(place.up_to.clone())));
+}
+
+#[tokio::test]
+async fn another_source_is_refused() {
+    let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
+    shop.tick(1).await;
+    let objects = Objects::memory();
+    archive_all(&shop, &objects, 1 << 20).await;
+    let error = archive::Archive::open(objects.clone(), "other", "other").await.unwrap_err();
+    assert!(error.to_string().contains("\"shop\"") && error.to_string().contains("\"other\""), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// The process is killed after any number of operations on the store, several times; whether the last one was done is not known either.
+    #[test]
+    fn kills_between_any_two_steps_lose_and_double_nothing(
+        kills in prop::collection::vec((1..40usize, any::<bool>()), 1..5),
+        ticks in prop::collection::vec(0..12usize, 1..12),
+        segment_bytes in prop_oneof![Just(500usize), Just(4000), Just(1 << 20)],
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let inner = Arc::new(InMemory::new());
+            let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
+            shop.snapshot(6).await;
+            let mut ticks = ticks.into_iter();
+            for (left, answer_lost) in kills {
+                for count in ticks.by_ref().take(3) {
+                    shop.tick(count).await;
+                }
+                let dying = Objects::over(Arc::new(Dying { inner: inner.clone(), left: left.into(), answer_lost }), "dying");
+                if let Ok(archive) = archive::Archive::open(dying, "shop", crate::support::PREFIX).await {
+                    let shutdown = tokio_util::sync::CancellationToken::new();
+                    let archiver = archive::Archiver::new(archive, &crate::support::config(segment_bytes));
+                    let work = archiver.run(shop.provider.clone(), shutdown.clone());
+                    // With nothing left to do it ends in order.
+                    let _ = tokio::time::timeout(std::time::Duration::from_secs(5), work).await;
+                }
+            }
+            for count in ticks {
+                shop.tick(count).await;
+            }
+            let objects = Objects::over(inner, "memory");
+            archive_all(&shop, &objects, segment_bytes).await;
+            is_complete(&shop, &objects).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn rows_read_again_beside_the_tail_are_kept() {
+    let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Table).await;
+    shop.snapshot(4).await;
+    shop.events(5, Op::Reread).await;
+    shop.tick(3).await;
+    let objects = Objects::memory();
+    archive_all(&shop, &objects, 1 << 20).await;
+    let live = contents(&shop, &*shop.provider, &ShardPositions::new()).await;
+    let fused = Fused::new(open(&objects).await, shop.provider.clone());
+    assert_eq!(contents(&shop, &fused, &ShardPositions::new()).await, live);
+}
