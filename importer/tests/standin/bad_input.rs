@@ -73,7 +73,7 @@ async fn capture_that_is_not_enabled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_without_permission() {
-    let mut world = World::start(SHOP).await;
+    let mut world = World::standin(SHOP).await;
     world.sql("CREATE LOGIN reader WITH PASSWORD = 'Reader!1';\nGO\nCREATE USER reader FOR LOGIN reader;").await;
     world.config.source.user = "reader".into();
     world.config.source.password = Password::new("Reader!1");
@@ -88,7 +88,7 @@ async fn a_login_without_permission() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_says_what_is_well_and_what_is_not() {
-    let world = World::start(&(SHOP.to_owned() + &fill(1))).await;
+    let world = World::standin(&(SHOP.to_owned() + &fill(1))).await;
     world.captured().await;
     let all = TableFilter::default();
     let items = check(&world.config.source, &all).await;
@@ -99,7 +99,7 @@ async fn check_says_what_is_well_and_what_is_not() {
         assert!(items.iter().any(|item| item.name == name && item.level == Level::Ok), "{name}: {items:#?}");
     }
 
-    world.server.set_agent_running(false);
+    world.server().set_agent_running(false);
     let wrong = TableFilter { include: vec!["dbo.orders".into(), "dbo.ordres".into()], exclude: vec![] };
     let items = check(&world.config.source, &wrong).await;
     let problem = |name: &str| items.iter().find(|item| item.name == name && item.level == Level::Problem);

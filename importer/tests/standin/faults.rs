@@ -27,7 +27,7 @@ UPDATE dbo.orders SET id = 1000 WHERE id = 1;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_connection_is_cut_at_every_request_of_the_tail() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(12))).await;
     world.config.page_rows = 4;
     world.import_all().await;
     let import = world.import();
@@ -56,13 +56,13 @@ async fn the_connection_is_cut_at_every_request_of_the_tail() {
         },
     ];
     for (round, fault) in faults.into_iter().enumerate() {
-        let struck = world.server.faults().struck();
-        world.server.faults().inject(fault.clone());
+        let struck = world.server().faults().struck();
+        world.server().faults().inject(fault.clone());
         world
             .sql(&CHANGES.replace("id = 1;", &format!("id = {};", 1 + round)).replace("1000", &(1000 + round).to_string()))
             .await;
         import.reaches(world.captured().await).await;
-        assert_eq!(world.server.faults().struck(), struck + 1, "{fault:?} did not strike");
+        assert_eq!(world.server().faults().struck(), struck + 1, "{fault:?} did not strike");
     }
     import.stop().await;
     assert_equal(&world).await;
@@ -71,10 +71,10 @@ async fn the_connection_is_cut_at_every_request_of_the_tail() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_connection_is_cut_all_over_the_snapshot() {
     for nth in [1, 2, 3, 5, 8] {
-        let mut world = World::start(&(SHOP.to_owned() + &fill(12))).await;
+        let mut world = World::standin(&(SHOP.to_owned() + &fill(12))).await;
         world.config.snapshot.chunk_rows = 5;
-        world.server.faults().inject(Fault::CutAtRequest { matching: "AS t".into(), nth });
-        world.server.faults().inject(Fault::CutInResult { matching: "AS t".into(), nth: nth + 1, rows: 2 });
+        world.server().faults().inject(Fault::CutAtRequest { matching: "AS t".into(), nth });
+        world.server().faults().inject(Fault::CutInResult { matching: "AS t".into(), nth: nth + 1, rows: 2 });
         world.import_all().await;
         assert_equal(&world).await;
     }
@@ -240,7 +240,7 @@ async fn a_large_transaction_is_read_in_pages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_in_the_middle_of_a_read_is_found_out() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(1))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(1))).await;
     world.config.page_rows = 10;
     world.import_all().await;
     let mut script = String::new();
@@ -252,9 +252,9 @@ async fn a_purge_in_the_middle_of_a_read_is_found_out() {
     let promised = world.progress().await;
     let before = world.events().await.len();
     // The read of 2000 changes takes 200 pages or more; once the first have been published it is in the middle of them.
-    world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(5) });
+    world.server().faults().inject(Fault::DelayAnswers { by: Duration::from_millis(5) });
     let import = world.import();
-    let reading = world.server.faults().clone();
+    let reading = world.server().faults().clone();
     import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
     let progress = &world.streams;
     let stream = world.config.layout.stream(&world.config.prefix, &TableName::new("dbo", "orders"));
@@ -278,14 +278,14 @@ async fn a_purge_in_the_middle_of_a_read_is_found_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_capture_is_told_and_loses_nothing() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(1))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(1))).await;
     world.config.stall_check = Duration::from_secs(1);
     let import = world.import();
     import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
-    world.server.set_agent_running(false);
+    world.server().set_agent_running(false);
     world.sql("UPDATE dbo.orders SET total = 77").await;
     import.until("the warning", |status| status.warnings.iter().any(|warning| warning.starts_with("capture has stalled"))).await;
-    world.server.set_agent_running(true);
+    world.server().set_agent_running(true);
     import.reaches(world.captured().await).await;
     import.until("the warning's end", |status| status.warnings.is_empty()).await;
     import.stop().await;
@@ -377,9 +377,9 @@ async fn a_dead_letter_that_the_stream_refuses_goes_without_its_event() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_during_the_snapshot_ends_it_before_it_is_called_complete() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(30))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(30))).await;
     world.config.snapshot.chunk_rows = 2;
-    world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(20) });
+    world.server().faults().inject(Fault::DelayAnswers { by: Duration::from_millis(20) });
     let import = world.import();
     import.until("the first chunk", |status| status.tables.values().any(|table| table.snapshot_rows > 0)).await;
     world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1;\nGO\nUPDATE dbo.orders SET total = 10 WHERE id = 1;").await;
@@ -390,7 +390,7 @@ async fn a_purge_during_the_snapshot_ends_it_before_it_is_called_complete() {
              EXEC sys.sp_cdc_cleanup_change_table @capture_instance = N'dbo_orders', @low_water_mark = @to;",
         )
         .await;
-    world.server.faults().clear();
+    world.server().faults().clear();
     let error = tokio::time::timeout(Duration::from_secs(60), import.task).await.unwrap().unwrap().unwrap_err();
     assert!(matches!(error, Error::Source(SourceFailure::Gap { .. })), "{error}");
     let progress = world.progress().await;
@@ -399,13 +399,13 @@ async fn a_purge_during_the_snapshot_ends_it_before_it_is_called_complete() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_database_is_detected_even_when_it_has_gone_on_since() {
-    let world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    let world = World::standin(&(SHOP.to_owned() + &fill(3))).await;
     world.import_all().await;
-    let server = Arc::clone(&world.server);
+    let server = Arc::clone(world.server());
     let backup = tokio::task::spawn_blocking(move || server.backup("shop")).await.unwrap().unwrap();
     world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1;").await;
     world.import_all().await;
-    let server = Arc::clone(&world.server);
+    let server = Arc::clone(world.server());
     tokio::task::spawn_blocking(move || server.restore(&backup)).await.unwrap().unwrap();
     // Past where it was.
     for id in 1..=3 {
@@ -420,11 +420,11 @@ async fn a_restored_database_is_detected_even_when_it_has_gone_on_since() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_without_jobs_it_says_so_and_goes_on_once_they_are_there() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(3))).await;
     world.config.stall_check = Duration::from_millis(200);
     let import = world.import();
     import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
-    let server = Arc::clone(&world.server);
+    let server = Arc::clone(world.server());
     tokio::task::spawn_blocking(move || server.fail_over()).await.unwrap().unwrap();
     world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1;").await;
     import.until("the warning", |status| status.warnings.iter().any(|warning| warning.contains("there is no capture job"))).await;

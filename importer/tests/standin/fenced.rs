@@ -15,18 +15,18 @@ use crate::workload::{SHOP, assert_equal, fill, key};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fenced_snapshot_is_the_tables_as_of_one_lsn() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(20))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(20))).await;
     world.config.snapshot.fenced = true;
     world.config.snapshot.chunk_rows = 3;
     let error = world.import_error().await.to_string();
     assert!(error.contains("ALLOW_SNAPSHOT_ISOLATION ON"), "{error}");
     world.sql("ALTER DATABASE shop SET ALLOW_SNAPSHOT_ISOLATION ON;").await;
-    world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(3) });
+    world.server().faults().inject(Fault::DelayAnswers { by: Duration::from_millis(3) });
     let import = world.import();
     import.until("the first chunk", |status| status.tables.values().any(|table| table.snapshot_rows > 0)).await;
     world.sql("UPDATE dbo.orders SET total = 500; UPDATE dbo.items SET product = 'late';").await;
     import.until("the tail", |status| status.activity == Activity::Tailing).await;
-    world.server.faults().clear();
+    world.server().faults().clear();
     import.reaches(world.captured().await).await;
     import.stop().await;
     assert_equal(&world).await;
@@ -43,7 +43,7 @@ async fn a_fenced_snapshot_is_the_tables_as_of_one_lsn() {
 
 /// A database that allows SNAPSHOT isolation, and an importer that makes use of it.
 async fn fenced() -> World {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(20))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(20))).await;
     world.sql("ALTER DATABASE shop SET ALLOW_SNAPSHOT_ISOLATION ON;").await;
     world.config.snapshot.fenced = true;
     world.config.snapshot.chunk_rows = 3;
@@ -52,7 +52,7 @@ async fn fenced() -> World {
 
 /// Transactions over both tables, one after the other, until told to stop. Answers how many there were.
 fn write(world: &World, stop: &Arc<AtomicBool>) -> tokio::task::JoinHandle<usize> {
-    let (server, stop) = (Arc::clone(&world.server), Arc::clone(stop));
+    let (server, stop) = (Arc::clone(world.server()), Arc::clone(stop));
     tokio::task::spawn_blocking(move || {
         let mut count = 0;
         while !stop.load(Ordering::Acquire) {
@@ -140,25 +140,25 @@ async fn a_fenced_snapshot_that_breaks_off_begins_anew_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_pauses_while_the_source_shows_stress() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(40))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(40))).await;
     world.config.snapshot.chunk_rows = 1;
     world.config.snapshot.connections = 1;
     for yields in [true, false] {
         world.config.snapshot.yield_to_load = yields;
         world.config.data_dir = world.directory.path().join(format!("yields {yields}"));
         world.streams = streams::memory::Memory::new();
-        world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(5) });
+        world.server().faults().inject(Fault::DelayAnswers { by: Duration::from_millis(5) });
         let import = world.import();
         import.until("some chunks", |status| status.tables.values().any(|table| table.snapshot_rows > 3)).await;
-        world.server.faults().clear();
-        world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(250) });
+        world.server().faults().clear();
+        world.server().faults().inject(Fault::DelayAnswers { by: Duration::from_millis(250) });
         let read = || import.status.get().tables.values().map(|table| table.snapshot_rows).sum::<u64>();
         let before = read();
         // Rows that were being read when it became slow are no sign yet.
         import.until("slow chunks", |_| read() > before + 4).await;
         let pauses = import.status.get().pauses;
         assert_eq!(pauses > 0, yields, "{pauses} pauses");
-        world.server.faults().clear();
+        world.server().faults().clear();
         import.reaches(world.captured().await).await;
         import.stop().await;
         assert_equal(&world).await;

@@ -30,20 +30,20 @@ async fn stalls(world: &World, how: impl AsyncFn(), told: &str, mend: impl Async
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_capture_alarms_with_the_remedy_and_loses_nothing() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(3))).await;
     world.config.stall_check = Duration::from_millis(200);
     stalls(
         &world,
-        async || world.server.set_agent_running(false),
+        async || world.server().set_agent_running(false),
         "Start the service SQL Server Agent",
-        async || world.server.set_agent_running(true),
+        async || world.server().set_agent_running(true),
     )
     .await;
     let stop = async || drop(world.sql("EXEC sys.sp_cdc_stop_job @job_type = N'capture';").await);
     let start = async || drop(world.sql("EXEC sys.sp_cdc_start_job @job_type = N'capture';").await);
     stalls(&world, stop, "EXEC sys.sp_cdc_start_job @job_type = N'capture';", start).await;
-    let fail = async || world.server.fail_capture("shop", Some((9002, "the log is full"))).unwrap();
-    let heal = async || world.server.fail_capture("shop", None).unwrap();
+    let fail = async || world.server().fail_capture("shop", Some((9002, "the log is full"))).unwrap();
+    let heal = async || world.server().fail_capture("shop", None).unwrap();
     stalls(&world, fail, "the log is full", heal).await;
     let failover = async || drop(world.sql("EXEC sys.sp_cdc_drop_job @job_type = N'capture';").await);
     let add = async || drop(world.sql("EXEC sys.sp_cdc_add_job @job_type = N'capture';").await);
@@ -77,15 +77,15 @@ async fn zero_min_lsn_is_not_the_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retention_headroom_is_told_and_warned_of() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(2))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(2))).await;
     world.sql("EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 240;").await;
     world.config.headroom_check = Duration::from_millis(20);
     world.import_all().await;
     world.sql("UPDATE dbo.orders SET total = 5 WHERE id = 1").await;
     world.captured().await;
-    world.server.set_time(std::time::SystemTime::now() + Duration::from_secs(3 * 3600 + 60));
+    world.server().set_time(std::time::SystemTime::now() + Duration::from_secs(3 * 3600 + 60));
     // Nothing of the tail is read while the warning is waited for.
-    world.server.faults().inject(sqlserver::Fault::CutAtRequest { matching: "_CT] WHERE".into(), nth: 1 });
+    world.server().faults().inject(sqlserver::Fault::CutAtRequest { matching: "_CT] WHERE".into(), nth: 1 });
     let import = world.import();
     import.until("the warning", |status| status.warnings.iter().any(|warning| warning.starts_with("retention headroom"))).await;
     let status = import.status.get();
@@ -101,7 +101,7 @@ async fn retention_headroom_is_told_and_warned_of() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partial_permissions_degrade_with_a_clear_word() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(3))).await;
     world.sql("CREATE LOGIN reader WITH PASSWORD = 'Reader!1';\nGO\nCREATE USER reader FOR LOGIN reader;\nGO\nGRANT SELECT ON SCHEMA::cdc TO reader;\nGO\nGRANT SELECT ON SCHEMA::dbo TO reader;").await;
     world.config.source.user = "reader".into();
     world.config.source.password = Password::new("Reader!1");
@@ -123,7 +123,7 @@ async fn partial_permissions_degrade_with_a_clear_word() {
 /// Publishing stands still while orders' changes, which stand behind thousands of others, are in danger; then they are removed. Answers what becomes of the importer: orders' changes must have
 /// been read when `read` holds for how often pages of orders and of items were asked for.
 async fn endangered(headroom_warning: Duration, read: impl Fn(u64, u64) -> bool) -> Result<(), Error> {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(3))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(3))).await;
     let rows = |from: usize, to: usize, row: &dyn Fn(usize) -> String| (from..to).map(row).collect::<Vec<_>>().join(", ");
     let orders = rows(1000, 1300, &|id| format!("({id}, N'many', 0)"));
     world.sql(&format!("INSERT INTO dbo.orders (id, customer, total) VALUES {orders}")).await;
@@ -134,7 +134,7 @@ async fn endangered(headroom_warning: Duration, read: impl Fn(u64, u64) -> bool)
     world.import_all().await;
     world.sql("UPDATE dbo.orders SET total = 1 WHERE id = 1").await;
     world.captured().await;
-    world.server.set_time(std::time::SystemTime::now() + Duration::from_secs(3 * 3600 + 60));
+    world.server().set_time(std::time::SystemTime::now() + Duration::from_secs(3 * 3600 + 60));
     // More than the reader hands over before somebody takes it.
     for part in 0..12 {
         let items = rows(part * 1000, (part + 1) * 1000, &|line| format!("(3, {}, 'x')", line + 10));
@@ -144,11 +144,11 @@ async fn endangered(headroom_warning: Duration, read: impl Fn(u64, u64) -> bool)
     let to = world.captured().await;
     let pages = ["dbo_orders_CT] WHERE", "dbo_items_CT] WHERE"];
     for page in pages {
-        world.server.faults().inject(sqlserver::Fault::CutAtRequest { matching: page.into(), nth: u64::MAX });
+        world.server().faults().inject(sqlserver::Fault::CutAtRequest { matching: page.into(), nth: u64::MAX });
     }
     let gate = Gate::new(&world.streams, "\"snapshot\":\"false\"");
     let import = world.import_into(Arc::new(gate.clone()));
-    let [orders, items] = pages.map(|page| move |world: &World| world.server.faults().requests(page));
+    let [orders, items] = pages.map(|page| move |world: &World| world.server().faults().requests(page));
     import.until("what can be read", |_| gate.holds() && read(orders(&world), items(&world))).await;
     // There is one connection: whoever asks next, asks when the last page of orders has come.
     let before = items(&world);

@@ -1,4 +1,5 @@
-//! The importer against the stand-in: what is published is what was done, whatever happens in between.
+//! The importer against a server: what is published is what was done, whatever happens in between. The server is the stand-in, or, for the tests that do nothing to it that is not to be done to a
+//! server, the one that `TRIBUTARY_TEST_MSSQL_URL` names ([`server`]).
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
@@ -15,6 +16,7 @@ mod load;
 mod order;
 mod rereads;
 mod resume;
+mod server;
 mod sink;
 mod support;
 mod types;

@@ -262,18 +262,18 @@ async fn a_dropped_table_is_emptied_where_gaps_are_mended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_longer_than_the_retention_goes_on_beside_the_tail() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(30))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(30))).await;
     world.config.snapshot.chunk_rows = 4;
     // A retention of a minute, of which a quarter counts as enough; what waits was committed an hour ago.
     world.sql("EXEC sys.sp_cdc_change_job @job_type = N'cleanup', @retention = 1;").await;
     world.config.headroom_check = Duration::ZERO;
-    world.server.faults().inject(Fault::DelayAnswers { by: Duration::from_millis(10) });
+    world.server().faults().inject(Fault::DelayAnswers { by: Duration::from_millis(10) });
     let import = world.import();
     import.until("the first chunk", |status| status.tables.values().any(|table| table.snapshot_rows > 0)).await;
     world.sql("UPDATE dbo.orders SET total = 9 WHERE id = 1;").await;
     world.captured().await;
-    world.server.set_time(std::time::SystemTime::now() + Duration::from_secs(3600));
-    world.server.faults().clear();
+    world.server().set_time(std::time::SystemTime::now() + Duration::from_secs(3600));
+    world.server().faults().clear();
     import.until("the tail", |status| status.activity == Activity::Tailing).await;
     world.sql("UPDATE dbo.orders SET total = 11 WHERE id = 2;").await;
     import.reaches(world.captured().await).await;

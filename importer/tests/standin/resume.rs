@@ -21,13 +21,13 @@ fn churn(from: usize, n: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_each_chunk_the_snapshot_goes_on_where_it_was() {
-    let mut world = World::start(&(SHOP.to_owned() + &fill(20))).await;
+    let mut world = World::standin(&(SHOP.to_owned() + &fill(20))).await;
     world.config.snapshot.chunk_rows = 3;
     // 20 orders and 40 items in chunks of 3: 7 and 14 chunks, and each run ends at its third request for rows.
     let mut runs = 0;
     loop {
         runs += 1;
-        world.server.faults().inject(Fault::DelayAnswers { by: std::time::Duration::from_millis(5) });
+        world.server().faults().inject(Fault::DelayAnswers { by: std::time::Duration::from_millis(5) });
         let before = world.progress().await.len();
         let import = world.import();
         let target = before + 3;
@@ -45,7 +45,7 @@ async fn killed_at_each_chunk_the_snapshot_goes_on_where_it_was() {
         }
         let done = import.status.get().activity == importer::Activity::Tailing;
         import.kill().await;
-        world.server.faults().clear();
+        world.server().faults().clear();
         world.sql(&churn(runs * 3, 3)).await;
         if done {
             break;

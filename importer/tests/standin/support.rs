@@ -15,26 +15,42 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything takes on a slow machine: a failing test ends by it, a passing one never waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::server::{Given, patience};
+
+/// Where the source is.
+enum Server {
+    StandIn(Arc<Running>),
+    Given(Given),
+}
 
 pub(crate) struct World {
-    pub(crate) server: Arc<Running>,
+    server: Server,
     pub(crate) streams: Memory,
     pub(crate) directory: TempDir,
     pub(crate) config: Config,
 }
 
 impl World {
-    /// A stand-in with the database `shop`, in which the script has been run.
+    /// A database in which the script has been run: on the server that the environment names, or else on the stand-in.
     pub(crate) async fn start(script: &str) -> Self {
+        match Given::open().await {
+            Some(given) => Self::with(given.source(), Server::Given(given), script).await,
+            None => Self::standin(script).await,
+        }
+    }
+
+    /// On the stand-in in any case: for tests that do to the server what one does not do to a server.
+    pub(crate) async fn standin(script: &str) -> Self {
         let options = Options { capture_interval: Duration::from_millis(20), ..Options::default() };
         let password = options.sa_password.clone();
         let server = Arc::new(sqlserver::start(options).await.unwrap());
-        let directory = tempfile::tempdir().unwrap();
         let (host, port) = (server.address().ip().to_string(), server.address().port());
         let login = Source::sql_login(host, port, "shop", "sa", Password::new(password));
-        let source = Source { encrypt: Encryption::Off, ..login };
+        Self::with(Source { encrypt: Encryption::Off, ..login }, Server::StandIn(server), script).await
+    }
+
+    async fn with(source: Source, server: Server, script: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
         let mut config = Config::new("shop", source, directory.path().join("importer"));
         config.layout = Layout::Shared;
         config.poll_interval = Duration::from_millis(10);
@@ -48,8 +64,20 @@ impl World {
         world
     }
 
+    /// The stand-in, for a world that was started there.
+    pub(crate) fn server(&self) -> &Arc<Running> {
+        match &self.server {
+            Server::StandIn(server) => server,
+            Server::Given(_) => panic!("this test needs the stand-in: World::standin"),
+        }
+    }
+
     pub(crate) async fn sql(&self, script: &str) -> Vec<Vec<Vec<sqlserver::Value>>> {
-        let (server, text) = (Arc::clone(&self.server), script.to_owned());
+        let server = match &self.server {
+            Server::StandIn(server) => Arc::clone(server),
+            Server::Given(given) => return given.execute(script).await,
+        };
+        let text = script.to_owned();
         let results = tokio::task::spawn_blocking(move || server.execute(&text)).await.unwrap();
         let results = results.unwrap_or_else(|error| panic!("{script}: {error:?}"));
         results.into_iter().map(|result| result.rows).collect()
@@ -76,15 +104,21 @@ impl World {
     /// Runs the importer until it fails.
     pub(crate) async fn import_error(&self) -> Error {
         let import = self.import();
-        let result =
-            tokio::time::timeout(PATIENCE, import.task).await.unwrap_or_else(|_| panic!("it goes on: {:?}", import.status.get()));
+        let result = tokio::time::timeout(patience(), import.task)
+            .await
+            .unwrap_or_else(|_| panic!("it goes on: {:?}", import.status.get()));
         result.unwrap().unwrap_err()
     }
 
     /// Everything committed so far has been captured; answers up to which LSN.
     pub(crate) async fn captured(&self) -> Lsn {
-        let server = Arc::clone(&self.server);
-        tokio::task::spawn_blocking(move || server.capture_now("shop")).await.unwrap().unwrap();
+        match &self.server {
+            Server::StandIn(server) => {
+                let server = Arc::clone(server);
+                tokio::task::spawn_blocking(move || server.capture_now("shop")).await.unwrap().unwrap();
+            }
+            Server::Given(given) => given.captured().await,
+        }
         let rows = self.sql("SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping").await;
         match &rows[0][0][0] {
             sqlserver::Value::Null => Lsn::ZERO,
@@ -100,7 +134,7 @@ impl World {
         let mut left: BTreeMap<_, _> = tips.into_iter().collect();
         let mut records = Vec::new();
         while !left.is_empty() {
-            let batch = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap();
+            let batch = tokio::time::timeout(patience(), reader.next()).await.unwrap().unwrap();
             for (number, data) in &batch.records {
                 if left.get(&batch.shard).is_some_and(|tip| number >= tip) {
                     left.remove(&batch.shard);
@@ -152,7 +186,7 @@ pub(crate) struct Import {
 impl Import {
     /// Waits for a condition on the status.
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             let status = self.status.get();
             if condition(&status) {

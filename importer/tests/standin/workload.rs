@@ -149,24 +149,24 @@ async fn names_of_any_kind_are_imported() {
     let script = "
 CREATE SCHEMA [my schema];
 GO
-CREATE TABLE [my schema].[a]]b 'ü] ([select] int NOT NULL, [x]]y] nvarchar(20) NULL, [o'clock] int NULL, CONSTRAINT [PK a] PRIMARY KEY ([select]));
+CREATE TABLE [my schema].[a]]b 'ü] ([select] int NOT NULL, [x]]y] nvarchar(20) NULL, [o'clock] int NULL, [@P1] int NULL, CONSTRAINT [PK a] PRIMARY KEY ([select]));
 GO
 EXEC sys.sp_cdc_enable_db;
 GO
 EXEC sys.sp_cdc_enable_table @source_schema = N'my schema', @source_name = N'a]b ''ü', @role_name = NULL;
 GO
-INSERT INTO [my schema].[a]]b 'ü] ([select], [x]]y], [o'clock]) VALUES (1, N'one', 1), (2, NULL, 2), (3, N'three', 3);
+INSERT INTO [my schema].[a]]b 'ü] ([select], [x]]y], [o'clock], [@P1]) VALUES (1, N'one', 1, 10), (2, NULL, 2, NULL), (3, N'three', 3, 30);
 ";
     let mut world = World::start(script).await;
     world.config.snapshot.chunk_rows = 1;
     let import = world.import();
     import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
-    world.sql("UPDATE [my schema].[a]]b 'ü] SET [x]]y] = N'two' WHERE [select] = 2; DELETE FROM [my schema].[a]]b 'ü] WHERE [select] = 1;").await;
+    world.sql("UPDATE [my schema].[a]]b 'ü] SET [x]]y] = N'two', [@P1] = 22 WHERE [select] = 2; DELETE FROM [my schema].[a]]b 'ü] WHERE [select] = 1;").await;
     import.reaches(world.captured().await).await;
     import.stop().await;
     let held = replay(&world.events().await, &[], &|_, row| row["select"].to_string());
     let rows: Vec<String> = held["a]b 'ü"].values().map(Json::to_string).collect();
-    assert_eq!(rows, [r#"{"select":2,"x]y":"two","o'clock":2}"#, r#"{"select":3,"x]y":"three","o'clock":3}"#]);
+    assert_eq!(rows, [r#"{"select":2,"x]y":"two","o'clock":2,"@P1":22}"#, r#"{"select":3,"x]y":"three","o'clock":3,"@P1":30}"#]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,6 +20,8 @@ pub struct Availability {
     pub replica: String,
     /// A secondary replica refuses writes (3906), and its capture jobs stand still.
     pub primary: bool,
+    /// Somebody has suspended the movement of data to and from it.
+    pub suspended: bool,
 }
 
 /// A copy of a database at one moment, for [`Running::restore`].

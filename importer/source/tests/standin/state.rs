@@ -105,7 +105,7 @@ async fn a_failover_leaves_the_jobs_behind() {
     let mut client = Client::connect(&world.source).await.unwrap();
     let diagnosis = Diagnosis::of(&Health::read(&mut client).await.unwrap());
     assert_eq!(diagnosis, Diagnosis::NoJobs { secondary: false });
-    let group = Availability { group: "ag".into(), replica: "db2".into(), primary: false };
+    let group = Availability { group: "ag".into(), replica: "db2".into(), primary: false, suspended: false };
     world.server.set_availability(Some(group));
     let health = Health::read(&mut client).await.unwrap();
     assert_eq!(health.replica.seen().and_then(|replica| replica.primary), Some(false), "{health:?}");

@@ -1,10 +1,11 @@
 //! INSERT, UPDATE, DELETE and the WITH before them.
 
-use sqlparser::ast::With;
+use sqlparser::ast::{Ident, With};
 use sqlparser::tokenizer::Token;
 use tds::SqlError;
 
 use super::{Delete, Insert, Kind, Name, Output, Reader, Source, Statement, Update};
+use crate::message;
 
 impl Reader<'_> {
     /// WITH may begin a SELECT or any DML: the common table expressions are read as those of a query, the statement behind them here.
@@ -62,7 +63,7 @@ impl Reader<'_> {
         Ok(Some(self.expression()?))
     }
 
-    fn hints(&mut self) -> Result<(), SqlError> {
+    pub(super) fn hints(&mut self) -> Result<(), SqlError> {
         if self.at("WITH") && self.parser.peek_nth_token(1).token == Token::LParen {
             self.parser.advance_token();
             self.skip_parentheses()?;
@@ -117,7 +118,7 @@ impl Reader<'_> {
         Ok(Kind::Insert(Box::new(Insert { target, columns, output, source, with })))
     }
 
-    fn rows(&mut self) -> Result<Vec<Vec<Option<sqlparser::ast::Expr>>>, SqlError> {
+    pub(super) fn rows(&mut self) -> Result<Vec<Vec<Option<sqlparser::ast::Expr>>>, SqlError> {
         let mut rows = Vec::new();
         loop {
             self.expect_token(&Token::LParen)?;
@@ -149,26 +150,35 @@ impl Reader<'_> {
         Ok(from)
     }
 
-    pub(super) fn update(&mut self, with: Option<With>) -> Result<Kind, SqlError> {
-        self.expect("UPDATE")?;
-        let top = self.top()?;
-        let target = self.name()?;
-        self.hints()?;
-        self.expect("SET")?;
+    /// What follows SET: columns, and what they become.
+    pub(super) fn assignments(&mut self) -> Result<Vec<(String, Option<sqlparser::ast::Expr>)>, SqlError> {
         let mut set = Vec::new();
         loop {
+            if self.word().is_some_and(|word| word.starts_with('@')) {
+                return Err(message::unsupported("Assigning variables in UPDATE"));
+            }
             let name: Name = self.name()?;
             if self.peek() == Token::Eq && self.word_at(1).as_deref() == Some("DEFAULT") {
                 self.parser.advance_token();
                 self.parser.advance_token();
                 set.push((name.object, None));
             } else {
-                set.push((name.object.clone(), Some(self.assigned(&name.object)?)));
+                let value = self.assigned(Ident::with_quote('[', &name.object))?;
+                set.push((name.object, Some(value)));
             }
             if !self.punctuation(&Token::Comma) {
-                break;
+                return Ok(set);
             }
         }
+    }
+
+    pub(super) fn update(&mut self, with: Option<With>) -> Result<Kind, SqlError> {
+        self.expect("UPDATE")?;
+        let top = self.top()?;
+        let target = self.name()?;
+        self.hints()?;
+        self.expect("SET")?;
+        let set = self.assignments()?;
         let output = self.output()?;
         let from = if self.take("FROM") { self.read_from()? } else { Vec::new() };
         let condition = if self.take("WHERE") { Some(self.expression()?) } else { None };

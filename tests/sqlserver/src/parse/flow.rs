@@ -117,7 +117,8 @@ impl Reader<'_> {
                 Ok(Kind::Kill(e.to_string().parse().map_err(|_| message::syntax(&e.to_string(), self.line()))?))
             }
             "CHECKPOINT" | "DBCC" | "RECONFIGURE" => self.nothing(),
-            "MERGE" | "BULK" | "OPEN" | "FETCH" | "CLOSE" | "DEALLOCATE" | "BACKUP" | "RESTORE" | "GOTO" => {
+            "MERGE" => self.merge(),
+            "BULK" | "OPEN" | "FETCH" | "CLOSE" | "DEALLOCATE" | "BACKUP" | "RESTORE" | "GOTO" => {
                 Err(message::unsupported(&word))
             }
             _ if self.keyword() == Keyword::NoKeyword || word.starts_with("SP_") || word.starts_with("XP_") || word == "SYS" => {

@@ -7,6 +7,7 @@ mod data;
 mod definition;
 mod dialect;
 mod flow;
+mod merge;
 mod procedural;
 mod security;
 mod statement;
@@ -22,6 +23,7 @@ use tds::SqlError;
 use crate::message;
 
 pub(crate) use dialect::Tsql;
+pub(crate) use merge::{Change, Merge};
 pub(crate) use statement::{
     AlterTable, Argument, ColumnDefinition, Constraint, ConstraintKind, Declaration, Delete, Droppable, IndexDefinition, Insert,
     Kind, Name, Output, Security, Source, Statement, TableDefinition, Update,

@@ -25,12 +25,12 @@ pub(super) fn compound(operator: &Token) -> Option<BinaryOperator> {
 
 impl Reader<'_> {
     /// The value after `=` or `op=`, as an expression over what stands on the left.
-    pub(super) fn assigned(&mut self, left: &str) -> Result<Expr, SqlError> {
+    pub(super) fn assigned(&mut self, left: Ident) -> Result<Expr, SqlError> {
         if let Some(op) = compound(&self.peek()) {
             self.parser.advance_token();
             self.expect_token(&Token::Eq)?;
             let right = self.expression()?;
-            let left = Expr::Identifier(Ident::new(left));
+            let left = Expr::Identifier(left);
             return Ok(Expr::BinaryOp { left: Box::new(left), op, right: Box::new(Expr::Nested(Box::new(right))) });
         }
         self.expect_token(&Token::Eq)?;
@@ -98,7 +98,7 @@ impl Reader<'_> {
             && w.value.starts_with('@')
         {
             self.parser.advance_token();
-            let value = self.assigned(&w.value)?;
+            let value = self.assigned(Ident::new(&w.value))?;
             return Ok(Kind::SetVariable { name: w.value, value });
         }
         if self.at("TRANSACTION") {

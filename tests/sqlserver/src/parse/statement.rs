@@ -2,6 +2,7 @@
 
 use sqlparser::ast::{Expr, Query, TableWithJoins};
 
+use super::Merge;
 use crate::types::Declared;
 
 /// A name of up to four parts, as written: server.database.schema.object.
@@ -80,6 +81,7 @@ pub(crate) enum Kind {
     Insert(Box<Insert>),
     Update(Box<Update>),
     Delete(Box<Delete>),
+    Merge(Box<Merge>),
     Truncate(Name),
     CreateTable(Box<TableDefinition>),
     AlterTable {
@@ -171,7 +173,7 @@ pub(crate) struct Insert {
 pub(crate) struct Update {
     pub(crate) target: Name,
     pub(crate) top: Option<Expr>,
-    /// Column or `@variable`, and its value.
+    /// Column and its value; `None`: its default.
     pub(crate) set: Vec<(String, Option<Expr>)>,
     pub(crate) output: Option<Output>,
     pub(crate) from: Vec<TableWithJoins>,

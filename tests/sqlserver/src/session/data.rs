@@ -23,7 +23,7 @@ struct Collected {
 }
 
 impl Session {
-    fn count(&self, rows: u64, response: &mut dyn Response) {
+    pub(super) fn count(&self, rows: u64, response: &mut dyn Response) {
         self.last.borrow_mut().rowcount = rows as i64;
         let nocount = self.settings.borrow().nocount;
         response.done(if nocount { None } else { Some(rows) });
@@ -52,7 +52,12 @@ impl Session {
         self.run_insert(plan, i.output.as_ref(), response)
     }
 
-    fn run_insert(&self, plan: &InsertPlan, output: Option<&Output>, response: &mut dyn Response) -> Result<(), SqlError> {
+    pub(super) fn run_insert(
+        &self,
+        plan: &InsertPlan,
+        output: Option<&Output>,
+        response: &mut dyn Response,
+    ) -> Result<(), SqlError> {
         self.prepare_links(&plan.translated)?;
         let mut collected = Collected::default();
         let rows = self.writing(&plan.database, |link| {

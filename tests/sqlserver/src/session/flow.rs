@@ -184,12 +184,13 @@ impl Session {
     }
 
     /// Statements without flow of their own.
-    fn simple(&self, s: &Statement, response: &mut dyn Response) -> Result<(), SqlError> {
+    pub(super) fn simple(&self, s: &Statement, response: &mut dyn Response) -> Result<(), SqlError> {
         match &s.kind {
             Kind::Query(q) => self.select(s.id, q, response),
             Kind::Insert(i) => self.insert(s.id, i, response),
             Kind::Update(u) => self.update(s.id, u, response),
             Kind::Delete(d) => self.delete(s.id, d, response),
+            Kind::Merge(m) => self.merge(m, response),
             Kind::Declare(list) => self.declare(list),
             Kind::SetVariable { name, value } => {
                 let (v, t) = self.scalar(value)?;

@@ -13,6 +13,7 @@ mod flow;
 mod indexes;
 pub(crate) mod local;
 mod lookup;
+mod merge;
 pub(crate) mod operations_views;
 mod permissions;
 mod procedures;

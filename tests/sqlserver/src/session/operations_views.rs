@@ -201,17 +201,22 @@ impl Session {
                 let databases: Vec<i64> = self.shared.databases().iter().map(|d| d.id).filter(|id| *id > 4).collect();
                 let rows = group.iter().flat_map(|g| {
                     databases.iter().map(move |id| {
-                        let state = if g.primary { "SYNCHRONIZED" } else { "SYNCHRONIZING" };
+                        let state = match (g.suspended, g.primary) {
+                            (true, _) => "NOT SYNCHRONIZING",
+                            (false, true) => "SYNCHRONIZED",
+                            (false, false) => "SYNCHRONIZING",
+                        };
+                        let (primary, suspended) = (u8::from(g.primary), u8::from(g.suspended));
+                        let why = if g.suspended { "0, 'SUSPEND_FROM_USER'" } else { "NULL, NULL" };
                         format!(
-                            "{id}, {}, {}, 1, {}, '{state}', 'HEALTHY', 'ONLINE'",
+                            "{id}, {}, {}, 1, {primary}, '{state}', 'HEALTHY', 'ONLINE', {suspended}, {why}",
                             group_id(g),
-                            replica_id(g),
-                            u8::from(g.primary)
+                            replica_id(g)
                         )
                     })
                 });
                 (
-                    "database_id int, group_id uniqueidentifier, replica_id uniqueidentifier, is_local bit, is_primary_replica bit?, synchronization_state_desc nvarchar(60)?, synchronization_health_desc nvarchar(60)?, database_state_desc nvarchar(60)?",
+                    "database_id int, group_id uniqueidentifier, replica_id uniqueidentifier, is_local bit, is_primary_replica bit?, synchronization_state_desc nvarchar(60)?, synchronization_health_desc nvarchar(60)?, database_state_desc nvarchar(60)?, is_suspended bit?, suspend_reason tinyint?, suspend_reason_desc nvarchar(60)?",
                     rows.collect(),
                 )
             }

@@ -15,9 +15,6 @@ impl Translator<'_> {
     fn assignments(&mut self, update: &Update, object: &Object, database: &str) -> Result<Vec<(ColumnInfo, Typed)>, SqlError> {
         let mut list = Vec::new();
         for (name, e) in &update.set {
-            if name.starts_with('@') {
-                return Err(message::unsupported("Assigning variables in UPDATE"));
-            }
             let c = object.column(name).cloned().ok_or_else(|| message::invalid_column(name))?;
             if c.identity.is_some() {
                 return Err(message::error(8102, 16, format!("Cannot update identity column '{}'.", c.name)));

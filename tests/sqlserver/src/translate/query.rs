@@ -1,8 +1,8 @@
 //! SELECT: projection, grouping, set operations, ORDER BY, TOP and OFFSET.
 
 use sqlparser::ast::{
-    Distinct, Expr, GroupByExpr, LimitClause, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-    SetOperator, SetQuantifier, TopQuantity, With,
+    Distinct, Expr, GroupByExpr, Ident, LimitClause, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    SetExpr, SetOperator, SetQuantifier, TopQuantity, With,
 };
 use tds::{DataType, SqlError};
 
@@ -318,7 +318,7 @@ impl Translator<'_> {
         match item {
             SelectItem::UnnamedExpr(e) => {
                 let name = match e {
-                    Expr::Identifier(i) if !i.value.starts_with('@') && self.resolve(&[&i.value]).is_ok() => i.value.clone(),
+                    Expr::Identifier(i) if !is_variable(i) && self.resolve(&[&i.value]).is_ok() => i.value.clone(),
                     Expr::CompoundIdentifier(parts) => parts.last().map(|p| p.value.clone()).unwrap_or_default(),
                     _ => String::new(),
                 };
@@ -526,6 +526,11 @@ fn set_order(q: &Query, columns: &[SourceColumn]) -> Result<String, SqlError> {
     Ok(format!(" ORDER BY {}", parts.join(", ")))
 }
 
+/// A quoted name is a column's, whatever it begins with.
+fn is_variable(name: &Ident) -> bool {
+    name.quote_style.is_none() && name.value.starts_with('@')
+}
+
 /// The variables that a SELECT assigns, one for each item; empty if it answers rows.
 fn assigned(q: &Query) -> Vec<String> {
     let SetExpr::Select(select) = q.body.as_ref() else { return Vec::new() };
@@ -533,7 +538,7 @@ fn assigned(q: &Query) -> Vec<String> {
         .projection
         .iter()
         .filter_map(|item| match item {
-            SelectItem::ExprWithAlias { alias, .. } if alias.value.starts_with('@') => Some(alias.value.clone()),
+            SelectItem::ExprWithAlias { alias, .. } if is_variable(alias) => Some(alias.value.clone()),
             _ => None,
         })
         .collect()

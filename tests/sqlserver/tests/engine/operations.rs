@@ -55,13 +55,18 @@ async fn a_failover_loses_connections_and_jobs() {
     let running = captured().await;
     let mut old = sa(&running).await;
     assert_eq!(int(&mut old, "SELECT 1").await, 1);
-    let group = |primary| Some(Availability { group: "ag".into(), replica: "B".into(), primary });
+    let group = |primary| Some(Availability { group: "ag".into(), replica: "B".into(), primary, suspended: false });
     running.set_availability(group(true));
     assert_eq!(
         first(&running, "SELECT role_desc FROM sys.dm_hadr_availability_replica_states WHERE is_local = 1"),
         text("PRIMARY")
     );
     assert_eq!(first(&running, "SELECT sys.fn_hadr_is_primary_replica('shop')"), Value::Bit(true));
+    let state = "SELECT synchronization_state_desc + CAST(is_suspended AS char(1)) FROM sys.dm_hadr_database_replica_states WHERE database_id = DB_ID('shop')";
+    assert_eq!(first(&running, state), text("SYNCHRONIZED0"));
+    running.set_availability(group(true).map(|group| Availability { suspended: true, ..group }));
+    assert_eq!(first(&running, state), text("NOT SYNCHRONIZING1"));
+    running.set_availability(group(true));
     running.fail_over().unwrap();
     assert!(old.simple_query("SELECT 1").await.is_err() || old.simple_query("SELECT 1").await.is_err());
     assert_eq!(first(&running, "SELECT COUNT(*) FROM msdb.dbo.cdc_jobs"), Value::Int(0));
