@@ -45,6 +45,7 @@ pub(crate) struct Change {
 pub(crate) struct ChangeRef<'a> {
     pub(crate) table: TableId,
     pub(crate) kind: Kind,
+    pub(crate) commit_lsn: Lsn,
     pub(crate) before: Option<&'a [u8]>,
     pub(crate) after: Option<&'a [u8]>,
     /// Who has read it, if it is a row that was read again.
@@ -58,7 +59,8 @@ impl Change {
 
     fn borrow(&self) -> ChangeRef<'_> {
         let (before, after) = (self.image(self.before), self.image(self.after));
-        ChangeRef { table: usize::from(self.table), kind: self.kind, before, after, reader: reader(&self.position) }
+        let (table, commit_lsn) = (usize::from(self.table), self.position.commit_lsn);
+        ChangeRef { table, kind: self.kind, commit_lsn, before, after, reader: reader(&self.position) }
     }
 
     fn bytes(&self) -> usize {
@@ -101,7 +103,7 @@ fn spill_value(change: ChangeRef<'_>) -> Vec<u8> {
     out
 }
 
-fn read_spill_value(bytes: &[u8], table: u16, reader: Option<i32>) -> Option<ChangeRef<'_>> {
+fn read_spill_value<'a>(bytes: &'a [u8], position: &Position, table: u16) -> Option<ChangeRef<'a>> {
     let (kind, rest) = bytes.split_first()?;
     let kind = match kind {
         0 => Kind::Rows,
@@ -118,7 +120,8 @@ fn read_spill_value(bytes: &[u8], table: u16, reader: Option<i32>) -> Option<Cha
     };
     let (before, rest) = image(rest)?;
     let (after, _) = image(rest)?;
-    Some(ChangeRef { table: usize::from(table), kind, before, after, reader })
+    let (table, commit_lsn) = (usize::from(table), position.commit_lsn);
+    Some(ChangeRef { table, kind, commit_lsn, before, after, reader: reader(position) })
 }
 
 /// What a step takes.
@@ -263,7 +266,7 @@ impl Taken {
                     }
                     if due.holds(&position) && first(&position, table) {
                         each(
-                            read_spill_value(value, table, reader(&position))
+                            read_spill_value(value, &position, table)
                                 .ok_or_else(|| store.corrupt("spill: a change that cannot be read"))?,
                         )?;
                     }
@@ -297,11 +300,13 @@ mod tests {
 
         #[test]
         fn spill_values_round_trip(before: Option<Vec<u8>>, after: Option<Vec<u8>>, damage: Vec<u8>) {
-            let change = ChangeRef { table: 7, kind: Kind::Rows, before: before.as_deref(), after: after.as_deref(), reader: None };
+            let position = Position { operation: 2, ..Position::default() };
+            let (before, after) = (before.as_deref(), after.as_deref());
+            let change = ChangeRef { table: 7, kind: Kind::Rows, commit_lsn: Lsn::ZERO, before, after, reader: None };
             let value = spill_value(change);
-            let read = read_spill_value(&value, 7, None).unwrap();
-            prop_assert_eq!((read.kind, read.before, read.after), (Kind::Rows, before.as_deref(), after.as_deref()));
-            let _ = read_spill_value(&damage, 7, Some(1));
+            let read = read_spill_value(&value, &position, 7).unwrap();
+            prop_assert_eq!((read.kind, read.before, read.after), (Kind::Rows, before, after));
+            let _ = read_spill_value(&damage, &Position::default(), 7);
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::deliver::{self, NamedSink};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::handle::Shared;
+use crate::inputs::Behind;
+use crate::quiet::{LOOK_EVERY, Quiet};
 use crate::route::Routed;
 use crate::status::{JoinerPhase, SinkState, SinkStatus};
 use crate::{Config, metrics};
@@ -85,12 +87,15 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
     let progress_stream = Layout::progress_stream(&config.stream_prefix);
     let after = engine.positions().get(&progress_stream).cloned().unwrap_or_default();
     let (raw_in, raw) = mpsc::channel(2);
-    readers.spawn(read(provider, progress_stream, after, raw_in));
+    readers.spawn(read(provider.clone(), progress_stream, after, raw_in));
     readers.spawn(read_records(raw, records_in));
 
     let mut engine = Some(engine);
     let mut trim = tokio::time::interval(TRIM_EVERY);
     trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut quiet = Quiet::new();
     let mut waiting = 0;
     let mut inbox = Inbox::default();
     loop {
@@ -99,6 +104,13 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
             () = stop.cancelled() => break,
             ended = readers.join_next() => return Err(reader_ended(ended)),
             _ = trim.tick() => inbox.trim = Some(trim_bound(config, &shared)),
+            _ = look.tick(), if waiting > 0 => {
+                let waits_for = engine.as_mut().map(|engine| engine.core().waits_for()).unwrap_or_default();
+                inbox.ended = quiet.look(&*provider, waits_for).await;
+                if inbox.ended.is_empty() {
+                    continue;
+                }
+            }
             record = records.recv(), if waiting < WAITING_RECORDS => inbox.records.extend(record),
             _ = routed.recv_many(&mut inbox.batches, INBOX) => {}
         }
@@ -127,6 +139,8 @@ struct Inbox {
     batches: Vec<Routed>,
     records: Vec<Progress>,
     trim: Option<TrimBound>,
+    /// Shards that end before what the next record waits for.
+    ended: Vec<Behind>,
 }
 
 struct TrimBound {
@@ -142,6 +156,7 @@ fn work_off(engine: &mut Engine, inbox: Inbox) -> Result<(), Error> {
     for progress in inbox.records {
         engine.core().progress(progress)?;
     }
+    inbox.ended.iter().for_each(|ended| engine.core().ends_before(ended));
     engine.advance()?;
     if let Some(bound) = inbox.trim {
         engine.core().trim(bound.entries, bound.after_ms, bound.needed)?;

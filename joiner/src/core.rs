@@ -2,26 +2,24 @@
 //!
 //! # When a step may be taken
 //! A progress record says that everything up to its `to_lsn` was published, and where each shard stood then. Once every shard has been read up to there, the buffer holds every change up to
-//! `to_lsn`, whatever order shards were read in. The counts prove it (INV-6): fewer changes than were published are an error that stops the joiner.
-//!
-//! # Input positions
-//! A shard's stored position never passes a change that is not applied: of the batches read from it, in order, those whose changes all lie at or below the frontier are behind it. After a
-//! restart the rest are read again, and what the frontier covers is dropped as a duplicate. Snapshot rows are written when they are read, with the position behind them.
+//! `to_lsn`, whatever order shards were read in. The counts prove it (INV-6, [`crate::accounting`]).
 //!
 //! # Epochs (INV-1)
 //! Records of an importer that has been replaced (a lower epoch) are refused. What it may still publish as events does no harm: they are the same changes with the same identities.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
+use schemas::Lsn;
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, StreamName};
-use schemas::{Lsn, TableName};
 
+use crate::accounting::{Books, Miscount, Tick};
 use crate::buffer::{Buffer, Due};
 use crate::catalog::Catalog;
 use crate::error::Error;
-use crate::reread::{self, Covered, Rereads};
+use crate::inputs::{Behind, Inputs, Stretches};
+use crate::reread::{self, Rereads};
 use crate::route::{DeadLetter, Routed, SnapshotRows};
 use crate::state::cache::RowCache;
 use crate::state::meta::{Stage, Standing};
@@ -42,28 +40,6 @@ pub(crate) struct Limits {
     pub(crate) row_cache_bytes: usize,
 }
 
-/// A batch that is not behind its shard's stored position yet.
-#[derive(Debug)]
-struct Received {
-    last: SequenceNumber,
-    /// The greatest commit LSN among its changes.
-    greatest: Lsn,
-    /// The number of the last row that was read again up to its end.
-    rows: u64,
-}
-
-/// How far a shard has been read, and the batches that are not behind its stored position yet.
-#[derive(Debug, Default)]
-struct Shard {
-    /// The shard's number, in the order in which they were first read.
-    number: u16,
-    read: Option<SequenceNumber>,
-    batches: VecDeque<Received>,
-    /// Counts the rows that were read again, and names those that no record has covered: where they stood, and their number.
-    rows: u64,
-    uncovered: VecDeque<(SequenceNumber, u64)>,
-}
-
 /// A progress record and where it stood.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
@@ -74,14 +50,12 @@ pub(crate) struct Progress {
 }
 
 pub(crate) struct Core {
-    store: Arc<Store>,
-    catalog: Arc<Catalog>,
     tools: step::Tools,
     source: String,
     standing: Standing,
     buffer: Buffer,
-    shards: HashMap<(StreamName, ShardId), Shard>,
-    streams: Vec<StreamName>,
+    inputs: Inputs,
+    books: Books,
     records: VecDeque<Progress>,
     /// Whether changes came that no snapshot goes before.
     headless: bool,
@@ -90,7 +64,7 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// `streams`: the event streams that are read.
+    /// `streams`: by table, the stream that it comes in.
     pub(crate) fn new(
         store: Arc<Store>,
         catalog: Arc<Catalog>,
@@ -100,22 +74,21 @@ impl Core {
     ) -> Result<Self, Error> {
         let standing = store.standing()?;
         let buffer = Buffer::new(store.clone(), limits.buffer_bytes);
+        let inputs = Inputs::new(streams.iter().cloned().collect());
+        let tables = catalog.tables.iter().map(|table| table.schema.name.clone());
+        let books = Books { tables: tables.zip(streams).collect() };
         let Limits { row_cache_bytes, chunk, share, .. } = limits;
-        let cache = RowCache::new(row_cache_bytes);
-        let tools = step::Tools { store: store.clone(), catalog: catalog.clone(), cache, chunk, share };
-        let report = Report::default();
+        let tools = step::Tools { store, catalog, cache: RowCache::new(row_cache_bytes), chunk, share };
         Ok(Self {
-            store,
-            catalog,
             tools,
             source: source.to_owned(),
             standing,
             buffer,
-            shards: HashMap::new(),
-            streams,
+            inputs,
+            books,
             records: VecDeque::new(),
             headless: false,
-            report,
+            report: Report::default(),
         })
     }
 
@@ -155,7 +128,7 @@ impl Core {
 
     fn count(&mut self, table: usize, received: u64, applied: u64, dead: u64) {
         if received + applied + dead > 0 {
-            let counts = self.standing.tables.entry(self.catalog.tables[table].schema.name.to_string()).or_default();
+            let counts = self.standing.tables.entry(self.tools.catalog.tables[table].schema.name.to_string()).or_default();
             counts.received += received;
             counts.applied += applied;
             counts.dead_lettered += dead;
@@ -164,35 +137,16 @@ impl Core {
 
     /// Takes in a batch.
     pub(crate) fn events(&mut self, routed: Routed) -> Result<(), Error> {
-        let Routed { stream, shard, last, greatest, received, changes, rereads, snapshots, dead, unknown } = routed;
+        let Routed { arrived, received, snapshots, dead, unknown } = routed;
         for (table, count) in received.into_iter().enumerate() {
             self.count(table, count, 0, 0);
         }
-        self.standing.unknown += unknown;
-        self.standing.unknown_lately += unknown;
-        self.dead_letters(&dead)?;
-        let frontier = self.standing.frontier;
-        let covered = self.standing.covered.get(&stream).and_then(|shards| shards.get(&shard)).cloned();
-        let number = self.shards.len() as u16;
-        let entry = self.shards.entry((stream, shard)).or_insert_with(|| Shard { number, ..Shard::default() });
-        let mut rereads = rereads.into_iter();
-        let mut live = Vec::with_capacity(changes.len());
-        for mut change in changes {
-            let Some(reader) = reread::reader(&change.position) else {
-                live.extend((change.position.commit_lsn > frontier).then_some(change));
-                continue;
-            };
-            if let Some(sequence) =
-                rereads.next().filter(|sequence| covered.as_ref().is_none_or(|covered| sequence > covered))
-            {
-                entry.rows += 1;
-                entry.uncovered.push_back((sequence, entry.rows));
-                change.position = reread::position(entry.number, entry.rows, reader);
-                live.push(change);
-            }
+        self.standing.unknown += unknown.len() as u64;
+        for sequence in unknown {
+            self.standing.unknown_read.add(&arrived.stream, &arrived.shard, sequence);
         }
-        entry.read = Some(last.clone());
-        entry.batches.push_back(Received { last, greatest, rows: entry.rows });
+        self.dead_letters(&dead)?;
+        let live = self.inputs.take_in(arrived, &self.standing);
         self.buffer.push(live)?;
         let count = snapshots.len();
         for (nth, rows) in snapshots.into_iter().enumerate() {
@@ -210,7 +164,7 @@ impl Core {
         let mut batch = WriteBatch::default();
         for letter in dead {
             let place = format!("event/{}/{}/{:0>60}", letter.stream, letter.shard, letter.sequence);
-            if self.store.get(Family::Meta, format!("{}{place}", crate::state::DEAD).as_bytes())?.is_none() {
+            if self.tools.store.get(Family::Meta, format!("{}{place}", crate::state::DEAD).as_bytes())?.is_none() {
                 self.standing.dead_letters += 1;
                 tracing::warn!(
                     stream = letter.stream,
@@ -220,31 +174,15 @@ impl Core {
                     "event dead-lettered"
                 );
             }
-            self.store.put_dead_letter(&mut batch, &place, &serde_json::json!(letter))?;
+            self.tools.store.put_dead_letter(&mut batch, &place, &serde_json::json!(letter))?;
         }
-        self.store.put_standing(&mut batch, &self.standing)?;
+        self.tools.store.put_standing(&mut batch, &self.standing)?;
         self.write(batch)
     }
 
     /// Writes with the log, except while snapshot rows are written without it: a standing in the log would outlive rows that are not.
     fn write(&self, batch: WriteBatch) -> Result<(), Error> {
-        self.store.write(batch, !matches!(self.standing.stage, Stage::Snapshot { .. }))
-    }
-
-    /// Moves the stored positions as far as they may go.
-    fn move_positions(&mut self) {
-        let frontier = self.standing.frontier;
-        for ((stream, shard), state) in &mut self.shards {
-            let mut to = None;
-            let uncovered = state.uncovered.front().map_or(u64::MAX, |(_, row)| *row);
-            let behind = |batch: &&Received| batch.greatest <= frontier && batch.rows < uncovered;
-            while state.batches.front().is_some_and(|batch| behind(&batch)) {
-                to = state.batches.pop_front().map(|batch| batch.last);
-            }
-            if let Some(to) = to {
-                self.standing.positions.entry(stream.clone()).or_default().insert(shard.clone(), to);
-            }
-        }
+        self.tools.store.write(batch, !matches!(self.standing.stage, Stage::Snapshot { .. }))
     }
 
     /// Puts rows of a snapshot into the state. Rows of a later snapshot than the one that the state stands on begin a new load; rows of an earlier one, or of one that is complete, are left out.
@@ -259,15 +197,15 @@ impl Core {
         for (table, (received, dead)) in rows.received.iter().zip(&rows.dead).enumerate() {
             self.count(table, *received, received - dead, *dead);
             if *received > 0 {
-                self.standing.snapshot.entry(self.catalog.tables[table].schema.name.to_string()).or_default().1 += received;
+                self.standing.snapshot.entry(self.tools.catalog.tables[table].schema.name.to_string()).or_default().1 += received;
             }
         }
         let mut puts = rows.puts;
         if last {
-            self.move_positions();
+            self.inputs.move_positions(&mut self.standing);
         }
-        self.store.put_standing(&mut puts, &self.standing)?;
-        self.store.write(puts, false)
+        self.tools.store.put_standing(&mut puts, &self.standing)?;
+        self.tools.store.write(puts, false)
     }
 
     /// Empties the state for a new snapshot. Sinks are loaded again when it is complete, and subscribers are told that the outbox was trimmed: one number is passed over, so that a reader who had everything is behind
@@ -275,7 +213,7 @@ impl Core {
     fn begin_load(&mut self, start_lsn: Lsn) -> Result<(), Error> {
         let mut batch = WriteBatch::default();
         for family in [Family::Rows, Family::Links, Family::Pending, Family::Seen, Family::Outbox] {
-            self.store.clear_in(&mut batch, family)?;
+            self.tools.store.clear_in(&mut batch, family)?;
         }
         let standing = &mut self.standing;
         standing.head = standing.pending.take().map_or(standing.head, |pending| pending.tail);
@@ -288,15 +226,16 @@ impl Core {
         standing.snapshot.clear();
         standing.rereads = Rereads::default();
         // Those read since the last record may be rows of this very snapshot.
-        standing.unknown = standing.unknown_lately;
+        standing.unknown = standing.unknown_read.count();
+        standing.unknown_read.anywhere = 0;
         standing.stage = Stage::Snapshot { start_lsn };
         standing.frontier = start_lsn;
-        self.store.put_standing(&mut batch, standing)?;
-        self.store.write(batch, true)?;
+        self.tools.store.put_standing(&mut batch, standing)?;
+        self.tools.store.write(batch, true)?;
         self.tools.cache.clear();
         self.headless = false;
         self.buffer.forget(&Due::changes(start_lsn))?;
-        self.store.flush()
+        self.tools.store.flush()
     }
 
     /// Takes in a progress record.
@@ -309,14 +248,22 @@ impl Core {
     }
 
     fn is_read(&self, record: &ProgressRecord) -> bool {
-        let ours = record.positions.iter().filter(|(stream, _)| self.streams.contains(stream));
-        ours.flat_map(|(stream, shards)| shards.iter().map(move |(shard, sequence)| (stream, shard, sequence))).all(
-            |(stream, shard, sequence)| {
-                let read = self.shards.get(&(stream.clone(), shard.clone())).and_then(|shard| shard.read.as_ref());
-                let stored = || self.standing.positions.get(stream).and_then(|shards| shards.get(shard));
-                read.or_else(stored).is_some_and(|read| read >= sequence)
-            },
-        )
+        self.inputs.behind(record, &self.standing.positions).next().is_none()
+    }
+
+    /// The shards that the next record waits for.
+    pub(crate) fn waits_for(&self) -> Vec<Behind> {
+        let next = self.records.front().into_iter();
+        next.flat_map(|next| self.inputs.behind(&next.record, &self.standing.positions)).collect()
+    }
+
+    /// Takes note that a shard ends before a number that a record names: the counts tell whether anything is missing.
+    pub(crate) fn ends_before(&mut self, behind: &Behind) {
+        tracing::warn!(
+            stream = %behind.stream, shard = %behind.shard, named = %behind.named, read = ?behind.read,
+            "the shard ends before a record that a progress record names"
+        );
+        self.inputs.ends_before(behind);
     }
 
     /// Does what can be done now. Answers whether the frontier, or the stage, has moved.
@@ -387,13 +334,15 @@ impl Core {
         }
         // Only now: what begins the load is written by itself, and after a crash behind it the record has to be read again.
         self.passed(progress);
-        self.cover(record);
-        self.buffer.forget(&Due { to: Lsn::ZERO, covered: self.covered() })?;
+        let stretches = self.inputs.cover(record, &mut self.standing);
+        if stretches.rows > 0 {
+            self.buffer.forget(&Due { to: Lsn::ZERO, covered: self.inputs.covered() })?;
+        }
         if self.standing.stage != (Stage::Snapshot { start_lsn }) {
             // Of a snapshot that is complete already, or of an older one.
             return Ok(false);
         }
-        self.check_snapshot(record)?;
+        self.check_snapshot(record, stretches)?;
         if let Phase::SnapshotComplete { consistent_from } = record.phase {
             self.standing.stage = if consistent_from <= self.standing.frontier {
                 Stage::Live { start_lsn }
@@ -403,11 +352,11 @@ impl Core {
             self.standing.commit_time_ms = record.commit_time_ms;
             self.settle_head();
             // What was written without the log has to be there before anything is written with it that relies on it.
-            self.store.flush()?;
+            self.tools.store.flush()?;
         }
         let mut batch = WriteBatch::default();
-        self.move_positions();
-        self.store.put_standing(&mut batch, &self.standing)?;
+        self.inputs.move_positions(&mut self.standing);
+        self.tools.store.put_standing(&mut batch, &self.standing)?;
         self.write(batch)?;
         Ok(true)
     }
@@ -420,31 +369,22 @@ impl Core {
     }
 
     /// INV-6 for snapshot rows: over the whole load, because a record may speak of rows that were read before a restart.
-    fn check_snapshot(&mut self, record: &ProgressRecord) -> Result<(), Error> {
-        for (table, count) in &record.counts {
-            if self.catalog.table(table).is_none() {
-                continue;
-            }
-            let (published, received) = self.standing.snapshot.entry(table.to_string()).or_default();
+    fn check_snapshot(&mut self, record: &ProgressRecord, stretches: Stretches) -> Result<(), Error> {
+        let tick = Tick::new(record, record.from_lsn, stretches);
+        let mut miscounts = Vec::new();
+        for (name, count) in &record.counts {
+            let Some(table) = self.tools.catalog.table(name) else { continue };
+            let (published, received) = self.standing.snapshot.entry(name.to_string()).or_default();
             *published += count;
-            if *received + self.standing.unknown < *published {
-                let (published, received) = (*published, *received);
-                return Err(Error::Missing {
-                    table: table.clone(),
-                    from: record.from_lsn,
-                    to: record.to_lsn,
-                    published,
-                    received,
-                });
-            }
+            miscounts.extend(self.books.rows(&tick, table, *published, *received, self.standing.unknown));
         }
-        Ok(())
+        Error::unless_complete(miscounts)
     }
 
     /// A run of tail records: one step. Answers whether the frontier moved.
     fn tail(&mut self, run: &[Progress]) -> Result<bool, Error> {
-        let mut published: BTreeMap<TableName, u64> = BTreeMap::new();
-        let (from, mut exact) = (self.standing.frontier, true);
+        let mut ticks: Vec<Tick> = Vec::new();
+        let (from, mut rows) = (self.standing.frontier, 0);
         let (mut to, mut commit_time_ms) = (from, self.standing.commit_time_ms);
         let (mut passed_over, mut rereading) = (None, false);
         for progress in run {
@@ -453,7 +393,8 @@ impl Core {
             if self.is_fenced(record) {
                 continue;
             }
-            self.cover(record);
+            let stretches = self.inputs.cover(record, &mut self.standing);
+            rows += stretches.rows;
             if record.to_lsn <= to && record.rereads.is_empty() {
                 continue;
             }
@@ -468,12 +409,15 @@ impl Core {
                 Stage::CatchUp { .. } | Stage::Live { .. } => {}
             }
             if record.from_lsn > to {
-                return Err(Error::Gap { frontier: to, from: record.from_lsn });
+                return Err(Error::Gap {
+                    frontier: to,
+                    from: record.from_lsn,
+                    stream: progress.stream.clone(),
+                    shard: progress.shard.clone(),
+                    sequence: progress.sequence.clone(),
+                });
             }
-            exact &= record.from_lsn == to;
-            for (table, count) in &record.counts {
-                *published.entry(table.clone()).or_default() += count;
-            }
+            ticks.push(Tick::new(record, to, stretches));
             if !record.rereads.is_empty() || !self.standing.rereads.is_empty() {
                 self.follow_rereads(record)?;
                 rereading = true;
@@ -492,25 +436,25 @@ impl Core {
             }
             self.buffer.forget(&Due::changes(passed_over))?;
         }
-        let due = Due { to, covered: self.covered() };
+        let due = Due { to, covered: self.inputs.covered() };
         if to == from && !rereading {
-            self.buffer.forget(&Due { to: Lsn::ZERO, ..due })?;
+            if rows > 0 {
+                // Of rereads that no record speaks of.
+                self.buffer.forget(&Due { to: Lsn::ZERO, ..due })?;
+            }
             return Ok(false);
         }
         let taken = self.buffer.take(&due)?;
-        let mut applied = step::apply(&self.tools, &taken, self.standing.rereads.readers(&self.catalog))?;
-        self.standing.rereads.count(&self.catalog, &applied.report.reread, self.standing.unknown, to)?;
-        if exact {
-            self.check_tail(&published, &applied.report, from, to)?;
-        }
+        let ends: Vec<Lsn> = ticks.iter().map(|tick| tick.to).collect();
+        let mut applied = step::apply(&self.tools, &taken, self.standing.rereads.readers(&self.tools.catalog), &ends)?;
+        self.check_tail(&ticks, &applied.report)?;
         self.standing.frontier = to;
         self.standing.commit_time_ms = commit_time_ms;
-        for table in 0..self.catalog.tables.len() {
+        for table in 0..self.tools.catalog.tables.len() {
             self.count(table, 0, applied.report.applied[table], applied.report.dead[table]);
         }
-        self.standing.unknown_lately = 0;
-        self.move_positions();
-        let remembered = self.standing.rereads.remembered(&self.catalog);
+        self.inputs.move_positions(&mut self.standing);
+        let remembered = self.standing.rereads.remembered(&self.tools.catalog);
         let hold = self.standing.rereads.hold(to);
         if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage {
             if to >= consistent_from && !hold {
@@ -529,51 +473,24 @@ impl Core {
         Ok(true)
     }
 
-    /// Rows that were read again and that a record says had been published by then are covered: this record, or none, puts them into the state.
-    fn cover(&mut self, record: &ProgressRecord) {
-        for (stream, shards) in record.positions.iter().filter(|(stream, _)| self.streams.contains(stream)) {
-            for (shard, sequence) in shards {
-                if let Some(shard) = self.shards.get_mut(&(stream.clone(), shard.clone())) {
-                    while shard.uncovered.front().is_some_and(|(row, _)| row <= sequence) {
-                        shard.uncovered.pop_front();
-                    }
-                }
-                let covered = self.standing.covered.entry(stream.clone()).or_default();
-                // A restarted importer may know of less than its predecessor said.
-                if covered.get(shard).is_none_or(|before| before < sequence) {
-                    covered.insert(shard.clone(), sequence.clone());
-                }
-            }
-        }
-    }
-
-    /// The rows that have been covered.
-    fn covered(&self) -> Covered {
-        let mut covered = vec![0; self.shards.len()];
-        for shard in self.shards.values() {
-            covered[usize::from(shard.number)] = shard.uncovered.front().map_or(shard.rows, |(_, row)| row - 1);
-        }
-        Covered(covered)
-    }
-
     /// Takes in what a record tells of tables that are read again.
     fn follow_rereads(&mut self, record: &ProgressRecord) -> Result<(), Error> {
-        let begun = self.standing.rereads.follow(&self.catalog, record, self.standing.frontier)?;
+        let begun = self.standing.rereads.follow(&self.tools.catalog, record, self.standing.frontier)?;
         let mut batch = WriteBatch::default();
         for table in begun {
-            tracing::info!(table = %self.catalog.tables[table].schema.name, "a table is read again");
-            reread::forget(&self.store, &self.catalog, table, &mut batch)?;
+            tracing::info!(table = %self.tools.catalog.tables[table].schema.name, "a table is read again");
+            reread::forget(&self.tools.store, &self.tools.catalog, table, &mut batch)?;
         }
         // The standing is written with the step's rows; until then, places remembered of an older generation are of no use.
-        self.store.write(batch, true)
+        self.tools.store.write(batch, true)
     }
 
     /// Ends rereads that have been passed, and assembles what waits for it, unless something still holds it up.
     fn settle(&mut self, report: &mut Report) -> Result<(), Error> {
-        while let Some((table, whole)) = self.standing.rereads.ended(&self.catalog, self.standing.frontier) {
+        while let Some((table, whole)) = self.standing.rereads.ended(&self.tools.catalog, self.standing.frontier) {
             if whole {
-                let store = self.store.clone();
-                let mut sweep = reread::Sweep::new(&store, &self.catalog, table);
+                let store = self.tools.store.clone();
+                let mut sweep = reread::Sweep::new(&store, &self.tools.catalog, table);
                 loop {
                     let vanished = sweep.next()?;
                     if vanished.is_empty() {
@@ -583,8 +500,8 @@ impl Core {
                 }
             }
             let mut batch = WriteBatch::default();
-            reread::forget(&self.store, &self.catalog, table, &mut batch)?;
-            self.standing.rereads.complete(&self.catalog, table);
+            reread::forget(&self.tools.store, &self.tools.catalog, table, &mut batch)?;
+            self.standing.rereads.complete(&self.tools.catalog, table);
             if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage
                 && self.standing.frontier >= consistent_from
                 && !self.standing.rereads.hold(self.standing.frontier)
@@ -594,8 +511,8 @@ impl Core {
             if self.standing.pending.is_none() && self.standing.is_consistent() {
                 self.settle_head();
             }
-            self.store.put_standing(&mut batch, &self.standing)?;
-            self.store.write(batch, true)?;
+            self.tools.store.put_standing(&mut batch, &self.standing)?;
+            self.tools.store.write(batch, true)?;
         }
         if self.standing.is_consistent() {
             while step::drain(&self.tools, &mut self.standing, report)? {}
@@ -603,17 +520,27 @@ impl Core {
         Ok(())
     }
 
-    /// INV-6 for the tail, for records that cover exactly what lies between the frontiers. A record of a restarted importer may begin below the frontier; its counts then include what was applied, and
-    /// proved, before, and cannot be told apart.
-    fn check_tail(&self, published: &BTreeMap<TableName, u64>, report: &Report, from: Lsn, to: Lsn) -> Result<(), Error> {
-        for (table, &published) in published {
-            let Some(id) = self.catalog.table(table) else { continue };
-            let received = report.applied[id] + report.dead[id];
-            if received + self.standing.unknown < published {
-                return Err(Error::Missing { table: table.clone(), from, to, published, received });
+    /// INV-6 for the tail. What is too many is told, what is missing stops the joiner.
+    fn check_tail(&mut self, ticks: &[Tick], report: &Report) -> Result<(), Error> {
+        let tables = self.tools.catalog.tables.len();
+        let anywhere = self.standing.unknown_read.anywhere;
+        let mut miscounts = Vec::new();
+        for (tick, received) in ticks.iter().zip(report.received.chunks(tables.max(1))) {
+            miscounts.extend(self.books.check(tick, received, anywhere));
+        }
+        if let Some(tick) = ticks.last() {
+            for (table, published, received) in self.standing.rereads.count(&self.tools.catalog, &report.reread) {
+                miscounts.extend(self.books.rows(tick, table, published, received, self.standing.unknown));
             }
         }
-        Ok(())
+        let (missing, surplus): (Vec<_>, Vec<_>) = miscounts.into_iter().partition(Miscount::is_missing);
+        for miscount in &surplus {
+            tracing::warn!(%miscount, "more events than the importer published: is the stream written by something else?");
+            let table = self.standing.tables.entry(miscount.table.to_string()).or_default();
+            table.surplus += miscount.received - miscount.published;
+        }
+        self.report.surplus.extend(surplus);
+        Error::unless_complete(missing)
     }
 
     /// Drops outbox entries that are older than `keep_after_ms`, or more than `keep_entries` behind, and that every sink has (`needed`: the least sequence number that
@@ -623,7 +550,7 @@ impl Core {
         let bound = needed.min(standing.head + 1);
         let mut oldest = standing.oldest.max((standing.head + 1).saturating_sub(keep_entries)).min(bound);
         for _ in 0..10_000 {
-            if oldest >= bound || outbox::commit_time_ms(&self.store, oldest)?.is_some_and(|time| time >= keep_after_ms) {
+            if oldest >= bound || outbox::commit_time_ms(&self.tools.store, oldest)?.is_some_and(|time| time >= keep_after_ms) {
                 break;
             }
             oldest += 1;
@@ -631,8 +558,8 @@ impl Core {
         if oldest > self.standing.oldest {
             self.standing.oldest = oldest;
             let mut batch = WriteBatch::default();
-            outbox::trim(&self.store, &mut batch, oldest)?;
-            self.store.put_standing(&mut batch, &self.standing)?;
+            outbox::trim(&self.tools.store, &mut batch, oldest)?;
+            self.tools.store.put_standing(&mut batch, &self.standing)?;
             self.write(batch)?;
         }
         Ok(())

@@ -38,8 +38,9 @@ impl Engine {
         let catalog = Arc::new(Catalog::new(&config.plans)?);
         let incarnation = meta::claim(&config.state_dir, &config.source, &catalog.fingerprint)?;
         let store = Store::open(&config.state_dir, incarnation, config.memory)?;
-        let streams: BTreeSet<StreamName> =
+        let by_table: Vec<StreamName> =
             catalog.tables.iter().map(|table| config.layout.stream(&config.stream_prefix, &table.schema.name)).collect();
+        let streams: BTreeSet<StreamName> = by_table.iter().cloned().collect();
         let streams: Vec<StreamName> = streams.into_iter().collect();
         let limits = Limits {
             buffer_bytes: config.buffer_bytes,
@@ -47,7 +48,7 @@ impl Engine {
             share: Share { threads: config.threads.max(1), bytes: config.chunk_bytes.max(1) },
             row_cache_bytes: config.memory.row_cache_bytes,
         };
-        let mut core = Core::new(store.clone(), catalog.clone(), &config.source, streams.clone(), limits)?;
+        let mut core = Core::new(store.clone(), catalog.clone(), &config.source, by_table, limits)?;
         core.resume()?;
         let shared = Shared::new(store, catalog, config.schemas.clone())?;
         Ok(Self { shared, core, streams })
@@ -116,6 +117,11 @@ impl Engine {
     pub fn advance(&mut self) -> Result<bool, Error> {
         let started = Instant::now();
         let advanced = self.core.advance();
+        let missing = if let Err(Error::Missing { miscounts }) = &advanced { miscounts.as_slice() } else { &[] };
+        for miscount in std::mem::take(&mut self.core.report.surplus).iter().chain(missing) {
+            crate::metrics::miscount(miscount);
+            self.shared.with_status(|status| status.miscounted(miscount));
+        }
         let moved = self.published(advanced)?;
         self.shared.publish(self.core.standing());
         let warning = self.core.warning();

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemas::progress::{SequenceNumber, ShardId, StreamName};
 use schemas::{ErrorClass, Lsn, TableName};
 
+use crate::accounting::{Miscount, listed};
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{path} holds files, but no joiner state: nothing was touched. Name an empty directory, or the one that the joiner has used", path = .path.display())]
@@ -40,7 +42,9 @@ pub enum Error {
         "stream {stream}, record {sequence}: not a progress record: {what}. Is this stream written by something else than the importer?"
     )]
     ProgressRecord { stream: StreamName, sequence: SequenceNumber, what: String },
-    #[error("stream {stream}, shard {shard}, record {sequence}: {error}. Then start again: reading goes on with this record, nothing is lost")]
+    #[error(
+        "stream {stream}, shard {shard}, record {sequence}: {error}. Then start again: reading goes on with this record, nothing is lost"
+    )]
     UnknownSchema { stream: StreamName, shard: ShardId, sequence: SequenceNumber, error: schemas::parse::ParseError },
     #[error("looking for schemas: {0}")]
     Schemas(#[from] schemas::encoding::SchemaError),
@@ -49,15 +53,15 @@ pub enum Error {
     )]
     StreamOfOtherSource { found: String, expected: String },
     #[error(
-        "changes are missing: the stream goes on at {from}, everything up to {frontier} has been applied, and nothing tells of what is between (INV-6). Take a new \
-         snapshot with the importer"
+        "changes are missing (INV-6): record {sequence} of the progress stream {stream} (shard {shard}) goes on at {from}, everything up to {frontier} has been applied, and nothing tells of what is \
+         between. Name an empty state directory, and take a new snapshot with the importer"
     )]
-    Gap { frontier: Lsn, from: Lsn },
+    Gap { frontier: Lsn, from: Lsn, stream: StreamName, shard: ShardId, sequence: SequenceNumber },
     #[error(
-        "changes are missing (INV-6): the importer published {published} events of {table} in ({from}, {to}], {received} have been received. Do not rely on the \
-         entities of this table; take a new snapshot with the importer, and report this"
+        "changes are missing (INV-6): {}. Nothing from there on has been applied. Name an empty state directory, take a new snapshot with the importer, and find out who removed them",
+        listed(.miscounts)
     )]
-    Missing { table: TableName, from: Lsn, to: Lsn, published: u64, received: u64 },
+    Missing { miscounts: Vec<Miscount> },
     #[error(
         "{table} was being read again, and the progress stream no longer speaks of it: its rows are of different ages. Start the importer with the data directory that it had, or take a new snapshot with the importer"
     )]
@@ -71,6 +75,10 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn unless_complete(miscounts: Vec<Miscount>) -> Result<(), Self> {
+        if miscounts.is_empty() { Ok(()) } else { Err(Self::Missing { miscounts }) }
+    }
+
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Stream(error) => error.class(),

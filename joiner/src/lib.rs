@@ -3,7 +3,7 @@
 //! What comes out is always the join of the source as it stood at one commit LSN (INV-4). The pieces, from the outside in:
 //! - [`Joiner`] runs everything: `consume` reads the streams, `deliver` writes the sinks; [`Handle`] lets others look in.
 //! - [`Engine`] is the joiner without tasks: `core` decides what may be applied, `step` applies and assembles, `scan` assembles everything.
-//! - `route` turns records into what the core works on, `buffer` keeps changes until they are complete, `catalog` is the entity definitions compiled.
+//! - `route` turns records into what the core works on, `inputs` knows how far each shard has been read, `buffer` keeps changes until they are complete, `accounting` holds them against what was published, `catalog` is the entity definitions compiled.
 //! - `state` is what is on the disk; `assemble` makes documents of it.
 
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use schemas::plan::Plan;
 use streams::{Layout, Provider};
 use tokio_util::sync::CancellationToken;
 
+mod accounting;
 mod assemble;
 mod buffer;
 mod catalog;
@@ -24,7 +25,9 @@ pub mod deliver;
 mod engine;
 mod error;
 mod handle;
+mod inputs;
 pub mod metrics;
+mod quiet;
 mod reread;
 mod route;
 mod scan;
@@ -32,10 +35,12 @@ mod state;
 mod status;
 mod step;
 
+pub use accounting::Miscount;
 pub use deliver::{NamedSink, NullSink};
 pub use engine::Engine;
 pub use error::Error;
 pub use handle::{Handle, Head, Outbox, Page};
+pub use inputs::Place;
 pub use route::DeadLetter;
 pub use state::Memory;
 pub use state::meta::TableCounts;

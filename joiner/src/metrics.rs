@@ -2,12 +2,15 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use crate::accounting::Miscount;
 use crate::status::Status;
 use crate::step::Report;
 
 const RECEIVED: &str = "tributary_joiner_events_received_total";
 const APPLIED: &str = "tributary_joiner_events_applied_total";
 const DEAD_LETTERS: &str = "tributary_joiner_dead_letters";
+const MISSING: &str = "tributary_joiner_events_missing_total";
+const SURPLUS: &str = "tributary_joiner_events_surplus_total";
 const ASSEMBLED: &str = "tributary_joiner_entities_assembled_total";
 const CHANGED: &str = "tributary_joiner_entities_changed_total";
 const STEP_SECONDS: &str = "tributary_joiner_step_seconds";
@@ -26,6 +29,8 @@ pub fn describe() {
     describe_counter!(RECEIVED, Unit::Count, "Events read from the streams, repeats included, by table");
     describe_counter!(APPLIED, Unit::Count, "Events put into the state, by table");
     describe_gauge!(DEAD_LETTERS, Unit::Count, "Events and entity changes that were set aside and are kept");
+    describe_counter!(MISSING, Unit::Count, "Events that the importer published and that were not there to be read, by table");
+    describe_counter!(SURPLUS, Unit::Count, "Events read beyond those that the importer says it published, by table");
     describe_counter!(ASSEMBLED, Unit::Count, "Documents assembled because a change may have touched them");
     describe_counter!(CHANGED, Unit::Count, "Documents that differed from the last one and went to the outbox");
     describe_histogram!(STEP_SECONDS, Unit::Seconds, "Time to take in what was read and to apply what was complete");
@@ -44,6 +49,13 @@ pub(crate) fn step(seconds: f64, report: &mut Report) {
     histogram!(STEP_SECONDS).record(seconds);
     counter!(ASSEMBLED).increment(std::mem::take(&mut report.assembled));
     counter!(CHANGED).increment(std::mem::take(&mut report.changed));
+}
+
+/// Reports what was missing, or too many.
+pub(crate) fn miscount(miscount: &Miscount) {
+    let Miscount { published, received, table, .. } = miscount;
+    let name = if miscount.is_missing() { MISSING } else { SURPLUS };
+    counter!(name, "table" => table.to_string()).increment(published.abs_diff(*received));
 }
 
 pub(crate) fn status(status: &Status, buffered_bytes: usize) {

@@ -13,13 +13,14 @@ use rocksdb::WriteBatch;
 use schemas::encoding::{Opener, Registry, to_json};
 use schemas::event::Op;
 use schemas::parse::{Head, ParseError, RowBuffer, RowView};
-use schemas::progress::{SequenceNumber, ShardId, StreamName};
+use schemas::progress::SequenceNumber;
 use schemas::{Lsn, TableName};
 use streams::Batch;
 
 use crate::buffer::{Change, Kind};
 use crate::catalog::{Catalog, Table, TableId};
 use crate::error::Error;
+use crate::inputs::Arrived;
 use crate::reread;
 use crate::state::row::{self, Row, Spans};
 use crate::state::view::{family, place};
@@ -28,20 +29,13 @@ use crate::state::{Store, key};
 /// What was in a batch.
 #[derive(Debug)]
 pub(crate) struct Routed {
-    pub(crate) stream: StreamName,
-    pub(crate) shard: ShardId,
-    pub(crate) last: SequenceNumber,
-    /// The greatest commit LSN among `changes`; zero when there are none.
-    pub(crate) greatest: Lsn,
+    pub(crate) arrived: Arrived,
     /// By table: change events, repeats included.
     pub(crate) received: Vec<u64>,
-    pub(crate) changes: Vec<Change>,
-    /// Where the rows among `changes` stood that were read again, one after another.
-    pub(crate) rereads: Vec<SequenceNumber>,
     pub(crate) snapshots: Vec<SnapshotRows>,
     pub(crate) dead: Vec<DeadLetter>,
-    /// Dead letters of which not even the table is known.
-    pub(crate) unknown: u64,
+    /// Where dead letters stood of which not even the table is known.
+    pub(crate) unknown: Vec<SequenceNumber>,
 }
 
 /// Rows of one snapshot, ready to be written.
@@ -113,7 +107,6 @@ pub(crate) fn route(
     batch: &Batch,
 ) -> Result<Routed, Error> {
     let tables = catalog.tables.len();
-    let last = batch.records.last().map_or(SequenceNumber::from(0), |(sequence, _)| sequence.clone());
     let mut router = Router {
         store,
         catalog,
@@ -126,16 +119,11 @@ pub(crate) fn route(
         value: Vec::new(),
         empty: Arc::default(),
         out: Routed {
-            stream: batch.stream.clone(),
-            shard: batch.shard.clone(),
-            last,
-            greatest: Lsn::ZERO,
+            arrived: Arrived::of(batch),
             received: vec![0; tables],
-            changes: Vec::new(),
-            rereads: Vec::new(),
             snapshots: Vec::new(),
             dead: Vec::new(),
-            unknown: 0,
+            unknown: Vec::new(),
         },
     };
     let (mut opener, mut rows) = (Opener::new(registry), RowBuffer::default());
@@ -145,8 +133,8 @@ pub(crate) fn route(
     }
     let arena = Arc::new(router.arena);
     let mut out = router.out;
-    out.changes = router.drafts;
-    for change in &mut out.changes {
+    out.arrived.changes = router.drafts;
+    for change in &mut out.arrived.changes {
         change.arena = arena.clone();
     }
     Ok(out)
@@ -164,11 +152,12 @@ impl Router<'_> {
         let head = match opener.head(data) {
             Ok(head) => head,
             Err(error @ ParseError::UnknownSchema { .. }) => {
-                let (stream, shard) = (self.out.stream.clone(), self.out.shard.clone());
+                let Arrived { stream, shard, .. } = &self.out.arrived;
+                let (stream, shard) = (stream.clone(), shard.clone());
                 return Err(Error::UnknownSchema { stream, shard, sequence: sequence.clone(), error });
             }
             Err(error) => {
-                self.out.unknown += 1;
+                self.out.unknown.push(sequence.clone());
                 self.dead_letter(data, sequence, None, &error.into());
                 return Ok(());
             }
@@ -191,11 +180,12 @@ impl Router<'_> {
         if head.op == Op::Reread {
             // The core gives it its number.
             position = reread::position(0, 0, position.command_id);
-            self.out.rereads.push(sequence.clone());
+            self.out.arrived.rereads.push(sequence.clone());
         } else if position.commit_lsn <= self.frontier {
             return Ok(());
         }
-        self.out.greatest = self.out.greatest.max(position.commit_lsn);
+        let greatest = &mut self.out.arrived.greatest;
+        *greatest = position.commit_lsn.max(*greatest);
         let start = self.arena.len();
         let (kind, images) = match self.images(&head, table, rows) {
             Ok(images) => images,
@@ -317,8 +307,8 @@ impl Router<'_> {
         }
         let event: String = String::from_utf8_lossy(&text[..text.len().min(2000)]).into_owned();
         self.out.dead.push(DeadLetter {
-            stream: self.out.stream.to_string(),
-            shard: self.out.shard.to_string(),
+            stream: self.out.arrived.stream.to_string(),
+            shard: self.out.arrived.shard.to_string(),
             sequence: sequence.to_string(),
             table: place.map(|(table, _)| self.catalog.tables[table].schema.name.clone()),
             commit_lsn: place.map(|(_, lsn)| lsn),

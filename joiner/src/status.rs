@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemas::Lsn;
 use serde::Serialize;
 
+use crate::accounting::Miscount;
 use crate::state::meta::{Stage, Standing, TableCounts};
 
 /// The joiner at one moment.
@@ -24,6 +25,9 @@ pub struct Status {
     pub epoch: u64,
     pub tables: BTreeMap<String, TableCounts>,
     pub dead_letters: u64,
+    /// Ticks of which not as many events were received as the importer published, the last ones; when some are missing the joiner has stopped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub miscounts: Vec<Miscount>,
     pub outbox_oldest: u64,
     pub outbox_head: u64,
     pub state_bytes: u64,
@@ -81,7 +85,17 @@ impl SinkStatus {
     }
 }
 
+/// Miscounts that are kept in the status.
+const MISCOUNTS: usize = 16;
+
 impl Status {
+    pub(crate) fn miscounted(&mut self, miscount: &Miscount) {
+        if self.miscounts.len() == MISCOUNTS {
+            self.miscounts.remove(0);
+        }
+        self.miscounts.push(miscount.clone());
+    }
+
     /// Takes over what the standing tells.
     pub(crate) fn stand(&mut self, standing: &Standing) {
         self.phase = match standing.stage {

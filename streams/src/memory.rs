@@ -1,7 +1,7 @@
 //! Streams in this process's memory, for tests and for trying things out.
 //!
 //! Every record is visible, and as durable as it will ever be, when [`StreamWriter::append`] returns, so `flush` only answers positions. Writers may share a
-//! stream: an append takes the stream's lock once and is one contiguous run in each shard. Nothing is ever removed but by [`Memory::trim`].
+//! stream: an append takes the stream's lock once and is one contiguous run in each shard. Nothing is ever removed but by [`Memory::trim`] and [`Memory::remove`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,16 +32,21 @@ struct Stream {
     appended: watch::Sender<()>,
 }
 
-/// Sequence numbers are 1, 2, 3, …: record `trimmed + i` is `records[i - 1]`.
+/// Sequence numbers are 1, 2, 3, …: record `trimmed + i` is `records[i - 1]`, if it has not been removed.
 #[derive(Default)]
 struct Shard {
     trimmed: u64,
-    records: Vec<Bytes>,
+    records: Vec<Option<Bytes>>,
 }
 
 impl Shard {
     fn tip(&self) -> u64 {
         self.trimmed + self.records.len() as u64
+    }
+
+    /// The last record that is still there, or was trimmed.
+    fn last(&self) -> u64 {
+        self.trimmed + self.records.iter().rposition(Option::is_some).map_or(0, |at| at as u64 + 1)
     }
 }
 
@@ -68,6 +73,18 @@ impl Memory {
         for shard in lock(&self.stream(stream)?.shards).iter_mut() {
             shard.trimmed = shard.tip();
             shard.records.clear();
+        }
+        Ok(())
+    }
+
+    /// Takes one record out, as nothing does by itself: for tests of what readers then say.
+    pub fn remove(&self, stream: &StreamName, shard: &ShardId, number: u64) -> Result<(), Error> {
+        let held = self.stream(stream)?;
+        for (_, shard) in lock(&held.shards).iter_mut().enumerate().filter(|(index, _)| shard_id(*index) == *shard) {
+            let at = number.checked_sub(shard.trimmed + 1).and_then(|at| usize::try_from(at).ok());
+            if let Some(record) = at.and_then(|at| shard.records.get_mut(at)) {
+                *record = None;
+            }
         }
         Ok(())
     }
@@ -119,8 +136,8 @@ impl Provider for Memory {
             hashes: range_of(index, count),
             open: true,
             parents: Vec::new(),
-            records: Some(shard.records.len() as u64),
-            bytes: Some(shard.records.iter().map(|data| data.len() as u64).sum()),
+            records: Some(shard.records.iter().flatten().count() as u64),
+            bytes: Some(shard.records.iter().flatten().map(|data| data.len() as u64).sum()),
         });
         Ok(Description {
             stream: stream.clone(),
@@ -160,8 +177,8 @@ impl Provider for Memory {
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
         let stream = self.stream(stream)?;
         let shards = lock(&stream.shards);
-        let tips = shards.iter().enumerate().filter(|(_, shard)| shard.tip() > 0);
-        Ok(tips.map(|(index, shard)| (shard_id(index), SequenceNumber::from(shard.tip()))).collect())
+        let tips = shards.iter().map(Shard::last).enumerate().filter(|(_, last)| *last > 0);
+        Ok(tips.map(|(index, last)| (shard_id(index), SequenceNumber::from(last))).collect())
     }
 }
 
@@ -183,7 +200,7 @@ impl StreamWriter for Writer {
             let count = u32::try_from(shards.len()).unwrap_or(u32::MAX);
             for record in records {
                 let index = shard_of(key_hash(&record.partition_key), count) as usize;
-                shards[index].records.push(record.data);
+                shards[index].records.push(Some(record.data));
                 positions.insert(shard_id(index), SequenceNumber::from(shards[index].tip()));
             }
         }
@@ -223,9 +240,13 @@ impl Reader {
             let from = usize::try_from(*read - shard.trimmed).unwrap_or(usize::MAX);
             let Some(waiting) = shard.records.get(from..).filter(|waiting| !waiting.is_empty()) else { continue };
             let taken = &waiting[..waiting.len().min(BATCH_RECORDS)];
-            let records =
-                taken.iter().zip(*read + 1..).map(|(data, number)| (SequenceNumber::from(number), data.clone())).collect();
+            let numbered = taken.iter().zip(*read + 1..);
+            let records: Vec<_> =
+                numbered.filter_map(|(data, number)| Some((SequenceNumber::from(number), data.clone()?))).collect();
             *read += taken.len() as u64;
+            if records.is_empty() {
+                continue;
+            }
             self.turn = index + 1;
             return Ok(Some(Batch { stream: self.name.clone(), shard: shard_id(index), records }));
         }

@@ -14,6 +14,7 @@ use schemas::Lsn;
 use schemas::progress::ShardPositions;
 use serde::{Deserialize, Serialize};
 
+use crate::accounting::Unknown;
 use crate::error::Error;
 use crate::reread::Rereads;
 
@@ -129,6 +130,9 @@ pub struct TableCounts {
     /// Put into the state, snapshot rows included.
     pub applied: u64,
     pub dead_lettered: u64,
+    /// Received beyond what the importer says it published.
+    #[serde(default)]
+    pub surplus: u64,
 }
 
 /// A step whose rows are in the state and whose documents are still being assembled, chunk by chunk.
@@ -161,12 +165,12 @@ pub(crate) struct Standing {
     /// In the present load, by table: snapshot rows published according to the progress records, and received.
     pub(crate) snapshot: BTreeMap<String, (u64, u64)>,
     pub(crate) dead_letters: u64,
-    /// In the present load: dead letters of no known table. Any count of rows may lack them, in whichever record they were counted: shards are read ahead of the records.
+    /// In the present load: dead letters of no known table. Any count of snapshot rows, or of rows read again, may lack them, in whichever record they were counted: shards are read ahead of the records.
     #[serde(default)]
     pub(crate) unknown: u64,
-    /// The same, since the last tail record that was applied.
+    /// Those of them that no record has covered yet.
     #[serde(default)]
-    pub(crate) unknown_lately: u64,
+    pub(crate) unknown_read: Unknown,
     #[serde(default)]
     pub(crate) rereads: Rereads,
     /// Where the event streams stood at the last record of the tail: rows that were read again up to there have been applied, or left out.

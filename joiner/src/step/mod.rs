@@ -34,6 +34,7 @@ use dirty::Dirty;
 pub(crate) use documents::Share;
 use documents::{Known, assemble, known};
 
+use crate::accounting::Miscount;
 use crate::assemble::Assembler;
 use crate::buffer::{ChangeRef, Kind, Taken};
 use crate::catalog::{Catalog, IndexKind, TableId};
@@ -68,6 +69,10 @@ impl Tools {
 /// What a step did.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
+    /// By tick, and in it by table: changes received, dead letters among them.
+    pub(crate) received: Vec<u64>,
+    /// Ticks in which more was received than published.
+    pub(crate) surplus: Vec<Miscount>,
     /// By table: changes applied, changes that had been dead-lettered.
     pub(crate) applied: Vec<u64>,
     pub(crate) dead: Vec<u64>,
@@ -86,11 +91,15 @@ pub(crate) struct Applied {
     pub(crate) report: Report,
 }
 
-/// Applies changes to an overlay, in total order. `readers`: by table, who reads it again: other rows of that kind are left out.
-pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>) -> Result<Applied, Error> {
+/// Applies changes to an overlay, in total order. `readers`: by table, who reads it again: other rows of that kind are left out. `ticks`: where each
+/// tick of the step ends.
+pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>, ticks: &[Lsn]) -> Result<Applied, Error> {
     let snapshot = tools.store.db().snapshot();
-    let none = vec![0; tools.catalog.tables.len()];
-    let mut report = Report { applied: none.clone(), dead: none.clone(), reread: none, ..Report::default() };
+    let tables = tools.catalog.tables.len();
+    let none = vec![0; tables];
+    let received = vec![0; tables * ticks.len().max(1)];
+    let mut report = Report { received, applied: none.clone(), dead: none.clone(), reread: none, ..Report::default() };
+    let mut tick = 0;
     let mut writer = Writer { before: tools.view(&snapshot), overlay: Overlay::new(&tools.catalog), buffers: Default::default() };
     taken.for_each(|change| {
         if change.reader.is_some() {
@@ -102,6 +111,10 @@ pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>) -> 
             }
             return Ok(());
         }
+        while ticks.get(tick).is_some_and(|end| change.commit_lsn > *end) && tick + 1 < ticks.len() {
+            tick += 1;
+        }
+        report.received[tick * tables + change.table] += 1;
         match change.kind {
             Kind::Dead => report.dead[change.table] += 1,
             Kind::Nothing => report.applied[change.table] += 1,
@@ -255,7 +268,7 @@ pub(crate) fn remove(
     let snapshot = tools.store.db().snapshot();
     let mut dirty = Dirty::new(View { overlay: Some(&overlay), ..tools.view(&snapshot) });
     for row in vanished.iter().filter_map(|vanished| vanished.row.as_deref()) {
-        dirty.add(ChangeRef { table, kind: Kind::Rows, before: Some(row), after: None, reader: None })?;
+        dirty.add(ChangeRef { table, kind: Kind::Rows, commit_lsn: Lsn::ZERO, before: Some(row), after: None, reader: None })?;
     }
     let dirty = if matches!(standing.stage, Stage::Live { .. }) { dirty.finish() } else { Vec::new() };
     write(tools, &snapshot, &overlay, &dirty, Beside { remembered: None, hold: true }, standing, report)

@@ -7,7 +7,6 @@ use std::sync::Mutex;
 use joiner::{Config, Engine, Memory, Page};
 use schemas::Lsn;
 use schemas::change::EntityKey;
-use schemas::envelope::Encoder;
 use schemas::event::{ChangeEvent, Op};
 use schemas::progress::{Phase, ProgressRecord, Reread, SequenceNumber, ShardId, ShardPositions, StreamName};
 use serde_json::Value as Json;
@@ -16,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::brute::Brute;
 use crate::dice::Dice;
+use crate::encodings::Encodings;
 use crate::world::{Database, World};
 
 const SHARDS: usize = 2;
@@ -36,6 +36,7 @@ struct Streams {
 /// The source and its importer.
 struct Source<'a> {
     world: &'a World,
+    encodings: Encodings,
     layout: Layout,
     database: Database,
     /// The database after each LSN.
@@ -73,8 +74,7 @@ impl Source<'_> {
     }
 
     fn publish(&mut self, event: &ChangeEvent) {
-        let mut data = Vec::new();
-        Encoder::new("shop", "db").encode(event, &mut data);
+        let data = self.encodings.encode(event);
         let stream = self.layout.stream("p", &event.table.name);
         let table = self.world.tables.iter().position(|table| table.name == event.table.name).unwrap();
         let key = self.world.normal_key(table, event.row().unwrap()).concat();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use joiner::Config;
+use joiner::{Config, Error};
 use schemas::entity::EntityDefinition;
 use schemas::envelope::Encoder;
 use schemas::event::{ChangeEvent, Op, Row};
@@ -102,6 +102,12 @@ pub(crate) fn record(phase: Phase, from: u8, to: u8, counts: &[(&Arc<TableSchema
         reread_counts: BTreeMap::new(),
         positions: ShardPositions::new(),
     }
+}
+
+/// What an error says is missing: table, published, received.
+pub(crate) fn missing(error: &Error) -> Vec<(String, u64, u64)> {
+    let Error::Missing { miscounts } = error else { panic!("{error}") };
+    miscounts.iter().map(|count| (count.table.to_string(), count.published, count.received)).collect()
 }
 
 /// Publishes events and a progress record, as the importer does.

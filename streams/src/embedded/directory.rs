@@ -17,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use schemas::progress::{ShardId, StreamName};
 use serde::{Deserialize, Serialize};
 
+use super::Options;
 use super::segment::{Header, damaged, io_error};
 use crate::Error;
 
@@ -36,6 +37,13 @@ pub(super) struct Meta {
     /// The stream's own retention; without one the store's holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) retention_seconds: Option<u64>,
+}
+
+impl Meta {
+    /// The store's options, with the stream's own retention if it has one.
+    pub(super) fn limited(&self, options: &Options) -> Options {
+        Options { retention_seconds: self.retention_seconds.or(options.retention_seconds), ..options.clone() }
+    }
 }
 
 pub(super) fn shard_folder(shard: u32) -> String {
@@ -181,9 +189,14 @@ pub(super) fn segments(folder: &Path) -> Result<Vec<Segment>, Error> {
     Ok(found)
 }
 
+/// The name of the segment that begins with a record.
+pub(super) fn segment_file(first: u64) -> String {
+    format!("{first:020}.log")
+}
+
 /// Makes a segment; its header is in place, and with `sync` durable, before its name is.
 pub(super) fn create_segment(folder: &Path, header: Header, sync: bool) -> Result<(PathBuf, File), Error> {
-    let path = folder.join(format!("{:020}.log", header.first));
+    let path = folder.join(segment_file(header.first));
     let new = folder.join("new-segment");
     let file = write_new(&new, &header.encode(), sync)?;
     fs::rename(&new, &path).map_err(|error| io_error(&path, error))?;

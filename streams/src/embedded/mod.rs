@@ -9,11 +9,15 @@
 //! oldest ones are gone, as [`Error::Damaged`] where one in the middle is. Numbers only grow, over crashes and even over removing and making the
 //! stream again ([`shard`], [`directory`]), so a saved position never skips a record silently.
 //!
+//! # Retention
+//! Whole segments go, the oldest first ([`retention`]). Whoever is behind them is told.
+//!
 //! # Full disk
 //! The append or flush that meets it fails with [`Error::Io`], and so does every later call on that writer: after a failed write, and more so after a failed fsync,
 //! nothing is known of the file's end. A new writer cuts what is half written and goes on when there is space again.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -26,6 +30,9 @@ mod directory;
 mod hub;
 mod operations;
 mod reader;
+#[cfg(feature = "test-support")]
+mod remove;
+mod retention;
 mod segment;
 mod shard;
 #[cfg(test)]
@@ -47,7 +54,7 @@ pub struct Options {
     /// The oldest segments of a shard are removed while it is larger than this. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_bytes: Option<u64>,
-    /// Segments whose last record is older than this are removed when the shard begins a new segment. Default: no limit.
+    /// Segments whose last record is older than this are removed while there is a writer, in streams that it does not write to as well. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_seconds: Option<u64>,
     #[cfg(test)]
@@ -56,6 +63,14 @@ pub struct Options {
 }
 
 const LARGEST_SEGMENT_BYTES: u64 = 4 << 30;
+
+/// The numbers of records that have been taken out between two that follow one another in a shard. Numbers follow by counting; only after a crash does a writer leave some out, and then more than a segment can
+/// hold records. (The store in memory counts as well.)
+pub fn removed_between(last: u64, next: u64) -> Option<RangeInclusive<u64>> {
+    const LEFT_OUT: u64 = directory::GAP - LARGEST_SEGMENT_BYTES / segment::FRAME_BYTES as u64;
+    let removed = last.checked_add(1)?..=next.checked_sub(1)?;
+    (!removed.is_empty() && removed.end() - removed.start() < LEFT_OUT - 1).then_some(removed)
+}
 
 fn yes() -> bool {
     true

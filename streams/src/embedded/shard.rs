@@ -14,10 +14,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use super::Options;
 use super::directory::{self, GAP, Meta};
+use super::retention::{self, Limits};
 use super::segment::{self, FRAME_BYTES, HEADER_BYTES, Header, MARK_BYTES, SegmentReader, Stop, damaged, io_error};
 use crate::Error;
 
@@ -70,7 +70,7 @@ impl ShardWriter {
             next,
             durable: next,
             mark_due: false,
-            options: Options { retention_seconds: meta.retention_seconds.or(options.retention_seconds), ..options.clone() },
+            options: meta.limited(options),
         };
         if !clean {
             let former = (next == header.first).then(|| this.path.clone());
@@ -175,38 +175,32 @@ impl ShardWriter {
         if std::mem::take(&mut self.mark_due) {
             let mut mark = Vec::new();
             segment::encode_mark(&mut mark, self.length, self.next);
-            if let Err(error) = self.file.write_all_at(&mark, self.length) {
+            // The time of the last write stays that of the last record, for retention.
+            let written = self.file.metadata().and_then(|metadata| metadata.modified());
+            let marked = self.file.write_all_at(&mark, self.length);
+            if let Err(error) = marked.and_then(|()| self.file.set_modified(written?)) {
                 tracing::debug!(path = %self.path.display(), %error, "could not write the closing mark");
             }
         }
     }
 
-    /// Removes the oldest whole segments while the shard is larger, or they are older, than it may be. The one being written stays.
     fn enforce_retention(&self) -> Result<(), Error> {
-        let limits = &self.options;
-        if limits.retention_bytes.is_none() && limits.retention_seconds.is_none() {
-            return Ok(());
+        retention::enforce(&self.folder, self.limits())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::of(&self.options)
+    }
+
+    /// Retention for a shard that is not written to: a last segment that is too old is ended, so that it can go as well.
+    pub(super) fn keep(&mut self) -> Result<(), Error> {
+        if self.buffer.is_empty() && self.next > self.first_in_segment && retention::is_stale(&self.path, self.limits())? {
+            self.sync()?;
+            self.begin_segment(self.next)?;
+            // Nothing was lost before it: whoever opens it next goes on counting.
+            self.mark_due = self.options.sync;
         }
-        let mut kept = Vec::new();
-        for segment in directory::segments(&self.folder)? {
-            let metadata = std::fs::metadata(&segment.path).map_err(|error| io_error(&segment.path, error))?;
-            // The last write to a segment is its youngest record's.
-            let age = metadata.modified().ok().and_then(|written| SystemTime::now().duration_since(written).ok());
-            kept.push((segment.path, metadata.len(), age.unwrap_or_default()));
-        }
-        let mut total: u64 = kept.iter().map(|(_, length, _)| length).sum();
-        let removable = kept.len().saturating_sub(1);
-        for (path, length, age) in &kept[..removable] {
-            let too_large = limits.retention_bytes.is_some_and(|limit| total > limit);
-            let too_old = limits.retention_seconds.is_some_and(|limit| *age > Duration::from_secs(limit));
-            if !too_large && !too_old {
-                break;
-            }
-            std::fs::remove_file(path).map_err(|error| io_error(path, error))?;
-            tracing::info!(path = %path.display(), "removed a segment past its retention");
-            total -= length;
-        }
-        Ok(())
+        self.enforce_retention()
     }
 }
 

@@ -249,13 +249,98 @@ async fn retention_by_age_spares_the_segment_in_use() {
     let store = open(Options { segment_bytes: 1000, retention_seconds: Some(3600), sync: false, ..options(&directory) }).await;
     write(&store, (0..10u8).map(|at| vec![at; 300])).await;
     let before = segments(&shard_folder_of(&directory)).unwrap();
-    for segment in &before {
-        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
-        fs::File::options().write(true).open(&segment.path).unwrap().set_modified(old).unwrap();
-    }
+    make_old(&directory);
     write(&store, [b"new".to_vec()]).await;
     assert!(before.len() > 3);
     assert_eq!(bodies(&read(&store, &Positions::new(), 1).await.unwrap()).pop().unwrap(), b"new");
+}
+
+fn make_old(directory: &TempDir) {
+    for segment in segments(&shard_folder_of(directory)).unwrap() {
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+        fs::File::options().write(true).open(&segment.path).unwrap().set_modified(old).unwrap();
+    }
+}
+
+/// Waits until nothing is kept but an empty segment. Time is paused: it goes on as soon as everybody waits for it.
+async fn all_is_gone(store: &Embedded) {
+    while !store.tips(&name()).await.unwrap().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_quiet_shard_holds_goes_when_it_is_too_old() {
+    let directory = tempfile::tempdir().unwrap();
+    let limited = Options { segment_bytes: 1000, retention_seconds: Some(3600), ..options(&directory) };
+    let store = open(limited).await;
+    let first = write(&store, (0..10u8).map(|at| vec![at; 300])).await;
+    let (mut writer, mut follower) = (store.writer().await.unwrap(), store.reader(&name(), &after(&first)).await.unwrap());
+    // One that the writer does not have open, then one that it has.
+    for number in 1..3 {
+        assert!(!store.tips(&name()).await.unwrap().is_empty());
+        make_old(&directory);
+        all_is_gone(&store).await;
+        assert_eq!(segments(&shard_folder_of(&directory)).unwrap().len(), 1);
+        writer.append(&name(), vec![record(format!("new {number}"))]).await.unwrap();
+        let last = writer.flush().await.unwrap()[&name()][&directory::shard_id(0)].clone();
+        assert_eq!(last.to_u64().unwrap(), first.to_u64().unwrap() + number);
+        // Who had everything goes on, who had not is told, who begins anew begins here.
+        assert_eq!(follower.next().await.unwrap().records[0].1, format!("new {number}"));
+        let missed = SequenceNumber::from(first.to_u64().unwrap() - 1);
+        assert!(matches!(read(&store, &after(&missed), 1).await, Err(Error::Trimmed { .. })));
+        assert_eq!(bodies(&read(&store, &Positions::new(), 1).await.unwrap()), [format!("new {number}").into_bytes()]);
+    }
+    // Nobody looks any more.
+    drop(writer);
+    assert_eq!(store.tips(&name()).await.unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_may_keep_for_another_time_than_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Embedded::open(options(&directory)).unwrap();
+    let settings = StreamSettings { retention: Some(std::time::Duration::from_secs(3600)), ..StreamSettings::shards(1) };
+    store.create(&name(), &settings).await.unwrap();
+    write(&store, [b"one".to_vec()]).await;
+    make_old(&directory);
+    let writer = store.writer().await.unwrap();
+    all_is_gone(&store).await;
+    drop(writer);
+}
+
+#[tokio::test]
+async fn a_record_that_was_taken_out_leaves_its_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(Options { segment_bytes: 1000, sync: false, ..options(&directory) }).await;
+    let last = write(&store, (0..10u8).map(|at| vec![at; 300])).await.to_u64().unwrap();
+    let shard = directory::shard_id(0);
+    // The first of all, in the middle, the first of a segment, two together, the last.
+    let first = last - 9;
+    for at in [0, 4, 3, 6, 9] {
+        store.remove(&name(), &shard, first + at).unwrap();
+    }
+    assert!(matches!(store.remove(&name(), &shard, first), Err(Error::Damaged { .. })));
+    write(&store, [vec![10; 300]]).await;
+    let read = read(&store, &Positions::new(), 6).await.unwrap();
+    let numbers: Vec<u64> = read.iter().map(|(number, _)| number.to_u64().unwrap() - first).collect();
+    assert_eq!(numbers, [1, 2, 5, 7, 8, 10]);
+    assert!(read.iter().all(|(number, data)| u64::from(data[0]) == number.to_u64().unwrap() - first));
+    let removed: Vec<_> = read.windows(2).filter_map(|pair| removed_between(pair[0].0.to_u64()?, pair[1].0.to_u64()?)).collect();
+    assert_eq!(removed, [first + 3..=first + 4, first + 6..=first + 6, first + 9..=first + 9]);
+}
+
+#[test]
+fn numbers_that_a_crash_leaves_out_are_not_taken_for_removed() {
+    assert_eq!(removed_between(7, 8), None);
+    assert_eq!(removed_between(7, 7), None);
+    assert_eq!(removed_between(7, 10), Some(8..=9));
+    assert_eq!(removed_between(u64::MAX, 3), None);
+    // Whatever of a segment's records was read before it was lost.
+    let in_a_segment = LARGEST_SEGMENT_BYTES / segment::FRAME_BYTES as u64;
+    for lost in [0, 1, in_a_segment] {
+        assert_eq!(removed_between(7 + lost, 8 + directory::GAP), None);
+    }
 }
 
 #[tokio::test]

@@ -6,33 +6,37 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use schemas::progress::{SequenceNumber, ShardPositions, StreamName};
 
-use super::directory::{read_meta, shard_id, stream_folder};
+use super::directory::{Meta, read_meta, shard_id, stream_folder};
 use super::hub::{Announcer, Hub};
 use super::segment::{FRAME_BYTES, MAX_RECORD_BYTES, io_error};
 use super::shard::{ShardWriter, WRITE_BYTES};
-use super::{Options, blocking};
+use super::{Options, blocking, retention};
 use crate::hash::{key_hash, shard_of};
 use crate::{Error, Record, StreamWriter, check_partition_key};
 
 pub(super) struct Writer {
     options: Options,
     inner: Arc<Mutex<Inner>>,
+    /// Looks after retention as long as there is this writer.
+    keeper: tokio::task::JoinHandle<()>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     options: Options,
     streams: HashMap<StreamName, OpenStream>,
     /// Set by the first failed write or fsync: nothing is known of the files' ends any more.
     failed: Option<(String, std::io::ErrorKind)>,
 }
 
-struct OpenStream {
+/// A stream that is held by its lock.
+pub(super) struct OpenStream {
     shards: Vec<ShardWriter>,
     last: Vec<Option<u64>>,
     announcer: Announcer,
@@ -43,12 +47,20 @@ struct OpenStream {
 impl Writer {
     pub(super) fn new(options: Options) -> Self {
         let inner = Inner { options: options.clone(), streams: HashMap::new(), failed: None };
-        Self { options, inner: Arc::new(Mutex::new(inner)) }
+        let inner = Arc::new(Mutex::new(inner));
+        let keeper = tokio::spawn(retention::keep(options.clone(), Arc::downgrade(&inner)));
+        Self { options, inner, keeper }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.keeper.abort();
     }
 }
 
 /// A panic in file work leaves `failed` unset but the buffers whole; the next write meets the files as they are.
-fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+pub(super) fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -103,6 +115,13 @@ impl Inner {
             self.failed = Some((path.clone(), source.kind()));
         }
         result
+    }
+
+    /// Retention for a stream that is open here. Answers whether it is.
+    pub(super) fn keep(&mut self, stream: &StreamName) -> Result<bool, Error> {
+        let Some(open) = self.streams.get_mut(stream).filter(|_| self.failed.is_none()) else { return Ok(false) };
+        let kept = open.keep();
+        self.note(kept).map(|()| true)
     }
 
     fn append(&mut self, stream: &StreamName, records: Vec<Record>) -> Result<(), Error> {
@@ -176,20 +195,55 @@ fn sync_together(files: &[(PathBuf, Arc<File>)]) -> Result<(), Error> {
     Ok(())
 }
 
+/// How often, and after which pause, a lock that another holds is tried again: it may be held for retention alone.
+const LOCK_ATTEMPTS: usize = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Takes the lock on a stream; none: another writer holds it.
+fn lock_file(folder: &Path, attempts: usize) -> Result<Option<File>, Error> {
+    let path = folder.join("writer.lock");
+    let file = File::options().create(true).append(true).open(&path).map_err(|error| io_error(&path, error))?;
+    for attempt in 1..=attempts {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(error)) => return Err(io_error(&path, error)),
+            Err(TryLockError::WouldBlock) if attempt < attempts => {
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "on a blocking thread; a lock that is freed wakes nobody who waits with a bound"
+                )]
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+    Ok(None)
+}
+
 impl OpenStream {
     fn open(options: &Options, stream: &StreamName) -> Result<Self, Error> {
         let folder = stream_folder(&options.path, stream);
         let meta = read_meta(&folder, stream)?;
-        let path = folder.join("writer.lock");
-        let lock = File::options().create(true).append(true).open(&path).map_err(|error| io_error(&path, error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: folder.display().to_string() }),
-            Err(TryLockError::Error(error)) => return Err(io_error(&path, error)),
-        }
+        let lock = lock_file(&folder, LOCK_ATTEMPTS)?.ok_or_else(|| Error::Locked { path: folder.display().to_string() })?;
+        Self::locked(options, &folder, meta, lock)
+    }
+
+    /// As [`open`](Self::open), unless somebody has it open.
+    pub(super) fn open_if_free(options: &Options, stream: &StreamName) -> Result<Option<Self>, Error> {
+        let folder = stream_folder(&options.path, stream);
+        let meta = read_meta(&folder, stream)?;
+        lock_file(&folder, 1)?.map(|lock| Self::locked(options, &folder, meta, lock)).transpose()
+    }
+
+    /// Ends what is too old, and removes it.
+    pub(super) fn keep(&mut self) -> Result<(), Error> {
+        self.shards.iter_mut().try_for_each(ShardWriter::keep)
+    }
+
+    fn locked(options: &Options, folder: &Path, meta: Meta, lock: File) -> Result<Self, Error> {
         let shards: Vec<_> =
-            (0..meta.shards).map(|shard| ShardWriter::open(&folder, meta, shard, options)).collect::<Result<_, _>>()?;
-        Ok(Self { last: vec![None; shards.len()], shards, announcer: Announcer::new(Hub::of(&folder)), _lock: lock })
+            (0..meta.shards).map(|shard| ShardWriter::open(folder, meta, shard, options)).collect::<Result<_, _>>()?;
+        Ok(Self { last: vec![None; shards.len()], shards, announcer: Announcer::new(Hub::of(folder)), _lock: lock })
     }
 
     fn positions(&self) -> impl Iterator<Item = (schemas::progress::ShardId, SequenceNumber)> {
