@@ -3,6 +3,7 @@
 
 mod capture;
 mod connect;
+mod driver;
 mod ranges;
 mod state;
 mod support;

@@ -110,6 +110,11 @@ async fn a_failover_leaves_the_jobs_behind() {
     let health = Health::read(&mut client).await.unwrap();
     assert_eq!(health.replica.seen().and_then(|replica| replica.primary), Some(false), "{health:?}");
     assert_eq!(Diagnosis::of(&health), Diagnosis::NoJobs { secondary: true });
+    let group = Availability { group: "ag".into(), replica: "db2".into(), primary: true, suspended: true };
+    world.server.set_availability(Some(group));
+    let health = Health::read(&mut client).await.unwrap();
+    let replica = health.replica.seen().unwrap();
+    assert!(replica.suspended && replica.state.as_deref() == Some("NOT SYNCHRONIZING"), "{replica:?}");
 }
 
 #[tokio::test]
