@@ -52,6 +52,16 @@ impl FromStr for SequenceNumber {
     }
 }
 
+impl TryFrom<String> for SequenceNumber {
+    type Error = ParseSequenceNumberError;
+
+    /// Keeps the string where it is written as numbers are, without leading zeros.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let is_plain = !text.starts_with('0') && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_plain { Ok(Self(text)) } else { text.parse() }
+    }
+}
+
 impl fmt::Display for SequenceNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -15,6 +15,7 @@
 //! [`OWN_KEY`].
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
@@ -80,48 +81,54 @@ pub(super) fn encode<'a>(records: impl Iterator<Item = (&'a str, &'a [u8])> + Cl
     out
 }
 
-/// A record out of an aggregate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SubRecord {
-    /// Its place in the hash space, by its explicit hash key or its partition key.
-    pub(super) hash: u128,
-    pub(super) data: Bytes,
-}
+/// A record out of an aggregate: its place in it, and its data.
+pub(super) type SubRecord = (usize, Bytes);
 
-/// The records of an aggregate, as slices of it; none when it is a plain record.
-pub(super) fn decode(record: &Bytes) -> Option<Vec<SubRecord>> {
-    let message = record.len().checked_sub(DIGEST_BYTES).filter(|end| *end >= MAGIC.len() && looks_aggregated(record))?;
-    if Md5::digest(&record[MAGIC.len()..message])[..] != record[message..] {
+/// The records of an aggregate whose hash, by explicit hash key or partition key, is wanted, as slices of it; none when it is a plain record. Where all hashes are wanted no key is looked at.
+pub(super) fn decode(record: &Bytes, wanted: Option<&dyn Fn(u128) -> bool>) -> Option<Vec<SubRecord>> {
+    let end = record.len().checked_sub(DIGEST_BYTES).filter(|end| *end >= MAGIC.len() && looks_aggregated(record))?;
+    if Md5::digest(&record[MAGIC.len()..end])[..] != record[end..] {
         return None;
     }
-    let mut fields = Fields { message: record.slice(MAGIC.len()..message) };
+    let text = |range: Range<usize>| std::str::from_utf8(&record[range]).ok();
+    let is_wanted = |hash: &dyn Fn() -> u128| wanted.is_none_or(|wanted| wanted(hash()));
+    let mut fields = Fields { bytes: record, at: MAGIC.len(), end };
     let (mut keys, mut explicit, mut found) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(field) = fields.next()? {
         match field {
-            (1, Value::Bytes(key)) => keys.push(key_hash(std::str::from_utf8(&key).ok()?)),
-            (2, Value::Bytes(key)) => explicit.push(std::str::from_utf8(&key).ok()?.parse::<u128>().ok()?),
-            (3, Value::Bytes(record)) => found.push(sub_record(record)?),
+            (1, Value::Bytes(key)) => {
+                let key = text(key)?;
+                keys.push(is_wanted(&|| key_hash(key)));
+            }
+            (2, Value::Bytes(key)) => {
+                let hash = text(key)?.parse::<u128>().ok()?;
+                explicit.push(is_wanted(&|| hash));
+            }
+            (3, Value::Bytes(range)) => found.push(sub_record(record, range)?),
             _ => {}
         }
     }
-    let records = found.into_iter().map(|(key, explicit_key, data)| {
-        let hash = match explicit_key {
+    let mut records = Vec::with_capacity(found.len());
+    for (place, (key, explicit_key, data)) in found.into_iter().enumerate() {
+        let is_wanted = match explicit_key {
             Some(index) => explicit.get(usize::try_from(index).ok()?)?,
             None => keys.get(usize::try_from(key).ok()?)?,
         };
-        Some(SubRecord { hash: *hash, data })
-    });
-    records.collect()
+        if *is_wanted {
+            records.push((place, record.slice(data)));
+        }
+    }
+    Some(records)
 }
 
-fn sub_record(message: Bytes) -> Option<(u64, Option<u64>, Bytes)> {
-    let mut fields = Fields { message };
+fn sub_record(bytes: &[u8], range: Range<usize>) -> Option<(u64, Option<u64>, Range<usize>)> {
+    let mut fields = Fields { bytes, at: range.start, end: range.end };
     let (mut key, mut explicit, mut data) = (None, None, None);
     while let Some(field) = fields.next()? {
         match field {
             (1, Value::Number(index)) => key = Some(index),
             (2, Value::Number(index)) => explicit = Some(index),
-            (3, Value::Bytes(bytes)) => data = Some(bytes),
+            (3, Value::Bytes(range)) => data = Some(range),
             _ => {}
         }
     }
@@ -130,19 +137,22 @@ fn sub_record(message: Bytes) -> Option<(u64, Option<u64>, Bytes)> {
 
 enum Value {
     Number(u64),
-    Bytes(Bytes),
+    /// Where they are in the record.
+    Bytes(Range<usize>),
 }
 
-/// The fields of a protobuf message.
-struct Fields {
-    message: Bytes,
+/// The fields of a protobuf message, which is `bytes[at..end]`.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    end: usize,
 }
 
-impl Fields {
+impl Fields<'_> {
     /// The next field; `Some(None)` at the end; `None` where the bytes are not a message.
     #[expect(clippy::option_option, reason = "the two ends of a message differ, and `?` fits only this shape")]
     fn next(&mut self) -> Option<Option<(u64, Value)>> {
-        if self.message.is_empty() {
+        if self.at == self.end {
             return Some(None);
         }
         let tag = self.varint()?;
@@ -161,20 +171,21 @@ impl Fields {
 
     fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
-        for at in 0..10 {
-            let byte = *self.message.get(at)?;
+        for (at, byte) in self.bytes[self.at..self.end].iter().take(10).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * at);
-            if byte < 0x80 {
-                self.message = self.message.slice(at + 1..);
+            if *byte < 0x80 {
+                self.at += at + 1;
                 return Some(value);
             }
         }
         None
     }
 
-    fn take(&mut self, length: u64) -> Option<Bytes> {
-        let length = usize::try_from(length).ok().filter(|length| *length <= self.message.len())?;
-        Some(self.message.split_to(length))
+    fn take(&mut self, length: u64) -> Option<Range<usize>> {
+        let length = usize::try_from(length).ok().filter(|length| *length <= self.end - self.at)?;
+        let start = self.at;
+        self.at += length;
+        Some(start..self.at)
     }
 }
 
@@ -203,31 +214,34 @@ mod tests {
     fn an_explicit_hash_key_decides() {
         let message = [&[0x0a, 1, b'a', 0x12, 2, b'4', b'2', 0x1a, 7, 0x08, 0, 0x10, 0, 0x1a, 1, b'x'][..]].concat();
         let digest: [u8; 16] = Md5::digest(&message).into();
-        let records = decode(&Bytes::from([&MAGIC[..], &message, &digest].concat())).unwrap();
-        assert_eq!(records, [SubRecord { hash: 42, data: Bytes::from_static(b"x") }]);
+        let aggregate = Bytes::from([&MAGIC[..], &message, &digest].concat());
+        assert_eq!(decode(&aggregate, Some(&|hash| hash == 42)).unwrap(), [(0, Bytes::from_static(b"x"))]);
+        assert_eq!(decode(&aggregate, Some(&|hash| hash != 42)).unwrap(), []);
     }
 
     proptest! {
         #[test]
-        fn reads_back(records in prop::collection::vec((".{0,20}", prop::collection::vec(any::<u8>(), 0..300)), 1..50)) {
+        fn reads_back(bound: u128, records in prop::collection::vec((".{0,20}", prop::collection::vec(any::<u8>(), 0..300)), 1..50)) {
             let bytes = Bytes::from(encode(records.iter().map(|(key, data)| (&key[..], &data[..]))));
             let limit: usize = records.iter().map(|(key, data)| key.len() + data.len() + RECORD_OVERHEAD_BYTES).sum();
             prop_assert!(bytes.len() <= limit + OVERHEAD_BYTES);
-            let read = decode(&bytes).unwrap();
-            let expected: Vec<_> = records.iter().map(|(key, data)| SubRecord { hash: key_hash(key), data: data.clone().into() }).collect();
-            prop_assert_eq!(read, expected);
+            let expected: Vec<_> = records.iter().map(|(_, data)| Bytes::from(data.clone())).enumerate().collect();
+            prop_assert_eq!(&decode(&bytes, None).unwrap(), &expected);
+            let below = |hash| hash < bound;
+            let expected: Vec<_> = expected.into_iter().filter(|(place, _)| below(key_hash(&records[*place].0))).collect();
+            prop_assert_eq!(decode(&bytes, Some(&below)).unwrap(), expected);
         }
 
         #[test]
         fn anything_else_is_plain(mut bytes in prop::collection::vec(any::<u8>(), 0..200), digest: bool) {
-            prop_assert_eq!(decode(&bytes.clone().into()), None);
+            prop_assert_eq!(decode(&bytes.clone().into(), None), None);
             // Right magic and digest around nonsense: never a panic.
             bytes.splice(0..0, MAGIC);
             if digest {
                 let digest = Md5::digest(&bytes[4..]);
                 bytes.extend_from_slice(&digest);
             }
-            let _ = decode(&bytes.into());
+            let _ = decode(&bytes.into(), Some(&|_| true));
         }
     }
 }

@@ -156,6 +156,10 @@ impl Shard {
         self.first_hash <= *hashes.end() && *hashes.start() <= self.last_hash
     }
 
+    pub(super) fn is_whole_space(&self) -> bool {
+        (self.first_hash, self.last_hash) == (0, u128::MAX)
+    }
+
     pub(super) fn holds(&self, hash: u128) -> bool {
         (self.first_hash..=self.last_hash).contains(&hash)
     }

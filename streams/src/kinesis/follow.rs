@@ -198,14 +198,15 @@ fn sub_records(
     let number = &record.sequence_number;
     let strays_are_written_again = record.partition_key.as_deref() == Some(aggregate::OWN_KEY);
     let data = Bytes::from(record.data.into_inner());
-    let Some(records) = aggregate::decode(&data) else {
+    let holds = |hash| shard.holds(hash);
+    let wanted: Option<&dyn Fn(u128) -> bool> =
+        if strays_are_written_again && !shard.is_whole_space() { Some(&holds) } else { None };
+    let Some(records) = aggregate::decode(&data, wanted) else {
         take(0, joined(stream, number, 0)?, data);
         return Ok(());
     };
-    for (place, record) in records.into_iter().enumerate() {
-        if !strays_are_written_again || shard.holds(record.hash) {
-            take(place, joined(stream, number, place)?, record.data);
-        }
+    for (place, data) in records {
+        take(place, joined(stream, number, place)?, data);
     }
     Ok(())
 }

@@ -13,7 +13,14 @@ pub(super) fn join(kinesis: &str, place: usize) -> Option<SequenceNumber> {
     if place >= PLACES {
         return None;
     }
-    format!("{kinesis}{place:0PLACE_DIGITS$}").parse().ok()
+    let mut number = String::with_capacity(kinesis.len() + PLACE_DIGITS);
+    number.push_str(kinesis);
+    let mut unit = PLACES;
+    for _ in 0..PLACE_DIGITS {
+        unit /= 10;
+        number.push(char::from(b'0' + (place / unit % 10) as u8));
+    }
+    number.try_into().ok()
 }
 
 /// Kinesis's number and the place; none when the number is too short to be ours.

@@ -11,6 +11,7 @@ use streams::test_support::KinesisLocal;
 use streams::{Positions, Provider};
 
 use crate::operator::Operator;
+use crate::proxy::Proxy;
 use crate::reshards::write_and_read_over_reshards;
 use crate::support::{Read, reader, record};
 
@@ -28,7 +29,7 @@ async fn fan_out_keeps_the_order_over_reshards_of_kinesis_local() {
     let server = KinesisLocal::start(directory.path()).unwrap_or_else(|error| panic!("{error}"));
     // Readers that stand side by side need names of their own.
     let options = |reader: usize| fan_out(server.options(), &format!("joiner-{reader}"));
-    write_and_read_over_reshards(options, 7, 3).await;
+    write_and_read_over_reshards(options, 7, 2).await;
 }
 
 /// The consumer is registered once and used again; what is written while a reader is subscribed is pushed to it.
@@ -53,6 +54,29 @@ async fn fan_out_pushes_and_reuses_its_consumer() {
         }
     }
     read.assert_exact(&(0..8).map(|key| (format!("k{key}"), 8)).collect());
+}
+
+/// A subscription that breaks is followed by another, from where the last had come to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fan_out_subscribes_again_when_the_connection_breaks() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = KinesisLocal::start(directory.path()).unwrap_or_else(|error| panic!("{error}"));
+    let direct = Kinesis::connect(server.options()).await.unwrap();
+    direct.ensure(&stream(), 1).await.unwrap();
+    let proxy = Proxy::start(&server.endpoint()).await;
+    let options = KinesisOptions { endpoint: Some(proxy.endpoint()), ..fan_out(server.options(), "joiner") };
+    let broken = Kinesis::connect(options).await.unwrap();
+    let mut subscribed = reader(&broken, &stream(), &Positions::new()).await;
+    let (mut writer, mut read) = (direct.writer().await.unwrap(), Read::default());
+    for number in 0..6 {
+        writer.append(&stream(), vec![record("k", number, 50)]).await.unwrap();
+        writer.flush().await.unwrap();
+        if number % 2 == 1 {
+            proxy.cut();
+        }
+        read.count(&mut *subscribed, number + 1).await;
+    }
+    read.assert_exact(&BTreeMap::from([("k".to_owned(), 6)]));
 }
 
 /// A reader of a part of the hash space reads the shards that overlap it, through splits, and waits for no other.

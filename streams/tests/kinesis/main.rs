@@ -7,6 +7,7 @@ mod operations;
 mod operator;
 mod others;
 mod oversize;
+mod proxy;
 mod quotas;
 mod reshards;
 #[path = "../support/mod.rs"]
