@@ -41,7 +41,9 @@ pub(crate) struct LogArgs {
 pub(crate) fn figures(folder: &Path) -> anyhow::Result<Vec<Figure>> {
     let run = || -> anyhow::Result<Measured> {
         let program = child(&["log", folder.to_str().context("the folder's name")?])?;
-        let measured = measure(Command::new("taskset").arg("--cpu-list").arg(processor()?).arg(program.get_program()).args(program.get_args()))?;
+        let measured = measure(
+            Command::new("taskset").arg("--cpu-list").arg(processor()?).arg(program.get_program()).args(program.get_args()),
+        )?;
         std::fs::remove_dir_all(folder)?;
         Ok(measured)
     };
@@ -57,16 +59,16 @@ pub(crate) fn figures(folder: &Path) -> anyhow::Result<Vec<Figure>> {
 /// One that this process may run on.
 fn processor() -> anyhow::Result<String> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("no processors in /proc/self/status")?;
+    let allowed =
+        status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("no processors in /proc/self/status")?;
     Ok(allowed.trim().chars().take_while(char::is_ascii_digit).collect())
 }
 
 /// Appends and reads, in the log and in a file; reports the seconds of each.
 pub(crate) async fn run(args: LogArgs) -> anyhow::Result<()> {
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
-    let events: Vec<Bytes> = (0..BATCH)
-        .map(|_| (0..EVENT_BYTES).map(|_| random.random_range(b' '..b'~')).collect::<Vec<u8>>().into())
-        .collect();
+    let events: Vec<Bytes> =
+        (0..BATCH).map(|_| (0..EVENT_BYTES).map(|_| random.random_range(b' '..b'~')).collect::<Vec<u8>>().into()).collect();
     std::fs::create_dir_all(&args.folder)?;
     let file = args.folder.join("raw");
     let raw_append = append_raw(&file, &events)?;
@@ -85,7 +87,9 @@ async fn append(store: &Embedded, stream: &StreamName, events: &[Bytes]) -> anyh
     let started = Instant::now();
     for batch in 0..EVENTS / BATCH {
         let keyed = events.iter().zip(batch * BATCH..);
-        writer.append(stream, keyed.map(|(data, key)| Record { partition_key: format!("[{key}]"), data: data.clone() }).collect()).await?;
+        writer
+            .append(stream, keyed.map(|(data, key)| Record { partition_key: format!("[{key}]"), data: data.clone() }).collect())
+            .await?;
         if (batch + 1) * BATCH % TICK == 0 {
             writer.flush().await?;
         }
