@@ -190,7 +190,7 @@ pub(crate) struct StreamTailArgs {
     #[arg(long)]
     pub(crate) raw: bool,
     /// End after so many lines.
-    #[arg(long, value_name = "LINES")]
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
     /// End where the streams stand now, instead of waiting for more.
     #[arg(long)]

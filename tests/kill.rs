@@ -165,6 +165,10 @@ async fn thirty_rounds_of_kill_lose_double_and_disorder_nothing() {
     assert_eq!(pipeline::entities(&url, "order").await, expected);
     check_changes(&url, 100).await;
     assert!(importer.is_running() && joiner.is_running());
+    // What stands in the streams more than once is told as that, and every range holds what its record promised.
+    let config = pipeline.config();
+    let (agrees, counted, errors) = support::process::run(&["stream", "count", "--config", support::process::text(&config)]);
+    assert!(agrees, "{counted}{errors}");
 }
 
 fn api(joiner: &Process) -> String {

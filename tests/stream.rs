@@ -227,10 +227,10 @@ async fn kinesis_streams_are_made_as_configured_and_what_differs_has_its_remedy(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn aggregated_records_of_several_shards_are_tailed_and_counted() {
+async fn aggregated_records_of_several_shards_in_another_encoding_are_tailed_and_counted() {
     let kinesis = Stub::start().await.unwrap();
     let (_server, mut client, pipeline) = shop(&format!(
-        "{{kinesis: {{region: us-east-1, endpoint: '{}', stand_in_credentials: true, read_interval_ms: 20}}}}\n  layout: shared\n  shards: 3",
+        "{{kinesis: {{region: us-east-1, endpoint: '{}', stand_in_credentials: true, read_interval_ms: 20}}}}\n  layout: shared\n  encoding: avro\n  compression: zstd\n  shards: 3",
         kinesis.endpoint()
     ))
     .await;
@@ -246,12 +246,25 @@ async fn aggregated_records_of_several_shards_are_tailed_and_counted() {
     let counted = answer(&pipeline, &["count", "--json"], 0);
     let orders = &counted["count"]["tables"]["dbo.orders"];
     assert_eq!((&orders["creates"], &counted["agrees"]), (&json!(303), &json!(true)), "{counted:#}");
+    // They are shown as JSON, whatever they are written in.
+    assert!(all.iter().all(|line| line["event"]["source"]["db"] == "shop"), "{:#}", all[0]);
+    let raw = said(&pipeline, &["tail", "--no-follow", "--from", "start", "--raw", "--limit", "1"], 0);
+    assert!(!raw.starts_with('{'), "{raw}");
     // A position within an aggregate.
     let middle = &all[all.len() / 2];
     let position = ["stream", "shard", "sequence_number"].map(|name| middle[name].as_str().unwrap()).join("/");
     let of_shard = |line: &&Value| line["shard"] == middle["shard"];
     let after: Vec<_> = all.iter().filter(of_shard).skip_while(|line| *line != middle).skip(1).cloned().collect();
     assert_eq!(events(&pipeline, &["--from", &position, "--table", "dbo.orders"]), after);
+    // What cannot be read for want of a schema is told, and not counted for none.
+    for file in std::fs::read_dir(pipeline.path("schemas/tables")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "avsc") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    assert!(said(&pipeline, &["tail", "--from", "start", "--limit", "1"], 0).contains(".avsc"));
+    assert!(said(&pipeline, &["count"], 1).contains(".avsc"));
     assert!(process.terminate().success(), "{}", process.log());
 }
 

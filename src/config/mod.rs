@@ -153,9 +153,7 @@ impl Config {
         for path in [&mut self.contracts, &mut self.entities, &mut self.data] {
             *path = folder.join(&path);
         }
-        if let streams::config::Config::Embedded(embedded) = &mut self.streams.provider {
-            embedded.path = folder.join(&embedded.path);
-        }
+        self.streams.provider.relative_to(folder);
         for sink in &mut self.sinks {
             if let SinkConfig::Sqlite(sqlite) = sink {
                 sqlite.path = folder.join(&sqlite.path);

@@ -264,6 +264,21 @@ impl From<Config> for Choices {
     }
 }
 
+impl Config {
+    /// Takes relative paths as ones from this folder on.
+    pub fn relative_to(&mut self, folder: &std::path::Path) {
+        match self {
+            Self::Memory => {}
+            Self::Embedded(options) => options.path = folder.join(&options.path),
+            Self::Kinesis(options) => {
+                if let Oversize::Pointer(objects) = &mut options.oversize {
+                    objects.relative_to(folder);
+                }
+            }
+        }
+    }
+}
+
 /// Opens the store. Two openings of `memory` share nothing: keep the provider, and hand it to writers and readers.
 pub async fn open(config: &Config) -> Result<Arc<dyn Provider>, Error> {
     match config {

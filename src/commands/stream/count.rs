@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
 use indicatif::{HumanCount, ProgressBar};
 use schemas::event::Op;
 use schemas::parse::Head;
@@ -13,6 +14,7 @@ use serde_json::json;
 use streams::{Positions, Provider, StreamReader};
 
 use super::account::{Account, Kept, Report};
+use super::decoding::Decoder;
 use super::open;
 use super::reading::Records;
 use crate::cli::StreamCountArgs;
@@ -33,6 +35,7 @@ pub(super) async fn run(args: &StreamCountArgs) -> anyhow::Result<ExitCode> {
 
 async fn count(config: &Config, provider: Arc<dyn Provider>, args: &StreamCountArgs) -> anyhow::Result<Report> {
     let bar = ProgressBar::new_spinner();
+    let mut decoder = Decoder::new(config)?;
     let mut records = Records::open(config, &*provider).await?;
     let mut account: Option<Account> = None;
     let mut followed = BTreeMap::new();
@@ -48,7 +51,7 @@ async fn count(config: &Config, provider: Arc<dyn Provider>, args: &StreamCountA
         }
         // Only a beginning of one's own is one before which nothing is missed.
         let account = account.get_or_insert_with(|| Account::new(args.from.map(|_| record.from_lsn)));
-        let mut counting = Counting { account, tables: &args.tables };
+        let mut counting = Counting { account, decoder: &mut decoder, tables: &args.tables };
         for streams in [&mut record.counts, &mut record.dead_lettered, &mut record.reread_counts] {
             streams.retain(|table, _| counting.takes(table));
         }
@@ -86,6 +89,7 @@ fn worse(one: Kept, other: Kept) -> Kept {
 /// Where events are counted.
 struct Counting<'a> {
     account: &'a mut Account,
+    decoder: &'a mut Decoder,
     /// None: all.
     tables: &'a [TableName],
 }
@@ -95,14 +99,15 @@ impl Counting<'_> {
         self.tables.is_empty() || self.tables.contains(table)
     }
 
-    /// What has to be kept of a record until it is counted; none for an event of a table that is not.
-    fn digest(&mut self, data: &[u8]) -> Option<Digest> {
-        let Ok(head) = Head::read(data) else { return Some(None) };
-        let wanted = |table: &TableName| table.table == *head.table && table.schema == *head.schema;
-        if !self.tables.is_empty() && !self.tables.iter().any(wanted) {
-            return None;
-        }
-        Some(Some((self.account.table(&head.schema, &head.table), head.op, head.position)))
+    /// What has to be kept of each record until it is counted; none for an event of a table that is not.
+    fn digests<'r>(&mut self, records: impl Iterator<Item = &'r [u8]>) -> anyhow::Result<Vec<Option<Digest>>> {
+        let Self { account, decoder, tables } = self;
+        decoder.heads(records, |head: Option<&Head<'_>>| {
+            let Some(head) = head else { return Some(None) };
+            let wanted = |table: &TableName| table.table == *head.table && table.schema == *head.schema;
+            let counted = tables.is_empty() || tables.iter().any(wanted);
+            counted.then(|| Some((account.table(&head.schema, &head.table), head.op, head.position)))
+        })
     }
 }
 
@@ -142,7 +147,7 @@ impl Followed {
         positions: &Positions,
         before: Option<Option<&Positions>>,
         counting: &mut Counting<'_>,
-    ) -> Result<Kept, streams::Error> {
+    ) -> anyhow::Result<Kept> {
         let mut kept = Kept::All;
         for (shard, to) in positions {
             // What lies beyond the tip is not there any more, and will not come.
@@ -166,12 +171,14 @@ impl Followed {
         Ok(kept)
     }
 
-    async fn take_in(&mut self, counting: &mut Counting<'_>) -> Result<(), streams::Error> {
+    async fn take_in(&mut self, counting: &mut Counting<'_>) -> anyhow::Result<()> {
         let batch = self.reader.next().await?;
+        let place = || format!("stream {}, shard {}", batch.stream, batch.shard);
+        let digests = counting.digests(batch.records.iter().map(|(_, data)| &data[..])).with_context(place)?;
         let shard = self.shards.entry(batch.shard).or_default();
-        for (number, data) in batch.records {
+        for ((number, _), digest) in batch.records.into_iter().zip(digests) {
             shard.first.get_or_insert_with(|| number.clone());
-            if let Some(digest) = counting.digest(&data) {
+            if let Some(digest) = digest {
                 shard.waiting.push_back((number.clone(), digest));
             }
             shard.read = Some(number);

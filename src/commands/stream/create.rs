@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn every_difference_has_its_remedy() {
         let stream = StreamName("shop.events".into());
-        let kinesis = Store::Kinesis(streams::config::KinesisOptions::default());
+        let kinesis = Store::Kinesis(Box::default());
         let wanted = StreamSettings {
             retention: Some(Duration::from_secs(48 * 3600)),
             max_record_bytes: Some(2 << 20),

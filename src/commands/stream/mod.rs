@@ -4,6 +4,7 @@ mod account;
 mod check;
 mod count;
 mod create;
+mod decoding;
 mod list;
 mod policy;
 mod reading;

@@ -16,6 +16,7 @@ use streams::{Batch, Positions, Provider};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::decoding::Decoder;
 use super::reading::{From, Section};
 use super::shown::{self, Event};
 use super::{Named, open, put_line};
@@ -42,19 +43,21 @@ struct View {
     from: From,
     json: bool,
     raw: bool,
+    decoder: Decoder,
 }
 
 pub(super) async fn run(args: &StreamTailArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
     let contracts = config.load_contracts()?;
     let named = Named::new(&config, &contracts);
-    let view = View {
+    let mut view = View {
         tables: contracts.iter().map(|contract| (contract.table.name.clone(), contract.table.clone())).collect(),
         only: args.tables.clone(),
         key: args.key.clone().map(EntityKey::from_text),
         from: From::parse(&args.from, jiff::Timestamp::now())?,
         json: args.json,
         raw: args.raw,
+        decoder: Decoder::new(&config)?,
     };
     view.check()?;
     let kinds = kinds(args, &config, &named);
@@ -74,26 +77,28 @@ pub(super) async fn run(args: &StreamTailArgs) -> anyhow::Result<ExitCode> {
         let (kind, batch) = tokio::select! {
             interrupted = &mut interruption => {
                 interrupted?;
-                break;
+                return Ok(ExitCode::SUCCESS);
             }
             batch = batches.recv() => match batch {
                 Some(batch) => batch,
                 None => break,
             },
+            // One that has failed ends all of it: what it would have read would be missing without a word.
+            Some(ended) = readers.join_next() => {
+                ended??;
+                continue;
+            }
         };
         for (number, data) in &batch.records {
             let Some(line) = view.line(kind, &batch, number.as_str(), data) else { continue };
-            if !put_line(&line)? {
-                return Ok(ExitCode::SUCCESS);
-            }
             left -= 1;
-            if left == 0 {
-                break;
+            if !put_line(&line)? || left == 0 {
+                return Ok(ExitCode::SUCCESS);
             }
         }
     }
-    // Readers that have ended did so because they failed, or had no more to read.
-    while let Some(ended) = readers.try_join_next() {
+    // The last of them may have failed.
+    while let Some(ended) = readers.join_next().await {
         ended??;
     }
     Ok(ExitCode::SUCCESS)
@@ -167,7 +172,7 @@ impl View {
     }
 
     /// The line for a record; none where it is not asked for.
-    fn line(&self, kind: Kind, batch: &Batch, number: &str, data: &[u8]) -> Option<String> {
+    fn line(&mut self, kind: Kind, batch: &Batch, number: &str, data: &[u8]) -> Option<String> {
         let shown = match kind {
             Kind::Events => self.event(data),
             Kind::Progress => self.progress(data),
@@ -190,8 +195,8 @@ impl View {
         })
     }
 
-    fn event(&self, data: &[u8]) -> anyhow::Result<Option<Shown>> {
-        let event = Event::decode(data)?;
+    fn event(&mut self, data: &[u8]) -> anyhow::Result<Option<Shown>> {
+        let event = Event::decode(&self.decoder.json(data)?)?;
         if !self.takes(&event.table) || self.from.passes_over(event.commit_lsn, event.commit_time_ms) {
             return Ok(None);
         }

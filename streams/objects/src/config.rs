@@ -106,6 +106,13 @@ impl fmt::Display for Config {
 }
 
 impl Config {
+    /// Takes a relative path as one from this folder on.
+    pub fn relative_to(&mut self, folder: &std::path::Path) {
+        if let Self::Local(options) = self {
+            options.path = folder.join(&options.path);
+        }
+    }
+
     pub(crate) async fn store(&self) -> Result<Arc<dyn ObjectStore>, Error> {
         let failed = |source| Error::Open { store: self.to_string(), source: Box::new(source) };
         match self {
