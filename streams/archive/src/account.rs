@@ -8,6 +8,8 @@
 //! - A record of the initial snapshot: the sum of its load's counts against the rows of the load; rows that come twice make up for none that is missing in another table, but may for one in the same.
 //! - Rows that were read again: likewise, over all rereads.
 //!
+//! A record that could not be read may be any of those: as many may be missing as were not read.
+//!
 //! A record that overlaps what was archived, as a restarted importer's first one may, and one whose events are partly in a segment that an earlier process wrote, are not compared: what is distinct in them is not known any
 //! more. Records of an importer that was replaced (a lower epoch) count nothing.
 
@@ -51,9 +53,9 @@ struct Rows {
 
 impl Rows {
     /// What is missing, told once.
-    fn settle(&mut self) -> Option<Self> {
+    fn settle(&mut self, unknown: u64) -> Option<Self> {
         let told = *self;
-        (self.found < self.published).then(|| {
+        (self.found + unknown < self.published).then(|| {
             self.published = self.found;
             told
         })
@@ -73,6 +75,12 @@ pub struct Account {
     snapshot: BTreeMap<TableName, Rows>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     rereads: BTreeMap<TableName, Rows>,
+    /// Records of the load, and since, that could not be read.
+    #[serde(default)]
+    unknown: u64,
+    /// Of them, those of this segment and of those before it since the last tick.
+    #[serde(default)]
+    unknown_lately: u64,
     /// The last segment ended within a tick.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     within: bool,
@@ -85,18 +93,17 @@ pub struct Account {
 }
 
 impl Account {
-    /// Takes in the events of a segment.
-    pub(crate) fn events<'a>(&mut self, events: impl Iterator<Item = &'a Facts>) {
+    /// Takes in the events of a segment, and how many records of it could not be read.
+    pub(crate) fn events<'a>(&mut self, events: impl Iterator<Item = &'a Facts>, unknown: u64) {
+        self.unknown += unknown;
+        self.unknown_lately += unknown;
         // What `within` says was of the manifest that this began with.
         self.whole |= !self.within;
         for event in events {
             let lsn = event.position.commit_lsn;
             match event.op {
                 Op::Read => {
-                    if self.load.is_none_or(|load| lsn > load) {
-                        self.load = Some(lsn);
-                        self.snapshot.clear();
-                    }
+                    self.begin(lsn);
                     if self.load == Some(lsn) {
                         self.snapshot.entry(event.table.clone()).or_default().found += 1;
                     }
@@ -111,10 +118,22 @@ impl Account {
         }
     }
 
+    /// Rows or a record of a snapshot with this start have come.
+    fn begin(&mut self, start: Lsn) {
+        if self.load.is_none_or(|load| start > load) {
+            self.load = Some(start);
+            self.snapshot.clear();
+            self.unknown = self.unknown_lately;
+        }
+    }
+
     /// Ends a segment; `within`: in the middle of a tick.
     pub(crate) fn end(&mut self, within: bool) {
         // What an earlier process had of a tick stays unknown until the tick has passed.
         self.within = within || (self.within && !self.whole);
+        if !within {
+            self.unknown_lately = 0;
+        }
     }
 
     pub(crate) fn frontier(&self) -> Lsn {
@@ -135,20 +154,17 @@ impl Account {
         for (table, count) in &record.reread_counts {
             let rows = self.rereads.entry(table.clone()).or_default();
             rows.published += count;
-            if let Some(rows) = rows.settle() {
+            if let Some(rows) = rows.settle(self.unknown) {
                 tell(table, rows.published, rows.found);
             }
         }
         if record.phase != Phase::Tail {
-            if self.load.is_none_or(|load| record.from_lsn > load) {
-                self.load = Some(record.from_lsn);
-                self.snapshot.clear();
-            }
+            self.begin(record.from_lsn);
             if self.load == Some(record.from_lsn) {
                 for (table, count) in &record.counts {
                     let rows = self.snapshot.entry(table.clone()).or_default();
                     rows.published += count;
-                    if let Some(rows) = rows.settle() {
+                    if let Some(rows) = rows.settle(self.unknown) {
                         tell(table, rows.published, rows.found);
                     }
                 }
@@ -161,7 +177,7 @@ impl Account {
         if exact {
             for (table, &published) in &record.counts {
                 let found = found.get(table).copied().unwrap_or_default();
-                if found < published {
+                if found + self.unknown_lately < published {
                     tell(table, published, found);
                 }
             }
@@ -231,7 +247,7 @@ mod tests {
     fn repeats_make_up_for_nothing_and_what_is_missing_is_told_once() {
         let mut account = Account::default();
         let changes = [event(Op::Create, 1, 1), event(Op::Create, 1, 1), event(Op::Create, 2, 1), event(Op::Create, 3, 1)];
-        account.events(changes.iter());
+        account.events(changes.iter(), 0);
         let missing = account.record(&record(1, Phase::Tail, 0, 2, 3), &[]);
         assert_eq!((missing.len(), missing[0].published, missing[0].found), (1, 3, 2));
         assert_eq!((missing[0].from_lsn, missing[0].to_lsn), (lsn(0), lsn(2)));
@@ -246,37 +262,43 @@ mod tests {
     #[test]
     fn a_tick_that_is_partly_in_an_earlier_process_is_not_compared() {
         let mut account = Account::default();
-        account.events([event(Op::Create, 1, 1)].iter());
+        account.events([event(Op::Create, 1, 1)].iter(), 0);
         account.end(true);
         let mut account = kept(&account);
-        account.events([event(Op::Create, 1, 2)].iter());
+        account.events([event(Op::Create, 1, 2)].iter(), 0);
         account.end(false);
         assert_eq!(account.record(&record(1, Phase::Tail, 0, 1, 2), &[]), []);
-        account.events([event(Op::Create, 2, 1)].iter());
+        account.events([event(Op::Create, 2, 1)].iter(), 0);
         assert_eq!(account.record(&record(1, Phase::Tail, 1, 2, 2), &[]).len(), 1);
         // In one process it is.
-        account.events([event(Op::Create, 3, 1)].iter());
+        account.events([event(Op::Create, 3, 1)].iter(), 0);
         account.end(true);
-        account.events([event(Op::Create, 3, 2)].iter());
+        account.events([event(Op::Create, 3, 2)].iter(), 0);
         assert_eq!(account.record(&record(1, Phase::Tail, 2, 3, 3), &[]).len(), 1);
     }
 
     #[test]
     fn rows_of_a_snapshot_are_counted_over_the_load_and_over_restarts() {
         let mut account = Account::default();
-        account.events([event(Op::Read, 5, 0), event(Op::Read, 5, 0)].iter());
+        account.events([event(Op::Read, 5, 0), event(Op::Read, 5, 0)].iter(), 0);
         assert_eq!(account.record(&record(1, Phase::Snapshot, 5, 5, 2), &[]), []);
         let mut account = kept(&account);
-        account.events([event(Op::Read, 5, 0)].iter());
+        account.events([event(Op::Read, 5, 0)].iter(), 0);
         let complete = Phase::SnapshotComplete { consistent_from: lsn(5) };
         assert_eq!(account.record(&record(1, complete, 5, 5, 2), &[]).len(), 1);
-        account.events([event(Op::Create, 6, 1)].iter());
+        account.events([event(Op::Create, 6, 1)].iter(), 0);
         assert_eq!(account.record(&record(1, Phase::Tail, 5, 6, 1), &[]), []);
+        // A record that cannot be read may be the one.
+        account.events([].iter(), 1);
+        assert_eq!(account.record(&record(1, Phase::Tail, 6, 7, 1), &[]), []);
+        account.end(false);
+        account.events([].iter(), 0);
+        assert_eq!(account.record(&record(1, Phase::Tail, 7, 8, 1), &[]).len(), 1);
         // A later load begins anew.
-        account.events([event(Op::Read, 9, 0)].iter());
+        account.events([event(Op::Read, 9, 0)].iter(), 0);
         assert_eq!(account.record(&record(1, Phase::Snapshot, 9, 9, 1), &[]), []);
 
-        account.events([event(Op::Reread, 9, 0)].iter());
+        account.events([event(Op::Reread, 9, 0)].iter(), 0);
         let mut again = record(1, Phase::Tail, 9, 9, 0);
         again.reread_counts.insert(orders(), 2);
         assert_eq!(account.record(&again, &[]).len(), 1);

@@ -148,7 +148,8 @@ impl Run {
             return Ok(());
         }
         let (last, writer, stream) = (self.last.clone(), self.writer.clone(), self.progress_stream.clone());
-        let built = tokio::task::spawn_blocking(move || segment::build(&last, &writer, &stream, &cut)).await;
+        let schemas = self.archiver.archive.schemas.clone();
+        let built = tokio::task::spawn_blocking(move || segment::build(&last, &writer, (&stream, &schemas), &cut)).await;
         let segment = built
             .map_err(|error| Error::Task { what: error.to_string() })?
             .map_err(|error| Error::Task { what: format!("compressing a segment: {error}") })?;

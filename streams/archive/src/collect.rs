@@ -301,8 +301,8 @@ mod tests {
         let mut collector = Collector::new("other", &ShardPositions::new());
         let error = collector.progress(tick(1, &[])).unwrap_err();
         assert!(matches!(error, Error::StreamOfOtherSource { .. }), "{error}");
-        let mut wrong = tick(1, &[]);
+        let mut wrong = tick(2, &[]);
         wrong.records[0].1 = Bytes::from_static(b"{}");
-        assert!(collector.progress(wrong).unwrap_err().to_string().contains("record 1: not a progress record"));
+        assert!(collector.progress(wrong).unwrap_err().to_string().contains("record 2: not a progress record"));
     }
 }

@@ -60,6 +60,9 @@ pub struct Manifest {
     pub shards: BTreeMap<StreamName, Vec<ShardId>>,
     /// Where every shard stands at the segment's end.
     pub positions: ShardPositions,
+    /// Where every shard stood at the last tick, if the segment ends within one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete: Option<ShardPositions>,
     pub account: Account,
 }
 
@@ -115,6 +118,7 @@ impl Manifest {
             objects: Vec::new(),
             shards: BTreeMap::new(),
             positions: ShardPositions::new(),
+            complete: None,
             account: Account::default(),
         }
     }
@@ -126,9 +130,15 @@ impl Manifest {
             writer: writer.to_owned(),
             frontier: self.frontier,
             positions: self.positions.clone(),
+            complete: self.complete.clone(),
             account: self.account.clone(),
             ..Self::origin()
         }
+    }
+
+    /// Where every shard stood at the last tick.
+    pub(crate) fn complete(&self) -> &ShardPositions {
+        self.complete.as_ref().unwrap_or(&self.positions)
     }
 
     pub(crate) fn objects_of(&self, kind: Kind) -> impl Iterator<Item = &Object> {
@@ -198,6 +208,7 @@ mod tests {
         assert_eq!(number_of(&ObjectPath::from("manifests/x")), None);
         let path = events_path("dbo.a/b c", "2026-11-22", 3, "0123456789abcdef");
         assert_eq!(path.as_ref(), "events/table=dbo.a%2Fb c/date=2026-11-22/000000000003-0123456789ab.jsonl.zst");
+        assert_eq!(ObjectPath::parse(path.as_ref()).unwrap(), path);
     }
 
     #[test]

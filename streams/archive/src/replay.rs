@@ -7,7 +7,7 @@
 //! # What a replay is for
 //! It hands out events, each once and in the source's order, for other tools. To build entities anew, a joiner with an empty state needs no replay: it reads the archive itself.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use schemas::progress::{ShardPositions, StreamName};
@@ -15,7 +15,7 @@ use schemas::{Lsn, Position, TableName};
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::facts;
+use crate::facts::{self, Facts};
 use crate::manifest::{Kind, Manifest};
 use crate::read::merge;
 use crate::store::Archive;
@@ -79,8 +79,8 @@ pub struct Replay {
     /// The next segment.
     number: Option<u64>,
     at: ShardPositions,
-    /// What of the last transaction has been handed out, if its end is not in the same segment.
-    seen: HashSet<(TableName, Position)>,
+    /// Events above the LSN up to which the segments read so far are complete: what stands before them may be in the next one.
+    held: Vec<(Facts, Bytes)>,
 }
 
 impl Archive {
@@ -94,7 +94,7 @@ impl Archive {
         };
         // A segment without a predecessor is read from its beginning.
         let mut at = match self.manifest(beyond.number.saturating_sub(1)).await? {
-            Some(before) => before.positions.clone(),
+            Some(before) => before.complete().clone(),
             None => ShardPositions::new(),
         };
         let progress_stream = self.progress_stream();
@@ -146,7 +146,7 @@ impl Archive {
     /// The events of this range, which [`Replay::next`] hands out.
     pub async fn replay(&self, range: Range) -> Result<Replay, Error> {
         let (at, number) = self.begin(range.from).await?;
-        Ok(Replay { archive: self.clone(), range, number, at, seen: HashSet::new() })
+        Ok(Replay { archive: self.clone(), range, number, at, held: Vec::new() })
     }
 }
 
@@ -182,8 +182,8 @@ impl Plan {
 }
 
 impl Replay {
-    /// The events of the next segment that holds any, in the source's order, each identity once; `None` behind the last. An event that came again long after it was archived, as after an importer's restart, is told by its LSN:
-    /// the ticks before are complete.
+    /// The next events, as JSON, in the source's order, each identity once; `None` behind the last. What is of a tick that is not complete in the archive is left out. An event that came again long after it was archived, as after
+    /// an importer's restart, is told by its LSN: the ticks before are complete.
     pub async fn next(&mut self) -> Result<Option<Vec<Bytes>>, Error> {
         while let Some(number) = self.number {
             let Some(manifest) = self.archive.manifest(number).await? else {
@@ -204,26 +204,28 @@ impl Replay {
             Some(before) => before.frontier,
             None => Lsn::ZERO,
         };
-        let mut found = Vec::new();
-        let streams: HashSet<&StreamName> =
+        let streams: BTreeSet<&StreamName> =
             manifest.objects_of(Kind::Events).filter_map(|object| object.stream.as_ref()).collect();
         for stream in streams {
             let after = self.at.get(stream).cloned().unwrap_or_default();
             for batch in self.archive.records(manifest, stream, &after).await? {
-                for (_, data) in batch.records {
-                    let Some(facts) = facts::read(&data) else { continue };
+                let reads = facts::read(&self.archive.schemas, batch.records.iter().map(|(_, data)| data));
+                for ((_, data), read) in batch.records.into_iter().zip(reads) {
+                    let Some(facts) = read.facts else { continue };
                     let lsn = facts.position.commit_lsn;
                     let repeat = !facts.op.is_read() && lsn <= complete;
                     if self.range.holds(lsn) && self.range.wants(&facts.table.to_string()) && !repeat {
-                        found.push((facts, data));
+                        self.held.push((facts, read.json.unwrap_or(data)));
                     }
                 }
             }
         }
+        let due = |(facts, _): &mut (Facts, Bytes)| facts.position.commit_lsn <= manifest.frontier;
+        let mut due: Vec<(Facts, Bytes)> = self.held.extract_if(.., due).collect();
         // Stable: rows that were read keep the order in which they were.
-        found.sort_by(|(a, _), (b, _)| a.position.cmp(&b.position).then_with(|| a.table.cmp(&b.table)));
-        self.seen.retain(|(_, position)| position.commit_lsn > complete);
-        found.retain(|(facts, _)| facts.op.is_read() || self.seen.insert((facts.table.clone(), facts.position)));
-        Ok(found.into_iter().map(|(_, data)| data).collect())
+        due.sort_by(|(a, _), (b, _)| a.position.cmp(&b.position).then_with(|| a.table.cmp(&b.table)));
+        let mut seen: HashSet<(TableName, Position)> = HashSet::new();
+        due.retain(|(facts, _)| facts.op.is_read() || seen.insert((facts.table.clone(), facts.position)));
+        Ok(due.into_iter().map(|(_, data)| data).collect())
     }
 }

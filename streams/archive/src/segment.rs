@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use objects::ObjectPath;
 use schemas::Lsn;
+use schemas::encoding::Schemas;
 use schemas::progress::{SequenceNumber, ShardId, StreamName};
 use sha2::{Digest, Sha256};
 
 use crate::account::Between;
 use crate::collect::{Cut, Run, ends};
-use crate::facts::{self, Facts};
+use crate::facts::{self, Read};
 use crate::line;
 use crate::manifest::{self, Kind, Manifest, Object, Ticks, UNREADABLE};
 
@@ -36,16 +37,21 @@ struct Sheet {
 }
 
 /// Makes the segment that follows `last`. Costs time: the records are looked at, hashed and compressed.
-pub(crate) fn build(last: &Manifest, writer: &str, progress_stream: &StreamName, cut: &Cut) -> std::io::Result<Segment> {
+pub(crate) fn build(
+    last: &Manifest,
+    writer: &str,
+    (progress_stream, schemas): (&StreamName, &Schemas),
+    cut: &Cut,
+) -> std::io::Result<Segment> {
     let mut manifest = last.next(writer);
-    let facts: Vec<Vec<Option<Facts>>> =
-        cut.runs.iter().map(|run| run.records.iter().map(|(_, data)| facts::read(data)).collect()).collect();
-    compare(&mut manifest, progress_stream, cut, &facts);
+    let look = |run: &Run| facts::read(schemas, run.records.iter().map(|(_, data)| data));
+    let reads: Vec<Vec<Read>> = cut.runs.iter().map(look).collect();
+    compare(&mut manifest, progress_stream, cut, &reads);
     let fallback_ms = cut.ticks.iter().map(|tick| tick.record.commit_time_ms).max().unwrap_or_default();
     let mut sheets: BTreeMap<(StreamName, String, String), Sheet> = BTreeMap::new();
-    for (run, facts) in cut.runs.iter().zip(&facts) {
+    for (run, reads) in cut.runs.iter().zip(&reads) {
         manifest.shards.entry(run.stream.clone()).or_default().push(run.shard.clone());
-        write_run(run, facts, fallback_ms, &mut sheets);
+        write_run(run, reads, fallback_ms, &mut sheets);
     }
     let mut segment = Segment { manifest, data: Vec::new() };
     let mut index = Sheet::default();
@@ -62,14 +68,18 @@ pub(crate) fn build(last: &Manifest, writer: &str, progress_stream: &StreamName,
         segment.add(Kind::Index, &index, (None, None), |number, sha| manifest::other_path(Kind::Index, number, sha))?;
     }
     ends(cut, progress_stream, &mut segment.manifest.positions);
+    if segment.manifest.complete.as_ref() == Some(&segment.manifest.positions) {
+        segment.manifest.complete = None;
+    }
     Ok(segment)
 }
 
 /// Holds the ticks against the events.
-fn compare(manifest: &mut Manifest, progress_stream: &StreamName, cut: &Cut, facts: &[Vec<Option<Facts>>]) {
-    manifest.account.events(facts.iter().flatten().flatten());
-    let mut stood = manifest.positions.clone();
-    stood.remove(progress_stream);
+fn compare(manifest: &mut Manifest, progress_stream: &StreamName, cut: &Cut, reads: &[Vec<Read>]) {
+    let facts = || reads.iter().flatten().map(|read| read.facts.as_ref());
+    let unknown = facts().filter(Option::is_none).count() as u64;
+    manifest.account.events(facts().flatten(), unknown);
+    let mut stood = manifest.complete().clone();
     for tick in &cut.ticks {
         let mut between = Vec::new();
         for (stream, shards) in &tick.record.positions {
@@ -83,7 +93,9 @@ fn compare(manifest: &mut Manifest, progress_stream: &StreamName, cut: &Cut, fac
             }
         }
         manifest.missing.extend(manifest.account.record(&tick.record, &between));
+        stood.entry(progress_stream.clone()).or_default().insert(tick.shard.clone(), tick.sequence.clone());
     }
+    manifest.complete = Some(stood);
     manifest.account.end(cut.within);
     manifest.frontier = manifest.account.frontier().max(manifest.frontier);
     if let (Some(first), Some(last)) = (cut.ticks.first(), cut.ticks.last()) {
@@ -96,14 +108,14 @@ fn compare(manifest: &mut Manifest, progress_stream: &StreamName, cut: &Cut, fac
     }
 }
 
-fn write_run(run: &Run, facts: &[Option<Facts>], fallback_ms: i64, sheets: &mut BTreeMap<(StreamName, String, String), Sheet>) {
-    for ((sequence, data), facts) in run.records.iter().zip(facts) {
+fn write_run(run: &Run, reads: &[Read], fallback_ms: i64, sheets: &mut BTreeMap<(StreamName, String, String), Sheet>) {
+    for ((sequence, data), Read { facts, json }) in run.records.iter().zip(reads) {
         let (table, time_ms) = match facts {
             Some(facts) => (manifest::table_text(&facts.table), facts.commit_time_ms),
             None => (UNREADABLE.to_owned(), fallback_ms),
         };
         let sheet = sheets.entry((run.stream.clone(), table, facts::date(time_ms))).or_default();
-        line::write(&mut sheet.text, (&run.stream, &run.shard), sequence, data, None);
+        line::write(&mut sheet.text, (&run.stream, &run.shard), sequence, data, json.as_deref());
         sheet.records += 1;
         let lsn = facts.as_ref().map(|facts| facts.position.commit_lsn);
         if let Some(lsn) = lsn {

@@ -21,6 +21,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use objects::{Creation, ObjectPath, Objects};
 use quick_cache::sync::Cache;
 use schemas::Lsn;
+use schemas::encoding::Schemas;
 use schemas::progress::StreamName;
 use serde::de::DeserializeOwned;
 use streams::Positions;
@@ -41,6 +42,7 @@ const DRAFT_AGE: Duration = Duration::from_secs(24 * 3600);
 pub struct Archive {
     pub(crate) objects: Objects,
     pub(crate) header: Arc<Header>,
+    pub(crate) schemas: Arc<Schemas>,
     manifests: Arc<Cache<u64, Arc<Manifest>>>,
 }
 
@@ -52,10 +54,11 @@ impl std::fmt::Debug for Archive {
 
 impl Archive {
     /// The archive of a source whose streams' names begin with `prefix`. One of another source is refused; where there is none yet, nothing is written.
-    pub async fn open(objects: Objects, source: &str, prefix: &str) -> Result<Self, Error> {
+    /// `schemas` are those of the records' encodings.
+    pub async fn open(objects: Objects, source: &str, prefix: &str, schemas: Arc<Schemas>) -> Result<Self, Error> {
         let header = Header { format: FORMAT, source: source.to_owned(), prefix: prefix.to_owned() };
         let manifests = Arc::new(Cache::new(KEPT_MANIFESTS));
-        let archive = Self { objects, header: Arc::new(header), manifests };
+        let archive = Self { objects, header: Arc::new(header), schemas, manifests };
         archive.check_header().await?;
         Ok(archive)
     }

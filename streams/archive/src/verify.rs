@@ -1,5 +1,6 @@
 //! The whole archive, looked through: every object against its checksum, every progress record against the events, every segment against the one before it.
 
+use bytes::Bytes;
 use serde::Serialize;
 use streams::Positions;
 
@@ -63,7 +64,7 @@ async fn segment(
     account: &mut Account,
     found: &mut Verification,
 ) -> Result<(), Error> {
-    let mut facts: Vec<Facts> = Vec::new();
+    let (mut facts, mut unknown): (Vec<Facts>, u64) = (Vec::new(), 0);
     let mut whole = true;
     for object in &manifest.objects {
         found.objects += 1;
@@ -77,9 +78,11 @@ async fn segment(
         };
         match loaded {
             Ok(kept) => {
-                for kept in kept.into_iter().flatten() {
-                    found.events += 1;
-                    facts.extend(facts::read(&kept.data));
+                let data: Vec<Bytes> = kept.into_iter().flatten().map(|kept| kept.data).collect();
+                found.events += data.len() as u64;
+                for read in facts::read(&archive.schemas, data.iter()) {
+                    unknown += u64::from(read.facts.is_none());
+                    facts.extend(read.facts);
                 }
             }
             Err(error) => {
@@ -102,7 +105,7 @@ async fn segment(
         found.missing.extend(manifest.missing.iter().cloned());
         return Ok(());
     }
-    account.events(facts.iter());
+    account.events(facts.iter(), unknown);
     for (_, record) in ticks {
         let told = account.record(&record, &[]);
         // As it was told when it was archived, which names the positions as well.
@@ -111,7 +114,7 @@ async fn segment(
             manifest.missing.iter().find(same).cloned().unwrap_or(told)
         }));
     }
-    account.end(false);
+    account.end(manifest.ticks.is_none());
     Ok(())
 }
 

@@ -210,7 +210,7 @@ async fn another_source_is_refused() {
     shop.tick(1).await;
     let objects = Objects::memory();
     archive_all(&shop, &objects, 1 << 20).await;
-    let error = archive::Archive::open(objects.clone(), "other", "other").await.unwrap_err();
+    let error = archive::Archive::open(objects.clone(), "other", "other", crate::support::no_schemas()).await.unwrap_err();
     assert!(error.to_string().contains("\"shop\"") && error.to_string().contains("\"other\""), "{error}");
 }
 
@@ -235,7 +235,7 @@ proptest! {
                     shop.tick(count).await;
                 }
                 let dying = Objects::over(Arc::new(Dying { inner: inner.clone(), left: left.into(), answer_lost }), "dying");
-                if let Ok(archive) = archive::Archive::open(dying, "shop", crate::support::PREFIX).await {
+                if let Ok(archive) = archive::Archive::open(dying, "shop", crate::support::PREFIX, crate::support::no_schemas()).await {
                     let shutdown = tokio_util::sync::CancellationToken::new();
                     let archiver = archive::Archiver::new(archive, &crate::support::config(segment_bytes));
                     let work = archiver.run(shop.provider.clone(), shutdown.clone());

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use archive::Fused;
 use objects::Objects;
 use proptest::prelude::*;
-use schemas::progress::ShardPositions;
 use streams::memory::Memory;
 use streams::{Error, Layout, Provider};
 

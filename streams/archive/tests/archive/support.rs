@@ -7,6 +7,7 @@ use std::time::Duration;
 use archive::{Archive, Archiver, Config, Error};
 use bytes::Bytes;
 use objects::{LocalOptions, Objects};
+use schemas::encoding::{Registry, Schemas};
 use schemas::envelope::Encoder;
 use schemas::event::{ChangeEvent, Op};
 use schemas::progress::{Phase, ProgressRecord, ShardPositions, StreamName};
@@ -178,8 +179,12 @@ pub(crate) async fn contents(shop: &Shop, provider: &dyn Provider, after: &Shard
     contents
 }
 
+pub(crate) fn no_schemas() -> Arc<Schemas> {
+    Arc::new(Schemas::fixed(Registry::default()))
+}
+
 pub(crate) async fn open(objects: &Objects) -> Archive {
-    Archive::open(objects.clone(), "shop", PREFIX).await.unwrap()
+    Archive::open(objects.clone(), "shop", PREFIX, no_schemas()).await.unwrap()
 }
 
 /// Segments of about so many bytes, and at once.
@@ -209,6 +214,10 @@ impl Working {
             () = archived(objects, frontier) => {}
             () = async { while !self.task.is_finished() { tokio::time::sleep(Duration::from_millis(5)).await } } => panic!("the archiver ended"),
         }
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.task.is_finished()
     }
 
     pub(crate) async fn stop(self) -> Result<(), Error> {
