@@ -1,7 +1,7 @@
 //! Reads the event streams and the progress stream, and drives the [`Engine`].
 //!
 //! For each event stream one task reads and one sorts out what was read (on a blocking thread), so that parsing runs beside the core's own work; channels between them are short, and
-//! a core that is busy holds the readers back. The core's work is done on a blocking thread as well, everything that has come in at a time.
+//! a core that is busy holds the readers back. What lies between readers and core is bounded in bytes over all streams ([`reserve`]): many streams with long backlogs take no more memory than one. The core's work is done on a blocking thread as well, everything that has come in at a time.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use schemas::progress::{ProgressRecord, StreamName};
 use schemas::{ErrorClass, Lsn};
 use streams::{Batch, Layout, Positions, Provider};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,8 @@ use crate::{Config, metrics};
 
 /// Batches taken in at a time.
 const INBOX: usize = 32;
+/// Bytes of event records between readers and core, in KiB. The core takes in whatever comes, so those who wait for room get it.
+const AHEAD_KIB: usize = 64 << 10;
 /// Progress records that wait for their events; past it no more are read.
 const WAITING_RECORDS: usize = 1000;
 const RETRY: Duration = Duration::from_secs(1);
@@ -76,18 +78,20 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
     let (routed_in, mut routed) = mpsc::channel(8);
     let (records_in, mut records) = mpsc::channel(64);
     let frontier = watch::Sender::new(engine.frontier());
+    let ahead = Arc::new(Semaphore::new(AHEAD_KIB));
     let mut readers: JoinSet<Result<(), Error>> = JoinSet::new();
     for stream in engine.streams() {
         let after = engine.positions().get(stream).cloned().unwrap_or_default();
         let (raw_in, raw) = mpsc::channel(2);
-        readers.spawn(read(provider.clone(), stream.clone(), after, raw_in));
+        readers.spawn(read(provider.clone(), stream.clone(), after, raw_in, Some(ahead.clone())));
         readers.spawn(sort_out(shared.clone(), raw, routed_in.clone(), frontier.subscribe()));
     }
     drop(routed_in);
     let progress_stream = Layout::progress_stream(&config.stream_prefix);
     let after = engine.positions().get(&progress_stream).cloned().unwrap_or_default();
     let (raw_in, raw) = mpsc::channel(2);
-    readers.spawn(read(provider.clone(), progress_stream, after, raw_in));
+    // Progress records wait for events: they must not take the room that these need.
+    readers.spawn(read(provider.clone(), progress_stream, after, raw_in, None));
     readers.spawn(read_records(raw, records_in));
 
     let mut engine = Some(engine);
@@ -136,7 +140,7 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
 /// What has come in since the core was last at work.
 #[derive(Default)]
 struct Inbox {
-    batches: Vec<Routed>,
+    batches: Vec<(Routed, Held)>,
     records: Vec<Progress>,
     trim: Option<TrimBound>,
     /// Shards that end before what the next record waits for.
@@ -150,7 +154,7 @@ struct TrimBound {
 }
 
 fn work_off(engine: &mut Engine, inbox: Inbox) -> Result<(), Error> {
-    for routed in inbox.batches {
+    for (routed, _held) in inbox.batches {
         engine.routed(routed)?;
     }
     for progress in inbox.records {
@@ -190,12 +194,24 @@ fn reader_ended(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>
     }
 }
 
+/// Room that a batch takes until the core has taken it in; none for progress records.
+type Held = Option<OwnedSemaphorePermit>;
+
+/// Waits for room for a batch. One that is larger than all there is takes all.
+async fn reserve(ahead: Option<&Arc<Semaphore>>, batch: &Batch) -> Held {
+    let bytes: usize = batch.records.iter().map(|(_, data)| data.len()).sum();
+    let kib = bytes.div_ceil(1024).clamp(1, AHEAD_KIB);
+    // It is never closed.
+    ahead?.clone().acquire_many_owned(kib as u32).await.ok()
+}
+
 /// Reads a stream from `after` on. A stream that does not exist yet is waited for; transient failures are tried again from where reading stood.
 async fn read(
     provider: Arc<dyn Provider>,
     stream: StreamName,
     mut after: Positions,
-    out: mpsc::Sender<Batch>,
+    out: mpsc::Sender<(Batch, Held)>,
+    ahead: Option<Arc<Semaphore>>,
 ) -> Result<(), Error> {
     let mut failed = 0;
     let mut told = false;
@@ -208,7 +224,8 @@ async fn read(
                         if let Some((last, _)) = batch.records.last() {
                             after.insert(batch.shard.clone(), last.clone());
                         }
-                        if out.send(batch).await.is_err() {
+                        let held = reserve(ahead.as_ref(), &batch).await;
+                        if out.send((batch, held)).await.is_err() {
                             return Ok(());
                         }
                     }
@@ -235,11 +252,11 @@ async fn read(
 
 async fn sort_out(
     shared: Arc<Shared>,
-    mut raw: mpsc::Receiver<Batch>,
-    out: mpsc::Sender<Routed>,
+    mut raw: mpsc::Receiver<(Batch, Held)>,
+    out: mpsc::Sender<(Routed, Held)>,
     frontier: watch::Receiver<Lsn>,
 ) -> Result<(), Error> {
-    while let Some(batch) = raw.recv().await {
+    while let Some((batch, held)) = raw.recv().await {
         let batch = Arc::new(batch);
         let mut attempts = 0;
         let routed = loop {
@@ -255,7 +272,7 @@ async fn sort_out(
                 routed => break routed?,
             }
         };
-        if out.send(routed).await.is_err() {
+        if out.send((routed, held)).await.is_err() {
             break;
         }
     }
@@ -263,8 +280,8 @@ async fn sort_out(
     std::future::pending().await
 }
 
-async fn read_records(mut raw: mpsc::Receiver<Batch>, out: mpsc::Sender<Progress>) -> Result<(), Error> {
-    while let Some(batch) = raw.recv().await {
+async fn read_records(mut raw: mpsc::Receiver<(Batch, Held)>, out: mpsc::Sender<Progress>) -> Result<(), Error> {
+    while let Some((batch, _)) = raw.recv().await {
         for (sequence, data) in batch.records {
             let record: ProgressRecord = serde_json::from_slice(&data).map_err(|error| Error::ProgressRecord {
                 stream: batch.stream.clone(),
@@ -278,4 +295,36 @@ async fn read_records(mut raw: mpsc::Receiver<Batch>, out: mpsc::Sender<Progress
         }
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use schemas::progress::{SequenceNumber, ShardId};
+
+    use super::*;
+
+    fn batch(bytes: usize) -> Batch {
+        let record = (SequenceNumber::from(1), vec![0; bytes].into());
+        Batch { stream: StreamName("s".into()), shard: ShardId("0".into()), records: vec![record] }
+    }
+
+    #[tokio::test]
+    async fn streams_share_the_room_ahead_of_the_core() {
+        let ahead = Arc::new(Semaphore::new(AHEAD_KIB));
+        let half = batch(AHEAD_KIB * 512);
+        let (first, second) = (reserve(Some(&ahead), &half).await, reserve(Some(&ahead), &half).await);
+        let waiting = tokio::spawn({
+            let ahead = ahead.clone();
+            // One that is larger than all the room waits for all of it.
+            async move { reserve(Some(&ahead), &batch(AHEAD_KIB * 1024 + 1)).await }
+        });
+        assert!(reserve(None, &half).await.is_none(), "progress records need no room");
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(second);
+        assert_eq!(waiting.await.unwrap().unwrap().num_permits(), AHEAD_KIB);
+        assert_eq!(ahead.available_permits(), AHEAD_KIB);
+    }
 }

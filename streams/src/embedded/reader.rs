@@ -18,8 +18,8 @@ use super::hub::Hub;
 use super::segment::{SegmentReader, Stop, damaged};
 use crate::{Batch, Error, Positions, StreamReader};
 
-/// Batches read ahead; each is about a block.
-const READ_AHEAD: usize = 2;
+/// Batches that wait for whoever reads; the next one is read meanwhile. Each is about as large as one read of a segment.
+const READ_AHEAD: usize = 1;
 /// The pauses between looks at files that do not grow.
 const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(25);

@@ -37,8 +37,10 @@ const MARK_MAGIC: [u8; 8] = *b"SYNCED\r\n";
 pub(super) const MARK_BYTES: usize = FRAME_BYTES + 16;
 /// The largest record.
 pub(super) const MAX_RECORD_BYTES: usize = 64 << 20;
-/// How much is read at once.
+/// How much is looked through at once for a mark.
 const BLOCK_BYTES: usize = 1 << 20;
+/// How much is read at once. A reader of a stream holds three of them; there may be hundreds of readers.
+const READ_BYTES: usize = 512 << 10;
 
 pub(super) fn io_error(path: &Path, source: io::Error) -> Error {
     Error::Io { path: path.display().to_string(), source }
@@ -216,7 +218,7 @@ impl SegmentReader {
 
     /// Up to a block of records, added to `records` as slices of that block, with their numbers.
     pub(super) fn read(&mut self, records: &mut Vec<(u64, Bytes)>) -> Result<Stop, Error> {
-        let mut want = BLOCK_BYTES;
+        let mut want = READ_BYTES;
         loop {
             let length = self.length()?;
             if length == self.offset {
