@@ -50,7 +50,7 @@ fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred
     format!(
         "# The pipeline of {database}, as `tributary init` proposes it. What is commented out has the value shown where it is left out.\n\
          source:\n  name: {name}\n  url: {url}\n  password: {{env: {variable}}}  # or {{file: /run/secrets/mssql}}, which is read at each connection\n{defaults}\
-         streams:\n  # A log in a folder. For Kinesis: {{kinesis: {{region: eu-central-1}}}}\n  provider: {{embedded: {{path: data/streams}}}}\n\
+         streams:\n  # A log in a folder. For Kinesis: {{kinesis: {{region: eu-central-1, retention_hours: 168}}}}\n  provider: {{embedded: {{path: data/streams}}}}\n{streams}\
          # Entities: {entities}. Their definitions are in schemas/entities.\n\
          sinks:\n  - {{type: sqlite, path: data/entities.db}}\n\
          \x20 # - {{type: postgres, url: {{env: ENTITIES_URL}}}}\n\
@@ -59,6 +59,7 @@ fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred
         url = serde_json::Value::from(format!("{source}{options}")),
         entities = entities.join(", "),
         defaults = DEFAULTS,
+        streams = STREAMS,
     )
 }
 
@@ -95,6 +96,13 @@ const DEFAULTS: &str = "  # tables: [dbo.orders, sales.*]  # default: every capt
   #     filter: \"region = 'EU'\"
 ";
 
+/// The choices of the section `streams`, commented out.
+const STREAMS: &str = "  # layout: shared                # all tables in one stream; table (default on Kinesis): one each
+  # shards: 1                     # of a stream that is made
+  # encoding: debezium_json       # avro, protobuf
+  # compression: none             # zstd
+";
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -125,24 +133,21 @@ mod tests {
         // Those that only show what could be written stay comments.
         let examples =
             ["tables:", "exclude:", "time_zone:", "rows_per_second:", "lease:", "  postgres:", "per_table:", "  dbo.orders:"];
-        let mut example = false;
-        let taken: Vec<String> = DEFAULTS
-            .lines()
-            .map(|line| match line.strip_prefix("  # ") {
+        let taken = |lines: &str| {
+            let mut example = false;
+            let taken = lines.lines().map(|line| match line.strip_prefix("  # ") {
                 Some(rest) => {
                     let deeper = rest.starts_with("  ");
                     example = (deeper && example) || examples.iter().any(|start| rest.starts_with(start));
-                    if example { line.to_owned() } else { format!("  {rest}") }
+                    if example { format!("{line}\n") } else { format!("  {rest}\n") }
                 }
-                None => line.to_owned(),
-            })
-            .collect();
-        assert!(
-            taken
-                .iter()
-                .any(|line| line == "    fenced: false                # all tables as of one LSN; needs SNAPSHOT isolation")
-        );
-        let taken = taken.join("\n") + "\n";
-        assert_eq!(read(&written.replace(DEFAULTS, &taken)), read(&written));
+                None => format!("{line}\n"),
+            });
+            taken.collect::<String>()
+        };
+        let fenced = "    fenced: false                # all tables as of one LSN; needs SNAPSHOT isolation\n";
+        assert!(taken(DEFAULTS).contains(fenced) && taken(STREAMS).contains("  shards: 1 "));
+        let all = written.replace(DEFAULTS, &taken(DEFAULTS)).replace(STREAMS, &taken(STREAMS));
+        assert_eq!(read(&all), read(&written));
     }
 }

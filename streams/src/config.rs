@@ -285,7 +285,10 @@ pub async fn open(config: &Config) -> Result<Arc<dyn Provider>, Error> {
         Config::Memory => Ok(Arc::new(Memory::new())),
         Config::Embedded(options) => Ok(Arc::new(Embedded::open(options.clone())?)),
         #[cfg(feature = "kinesis")]
-        Config::Kinesis(options) => Ok(Arc::new(crate::kinesis::Kinesis::connect(KinesisOptions::clone(options)).await?)),
+        // Boxed: what looks for credentials is large, and would make every future that opens a store so.
+        Config::Kinesis(options) => {
+            Ok(Arc::new(Box::pin(crate::kinesis::Kinesis::connect(KinesisOptions::clone(options))).await?))
+        }
         #[cfg(not(feature = "kinesis"))]
         Config::Kinesis(_) => Err(Error::NotBuilt { provider: "kinesis" }),
     }
