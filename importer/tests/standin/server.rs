@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use importer::{Encryption, Source, SourceSettings, SourceUrl};
+use importer::{Activity, Encryption, Source, SourceSettings, SourceUrl};
 use sqlserver::Value;
 use tiberius::{AuthMethod, ColumnData, EncryptionLevel};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_util::compat::{Compat, TokioAsyncWriteCompatExt};
+
+use crate::support::World;
+use crate::workload::{SHOP, assert_equal, fill};
 
 const URL: &str = "TRIBUTARY_TEST_MSSQL_URL";
 
@@ -31,9 +34,12 @@ pub(crate) struct Given {
 impl Given {
     /// The server that the environment names, with a new database.
     pub(crate) async fn open() -> Option<Self> {
+        Some(Self::at(&std::env::var(URL).ok()?).await)
+    }
+
+    async fn at(url: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let url = std::env::var(URL).ok()?;
-        let settings = SourceSettings { url: Some(SourceUrl::new(&url)), ..SourceSettings::default() };
+        let settings = SourceSettings { url: Some(SourceUrl::new(url)), ..SourceSettings::default() };
         let master = Source::from_settings(&settings).unwrap_or_else(|error| panic!("{URL}: {error}"));
         let resolved = tokio::net::lookup_host((master.host.as_str(), master.port)).await;
         let address = resolved.unwrap_or_else(|error| panic!("{URL}: {}: {error}", master.host)).next().unwrap();
@@ -41,7 +47,7 @@ impl Given {
         run(&mut connect(&master, address).await, &format!("CREATE DATABASE [{database}]")).await;
         let source = Source { database, ..master };
         let client = Mutex::new(connect(&source, address).await);
-        Some(Self { source, address, client })
+        Self { source, address, client }
     }
 
     pub(crate) fn source(&self) -> Source {
@@ -139,4 +145,24 @@ fn value(data: ColumnData<'static>) -> Value {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_there_before_serves_as_well_and_is_left_as_it_was() {
+    let options = sqlserver::Options { capture_interval: Duration::from_millis(20), ..sqlserver::Options::default() };
+    let url = |address: SocketAddr| format!("sqlserver://sa:{}@{address}/master?encrypt=off", options.sa_password);
+    let server = sqlserver::start(options.clone()).await.unwrap();
+    let databases = || server.execute("SELECT COUNT(*) FROM sys.databases").unwrap().pop().unwrap().rows;
+    let before = databases();
+    let world = World::given(Given::at(&url(server.address())).await, &(SHOP.to_owned() + &fill(3))).await;
+    assert_ne!(databases(), before);
+    let import = world.import();
+    import.until("the tail", |status| status.activity == Activity::Tailing).await;
+    world.sql("UPDATE dbo.orders SET total = 7 WHERE id = 1;\nGO\nDELETE FROM dbo.items WHERE order_id = 2;").await;
+    import.reaches(world.captured().await).await;
+    import.stop().await;
+    assert_equal(&world).await;
+    drop(world);
+    assert_eq!(databases(), before);
+    server.stop().await.unwrap();
 }

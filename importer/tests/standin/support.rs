@@ -34,9 +34,13 @@ impl World {
     /// A database in which the script has been run: on the server that the environment names, or else on the stand-in.
     pub(crate) async fn start(script: &str) -> Self {
         match Given::open().await {
-            Some(given) => Self::with(given.source(), Server::Given(given), script).await,
+            Some(given) => Self::given(given, script).await,
             None => Self::standin(script).await,
         }
+    }
+
+    pub(crate) async fn given(given: Given, script: &str) -> Self {
+        Self::with(given.source(), Server::Given(given), script).await
     }
 
     /// On the stand-in in any case: for tests that do to the server what one does not do to a server.
