@@ -9,6 +9,8 @@
 mod brute;
 #[path = "property/dice.rs"]
 mod dice;
+#[path = "property/encodings.rs"]
+mod encodings;
 #[path = "property/run.rs"]
 mod run;
 #[path = "property/world.rs"]

@@ -50,6 +50,9 @@ struct Source<'a> {
     reread: Option<Rereading>,
     generation: u64,
     reread_counts: BTreeMap<schemas::TableName, u64>,
+    /// Which attempt reads, and rows of attempts before that are still on their way.
+    reading: i32,
+    late: Vec<ChangeEvent>,
     /// Changes of a table in an interval of LSNs that nobody will see.
     lost: Vec<(schemas::TableName, Lsn, Lsn)>,
 }
@@ -101,7 +104,10 @@ impl Source<'_> {
             rereads: self
                 .reread
                 .iter()
-                .map(|reread| (self.world.tables[reread.table].name.clone(), reread.told.clone()))
+                .map(|reread| {
+                    let told = Reread { reading: self.reading, ..reread.told.clone() };
+                    (self.world.tables[reread.table].name.clone(), told)
+                })
                 .collect(),
             reread_counts: std::mem::take(&mut self.reread_counts),
             positions,
@@ -189,24 +195,31 @@ impl Source<'_> {
         if reread.told.consistent_from.is_some_and(|from| lsn(saved) < from) {
             return;
         }
-        for _ in 0..1 + usize::from(dice.chance(20)) {
+        let mut again = true;
+        while again {
+            again = dice.chance(15);
+            let mut read = Vec::new();
             for row in self.read_rows(reread.table) {
                 let number: usize = self.world.normal_key(reread.table, &row).concat().bytes().map(usize::from).sum();
                 // Not the whole table: some rows are left out.
                 if number % reread.pieces != reread.next || !reread.told.whole && number.is_multiple_of(5) {
                     continue;
                 }
-                let position = schemas::Position { commit_lsn: lsn(saved), ..Default::default() };
+                let position = schemas::Position { commit_lsn: lsn(saved), command_id: self.reading, ..Default::default() };
                 let table = self.world.tables[reread.table].clone();
-                self.publish(&ChangeEvent { table, op: Op::Reread, before: None, after: Some(row), position, commit_time_ms: 1 });
+                read.push(ChangeEvent { table, op: Op::Reread, before: None, after: Some(row), position, commit_time_ms: 1 });
             }
+            read.iter().for_each(|row| self.publish(row));
             for _ in 0..dice.below(3) {
                 self.commit(dice);
             }
             if dice.chance(20) {
-                // It dies, and reads the piece again.
+                // It dies, and reads the piece again; what it has read arrives once more, some time.
                 self.reread_counts.clear();
                 self.epoch += 1;
+                self.reading += 1;
+                self.late.extend(read);
+                again = true;
             }
         }
         reread.next += 1;
@@ -216,6 +229,15 @@ impl Source<'_> {
         }
         self.reread = Some(reread);
         self.record(Phase::Tail, saved, saved);
+    }
+
+    /// Rows of an importer that was replaced come in at last.
+    fn come_late(&mut self) {
+        let counts = self.reread_counts.clone();
+        for row in std::mem::take(&mut self.late) {
+            self.publish(&row);
+        }
+        self.reread_counts = counts;
     }
 
     fn tail(&mut self, dice: &mut Dice, start: u64, ticks: usize) {
@@ -229,6 +251,9 @@ impl Source<'_> {
             }
             if dice.chance(70) {
                 self.reread(dice, saved);
+            }
+            if dice.chance(20) {
+                self.come_late();
             }
             for _ in 0..dice.below(4) {
                 self.commit(dice);
@@ -446,8 +471,10 @@ pub(crate) fn case(seed: u64) -> u64 {
     let mut dice = Dice::new(seed);
     let world = World::new(&mut dice);
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
+    let (encodings, schemas) = Encodings::of(&world.tables);
     let mut source = Source {
         world: &world,
+        encodings,
         layout,
         database: world.empty(),
         history: BTreeMap::new(),
@@ -459,6 +486,8 @@ pub(crate) fn case(seed: u64) -> u64 {
         reread: None,
         generation: 0,
         reread_counts: BTreeMap::new(),
+        reading: 1,
+        late: Vec::new(),
         lost: Vec::new(),
     };
     for _ in 0..dice.below(8) {
@@ -497,6 +526,7 @@ pub(crate) fn case(seed: u64) -> u64 {
     let state = dir();
     let mut config = Config::new(state.path(), world.plans.clone(), "shop", "p");
     config.layout = layout;
+    config.schemas = schemas;
     config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 2 << 10 };
     config.chunk_bytes = if dice.chance(30) { 1 + dice.below(2000) } else { 1 << 20 };
     config.chunk_entities = if dice.chance(30) { 1 + dice.below(4) } else { 1000 };
