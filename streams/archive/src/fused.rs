@@ -87,8 +87,14 @@ impl Provider for Fused {
         Ok(self.fused_reader(stream, after, Some(hashes)))
     }
 
+    /// Of whichever side knows of more: what a quiet shard held may have been trimmed from the live stream.
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
-        self.live.tips(stream).await
+        let mut tips = self.live.tips(stream).await?;
+        let last = self.archive.last().await.map_err(crate::Error::into_stream_error)?;
+        if let Some(archived) = last.positions.get(stream) {
+            merge(&mut tips, archived);
+        }
+        Ok(tips)
     }
 }
 
