@@ -15,7 +15,9 @@ pub enum Error {
     Controls(#[from] crate::controls::ControlsError),
     #[error(transparent)]
     Schema(#[from] schemas::encoding::SchemaError),
-    #[error("{table}: the schema of its events has to lie beside the contracts, and no folder of contracts is configured: name one, or publish it as uncompressed JSON")]
+    #[error(
+        "{table}: the schema of its events has to lie beside the contracts, and no folder of contracts is configured: name one, or publish it as uncompressed JSON"
+    )]
     NoSchemaFolder { table: TableName },
     #[error(transparent)]
     TimeZone(#[from] source::clock::UnknownZone),
