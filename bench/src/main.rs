@@ -2,13 +2,15 @@
 //!
 //! Everything measured runs in a process of its own (this program as `bench child …`, or the peer's), one after the other, so that its memory and its processor time are its own; a
 //! peer reads the same rows on the same machine in the same run. What is prepared beforehand is not measured: the rows, the streams, the captured changes.
-//! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`latency`] the whole pipeline.
+//! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`latency`] the whole pipeline, [`kinesis`] the
+//! way through Kinesis.
 
 mod decoding;
 mod documents;
 mod importing;
 mod join;
 mod joining;
+mod kinesis;
 mod latency;
 mod peers;
 mod process;
@@ -65,6 +67,8 @@ enum Child {
     Copy(documents::CopyArgs),
     Decode,
     StandIn,
+    KinesisStub(kinesis::StubArgs),
+    Kinesis(kinesis::KinesisArgs),
     Import(importing::ImportArgs),
     Pipeline(latency::PipelineArgs),
 }
@@ -100,6 +104,8 @@ async fn run(child: Child) -> anyhow::Result<()> {
         Child::Copy(args) => documents::copy(args).await,
         Child::Decode => decoding::run(),
         Child::StandIn => standin::serve().await,
+        Child::KinesisStub(args) => kinesis::serve(&args).await,
+        Child::Kinesis(args) => kinesis::run(args).await,
         Child::Import(args) => importing::run(args).await,
         Child::Pipeline(args) => latency::pipeline(args).await,
     }
@@ -135,6 +141,10 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
     if cli.wants(&["decode-core"]) {
         println!("Decoding, validating and encoding …");
         figures.push(decoding::figure()?);
+    }
+    if cli.wants(&["kinesis-put", "kinesis-get", "aggregation-gain", "kinesis-latency"]) {
+        println!("Kinesis …");
+        figures.extend(tokio::task::spawn_blocking(kinesis::figures).await??);
     }
     if cli.wants(&["latency"]) {
         println!("Commit to queryable …");
