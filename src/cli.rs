@@ -171,6 +171,9 @@ pub(crate) struct StreamTailArgs {
     /// Events of the row with this key alone: its columns in their order, joined by commas (a comma within one is written %2C).
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) key: Option<String>,
+    /// This stream instead of the configuration's, whoever writes it: records as they are, taken out of aggregates; may be given several times.
+    #[arg(long = "stream", value_name = "STREAM", conflicts_with_all = ["tables", "key", "no_events"])]
+    pub(crate) streams: Vec<String>,
     /// Where to begin: `start`, `end`, an LSN, a time (2026-01-31T12:00:00Z, or how long ago: 10m), or after a record: stream/shard/sequence number.
     #[arg(long, value_name = "PLACE", default_value = "end")]
     pub(crate) from: String,

@@ -256,6 +256,18 @@ async fn aggregated_records_of_several_shards_in_another_encoding_are_tailed_and
     let of_shard = |line: &&Value| line["shard"] == middle["shard"];
     let after: Vec<_> = all.iter().filter(of_shard).skip_while(|line| *line != middle).skip(1).cloned().collect();
     assert_eq!(events(&pipeline, &["--from", &position, "--table", "dbo.orders"]), after);
+    // A stream that somebody else writes.
+    let store = streams::config::open(&streams::config::Config::Kinesis(Box::new(kinesis.options()))).await.unwrap();
+    let payments = StreamName("payments".into());
+    store.ensure(&payments, 1).await.unwrap();
+    let mut writer = store.writer().await.unwrap();
+    let records = [r#"{"paid": 1}"#, "two\nlines"].map(|data| Record { partition_key: "k".into(), data: data.into() });
+    writer.append(&payments, records.to_vec()).await.unwrap();
+    writer.flush().await.unwrap();
+    let lines = said(&pipeline, &["tail", "--no-follow", "--from", "start", "--stream", "payments"], 0);
+    assert_eq!(lines, "{\"paid\": 1}\ndHdvCmxpbmVz\n");
+    let others = events(&pipeline, &["--from", "start", "--stream", "payments"]);
+    assert_eq!((&others[0]["record"]["paid"], &others[1]["base64"]), (&json!(1), &json!("dHdvCmxpbmVz")));
     // What cannot be read for want of a schema is told, and not counted for none.
     for file in std::fs::read_dir(pipeline.path("schemas/tables")).unwrap() {
         let path = file.unwrap().path();

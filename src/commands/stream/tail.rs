@@ -33,6 +33,8 @@ enum Kind {
     Events,
     Progress,
     DeadLetters,
+    /// Whatever its producer puts there.
+    Others,
 }
 
 /// What is shown of what is read.
@@ -106,8 +108,9 @@ pub(super) async fn run(args: &StreamTailArgs) -> anyhow::Result<ExitCode> {
 
 /// The streams to read.
 fn kinds(args: &StreamTailArgs, config: &Config, named: &Named) -> BTreeMap<StreamName, Kind> {
-    let mut kinds = BTreeMap::new();
-    if !args.no_events {
+    let others = args.streams.iter().map(|stream| (StreamName(stream.clone()), Kind::Others));
+    let mut kinds: BTreeMap<StreamName, Kind> = others.collect();
+    if !args.no_events && kinds.is_empty() {
         let of_table = |table: &TableName| config.layout().stream(config.prefix(), table);
         let streams = if args.tables.is_empty() { named.events.clone() } else { args.tables.iter().map(of_table).collect() };
         kinds.extend(streams.into_iter().map(|stream| (stream, Kind::Events)));
@@ -177,6 +180,7 @@ impl View {
             Kind::Events => self.event(data),
             Kind::Progress => self.progress(data),
             Kind::DeadLetters => self.dead_letter(data),
+            Kind::Others => Ok(Some(other(data))),
         };
         let (text, name, json) = match shown {
             Ok(shown) => shown?,
@@ -224,6 +228,14 @@ impl View {
         let time = letter["event"]["source"]["ts_ms"].as_i64().unwrap_or(i64::MAX);
         let taken = table.is_none_or(|table| self.takes(&table)) && !self.from.passes_over(lsn, time);
         Ok(taken.then_some((text, "dead_letter", letter)))
+    }
+}
+
+/// A record of which nothing is known.
+fn other(data: &[u8]) -> Shown {
+    match serde_json::from_slice(data) {
+        Ok(json) => (shown::raw(data), "record", json),
+        Err(_) => (shown::raw(data), "base64", BASE64_STANDARD.encode(data).into()),
     }
 }
 
