@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use schemas::contract::Contract;
-use schemas::progress::{ShardPositions, StreamName};
+use schemas::progress::{ShardId, ShardPositions, StreamName};
 use schemas::table::{Column, SqlType, TableSchema};
 use schemas::{Lsn, TableName};
 use serde_json::{Value, json};
@@ -111,6 +111,8 @@ fn told(events: &[Value]) -> Vec<(String, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_travels_is_made_listed_tailed_and_counted() {
     let (_server, mut client, pipeline) = shop(EMBEDDED).await;
+    let missing = said(&pipeline, &["tail", "--from", "start"], 1);
+    assert!(missing.contains("tpch.events does not exist") && missing.contains("tributary stream create"), "{missing}");
     let made = said(&pipeline, &["create"], 0);
     assert_eq!(made.matches("created  tpch.").count(), 3, "{made}");
     assert_eq!(said(&pipeline, &["create"], 0).matches("as configured").count(), 3);
@@ -268,6 +270,10 @@ async fn aggregated_records_of_several_shards_in_another_encoding_are_tailed_and
     assert_eq!(lines, "{\"paid\": 1}\ndHdvCmxpbmVz\n");
     let others = events(&pipeline, &["--from", "start", "--stream", "payments"]);
     assert_eq!((&others[0]["record"]["paid"], &others[1]["base64"]), (&json!(1), &json!("dHdvCmxpbmVz")));
+    // What has aged out is not taken for missing.
+    kinesis.trim(&StreamName("tpch.events".into()), &ShardId("shardId-000000000000".into()), 1);
+    let aged = said(&pipeline, &["count"], 0);
+    assert!(aged.contains("were not compared: the streams do not keep their events any more"), "{aged}");
     // What cannot be read for want of a schema is told, and not counted for none.
     for file in std::fs::read_dir(pipeline.path("schemas/tables")).unwrap() {
         let path = file.unwrap().path();

@@ -6,7 +6,7 @@ use schemas::progress::{SequenceNumber, ShardId, StreamName};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "stream {stream} does not exist: create it (`tributary run` does so with `streams.create: true`), or correct the name in the configuration"
+        "stream {stream} does not exist: create it (`tributary stream create` does so, and the importer at its start), or correct the name in the configuration"
     )]
     NoSuchStream { stream: StreamName },
     #[error(

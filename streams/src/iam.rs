@@ -10,7 +10,7 @@ pub enum Role {
     Producer,
     /// The joiner, and whoever tails or counts.
     Consumer,
-    /// Whoever makes streams and describes them: `tributary stream`, and the importer with `streams.create: true`.
+    /// Whoever makes streams and describes them: `tributary stream`, and the importer where streams are missing.
     Operator,
 }
 
