@@ -188,7 +188,7 @@ async fn over_kinesis(scale: f64, kinesis: &str) {
     pipeline.configure(
         &setting.server,
         &format!(
-            "{{kinesis: {{region: us-east-1, endpoint: '{kinesis}', stand_in_credentials: true, read_interval_ms: 200}}}}\n  shards: 3"
+            "{{kinesis: {{region: us-east-1, endpoint: '{kinesis}', stand_in_credentials: true, read_interval_ms: 200, shard_bytes_per_second: 0, shard_records_per_second: 0}}}}\n  shards: 3"
         ),
         &format!(
             "  - {{type: postgres, url: {{file: {}}}}}\n  - {{type: dynamodb, table: entities, document: json, region: {region}, endpoint_url: '{endpoint}'}}\n  \

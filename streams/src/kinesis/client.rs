@@ -305,3 +305,27 @@ impl Attempts {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forbidden(operation: &'static str, code: &str, message: &str) -> (String, String) {
+        match Failure::from_code(code, message).into_error(operation, &StreamName("shop.events".into())) {
+            Error::Forbidden { action, resource, .. } => (action, resource),
+            error => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_also_where_aws_does_not() {
+        let (action, resource) = forbidden("PutRecords", "AccessDeniedException", "no");
+        assert_eq!((action.as_str(), resource.as_str()), ("kinesis:PutRecords", "arn:aws:kinesis:*:*:stream/shop.events"));
+        let (action, resource) =
+            forbidden("GetRecords", "KMSAccessDeniedException", "The ciphertext refers to a key that you may not use");
+        assert_eq!((action.as_str(), resource.as_str()), ("kms:Decrypt", "the KMS key of the stream"));
+        let said = "User: u is not authorized to perform: kms:GenerateDataKey on resource: arn:aws:kms:eu-west-1:1:key/k because it is not";
+        let (action, resource) = forbidden("PutRecords", "KMSAccessDeniedException", said);
+        assert_eq!((action.as_str(), resource.as_str()), ("kms:GenerateDataKey", "arn:aws:kms:eu-west-1:1:key/k"));
+    }
+}

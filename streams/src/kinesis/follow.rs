@@ -294,3 +294,34 @@ pub(super) async fn last(
     }
     Ok(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn milliseconds(rhythm: &mut Rhythm, empty: bool, caught_up: bool, throttled: bool) -> u128 {
+        rhythm.pause(empty, caught_up, throttled).as_millis()
+    }
+
+    #[test]
+    fn a_quiet_shard_is_read_ever_more_seldom_and_a_busy_one_as_often_as_aws_grants() {
+        let options = KinesisOptions { read_interval_ms: 250, read_idle_interval_ms: 500, ..KinesisOptions::default() };
+        let mut rhythm = Rhythm::new(&options);
+        let pauses: Vec<_> = (0..12).map(|_| milliseconds(&mut rhythm, true, true, false)).collect();
+        assert!(pauses.is_sorted() && pauses[0] > 250 && pauses[11] == 500, "{pauses:?}");
+        assert_eq!(milliseconds(&mut rhythm, false, true, false), 250);
+        assert_eq!(milliseconds(&mut rhythm, false, false, false), 250, "five reads a second are five reads a second");
+        let stretched =
+            [true, true, true, true, false, false, false].map(|throttled| milliseconds(&mut rhythm, false, false, throttled));
+        assert_eq!(stretched, [500, 1000, 2000, 2000, 1000, 500, 250]);
+    }
+
+    #[test]
+    fn without_awss_limit_a_reader_that_is_behind_reads_on_at_once() {
+        let options = KinesisOptions { read_interval_ms: 5, read_idle_interval_ms: 5, ..KinesisOptions::default() };
+        let mut rhythm = Rhythm::new(&options);
+        assert_eq!(milliseconds(&mut rhythm, false, false, false), 0);
+        assert_eq!(milliseconds(&mut rhythm, false, true, false), 5);
+        assert_eq!(milliseconds(&mut rhythm, false, false, true), 10);
+    }
+}
