@@ -154,13 +154,14 @@ struct TrimBound {
 }
 
 fn work_off(engine: &mut Engine, inbox: Inbox) -> Result<(), Error> {
+    // First: it holds for the records that were waiting when the store was asked, not for those that have come since.
+    inbox.ended.iter().for_each(|ended| engine.core().ends_before(ended));
     for (routed, _held) in inbox.batches {
         engine.routed(routed)?;
     }
     for progress in inbox.records {
         engine.core().progress(progress)?;
     }
-    inbox.ended.iter().for_each(|ended| engine.core().ends_before(ended));
     engine.advance()?;
     if let Some(bound) = inbox.trim {
         engine.core().trim(bound.entries, bound.after_ms, bound.needed)?;
@@ -264,7 +265,7 @@ async fn sort_out(
             let routed = tokio::task::spawn_blocking(move || shared.route(frontier, &batch));
             match routed.await.map_err(|error| Error::Task { what: error.to_string() })? {
                 // Folders of schemas are handed on by people and by file systems: both may be a little behind.
-                Err(error @ Error::UnknownSchema { .. }) if attempts < ATTEMPTS => {
+                Err(error @ Error::UnknownSchema(_)) if attempts < ATTEMPTS => {
                     attempts += 1;
                     tracing::warn!(error = %error, "a record cannot be read yet, looking for its schema again");
                     tokio::time::sleep(RETRY).await;

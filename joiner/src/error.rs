@@ -42,10 +42,8 @@ pub enum Error {
         "stream {stream}, record {sequence}: not a progress record: {what}. Is this stream written by something else than the importer?"
     )]
     ProgressRecord { stream: StreamName, sequence: SequenceNumber, what: String },
-    #[error(
-        "stream {stream}, shard {shard}, record {sequence}: {error}. Then start again: reading goes on with this record, nothing is lost"
-    )]
-    UnknownSchema { stream: StreamName, shard: ShardId, sequence: SequenceNumber, error: schemas::parse::ParseError },
+    #[error(transparent)]
+    UnknownSchema(Box<UnknownSchema>),
     #[error("looking for schemas: {0}")]
     Schemas(#[from] schemas::encoding::SchemaError),
     #[error(
@@ -72,6 +70,18 @@ pub enum Error {
     UnknownEntity { entity: String },
     #[error("a task of the joiner ended unexpectedly: {what}")]
     Task { what: String },
+}
+
+/// A record that cannot be read yet.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "stream {stream}, shard {shard}, record {sequence}: {error}. Then start again: reading goes on with this record, nothing is lost"
+)]
+pub struct UnknownSchema {
+    pub stream: StreamName,
+    pub shard: ShardId,
+    pub sequence: SequenceNumber,
+    pub error: schemas::parse::ParseError,
 }
 
 impl Error {

@@ -71,7 +71,7 @@ impl Shared {
     /// Sorts out a batch. Where a record is under a schema that is not known, the importer may just have written it.
     pub(crate) fn route(&self, frontier: Lsn, batch: &Batch) -> Result<Routed, Error> {
         match route(&self.store, &self.catalog, &self.schemas.known(), frontier, batch) {
-            Err(Error::UnknownSchema { .. }) => route(&self.store, &self.catalog, &*self.schemas.look_again()?, frontier, batch),
+            Err(Error::UnknownSchema(_)) => route(&self.store, &self.catalog, &*self.schemas.look_again()?, frontier, batch),
             routed => routed,
         }
     }

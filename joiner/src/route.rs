@@ -19,7 +19,7 @@ use streams::Batch;
 
 use crate::buffer::{Change, Kind};
 use crate::catalog::{Catalog, Table, TableId};
-use crate::error::Error;
+use crate::error::{Error, UnknownSchema};
 use crate::inputs::Arrived;
 use crate::reread;
 use crate::state::row::{self, Row, Spans};
@@ -154,7 +154,8 @@ impl Router<'_> {
             Err(error @ ParseError::UnknownSchema { .. }) => {
                 let Arrived { stream, shard, .. } = &self.out.arrived;
                 let (stream, shard) = (stream.clone(), shard.clone());
-                return Err(Error::UnknownSchema { stream, shard, sequence: sequence.clone(), error });
+                let unknown = UnknownSchema { stream, shard, sequence: sequence.clone(), error };
+                return Err(Error::UnknownSchema(Box::new(unknown)));
             }
             Err(error) => {
                 self.out.unknown.push(sequence.clone());

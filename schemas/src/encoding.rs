@@ -10,7 +10,7 @@
 //!
 //! So a reader needs no setting, a stream may change its encoding while it runs, and records of different encodings may stand side by side. What a reader needs are the schemas and dictionaries, which the importer writes
 //! beside the table contracts before it publishes the first record under them: all that a folder has are a [`Registry`]. A record under one that is not there is nobody's fault but the folder's: it is
-//! never dropped ([`ParseError::UnknownSchema`]), the reader looks again ([`Schemas::look_again`]) and otherwise stops and says what is missing.
+//! never dropped ([`crate::parse::ParseError::UnknownSchema`]), the reader looks again ([`Schemas::look_again`]) and otherwise stops and says what is missing.
 //!
 //! # Nothing is lost
 //! Every encoding carries what the JSON form says of an event: operation, position, times, source and both rows, to the digit; only `source.version` and `source.connector` are left out. An event with a value that is not of
@@ -150,6 +150,9 @@ impl Encoder {
         }
     }
 }
+
+/// Where the bytes of an event's rows begin and end, before and after.
+pub(crate) type RowPlaces = [Option<(usize, usize)>; 2];
 
 /// One row of an event as it is read: where the wanted columns stand in a text that holds them one after another.
 #[derive(Debug, Clone, Default)]

@@ -17,7 +17,7 @@ mod scan;
 
 use scan::{RawString, Scanner};
 
-use crate::encoding::{Image, avro, protobuf};
+use crate::encoding::{Image, RowPlaces, avro, protobuf};
 use crate::event::Op;
 use crate::lsn::{Lsn, Position};
 use crate::table::{TableName, TableSchema};
@@ -45,7 +45,7 @@ pub enum ParseError {
 }
 
 /// What an event says of itself, in any encoding.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Stated<'a> {
     pub(crate) op: Op,
     pub(crate) incremental: bool,
@@ -89,7 +89,7 @@ enum Body<'a> {
     Protobuf {
         bytes: &'a [u8],
         schema: &'a protobuf::Schema,
-        rows: [Option<(usize, usize)>; 2],
+        rows: RowPlaces,
         origin: (&'a str, &'a str),
     },
 }
@@ -263,7 +263,7 @@ impl<'a> Head<'a> {
         stated: Stated<'a>,
         bytes: &'a [u8],
         schema: &'a protobuf::Schema,
-        rows: [Option<(usize, usize)>; 2],
+        rows: RowPlaces,
     ) -> Result<Self, ParseError> {
         let origin = (stated.source, stated.database);
         Self::of(stated, Body::Protobuf { bytes, schema, rows, origin })

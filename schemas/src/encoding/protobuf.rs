@@ -22,7 +22,7 @@ use serde_json::json;
 use super::bytes::{Cursor, unzigzag, varint_length, write_varint, zigzag};
 use super::carry::{Carried, Scalar, Unit, read_wide, wide_length, write_wide};
 use super::names::{Names, identifier};
-use super::{Image, SchemaError, Writing, rabin};
+use super::{Image, RowPlaces, SchemaError, Writing, rabin};
 use crate::event::{ChangeEvent, Op, Row};
 use crate::lsn::Lsn;
 use crate::parse::{ParseError, Stated};
@@ -415,7 +415,7 @@ message Row {{
     }
 
     /// Reads all but the rows, and where they stand.
-    pub(super) fn head<'a>(&'a self, bytes: &'a [u8]) -> Result<(Stated<'a>, [Option<(usize, usize)>; 2]), ParseError> {
+    pub(super) fn head<'a>(&'a self, bytes: &'a [u8]) -> Result<(Stated<'a>, RowPlaces), ParseError> {
         let mut cursor = Cursor::new(bytes, MAGIC.len() + 8);
         let (mut op, mut source, mut rows) = (0, None, [None; 2]);
         while !cursor.is_at_end() {
@@ -444,7 +444,7 @@ message Row {{
     pub(crate) fn rows(
         &self,
         bytes: &[u8],
-        places: [Option<(usize, usize)>; 2],
+        places: RowPlaces,
         slots: &[Option<u32>],
         text: &mut Vec<u8>,
         [before, after]: [&mut Image; 2],
