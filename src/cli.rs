@@ -46,11 +46,15 @@ pub(crate) enum Command {
     Joiner(ConfigArgs),
     /// Queries alone, from the sink that the configuration names.
     Api(ConfigArgs),
+    /// The archiver alone: what the streams hold, to object storage.
+    Archive(ConfigArgs),
+    /// Prints the archived events from an LSN on, each once and in the source's order, as JSON lines; or what reading them would take.
+    Replay(ReplayArgs),
     /// Asks a running process how it is.
     ///
     /// Exit codes: 0 all parts work, 1 one has failed, or the process does not answer.
     Status(StatusArgs),
-    /// Counts again what was published, against the source.
+    /// Counts again what was published, against the source; or looks through the archive.
     ///
     /// Exit codes: 0 everything that could be counted again agrees, 1 something differs, or it failed.
     Verify(VerifyArgs),
@@ -123,9 +127,12 @@ pub(crate) struct InitArgs {
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Count the changes of every published range again in the change tables. There is no other way to verify yet, so it has to be asked for.
-    #[arg(long, required = true)]
+    /// Count the changes of every published range again in the change tables.
+    #[arg(long, required_unless_present = "archive")]
     pub(crate) source: bool,
+    /// Look through the archive: every object against its checksum, and the events against what progress records promise.
+    #[arg(long, conflicts_with = "source")]
+    pub(crate) archive: bool,
     /// Answer in JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -238,6 +245,27 @@ pub(crate) enum StreamRole {
     Producer,
     Consumer,
     Operator,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// What was committed after this LSN; default: from the beginning, with the rows of the snapshot.
+    #[arg(long, value_name = "LSN")]
+    pub(crate) from: Option<Lsn>,
+    /// Up to and with this LSN; default: up to where the archive is complete.
+    #[arg(long, value_name = "LSN")]
+    pub(crate) to: Option<Lsn>,
+    /// Events of this table alone, such as dbo.orders; may be given several times.
+    #[arg(long = "table", value_name = "TABLE")]
+    pub(crate) tables: Vec<TableName>,
+    /// Print no events, but the objects that hold them, their sizes, and where the live streams follow.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// That in JSON.
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
 }
 
 /// How to reach a running process.

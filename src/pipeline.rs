@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use archive::{Archive, Archiver, Fused};
 use importer::Importer;
 use joiner::Joiner;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -29,6 +30,19 @@ pub(crate) struct Parts {
     pub(crate) importer: bool,
     pub(crate) joiner: bool,
     pub(crate) api: bool,
+    pub(crate) archive: Archiving,
+}
+
+impl Parts {
+    pub(crate) const NONE: Self = Self { importer: false, joiner: false, api: false, archive: Archiving::Never };
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Archiving {
+    Never,
+    /// A configuration without an archive is wrong.
+    Always,
+    WhereConfigured,
 }
 
 /// The importer's name among the parts.
@@ -73,6 +87,7 @@ impl Pipeline {
         // Only the first pipeline of a process installs its recorder; tests may start several.
         let _ = metrics::set_global_recorder(recorder);
         streams::metrics::describe();
+        archive::metrics::describe();
         joiner::metrics::describe();
         api::describe_metrics();
 
@@ -92,9 +107,17 @@ impl Pipeline {
         let provider = streams::config::open(&config.streams.provider).await?;
         let infos = plans.iter().map(Plan::info).collect();
         let plans: Vec<Arc<Plan>> = plans.into_iter().map(Arc::new).collect();
+        let archived = config.open_archive().await?;
         let mut feed = None;
         if parts.joiner {
-            feed = Some(pipeline.start_joiner(&config, plans.clone(), provider.clone(), &report).await?);
+            let from: Arc<dyn Provider> = match (&archived, &config.archive) {
+                (Some(archive), Some(settings)) if settings.read => Arc::new(Fused::new(archive.clone(), provider.clone())),
+                _ => provider.clone(),
+            };
+            feed = Some(pipeline.start_joiner(&config, plans.clone(), from, &report).await?);
+        }
+        if parts.archive != Archiving::Never {
+            pipeline.start_archiver(&config, archived, provider.clone(), &report)?;
         }
         if parts.importer {
             pipeline.start_importer(&config, contracts, provider, &report)?;
@@ -133,6 +156,27 @@ impl Pipeline {
         let shutdown = self.shutdown.clone();
         self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
         Ok(())
+    }
+
+    fn start_archiver(
+        &mut self,
+        config: &Config,
+        archived: Option<Archive>,
+        provider: Arc<dyn Provider>,
+        report: &Report,
+    ) -> anyhow::Result<()> {
+        match (archived, &config.archive) {
+            (Some(archive), Some(settings)) => {
+                let archiver = Archiver::new(archive, settings);
+                let shutdown = self.shutdown.clone();
+                self.spawn("archiver", report, async move { Ok(archiver.run(provider, shutdown).await?) });
+                Ok(())
+            }
+            _ if self.parts.archive == Archiving::Always => {
+                anyhow::bail!("the configuration has no archive: add an `archive` section that names its store")
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn start_joiner(

@@ -41,9 +41,16 @@ fn described() -> BTreeMap<String, (String, String)> {
     let mut found = BTreeMap::new();
     let mut names = BTreeSet::new();
     let mut files = Vec::new();
-    for folder in
-        ["importer/src", "importer/source/src", "streams/src", "joiner/src", "joiner/sinks/src", "joiner/api/src", "src"]
-    {
+    for folder in [
+        "importer/src",
+        "importer/source/src",
+        "streams/src",
+        "streams/archive/src",
+        "joiner/src",
+        "joiner/sinks/src",
+        "joiner/api/src",
+        "src",
+    ] {
         sources(&root().join(folder), &mut files);
     }
     for file in files {
@@ -109,6 +116,7 @@ fn links_lead_somewhere() {
     for page in [
         "README.md",
         "ARCHITECTURE.md",
+        "docs/archive.md",
         "docs/configuration.md",
         "docs/metrics.md",
         "docs/sqlserver.md",

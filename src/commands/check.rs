@@ -6,7 +6,7 @@ use importer::check::{CheckItem, Level};
 use schemas::contract::{Compatibility, Difference};
 use schemas::table::TableSchema;
 
-use super::stream;
+use super::{archive, stream};
 use crate::cli::CheckArgs;
 use crate::config::Config;
 use crate::pipeline::plans;
@@ -28,6 +28,7 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     items.extend(importer::check(&source, &filter).await);
     let (streams, policy) = stream::check(&config, &contracts).await;
     items.extend(streams);
+    items.extend(archive::check(&config).await);
     let settings = config.importer(contracts)?;
     if settings.snapshot.fenced {
         items.push(importer::check::fence(&source, &filter).await);

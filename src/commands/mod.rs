@@ -1,9 +1,11 @@
 //! What each command does.
 
 mod api_client;
+mod archive;
 mod check;
 mod completion;
 mod init;
+mod replay;
 mod schema;
 mod snapshot;
 #[cfg(feature = "demo")]
@@ -18,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Command, ConfigArgs, SchemaCommand};
 use crate::config::Config;
-use crate::pipeline::{Parts, Pipeline};
+use crate::pipeline::{Archiving, Parts, Pipeline};
 use crate::snapshot_progress;
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -28,10 +30,14 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Init(args) => init::run(&args).await,
         Command::Check(args) => check::run(&args).await,
         Command::Schema(SchemaCommand::Diff(args)) => schema::diff(&args).await,
-        Command::Run(args) => pipeline(&args, Parts { importer: true, joiner: true, api: true }).await,
-        Command::Importer(args) => pipeline(&args, Parts { importer: true, joiner: false, api: false }).await,
-        Command::Joiner(args) => pipeline(&args, Parts { importer: false, joiner: true, api: true }).await,
-        Command::Api(args) => pipeline(&args, Parts { importer: false, joiner: false, api: true }).await,
+        Command::Run(args) => {
+            pipeline(&args, Parts { importer: true, joiner: true, api: true, archive: Archiving::WhereConfigured }).await
+        }
+        Command::Importer(args) => pipeline(&args, Parts { importer: true, ..Parts::NONE }).await,
+        Command::Joiner(args) => pipeline(&args, Parts { joiner: true, api: true, ..Parts::NONE }).await,
+        Command::Api(args) => pipeline(&args, Parts { api: true, ..Parts::NONE }).await,
+        Command::Archive(args) => pipeline(&args, Parts { archive: Archiving::Always, ..Parts::NONE }).await,
+        Command::Replay(args) => replay::run(args).await,
         Command::Verify(args) => verify::run(&args).await,
         Command::Snapshot(args) => snapshot::run(&args).await,
         Command::Status(args) => status::run(&args).await,

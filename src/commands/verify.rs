@@ -1,15 +1,18 @@
-//! `tributary verify --source`: counts again what the source holds of all that was published.
+//! `tributary verify`: counts again what the source holds of all that was published, or looks through the archive.
 
 use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::aligned;
+use super::{aligned, archive};
 use crate::cli::VerifyArgs;
 use crate::config::Config;
 
 pub(crate) async fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
+    if args.archive {
+        return archive::verify(args, &config).await;
+    }
     let settings = config.importer(config.load_contracts()?)?;
     let provider = streams::config::open(&config.streams.provider).await?;
     let recount = importer::verify(&settings, &*provider).await?;

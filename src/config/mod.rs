@@ -14,6 +14,8 @@
 //!   compression: zstd                 # or none (default)
 //!   per_table: {dbo.audit: {encoding: debezium_json}}
 //!   provider: {embedded: {path: data/streams}}
+//! archive:                            # default: none
+//!   store: {local: {path: data/archive}}  # or {s3: {bucket: shop-archive, region: eu-central-1}}
 //! contracts: schemas/tables           # where the table contracts are
 //! entities: schemas/entities          # where the entity definitions are
 //! data: data                          # saved progress and the joiner's state
@@ -34,6 +36,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use archive::Archive;
+use objects::Objects;
 use schemas::TableName;
 use schemas::contract::Contract;
 use schemas::encoding::{Compression, Encoding, Schemas};
@@ -48,6 +52,8 @@ use streams::Layout;
 pub(crate) struct Config {
     pub(crate) source: source::Source,
     pub(crate) streams: Streams,
+    #[serde(default)]
+    pub(crate) archive: Option<archive::Config>,
     #[serde(default = "default_contracts")]
     pub(crate) contracts: PathBuf,
     #[serde(default = "default_entities")]
@@ -154,6 +160,9 @@ impl Config {
             *path = folder.join(&path);
         }
         self.streams.provider.relative_to(folder);
+        if let Some(archive) = &mut self.archive {
+            archive.store.relative_to(folder);
+        }
         for sink in &mut self.sinks {
             if let SinkConfig::Sqlite(sqlite) = sink {
                 sqlite.path = folder.join(&sqlite.path);
@@ -192,6 +201,14 @@ impl Config {
     pub(crate) fn schemas(&self) -> anyhow::Result<Arc<Schemas>> {
         let folder = self.contracts.clone();
         Ok(Arc::new(Schemas::new(move || importer::encodings::read(&folder))?))
+    }
+
+    /// The archive, where there is to be one.
+    pub(crate) async fn open_archive(&self) -> anyhow::Result<Option<Archive>> {
+        let Some(archive) = &self.archive else { return Ok(None) };
+        // Boxed: what looks for credentials is large.
+        let objects = Box::pin(Objects::open(&archive.store)).await?;
+        Ok(Some(Archive::open(objects, &self.source.name, self.prefix(), self.schemas()?).await?))
     }
 
     /// The sink that queries read.

@@ -17,6 +17,7 @@ const OBJECT_STORAGE: &str = "streams.provider.kinesis.oversize.pointer";
 
 /// What a section needs, so that one more key is all that is new in it.
 const REQUIRED: &[(&str, &str)] = &[
+    ("archive", "store: {local: {path: data/archive}}"),
     ("streams.provider.embedded", "path: streams"),
     ("streams.provider.kinesis.oversize.pointer.s3", "bucket: b"),
     ("sinks[sqlite]", "path: entities.db"),
@@ -159,8 +160,8 @@ fn in_force(configuration: &Value) -> String {
     let importer = config.importer(Vec::new()).unwrap();
     let streams = (config.prefix(), config.layout(), config.streams.shards, &config.streams.provider);
     let read_from = config.readable_sink().map(sinks::SinkConfig::name);
-    let Config { contracts, entities, data, sinks, api, .. } = &config;
-    format!("{:?}", (importer, streams, contracts, entities, data, sinks, read_from, api))
+    let Config { archive, contracts, entities, data, sinks, api, .. } = &config;
+    format!("{:?}", (importer, streams, archive, contracts, entities, data, sinks, read_from, api))
 }
 
 #[test]

@@ -48,7 +48,8 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let latencies = Arc::new(latency::Latencies::default());
     let config = write_pipeline(&args, &folder, server.address()).await?;
     let hints = hints(server.address(), latencies.clone());
-    let pipeline = Pipeline::start_with(config, Parts { importer: true, joiner: true, api: true }, Some(hints)).await?;
+    let pipeline =
+        Pipeline::start_with(config, Parts { importer: true, joiner: true, api: true, ..Parts::NONE }, Some(hints)).await?;
     let reader = pipeline.reader().context("the demo's configuration has a sink that can be read")?;
 
     let stop = CancellationToken::new();
