@@ -23,6 +23,7 @@ use streams::{Provider, Record, StreamWriter};
 use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
 use support::process::{Process, text, tributary};
 use support::sqlserver::{Client, SqlServer, capture, execute};
+use support::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(90);
 const EMBEDDED: &str = "{embedded: {path: data/streams, sync: false}}";
@@ -172,6 +173,14 @@ async fn what_travels_is_made_listed_tailed_and_counted() {
     let only = answer(&pipeline, &["count", "--json", "--table", "dbo.items", "--from", lsn], 0);
     assert!(only["count"]["tables"]["dbo.orders"].is_null(), "{only:#}");
 
+    // A table that is read again: its rows are counted beside the changes.
+    let (asked, _, errors) = support::process::run(&["snapshot", "--url", &url, "--table", "dbo.orders"]);
+    assert!(asked, "{errors}");
+    wait_for("the rows of the table again", LIMIT, async || {
+        let orders = answer(&pipeline, &["count", "--json"], 0)["count"]["tables"]["dbo.orders"].clone();
+        (orders["rows"] == 5 && orders["promised"] == 11).then_some(())
+    })
+    .await;
     let listed = answer(&pipeline, &["list", "--json"], 0);
     let names: Vec<_> = listed["streams"].as_array().unwrap().iter().map(|stream| stream["stream"].as_str().unwrap()).collect();
     assert_eq!(names, ["tpch.dead-letters", "tpch.events", "tpch.progress"]);

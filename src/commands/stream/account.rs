@@ -5,7 +5,8 @@
 //! ([`Account::change`]), or some are missing. A change is known by its identity (table, commit LSN, seqval, operation): what a restarted importer publishes again is counted once, and
 //! told as a repeat. A range that was published again under a later record is counted again against that record, and into the totals once.
 //!
-//! Rows that were read, by a snapshot or later, have no identity of their own: over all records there must be at least as many as were promised.
+//! Rows that were read, by a snapshot or later, have no identity of their own: over all records there must be at least as many as were promised. Of rows that were read again, those count
+//! that are of the reading which the first record after them names ([`Reread`](schemas::progress::Reread)), as they do for the joiner.
 //!
 //! Records of an epoch below the greatest seen come from an importer that has been replaced; no reader follows them, and they are not counted here either.
 //!
@@ -75,7 +76,7 @@ pub(super) struct Counts {
     pub(super) rows: u64,
     /// Changes and rows that the records promised.
     pub(super) promised: u64,
-    /// Changes that were there more than once, and rows beyond those promised.
+    /// Changes that were there more than once, and rows beyond those promised or of an importer that had been replaced.
     pub(super) repeats: u64,
     /// Changes and rows set aside, as the records say.
     pub(super) dead_lettered: u64,
@@ -111,6 +112,11 @@ pub(super) struct Between {
     pub(super) to: SequenceNumber,
 }
 
+/// What of a reading's number every encoding of an event carries.
+fn reading(number: i32) -> i32 {
+    number & 0xff_ffff
+}
+
 /// What has been read and what was promised of rows, for one table.
 #[derive(Debug, Clone, Copy, Default)]
 struct Rows {
@@ -130,6 +136,8 @@ pub(super) struct Account {
     /// Changes seen and not yet compared, and how often.
     seen: BTreeMap<Identity, u64>,
     rows: BTreeMap<TableName, Rows>,
+    /// Rows that were read again and that no record has covered yet, by table and reading.
+    read_again: BTreeMap<(usize, i32), u64>,
     positions: ShardPositions,
 }
 
@@ -150,6 +158,10 @@ impl Account {
 
     /// An event of a stream.
     pub(super) fn event(&mut self, table: usize, op: Op, position: Position) {
+        if op == Op::Reread {
+            *self.read_again.entry((table, reading(position.command_id))).or_default() += 1;
+            return;
+        }
         if op.is_read() {
             self.rows.entry(self.names[table].clone()).or_default().found += 1;
             return;
@@ -177,6 +189,7 @@ impl Account {
         self.report.to = self.report.to.max(range.to);
         if matches!(record.phase, Phase::Tail) {
             self.changes(record, range, kept, &stream_of);
+            self.cover_rows(record);
             self.rows_promised(record, &record.reread_counts, kept, &stream_of);
         } else {
             // A snapshot begins anew; its rows are the record's range.
@@ -235,6 +248,18 @@ impl Account {
         });
         self.differences(record, range, kept, differing.collect(), stream_of);
         self.frontier = Some(frontier.max(range.to));
+    }
+
+    /// Rows that were read again by who the record says count.
+    fn cover_rows(&mut self, record: &ProgressRecord) {
+        for ((table, by), count) in std::mem::take(&mut self.read_again) {
+            let name = self.names[table].clone();
+            if record.rereads.get(&name).is_some_and(|reread| reading(reread.reading) == by) {
+                self.rows.entry(name).or_default().found += count;
+            } else {
+                self.counts(&name).repeats += count;
+            }
+        }
     }
 
     fn rows_promised(
@@ -315,6 +340,8 @@ impl Report {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use schemas::progress::Reread;
+
     use super::*;
 
     fn lsn(number: u8) -> Lsn {
@@ -429,11 +456,19 @@ mod tests {
         tell(&mut account, &snapshot(1), Kept::All);
         let mut reread = record(1, 1, 2, 0, 9);
         reread.reread_counts = [(orders(), 1)].into();
+        let told = Reread { generation: 1, reading: 1, consistent_from: None, finished: false, whole: true };
+        reread.rereads = [(orders(), told)].into();
         change(&mut account, Op::Reread, 1, 0);
         change(&mut account, Op::Reread, 1, 0);
+        for _ in 0..2 {
+            let orders = account.table("dbo", "orders");
+            account.event(orders, Op::Reread, Position { commit_lsn: lsn(1), command_id: 9, ..Position::default() });
+        }
         tell(&mut account, &reread, Kept::All);
         let report = account.finish();
         assert_eq!(report.differences.iter().map(|found| (found.promised, found.found)).collect::<Vec<_>>(), [(2, 1)]);
-        assert_eq!((report.tables[&orders()].rows, report.tables[&orders()].promised), (6, 6));
+        // Two were read by somebody else.
+        let orders = &report.tables[&orders()];
+        assert_eq!((orders.rows, orders.promised, orders.repeats), (6, 6, 2));
     }
 }
