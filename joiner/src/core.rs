@@ -14,7 +14,7 @@ use rocksdb::WriteBatch;
 use schemas::Lsn;
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, StreamName};
 
-use crate::accounting::{Books, Miscount, Tick};
+use crate::accounting::{Books, Miscount, Tick, listed};
 use crate::buffer::{Buffer, Due};
 use crate::catalog::Catalog;
 use crate::error::Error;
@@ -26,7 +26,7 @@ use crate::state::meta::{Stage, Standing};
 use crate::state::{Family, Store, outbox};
 use crate::step::{self, Report};
 
-const NO_SNAPSHOT: &str = "the stream does not begin with a snapshot: its start has been trimmed, or the importer was told not to take one. Changes are passed over until a snapshot \
+const NO_SNAPSHOT: &str = "the stream does not begin with a whole snapshot: its start has been trimmed, or the importer was told not to take one. Changes are passed over until a snapshot \
      comes; if none is on its way, take a new one with the importer";
 
 /// Bounds of the core's work.
@@ -187,8 +187,7 @@ impl Core {
 
     /// Puts rows of a snapshot into the state. Rows of a later snapshot than the one that the state stands on begin a new load; rows of an earlier one, or of one that is complete, are left out.
     fn snapshot_rows(&mut self, rows: SnapshotRows, last: bool) -> Result<(), Error> {
-        let newer = self.standing.stage.start_lsn().is_none_or(|start| rows.start_lsn > start);
-        if newer {
+        if self.is_newer(rows.start_lsn) {
             self.begin_load(rows.start_lsn)?;
         }
         if self.standing.stage != (Stage::Snapshot { start_lsn: rows.start_lsn }) {
@@ -257,13 +256,15 @@ impl Core {
         next.flat_map(|next| self.inputs.behind(&next.record, &self.standing.positions)).collect()
     }
 
-    /// Takes note that a shard ends before a number that a record names: the counts tell whether anything is missing.
-    pub(crate) fn ends_before(&mut self, behind: &Behind) {
-        tracing::warn!(
-            stream = %behind.stream, shard = %behind.shard, named = %behind.named, read = ?behind.read,
-            "the shard ends before a record that a progress record names"
-        );
-        self.inputs.ends_before(behind);
+    /// Takes note that a shard ends before what the next record names. All that the waiting records name in it was there to be read when they were: the counts tell whether anything is missing.
+    pub(crate) fn ends_before(&mut self, ended: &Behind) {
+        let Behind { stream, shard, read, named } = ended;
+        tracing::warn!(%stream, %shard, %named, ?read, "the shard ends before a record that a progress record names");
+        for waiting in &self.records {
+            if let Some(named) = waiting.record.positions.get(stream).and_then(|shards| shards.get(shard)) {
+                self.inputs.ends_before(ended, named);
+            }
+        }
     }
 
     /// Does what can be done now. Answers whether the frontier, or the stage, has moved.
@@ -328,7 +329,7 @@ impl Core {
             return Ok(false);
         }
         let start_lsn = record.from_lsn;
-        if self.standing.stage.start_lsn().is_none_or(|start| start_lsn > start) {
+        if self.is_newer(start_lsn) {
             // A snapshot that has not shown a row of ours yet.
             self.begin_load(start_lsn)?;
         }
@@ -342,7 +343,10 @@ impl Core {
             // Of a snapshot that is complete already, or of an older one.
             return Ok(false);
         }
-        self.check_snapshot(record, stretches)?;
+        let missing = self.check_snapshot(record, stretches);
+        if !missing.is_empty() {
+            return self.give_up(start_lsn, missing);
+        }
         if let Phase::SnapshotComplete { consistent_from } = record.phase {
             self.standing.stage = if consistent_from <= self.standing.frontier {
                 Stage::Live { start_lsn }
@@ -369,7 +373,7 @@ impl Core {
     }
 
     /// INV-6 for snapshot rows: over the whole load, because a record may speak of rows that were read before a restart.
-    fn check_snapshot(&mut self, record: &ProgressRecord, stretches: Stretches) -> Result<(), Error> {
+    fn check_snapshot(&mut self, record: &ProgressRecord, stretches: Stretches) -> Vec<Miscount> {
         let tick = Tick::new(record, record.from_lsn, stretches);
         let mut miscounts = Vec::new();
         for (name, count) in &record.counts {
@@ -378,7 +382,30 @@ impl Core {
             *published += count;
             miscounts.extend(self.books.rows(&tick, table, *published, *received, self.standing.unknown));
         }
-        Error::unless_complete(miscounts)
+        miscounts
+    }
+
+    /// Whether a snapshot is newer than the one that the state stands on, and than any that was given up.
+    fn is_newer(&self, start_lsn: Lsn) -> bool {
+        start_lsn > self.standing.given_up && self.standing.stage.start_lsn().is_none_or(|start| start_lsn > start)
+    }
+
+    /// Passes over a first snapshot of which rows are missing: a whole one may stand behind it in the streams. (Those whose beginning is past its retention all begin like this.) Where entities have been made of an
+    /// earlier one, the joiner stops.
+    fn give_up(&mut self, start_lsn: Lsn, missing: Vec<Miscount>) -> Result<bool, Error> {
+        if self.standing.head_frontier > Lsn::ZERO {
+            return Err(Error::Missing { miscounts: missing });
+        }
+        tracing::error!(%start_lsn, missing = listed(&missing), "rows of the snapshot are missing: it is passed over until a newer one comes");
+        self.report.miscounts.extend(missing);
+        self.standing.stage = Stage::Empty;
+        self.standing.given_up = start_lsn;
+        self.headless = true;
+        self.inputs.move_positions(&mut self.standing);
+        let mut batch = WriteBatch::default();
+        self.tools.store.put_standing(&mut batch, &self.standing)?;
+        self.write(batch)?;
+        Ok(true)
     }
 
     /// A run of tail records: one step. Answers whether the frontier moved.
@@ -539,7 +566,7 @@ impl Core {
             let table = self.standing.tables.entry(miscount.table.to_string()).or_default();
             table.surplus += miscount.received - miscount.published;
         }
-        self.report.surplus.extend(surplus);
+        self.report.miscounts.extend(surplus);
         Error::unless_complete(missing)
     }
 

@@ -118,7 +118,7 @@ impl Engine {
         let started = Instant::now();
         let advanced = self.core.advance();
         let missing = if let Err(Error::Missing { miscounts }) = &advanced { miscounts.as_slice() } else { &[] };
-        for miscount in std::mem::take(&mut self.core.report.surplus).iter().chain(missing) {
+        for miscount in std::mem::take(&mut self.core.report.miscounts).iter().chain(missing) {
             crate::metrics::miscount(miscount);
             self.shared.with_status(|status| status.miscounted(miscount));
         }

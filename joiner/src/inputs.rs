@@ -184,12 +184,17 @@ impl Inputs {
         live
     }
 
-    /// Takes note that a shard ends before a number that a record names: what was there is gone, and nothing up to the number will come.
-    pub(crate) fn ends_before(&mut self, behind: &Behind) {
-        let entry = self.shard(&behind.stream, &behind.shard);
-        let named = behind.named.to_u64().and_then(|named| named.checked_add(1)).map(SequenceNumber::from);
-        entry.note_removed(behind.read.as_ref().zip(named.as_ref()).and_then(|(last, next)| between(last, next)));
-        entry.read = Some(behind.named.clone());
+    /// Takes note that nothing more comes of a shard up to a number that a record names: what was there is gone.
+    pub(crate) fn ends_before(&mut self, ended: &Behind, named: &SequenceNumber) {
+        let entry = self.shard(&ended.stream, &ended.shard);
+        let read = entry.read.as_ref().or(ended.read.as_ref());
+        if read.is_some_and(|read| read >= named) {
+            return;
+        }
+        let next = named.to_u64().and_then(|named| named.checked_add(1)).map(SequenceNumber::from);
+        let gone = read.zip(next.as_ref()).and_then(|(last, next)| between(last, next));
+        entry.note_removed(gone);
+        entry.read = Some(named.clone());
     }
 
     /// The shards that have not been read up to where a record says that they stood.

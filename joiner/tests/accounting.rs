@@ -6,16 +6,20 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use joiner::{Engine, Error, Joiner, JoinerPhase, Miscount, Place};
 use schemas::event::ChangeEvent;
 use schemas::progress::{Phase, SequenceNumber, ShardId};
 use streams::embedded::{Embedded, Options};
 use streams::memory::Memory;
-use streams::{Batch, Layout, Positions, Provider};
+use streams::{Batch, Layout, Positions, Provider, Record};
 use support::{change, config, encode, item, items, lsn, missing, order, orders, publish, read, record};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+/// Nothing here takes so long unless something is lost.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A store whose records can be taken out.
 enum Store {
@@ -157,6 +161,34 @@ async fn the_last_record_of_a_quiet_shard_is_missed_as_well() {
         assert!(String::from_utf8_lossy(event).contains(&format!("\"{}\"", miscount.table.table)));
         assert_eq!(removed(miscount), [(gone.0.clone(), gone.1, gone.1)]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_whose_records_are_past_their_retention_holds_nobody_up() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    fill(&memory).await;
+    let stream = Layout::Shared.stream("p", &orders().name);
+    let before = memory.tips(&stream).await.unwrap();
+    memory.trim(&stream).unwrap();
+    // The snapshot that follows has a row in one shard; its record names the other one where it has long stood.
+    let mut writer = memory.writer().await.unwrap();
+    let row = encode(&read(orders(), 20, order(1, "new"))).into();
+    writer.append(&stream, vec![Record { partition_key: "k".into(), data: row }]).await.unwrap();
+    let mut record = record(Phase::SnapshotComplete { consistent_from: lsn(20) }, 20, 20, &[(&orders(), 1)]);
+    record.positions = [(stream.clone(), before)].into();
+    record.positions.get_mut(&stream).unwrap().extend(writer.flush().await.unwrap().remove(&stream).unwrap());
+    assert_eq!(record.positions[&stream].len(), 2);
+    let data = serde_json::to_vec(&record).unwrap().into();
+    writer.append(&Layout::progress_stream("p"), vec![Record { partition_key: "shop".into(), data }]).await.unwrap();
+    writer.flush().await.unwrap();
+
+    let joiner = Joiner::open(config(dir.path())).unwrap();
+    let (handle, stop) = (joiner.handle(), CancellationToken::new());
+    let running = tokio::spawn(joiner.run(Arc::new(memory), Vec::new(), stop.clone()));
+    let mut head = handle.outbox().head();
+    tokio::time::timeout(PATIENCE, head.wait_for(|head| head.frontier == lsn(20))).await.expect("it waits for ever").unwrap();
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
 
 fn feed(engine: &mut Engine, first: u64, events: &[ChangeEvent]) {

@@ -151,6 +151,28 @@ fn events_of_no_known_table_are_not_taken_for_missing_ones() {
 }
 
 #[test]
+fn a_first_snapshot_that_lacks_rows_is_told_and_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    feed(&mut engine, 1, &[encode(&read(orders(), 5, order(1, "new")))]);
+    tell(&mut engine, 1, record(Phase::Snapshot, 5, 5, &[(&orders(), 2)]), 1).unwrap();
+    let status = engine.handle().status();
+    assert_eq!((status.miscounts[0].published, status.miscounts[0].received), (2, 1));
+    assert_eq!(status.phase, JoinerPhase::Waiting);
+    assert!(status.warning.unwrap().contains("take a new one with the importer"));
+    // What is left of it is not taken for another one, also after a restart; a newer one is.
+    drop(engine);
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    feed(&mut engine, 2, &[encode(&read(orders(), 5, order(2, "new")))]);
+    tell(&mut engine, 2, record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &[(&orders(), 1)]), 2).unwrap();
+    assert!(!tell(&mut engine, 3, record(Phase::Tail, 5, 6, &[(&orders(), 3)]), 2).unwrap());
+    assert_eq!(engine.handle().status().phase, JoinerPhase::Waiting);
+    feed(&mut engine, 3, &[encode(&read(orders(), 10, order(2, "new")))]);
+    tell(&mut engine, 4, record(Phase::SnapshotComplete { consistent_from: lsn(10) }, 10, 10, &[(&orders(), 1)]), 3).unwrap();
+    assert_eq!(engine.handle().status().frontier, Some(lsn(10)));
+}
+
+#[test]
 fn steps_are_not_merged_past_what_memory_may_hold() {
     for (buffer_bytes, versions) in [(1 << 20, vec![lsn(7)]), (1, vec![lsn(6), lsn(7)])] {
         let dir = tempfile::tempdir().unwrap();

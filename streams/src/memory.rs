@@ -44,9 +44,9 @@ impl Shard {
         self.trimmed + self.records.len() as u64
     }
 
-    /// The last record that is still there, or was trimmed.
-    fn last(&self) -> u64 {
-        self.trimmed + self.records.iter().rposition(Option::is_some).map_or(0, |at| at as u64 + 1)
+    /// The last record that is still there.
+    fn last(&self) -> Option<u64> {
+        self.records.iter().rposition(Option::is_some).map(|at| self.trimmed + at as u64 + 1)
     }
 }
 
@@ -177,8 +177,8 @@ impl Provider for Memory {
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
         let stream = self.stream(stream)?;
         let shards = lock(&stream.shards);
-        let tips = shards.iter().map(Shard::last).enumerate().filter(|(_, last)| *last > 0);
-        Ok(tips.map(|(index, last)| (shard_id(index), SequenceNumber::from(last))).collect())
+        let tips = shards.iter().map(Shard::last).enumerate();
+        Ok(tips.filter_map(|(index, last)| Some((shard_id(index), SequenceNumber::from(last?)))).collect())
     }
 }
 

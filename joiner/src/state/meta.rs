@@ -164,6 +164,9 @@ pub(crate) struct Standing {
     pub(crate) tables: BTreeMap<String, TableCounts>,
     /// In the present load, by table: snapshot rows published according to the progress records, and received.
     pub(crate) snapshot: BTreeMap<String, (u64, u64)>,
+    /// Snapshots up to this one are passed over: rows of it were missing.
+    #[serde(default)]
+    pub(crate) given_up: Lsn,
     pub(crate) dead_letters: u64,
     /// In the present load: dead letters of no known table. Any count of snapshot rows, or of rows read again, may lack them, in whichever record they were counted: shards are read ahead of the records.
     #[serde(default)]

@@ -71,8 +71,8 @@ impl Tools {
 pub(crate) struct Report {
     /// By tick, and in it by table: changes received, dead letters among them.
     pub(crate) received: Vec<u64>,
-    /// Ticks in which more was received than published.
-    pub(crate) surplus: Vec<Miscount>,
+    /// Ticks in which more was received than published, and snapshots that were given up because rows were missing.
+    pub(crate) miscounts: Vec<Miscount>,
     /// By table: changes applied, changes that had been dead-lettered.
     pub(crate) applied: Vec<u64>,
     pub(crate) dead: Vec<u64>,

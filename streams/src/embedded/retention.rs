@@ -104,8 +104,9 @@ pub(super) async fn keep(options: Options, writer: Weak<Mutex<Inner>>) {
 
 fn look(options: &Options, writer: &Weak<Mutex<Inner>>) -> Result<(), Error> {
     for stream in streams(&options.path)? {
-        let Some(writer) = writer.upgrade() else { return Ok(()) };
-        if !lock(&writer).keep(&stream)? {
+        // Let go at once: whoever drops the writer means its streams to be free.
+        let Some(kept) = writer.upgrade().map(|writer| lock(&writer).keep(&stream)) else { return Ok(()) };
+        if !kept? {
             look_at(options, &stream)?;
         }
     }
