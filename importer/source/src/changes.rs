@@ -153,13 +153,13 @@ impl ChangeTable {
         let mut bytes = 64;
         let mut values = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
-            let mut value =
-                column.form.read(cells.next().ok_or_else(|| unexpected("a row is too short"))?).ok_or_else(no_such_date)?;
-            if value == Value::Null && unavailable(column, operation, &mask) {
-                value = Value::Unavailable;
+            let cell = cells.next().ok_or_else(|| unexpected("a row is too short"))?;
+            column.form.read(cell, &mut values).ok_or_else(no_such_date)?;
+            let Some(value) = values.last_mut() else { continue };
+            if matches!(value, Value::Null) && unavailable(column, operation, &mask) {
+                *value = Value::Unavailable;
             }
-            bytes += size(&value);
-            values.push(value);
+            bytes += size(value);
         }
         Ok(ChangeRow { position: Position { commit_lsn, command_id, seqval, operation }, values, bytes })
     }

@@ -111,25 +111,27 @@ impl Form {
         }
     }
 
-    /// The value of one column. Bytes that are not of the form are handed on as they are, to be refused by the table's contract rather than end the import. `None`: it is
+    /// Adds the value of one column. Bytes that are not of the form are handed on as they are, to be refused by the table's contract rather than end the import. `None`: it is
     /// a date that no calendar has. A row's cells go through here one by one, and so a failure is told of without making room for an [`Error`] beside each value.
     #[inline]
-    pub(super) fn read(self, data: ColumnData<'static>) -> Option<Value> {
-        match self {
-            Self::Plain => read(data),
-            _ => self.read_object(data),
+    pub(super) fn read(self, data: ColumnData<'static>, values: &mut Vec<Value>) -> Option<()> {
+        read(data, values)?;
+        if self != Self::Plain {
+            self.read_object(values.last_mut()?);
         }
+        Some(())
     }
 
-    fn read_object(self, data: ColumnData<'static>) -> Option<Value> {
-        let value = read(data)?;
-        let Value::Bytes(bytes) = &value else { return Some(value) };
+    fn read_object(self, value: &mut Value) {
+        let Value::Bytes(bytes) = &*value else { return };
         let text = match self {
             Self::HierarchyId => hierarchy::path(bytes),
             Self::Geometry | Self::Geography => spatial::text(bytes, self == Self::Geography),
             Self::Plain => None,
         };
-        Some(text.map_or(value, Value::Text))
+        if let Some(text) = text {
+            *value = Value::Text(text);
+        }
     }
 }
 
@@ -149,7 +151,7 @@ impl Decoder {
     pub fn row(&self, cells: &mut impl Iterator<Item = ColumnData<'static>>) -> Result<Vec<Value>, Error> {
         let mut values = Vec::with_capacity(self.forms.len());
         for (form, data) in self.forms.iter().zip(cells) {
-            values.push(form.read(data).ok_or_else(no_such_date)?);
+            form.read(data, &mut values).ok_or_else(no_such_date)?;
         }
         if values.len() == self.forms.len() {
             Ok(values)
@@ -195,7 +197,8 @@ pub fn expression(name: &str, sql_type: SqlType, text: Text, alias: Option<&str>
 
 /// The value of one column, as the driver has it.
 pub fn value(data: ColumnData<'static>) -> Result<Value, Error> {
-    read(data).ok_or_else(no_such_date)
+    let mut values = Vec::with_capacity(1);
+    read(data, &mut values).and_then(|()| values.pop()).ok_or_else(no_such_date)
 }
 
 /// What ends a row in which [`Form::read`] found one.
@@ -206,40 +209,41 @@ pub(super) fn no_such_date() -> Error {
     }
 }
 
-#[inline]
-fn read(data: ColumnData<'static>) -> Option<Value> {
-    Some(match data {
-        ColumnData::I32(Some(number)) => Value::Int(number.into()),
-        ColumnData::I64(Some(number)) => Value::Int(number),
-        ColumnData::String(Some(text)) => Value::Text(text.into_owned()),
-        ColumnData::Numeric(Some(number)) => Value::Decimal { mantissa: number.value(), scale: number.scale() },
+/// Each value is made where it stays: moved from call to call, it costs more than its decoding.
+#[inline(always)]
+fn read(data: ColumnData<'static>, values: &mut Vec<Value>) -> Option<()> {
+    match data {
+        ColumnData::I32(Some(number)) => values.push(Value::Int(number.into())),
+        ColumnData::I64(Some(number)) => values.push(Value::Int(number)),
+        ColumnData::String(Some(text)) => values.push(Value::Text(text.into_owned())),
+        ColumnData::Numeric(Some(number)) => values.push(Value::Decimal { mantissa: number.value(), scale: number.scale() }),
         ColumnData::DateTime2(Some(moment)) => {
             let (ticks, scale) = time(moment.time())?;
-            Value::DateTime { days: day(moment.date().days().into())?, ticks, scale }
+            values.push(Value::DateTime { days: day(moment.date().days().into())?, ticks, scale })
         }
-        ColumnData::Bit(Some(bit)) => Value::Bool(bit),
-        ColumnData::U8(Some(number)) => Value::Int(number.into()),
-        ColumnData::I16(Some(number)) => Value::Int(number.into()),
-        ColumnData::F32(Some(number)) => Value::Real(number),
-        ColumnData::F64(Some(number)) => Value::Float(number),
-        ColumnData::Guid(Some(uuid)) => Value::Uuid(uuid.into_bytes()),
-        ColumnData::Binary(Some(bytes)) => Value::Bytes(bytes.into_owned()),
-        ColumnData::Xml(Some(xml)) => Value::Text(xml.into_owned().into_string()),
-        ColumnData::Date(Some(date)) => Value::Date(day(date.days().into())?),
+        ColumnData::Bit(Some(bit)) => values.push(Value::Bool(bit)),
+        ColumnData::U8(Some(number)) => values.push(Value::Int(number.into())),
+        ColumnData::I16(Some(number)) => values.push(Value::Int(number.into())),
+        ColumnData::F32(Some(number)) => values.push(Value::Real(number)),
+        ColumnData::F64(Some(number)) => values.push(Value::Float(number)),
+        ColumnData::Guid(Some(uuid)) => values.push(Value::Uuid(uuid.into_bytes())),
+        ColumnData::Binary(Some(bytes)) => values.push(Value::Bytes(bytes.into_owned())),
+        ColumnData::Xml(Some(xml)) => values.push(Value::Text(xml.into_owned().into_string())),
+        ColumnData::Date(Some(date)) => values.push(Value::Date(day(date.days().into())?)),
         ColumnData::Time(Some(moment)) => {
             let (ticks, scale) = time(moment)?;
-            Value::Time { ticks, scale }
+            values.push(Value::Time { ticks, scale })
         }
-        ColumnData::DateTime(Some(moment)) => datetime(moment.days().into(), moment.seconds_fragments())?,
+        ColumnData::DateTime(Some(moment)) => values.push(datetime(moment.days().into(), moment.seconds_fragments())?),
         ColumnData::SmallDateTime(Some(moment)) => {
             // In spite of its name, the driver's field counts minutes.
             let ticks = u64::from(moment.seconds_fragments()) * TICKS_PER_MINUTE.unsigned_abs();
             (ticks < TICKS_PER_DAY.unsigned_abs()).then_some(())?;
-            Value::DateTime { days: day(i64::from(moment.days()) + DAYS_TO_1900)?, ticks, scale: 0 }
+            values.push(Value::DateTime { days: day(i64::from(moment.days()) + DAYS_TO_1900)?, ticks, scale: 0 })
         }
         ColumnData::DateTimeOffset(Some(moment)) => {
             let (ticks, scale) = time(moment.datetime2().time())?;
-            local(moment.datetime2().date().days(), ticks, scale, moment.offset())?
+            values.push(local(moment.datetime2().date().days(), ticks, scale, moment.offset())?)
         }
         ColumnData::I32(None)
         | ColumnData::I64(None)
@@ -258,8 +262,9 @@ fn read(data: ColumnData<'static>) -> Option<Value> {
         | ColumnData::Time(None)
         | ColumnData::DateTime(None)
         | ColumnData::SmallDateTime(None)
-        | ColumnData::DateTimeOffset(None) => Value::Null,
-    })
+        | ColumnData::DateTimeOffset(None) => values.push(Value::Null),
+    }
+    Some(())
 }
 
 /// Ticks since midnight and the declared scale; `None`: no time of any day.
@@ -457,10 +462,15 @@ mod tests {
     #[test]
     fn clr_types_come_out_as_sql_server_shows_them() {
         let bytes = |bytes: &[u8]| ColumnData::Binary(Some(bytes.to_vec().into()));
-        assert_eq!(Form::HierarchyId.read(bytes(&[0x5A, 0xC0])).unwrap(), Value::Text("/1/1/".into()));
-        assert_eq!(Form::Plain.read(bytes(&[0x5A, 0xC0])).unwrap(), Value::Bytes(vec![0x5A, 0xC0]));
-        assert_eq!(Form::Geometry.read(bytes(&[1])).unwrap(), Value::Bytes(vec![1]));
-        assert_eq!(Form::Geography.read(ColumnData::Binary(None)).unwrap(), Value::Null);
+        let read = |form: Form, data| {
+            let mut values = Vec::new();
+            form.read(data, &mut values).unwrap();
+            values.pop().unwrap()
+        };
+        assert_eq!(read(Form::HierarchyId, bytes(&[0x5A, 0xC0])), Value::Text("/1/1/".into()));
+        assert_eq!(read(Form::Plain, bytes(&[0x5A, 0xC0])), Value::Bytes(vec![0x5A, 0xC0]));
+        assert_eq!(read(Form::Geometry, bytes(&[1])), Value::Bytes(vec![1]));
+        assert_eq!(read(Form::Geography, ColumnData::Binary(None)), Value::Null);
     }
 
     /// Whatever a server may send, sense or not.
@@ -491,8 +501,9 @@ mod tests {
         #[test]
         fn any_cell_is_a_value_or_is_refused(cell in any_cell()) {
             for form in [Form::Plain, Form::HierarchyId, Form::Geometry, Form::Geography] {
-                if let Some(value) = form.read(cell.clone()) {
-                    value.write_json(&mut Vec::new());
+                let mut values = Vec::new();
+                if form.read(cell.clone(), &mut values).is_some() {
+                    values[0].write_json(&mut Vec::new());
                 }
             }
         }

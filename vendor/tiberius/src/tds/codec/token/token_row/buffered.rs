@@ -46,11 +46,10 @@ impl TokenRow<'static> {
         };
         let mut data = Vec::with_capacity(meta.columns.len());
         for (i, column) in meta.columns.iter().enumerate() {
-            let null = nulls.as_ref().is_some_and(|nulls| nulls.is_null(i));
-            data.push(match null {
-                true => column.base.null_value(),
-                false => src.column(&column.base.ty)?,
-            });
+            match nulls.as_ref().is_some_and(|nulls| nulls.is_null(i)) {
+                true => data.push(column.base.null_value()),
+                false => src.column(&column.base.ty, &mut data)?,
+            }
         }
         let read = src.read;
         Some((Self { data }, read))
@@ -63,24 +62,28 @@ struct Buffered<'a> {
     context: &'a mut Context,
 }
 
+type Cells = Vec<ColumnData<'static>>;
+
+/// Each value is made where it stays: moved from call to call, a value of several words costs more than its decoding.
 impl<'a> Buffered<'a> {
     #[inline]
-    fn column(&mut self, ty: &TypeInfo) -> Option<ColumnData<'static>> {
+    fn column(&mut self, ty: &TypeInfo, cells: &mut Cells) -> Option<()> {
         let start = self.read;
         let usual = match ty {
-            TypeInfo::FixedLen(ty) => self.fixed(*ty),
-            TypeInfo::VarLenSized(ctx) => self.variable(ctx),
+            TypeInfo::FixedLen(ty) => self.fixed(*ty, cells),
+            TypeInfo::VarLenSized(ctx) => self.variable(ctx, cells),
             TypeInfo::VarLenSizedPrecision {
                 ty: VarLenType::Decimaln | VarLenType::Numericn,
                 scale,
                 ..
-            } => self.numeric(*scale),
+            } => self.numeric(*scale, cells),
             _ => None,
         };
-        usual.or_else(|| {
+        if usual.is_none() {
             self.read = start;
-            ColumnData::decode(self, ty).now_or_never()?.ok()
-        })
+            cells.push(ColumnData::decode(self, ty).now_or_never()?.ok()?);
+        }
+        Some(())
     }
 
     #[inline]
@@ -110,77 +113,80 @@ impl<'a> Buffered<'a> {
         }
     }
 
-    fn fixed(&mut self, ty: FixedLenType) -> Option<ColumnData<'static>> {
-        Some(match ty {
-            FixedLenType::Bit => ColumnData::Bit(Some(self.byte()? != 0)),
-            FixedLenType::Int1 => ColumnData::U8(Some(self.byte()?)),
-            FixedLenType::Int2 => ColumnData::I16(Some(i16::from_le_bytes(self.array()?))),
-            FixedLenType::Int4 => ColumnData::I32(Some(i32::from_le_bytes(self.array()?))),
-            FixedLenType::Int8 => ColumnData::I64(Some(i64::from_le_bytes(self.array()?))),
-            FixedLenType::Float4 => ColumnData::F32(Some(f32::from_le_bytes(self.array()?))),
-            FixedLenType::Float8 => ColumnData::F64(Some(f64::from_le_bytes(self.array()?))),
+    fn fixed(&mut self, ty: FixedLenType, cells: &mut Cells) -> Option<()> {
+        match ty {
+            FixedLenType::Bit => cells.push(ColumnData::Bit(Some(self.byte()? != 0))),
+            FixedLenType::Int1 => cells.push(ColumnData::U8(Some(self.byte()?))),
+            FixedLenType::Int2 => cells.push(ColumnData::I16(Some(i16::from_le_bytes(self.array()?)))),
+            FixedLenType::Int4 => cells.push(ColumnData::I32(Some(i32::from_le_bytes(self.array()?)))),
+            FixedLenType::Int8 => cells.push(ColumnData::I64(Some(i64::from_le_bytes(self.array()?)))),
+            FixedLenType::Float4 => cells.push(ColumnData::F32(Some(f32::from_le_bytes(self.array()?)))),
+            FixedLenType::Float8 => cells.push(ColumnData::F64(Some(f64::from_le_bytes(self.array()?)))),
             _ => return None,
-        })
+        }
+        Some(())
     }
 
-    fn variable(&mut self, ctx: &VarLenContext) -> Option<ColumnData<'static>> {
+    fn variable(&mut self, ctx: &VarLenContext, cells: &mut Cells) -> Option<()> {
         // Longer ones come in chunks.
         let short = ctx.len() < 0xffff;
-        Some(match ctx.r#type() {
+        match ctx.r#type() {
             VarLenType::Bitn => match self.byte()? {
-                0 => ColumnData::Bit(None),
-                1 => ColumnData::Bit(Some(self.byte()? > 0)),
+                0 => cells.push(ColumnData::Bit(None)),
+                1 => cells.push(ColumnData::Bit(Some(self.byte()? > 0))),
                 _ => return None,
             },
             VarLenType::Intn => match (self.byte()?, ctx.len()) {
-                (0, 1) => ColumnData::U8(None),
-                (0, 2) => ColumnData::I16(None),
-                (0, 4) => ColumnData::I32(None),
-                (0, _) => ColumnData::I64(None),
-                (1, _) => ColumnData::U8(Some(self.byte()?)),
-                (2, _) => ColumnData::I16(Some(i16::from_le_bytes(self.array()?))),
-                (4, _) => ColumnData::I32(Some(i32::from_le_bytes(self.array()?))),
-                (8, _) => ColumnData::I64(Some(i64::from_le_bytes(self.array()?))),
+                (0, 1) => cells.push(ColumnData::U8(None)),
+                (0, 2) => cells.push(ColumnData::I16(None)),
+                (0, 4) => cells.push(ColumnData::I32(None)),
+                (0, _) => cells.push(ColumnData::I64(None)),
+                (1, _) => cells.push(ColumnData::U8(Some(self.byte()?))),
+                (2, _) => cells.push(ColumnData::I16(Some(i16::from_le_bytes(self.array()?)))),
+                (4, _) => cells.push(ColumnData::I32(Some(i32::from_le_bytes(self.array()?)))),
+                (8, _) => cells.push(ColumnData::I64(Some(i64::from_le_bytes(self.array()?)))),
                 _ => return None,
             },
             VarLenType::BigBinary | VarLenType::BigVarBin if short => {
-                ColumnData::Binary(self.short()?.map(|bytes| bytes.to_vec().into()))
+                cells.push(ColumnData::Binary(self.short()?.map(|bytes| bytes.to_vec().into())))
             }
             VarLenType::NChar | VarLenType::NVarchar if short => match self.short()? {
-                Some(bytes) => ColumnData::String(Some(self.utf16(bytes)?.into())),
-                None => ColumnData::String(None),
+                Some(bytes) => cells.push(ColumnData::String(Some(self.utf16(bytes)?.into()))),
+                None => cells.push(ColumnData::String(None)),
             },
             VarLenType::BigChar | VarLenType::BigVarChar if short => match self.short()? {
-                Some(bytes) => ColumnData::String(Some(coded(bytes, ctx.collation())?.into())),
-                None => ColumnData::String(None),
+                Some(bytes) => cells.push(ColumnData::String(Some(coded(bytes, ctx.collation())?.into()))),
+                None => cells.push(ColumnData::String(None)),
             },
             #[cfg(feature = "tds73")]
             VarLenType::Daten => match self.byte()? {
-                0 => ColumnData::Date(None),
-                3 => ColumnData::Date(Some(self.date()?)),
+                0 => cells.push(ColumnData::Date(None)),
+                3 => cells.push(ColumnData::Date(Some(self.date()?))),
                 _ => return None,
             },
             #[cfg(feature = "tds73")]
             VarLenType::Timen => match self.byte()? {
-                0 => ColumnData::Time(None),
-                len => ColumnData::Time(Some(self.time(ctx.len(), len)?)),
+                0 => cells.push(ColumnData::Time(None)),
+                len => cells.push(ColumnData::Time(Some(self.time(ctx.len(), len)?))),
             },
             #[cfg(feature = "tds73")]
             VarLenType::Datetime2 => match self.byte()? {
-                0 => ColumnData::DateTime2(None),
+                0 => cells.push(ColumnData::DateTime2(None)),
                 len => {
                     let time = self.time(ctx.len(), len.checked_sub(3)?)?;
-                    ColumnData::DateTime2(Some(DateTime2::new(self.date()?, time)))
+                    cells.push(ColumnData::DateTime2(Some(DateTime2::new(self.date()?, time))))
                 }
             },
             _ => return None,
-        })
+        }
+        Some(())
     }
 
-    fn numeric(&mut self, scale: u8) -> Option<ColumnData<'static>> {
+    fn numeric(&mut self, scale: u8, cells: &mut Cells) -> Option<()> {
         let len = self.byte()?;
         if len == 0 {
-            return Some(ColumnData::Numeric(None));
+            cells.push(ColumnData::Numeric(None));
+            return Some(());
         }
         let sign = match self.byte()? {
             0 => -1,
@@ -193,7 +199,8 @@ impl<'a> Buffered<'a> {
             _ => return None,
         };
         let value = Numeric::new_with_scale(magnitude * sign, scale);
-        Some(ColumnData::Numeric(Some(value)))
+        cells.push(ColumnData::Numeric(Some(value)));
+        Some(())
     }
 
     #[cfg(feature = "tds73")]
