@@ -2,7 +2,7 @@
 # make test    the whole suite
 # make lint    formatting, clippy, licences and sources of dependencies, shell, YAML and container files
 # make setup   what the tests need, without running them
-# make bench   the benchmarks, against their peers; writes bench/results.json
+# make bench   the benchmarks, against their peers; writes bench/results.json. Before them, the test that needs a peer: Flink reads our events
 #
 # Each target installs what it needs (Debian packages, and language packages below .setup) and says so; the second time it finds everything there.
 
@@ -47,4 +47,5 @@ lint:
 
 bench:
 	@tests/setup.sh bench
+	cargo test -p schemas --test flink
 	cargo run --release -p bench -- $(ARGS)

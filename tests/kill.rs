@@ -119,7 +119,9 @@ async fn thirty_rounds_of_kill_lose_double_and_disorder_nothing() {
         load.transaction(&mut client).await;
     }
     let pipeline = Pipeline::init(&server, &[("order", ENTITY)]);
-    pipeline.configure(&server, "{embedded: {path: data/streams}}", "  - {type: sqlite, path: data/entities.db}\n");
+    // Two encodings: one that needs nothing, and one whose schema and dictionary have to be there before its records.
+    let streams = "{embedded: {path: data/streams}}\n  per_table: {dbo.items: {encoding: protobuf, compression: zstd}}";
+    pipeline.configure(&server, streams, "  - {type: sqlite, path: data/entities.db}\n");
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xdead);
     let mut importer = pipeline.start("importer");
     let mut joiner = pipeline.start("joiner");

@@ -87,14 +87,34 @@ fn end_key(seed: u64) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded_stream_to_sqlite_equals_the_join_in_postgres() {
-    let setting = Setting { scale: 0.01, server: SqlServer::given_or_start("tpch").await, postgres: PostgresServer::start() };
+    over_embedded(0.01, ["", ""]).await;
+}
+
+/// Avro, then in the same streams Protobuf in zstd frames; one table stays with JSON.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_encodings_come_to_the_same_and_may_follow_one_another() {
+    let json = "  per_table: {dbo.part: {encoding: debezium_json}}\n";
+    let folder = over_embedded(
+        0.002,
+        [&format!("\n  encoding: avro\n{json}"), &format!("\n  encoding: protobuf\n  compression: zstd\n{json}")],
+    )
+    .await;
+    for file in ["dbo.orders.avsc", "dbo.orders.proto", "dbo.orders.dict", "dbo.part.dict"] {
+        assert!(folder.path().join("schemas/tables").join(file).is_file(), "{file}");
+    }
+    assert!(!folder.path().join("schemas/tables/dbo.part.avsc").exists());
+}
+
+/// The pipeline stopped and started again, with more settings of `streams` the first time and the second.
+async fn over_embedded(scale: f64, streams: [&str; 2]) -> tempfile::TempDir {
+    let setting = Setting { scale, server: SqlServer::given_or_start("tpch").await, postgres: PostgresServer::start() };
     let postgres = setting.load().await;
     let pipeline = Pipeline::init(&setting.server, &[("order", tpch::FULL_ORDER)]);
-    pipeline.configure(
-        &setting.server,
-        "{embedded: {path: data/streams, sync: false}}",
-        "  - {type: sqlite, path: data/entities.db}\n",
-    );
+    let configure = |streams: &str| {
+        let provider = format!("{{embedded: {{path: data/streams, sync: false}}}}{streams}");
+        pipeline.configure(&setting.server, &provider, "  - {type: sqlite, path: data/entities.db}\n");
+    };
+    configure(streams[0]);
     let (mut process, url) = pipeline.run();
     // Half of the changes fall into the snapshot and the first load.
     setting.change(&postgres, 1, 300, "first").await;
@@ -103,9 +123,12 @@ async fn embedded_stream_to_sqlite_equals_the_join_in_postgres() {
     // The other half meets a pipeline that was stopped properly and started again.
     assert!(process.terminate().success(), "{}", process.log());
     setting.change(&postgres, 2, 300, "second").await;
-    let (_process, url) = pipeline.run();
+    configure(streams[1]);
+    let (mut process, url) = pipeline.run();
     pipeline::wait_for_document(&url, "order", &end_key(2), LIMIT, |document| document["comment"] == "second").await;
     assert_equal(&expected(&postgres).await, &pipeline::entities(&url, "order").await);
+    assert!(process.terminate().success(), "{}", process.log());
+    pipeline.folder
 }
 
 /// Topic and queue on ministack, the queue subscribed with raw delivery: the topic's ARN and the queue's URL.
