@@ -74,7 +74,7 @@ impl Core {
     ) -> Result<Self, Error> {
         let standing = store.standing()?;
         let buffer = Buffer::new(store.clone(), limits.buffer_bytes);
-        let inputs = Inputs::new(streams.iter().cloned().collect());
+        let inputs = Inputs::new(&streams);
         let tables = catalog.tables.iter().map(|table| table.schema.name.clone());
         let books = Books { tables: tables.zip(streams).collect() };
         let Limits { row_cache_bytes, chunk, share, .. } = limits;

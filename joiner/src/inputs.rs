@@ -9,7 +9,7 @@
 //! its predecessor stood and not behind where it stands itself: that stretch is where an event that the counts miss must have been. Where numbers follow by counting, those that no record came with say it
 //! exactly ([`streams::embedded::removed_between`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use schemas::Lsn;
@@ -133,7 +133,7 @@ impl Arrived {
 /// All shards that have been read.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    streams: Vec<StreamName>,
+    streams: HashSet<StreamName>,
     shards: HashMap<(StreamName, ShardId), Shard>,
 }
 
@@ -148,8 +148,9 @@ pub(crate) struct Behind {
 }
 
 impl Inputs {
-    pub(crate) fn new(streams: Vec<StreamName>) -> Self {
-        Self { streams, shards: HashMap::new() }
+    /// `streams` may name one several times.
+    pub(crate) fn new(streams: &[StreamName]) -> Self {
+        Self { streams: streams.iter().cloned().collect(), shards: HashMap::new() }
     }
 
     fn shard(&mut self, stream: &StreamName, shard: &ShardId) -> &mut Shard {
