@@ -20,7 +20,7 @@ use crate::server::{Given, patience};
 /// Where the source is.
 enum Server {
     StandIn(Arc<Running>),
-    Given(Given),
+    Given(Box<Given>),
 }
 
 pub(crate) struct World {
@@ -40,7 +40,7 @@ impl World {
     }
 
     pub(crate) async fn given(given: Given, script: &str) -> Self {
-        Self::with(given.source(), Server::Given(given), script).await
+        Self::with(given.source(), Server::Given(Box::new(given)), script).await
     }
 
     /// On the stand-in in any case: for tests that do to the server what one does not do to a server.
