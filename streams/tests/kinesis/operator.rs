@@ -1,5 +1,7 @@
 //! Whoever else works on a stream, by the SDK's own calls: an operator who reshards, a producer and a consumer that are not ours.
 
+use std::ops::RangeInclusive;
+
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::primitives::Blob;
@@ -7,6 +9,13 @@ use aws_sdk_kinesis::types::ShardIteratorType;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use schemas::progress::StreamName;
+
+/// A Kinesis record, with the hashes that its shard holds.
+pub(crate) struct Raw {
+    pub(crate) hashes: RangeInclusive<u128>,
+    pub(crate) key: String,
+    pub(crate) data: Vec<u8>,
+}
 
 /// Reshards by hand, as an operator would.
 pub(crate) struct Operator {
@@ -93,11 +102,14 @@ impl Operator {
         request.data(Blob::new(data)).send().await.unwrap();
     }
 
-    /// The Kinesis records of all shards as they are, from their start: partition key, data.
-    pub(crate) async fn raw(&self) -> Vec<(String, Vec<u8>)> {
+    /// The Kinesis records of all shards as they are, parents before their children.
+    pub(crate) async fn raw(&self) -> Vec<Raw> {
         let mut found = Vec::new();
         let shards = self.client.list_shards().stream_name(&self.stream.0).send().await.unwrap();
         for shard in shards.shards() {
+            let range = shard.hash_key_range().unwrap();
+            let hashes: RangeInclusive<u128> =
+                range.starting_hash_key().parse().unwrap()..=range.ending_hash_key().parse().unwrap();
             let iterator = self.client.get_shard_iterator().stream_name(&self.stream.0).shard_id(shard.shard_id());
             let iterator = iterator.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await.unwrap();
             let mut next = iterator.shard_iterator;
@@ -105,7 +117,11 @@ impl Operator {
                 let answer = self.client.get_records().shard_iterator(iterator).send().await.unwrap();
                 let caught_up = answer.millis_behind_latest() == Some(0);
                 let records = answer.records.into_iter();
-                found.extend(records.map(|record| (record.partition_key.unwrap(), record.data.into_inner())));
+                found.extend(records.map(|record| Raw {
+                    hashes: hashes.clone(),
+                    key: record.partition_key.unwrap(),
+                    data: record.data.into_inner(),
+                }));
                 next = answer.next_shard_iterator.filter(|_| !caught_up);
             }
         }

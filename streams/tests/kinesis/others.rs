@@ -1,5 +1,6 @@
 //! Other people's producers and consumers: what they write is handed over as it is, and what we write they read.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -7,14 +8,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use schemas::progress::StreamName;
+use schemas::progress::{SequenceNumber, ShardId, StreamName};
 use serde_json::{Value, json};
+use streams::hash::key_hash;
 use streams::kinesis::Kinesis;
 use streams::stub::Stub;
 use streams::{Positions, Provider, Record};
 
 use crate::operator::Operator;
-use crate::support::{Read, reader};
+use crate::support::{Read, reader, record};
 
 /// PyPI's aws-kinesis-agg.
 struct Python {
@@ -90,8 +92,8 @@ async fn aggregates_are_those_of_aws_kinesis_agg_to_the_byte_and_either_reads_th
         writer.flush().await.unwrap();
         let raw = Operator::new(&stub.endpoint(), &stream).raw().await;
         assert_eq!(raw.len(), 1);
-        assert!(raw[0].1 == theirs, "{count} records: the bytes differ");
-        assert_eq!(python.decode(&raw[0].1), records);
+        assert!(raw[0].data == theirs, "{count} records: the bytes differ");
+        assert_eq!(python.decode(&raw[0].data), records);
 
         // Theirs holds keys of all shards, and is routed by the first.
         let stream = StreamName(format!("theirs.{count}"));
@@ -159,4 +161,42 @@ async fn what_others_write_is_handed_over_as_it_is() {
         found.sort();
         assert!(found == expected);
     }
+}
+
+/// The KCL drops an aggregate whole when one of its records is not of its shard. What a split scatters must be there for it all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_drop_scattered_aggregates_whole_lose_nothing_over_a_split() {
+    const MAGIC: &[u8] = b"\xf3\x89\x9a\xc2";
+    let mut python = Python::start();
+    let stub = Stub::start().await.unwrap();
+    let kinesis = Kinesis::connect(stub.options()).await.unwrap();
+    let stream = StreamName("scattered".into());
+    kinesis.ensure(&stream, 1).await.unwrap();
+    let operator = Operator::new(&stub.endpoint(), &stream);
+    let mut writer = kinesis.writer().await.unwrap();
+    let (keys, mut expected) = (40, BTreeMap::new());
+    for number in 0..60 {
+        writer.append(&stream, (0..keys).map(|key| record(&format!("k{key}"), number, 60)).collect()).await.unwrap();
+        if number % 20 == 10 {
+            operator.split(0).await;
+        }
+    }
+    writer.flush().await.unwrap();
+    expected.extend((0..keys).map(|key| (format!("k{key}"), 60)));
+    let (mut read, mut dropped) = (Read::default(), 0);
+    for raw in operator.raw().await {
+        let records = if raw.data.starts_with(MAGIC) {
+            python.decode(&raw.data)
+        } else {
+            vec![Record { partition_key: raw.key.clone(), data: raw.data.clone().into() }]
+        };
+        if records.iter().all(|record| raw.hashes.contains(&key_hash(&record.partition_key))) {
+            let shard = ShardId(raw.hashes.start().to_string());
+            read.records.extend(records.into_iter().map(|record| (shard.clone(), SequenceNumber::from(0), record.data)));
+        } else {
+            dropped += 1;
+        }
+    }
+    assert!(dropped > 0, "no aggregate was scattered");
+    read.assert_ordered_with_repeats(&expected);
 }

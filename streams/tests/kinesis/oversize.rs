@@ -40,7 +40,7 @@ async fn pointers_are_followed_and_keep_the_order() {
     }
     writer.flush().await.unwrap();
     let raw = Operator::new(&stub.endpoint(), &stream()).raw().await;
-    assert!(raw.iter().all(|(_, data)| data.len() <= 1000));
+    assert!(raw.iter().all(|record| record.data.len() <= 1000));
     let mut read = Read::default();
     read.count(&mut *reader(&kinesis, &stream(), &Positions::new()).await, 120).await;
     read.assert_exact(&expected);
