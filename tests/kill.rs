@@ -161,6 +161,7 @@ async fn thirty_rounds_of_kill_lose_double_and_disorder_nothing() {
     joiner.kill();
     joiner = pipeline.start("joiner");
     let url = api(&joiner);
+    assert!(pipeline.path("schemas/tables/dbo.items.proto").is_file(), "the items were not published in Protobuf");
     let expected = load.documents();
     let latest = load.model.iter().max_by_key(|(_, (revision, _))| *revision).map(|(id, _)| id.to_string()).unwrap();
     pipeline::wait_for_document(&url, "order", &latest, LIMIT, |document| *document == expected[&latest]).await;

@@ -2,11 +2,13 @@
 //!
 //! Everything measured runs in a process of its own (this program as `bench child …`, or the peer's), one after the other, so that its memory and its processor time are its own; a
 //! peer reads the same rows on the same machine in the same run. What is prepared beforehand is not measured: the rows, the streams, the captured changes.
-//! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`latency`] the whole pipeline, [`kinesis`] the
+//! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`encodings`] the reading of events, [`embedded`] the log in a directory, [`latency`] the whole pipeline, [`kinesis`] the
 //! way through Kinesis.
 
 mod decoding;
 mod documents;
+mod embedded;
+mod encodings;
 mod importing;
 mod join;
 mod joining;
@@ -66,10 +68,12 @@ enum Child {
     Join(join::JoinArgs),
     Copy(documents::CopyArgs),
     Decode,
+    Encoding(encodings::EncodingArgs),
     StandIn,
     KinesisStub(kinesis::StubArgs),
     Kinesis(kinesis::KinesisArgs),
     Import(importing::ImportArgs),
+    Log(embedded::LogArgs),
     Pipeline(latency::PipelineArgs),
 }
 
@@ -103,10 +107,12 @@ async fn run(child: Child) -> anyhow::Result<()> {
         Child::Join(args) => join::run(args).await,
         Child::Copy(args) => documents::copy(args).await,
         Child::Decode => decoding::run(),
+        Child::Encoding(args) => encodings::run(&args),
         Child::StandIn => standin::serve().await,
         Child::KinesisStub(args) => kinesis::serve(&args).await,
         Child::Kinesis(args) => kinesis::run(args).await,
         Child::Import(args) => importing::run(args).await,
+        Child::Log(args) => embedded::run(args).await,
         Child::Pipeline(args) => latency::pipeline(args).await,
     }
 }
@@ -142,9 +148,17 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
         println!("Decoding, validating and encoding …");
         figures.push(decoding::figure()?);
     }
+    if cli.wants(&["decode-json", "decode-avro", "decode-protobuf", "decode-zstd", "event-bytes"]) {
+        println!("Reading events in each encoding …");
+        figures.extend(encodings::figures()?);
+    }
     if cli.wants(&["kinesis-put", "kinesis-get", "aggregation-gain", "kinesis-latency"]) {
         println!("Kinesis …");
         figures.extend(tokio::task::spawn_blocking(kinesis::figures).await??);
+    }
+    if cli.wants(&["log-append", "log-read"]) {
+        println!("The embedded log …");
+        figures.extend(embedded::figures(&place("log")?)?);
     }
     if cli.wants(&["latency"]) {
         println!("Commit to queryable …");
