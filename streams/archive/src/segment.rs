@@ -7,6 +7,7 @@ use objects::ObjectPath;
 use schemas::Lsn;
 use schemas::encoding::Schemas;
 use schemas::progress::{SequenceNumber, ShardId, StreamName};
+use schemas::value::write_string;
 use sha2::{Digest, Sha256};
 
 use crate::account::Between;
@@ -129,12 +130,18 @@ fn write_run(run: &Run, reads: &[Read], fallback_ms: i64, sheets: &mut BTreeMap<
 impl Sheet {
     /// Adds the places of an object's events.
     fn list(&mut self, object: usize, table: &str, sheet: &Self) {
+        let mut end = b",\"table\":".to_vec();
+        write_string(&mut end, table);
+        end.extend_from_slice(b"}\n");
         for (shard, sequence, commit_lsn) in &sheet.places {
-            let line = serde_json::json!({
-                "object": object, "shard": shard, "sequence": sequence, "commit_lsn": commit_lsn, "table": table,
-            });
-            self.text.extend_from_slice(line.to_string().as_bytes());
-            self.text.push(b'\n');
+            self.text.extend_from_slice(format!("{{\"object\":{object},\"shard\":").as_bytes());
+            write_string(&mut self.text, &shard.0);
+            self.text.extend_from_slice(format!(",\"sequence\":\"{sequence}\",\"commit_lsn\":").as_bytes());
+            match commit_lsn {
+                Some(lsn) => self.text.extend_from_slice(format!("\"{lsn}\"").as_bytes()),
+                None => self.text.extend_from_slice(b"null"),
+            }
+            self.text.extend_from_slice(&end);
             self.records += 1;
         }
     }

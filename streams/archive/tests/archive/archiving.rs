@@ -21,20 +21,35 @@ use streams::{Layout, Provider};
 
 use crate::support::{Shop, Working, archive_all, contents, lsn, names, open};
 
-/// A store that refuses everything after so many operations; the one at which it begins to is done, or is not.
+/// A store that fails after so many operations; the one at which it does is carried out, or is not.
 #[derive(Debug)]
 struct Dying {
     inner: Arc<InMemory>,
     left: AtomicUsize,
     answer_lost: bool,
+    /// It fails now and then, after so many operations again. Otherwise it refuses everything from then on: whoever works on it is as good as killed.
+    every: Option<usize>,
 }
 
 impl Dying {
     fn step(&self) -> Step {
-        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match (left, self.every) {
+            (0 | 1, Some(every)) => Some(every),
+            (left, _) => left.checked_sub(1),
+        });
+        match left {
             Ok(1) if self.answer_lost => Step::Lost,
+            Ok(1) if self.every.is_some() => Step::Refused,
             Ok(_) => Step::Done,
             Err(_) => Step::Refused,
+        }
+    }
+
+    fn failure(&self) -> object_store::Error {
+        let source = "as the test wants it".into();
+        match self.every {
+            Some(_) => object_store::Error::Generic { store: "test", source },
+            None => object_store::Error::PermissionDenied { path: "everything".into(), source },
         }
     }
 }
@@ -43,10 +58,6 @@ enum Step {
     Done,
     Lost,
     Refused,
-}
-
-fn dead() -> object_store::Error {
-    object_store::Error::PermissionDenied { path: "everything".into(), source: "the process was killed".into() }
 }
 
 impl fmt::Display for Dying {
@@ -60,13 +71,13 @@ impl ObjectStore for Dying {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
         match self.step() {
             Step::Done => self.inner.put_opts(path, payload, options).await,
-            Step::Lost => self.inner.put_opts(path, payload, options).await.and(Err(dead())),
-            Step::Refused => Err(dead()),
+            Step::Lost => self.inner.put_opts(path, payload, options).await.and(Err(self.failure())),
+            Step::Refused => Err(self.failure()),
         }
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        if matches!(self.step(), Step::Refused) { Err(dead()) } else { self.inner.get_opts(path, options).await }
+        if matches!(self.step(), Step::Refused) { Err(self.failure()) } else { self.inner.get_opts(path, options).await }
     }
 
     fn delete_stream(
@@ -74,7 +85,8 @@ impl ObjectStore for Dying {
         paths: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
         if matches!(self.step(), Step::Refused) {
-            return Box::pin(futures_util::stream::once(async { Err(dead()) }));
+            let failure = self.failure();
+            return Box::pin(futures_util::stream::once(async { Err(failure) }));
         }
         self.inner.delete_stream(paths)
     }
@@ -234,7 +246,7 @@ proptest! {
                 for count in ticks.by_ref().take(3) {
                     shop.tick(count).await;
                 }
-                let dying = Objects::over(Arc::new(Dying { inner: inner.clone(), left: left.into(), answer_lost }), "dying");
+                let dying = Objects::over(Arc::new(Dying { inner: inner.clone(), left: left.into(), answer_lost, every: None }), "dying");
                 if let Ok(archive) = archive::Archive::open(dying, "shop", crate::support::PREFIX, crate::support::no_schemas()).await {
                     let shutdown = tokio_util::sync::CancellationToken::new();
                     let archiver = archive::Archiver::new(archive, &crate::support::config(segment_bytes));
@@ -250,6 +262,24 @@ proptest! {
             archive_all(&shop, &objects, segment_bytes).await;
             is_complete(&shop, &objects).await;
         });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_now_and_then_is_tried_again() {
+    for (every, answer_lost) in [(15, false), (15, true), (16, true), (17, true)] {
+        let inner = Arc::new(InMemory::new());
+        let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
+        shop.snapshot(6).await;
+        let flaky = Dying { inner: inner.clone(), left: (every * 4).into(), answer_lost, every: Some(every) };
+        let working = Working::start(&Objects::over(Arc::new(flaky), "flaky"), &shop.provider, 2000).await;
+        let objects = Objects::over(inner, "memory");
+        for _ in 0..20 {
+            shop.tick(5).await;
+            working.until(&objects, lsn(shop.frontier)).await;
+        }
+        working.stop().await.unwrap();
+        is_complete(&shop, &objects).await;
     }
 }
 

@@ -79,7 +79,8 @@ proptest! {
                 }
                 drain(&mut *witness, &mut expected).await;
             }
-            let tips = memory.tips(&stream).await.unwrap();
+            // What was trimmed is no tip of the live stream any more.
+            let tips = expected.iter().map(|(shard, number, _)| (shard.clone(), number.clone())).collect();
             let mut at = after.clone();
             for (shard, number, _) in &found {
                 at.insert(shard.clone(), number.clone());

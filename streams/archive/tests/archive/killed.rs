@@ -55,17 +55,19 @@ async fn killed_at_random_it_neither_loses_nor_doubles() {
     shop.snapshot(30).await;
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(11);
     let (mut killed_at, mut segments) = (Vec::new(), 0);
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         let mut child = start(directory.path());
         let since = Instant::now();
-        // It begins, writes a segment, and goes on for a random while.
+        let mut goes_on = || assert!(since.elapsed() < LIMIT && child.try_wait().unwrap().is_none(), "it does not archive");
+        // It begins and writes a segment.
         while names(&objects, "manifests").await.len() <= segments + 1 {
-            assert!(since.elapsed() < LIMIT && child.try_wait().unwrap().is_none(), "it does not archive");
+            goes_on();
             shop.tick(random.random_range(0..12)).await;
         }
-        let while_longer = Duration::from_micros(random.random_range(0..40_000));
-        let since = Instant::now();
-        while since.elapsed() < while_longer {
+        // Then it is killed a random while later, or when it is seen to write another one.
+        let end = Instant::now() + Duration::from_micros(random.random_range(0..100_000));
+        while Instant::now() < end || (round % 2 == 1 && names(&objects, "drafts").await.is_empty()) {
+            goes_on();
             shop.tick(random.random_range(0..12)).await;
         }
         child.kill().unwrap();
