@@ -90,7 +90,7 @@ async fn append(store: &Embedded, stream: &StreamName, events: &[Bytes]) -> anyh
         writer
             .append(stream, keyed.map(|(data, key)| Record { partition_key: format!("[{key}]"), data: data.clone() }).collect())
             .await?;
-        if (batch + 1) * BATCH % TICK == 0 {
+        if ((batch + 1) * BATCH).is_multiple_of(TICK) {
             writer.flush().await?;
         }
     }
@@ -118,7 +118,7 @@ fn append_raw(path: &Path, events: &[Bytes]) -> anyhow::Result<f64> {
     let mut block = Vec::with_capacity(BLOCK_BYTES + batch.len());
     for number in 1..=EVENTS / BATCH {
         block.extend_from_slice(&batch);
-        let tick = number * BATCH % TICK == 0;
+        let tick = (number * BATCH).is_multiple_of(TICK);
         if block.len() >= BLOCK_BYTES || tick {
             file.write_all(&block)?;
             block.clear();

@@ -388,31 +388,6 @@ async fn writers_that_wrote_nothing_leave_nothing() {
     assert_eq!(follower.next().await.unwrap().records[0].1, "two");
 }
 
-/// A measurement: `cargo test --release -p streams -- --ignored throughput --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "prints a measurement"]
-async fn throughput() {
-    const EVENTS: usize = 1_000_000;
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(options(&directory)).await;
-    let mut writer = store.writer().await.unwrap();
-    let data = Bytes::from(vec![b'x'; 400]);
-    let since = std::time::Instant::now();
-    for _ in 0..EVENTS / 500 {
-        writer.append(&name(), (0..500).map(|_| record(data.clone())).collect()).await.unwrap();
-    }
-    writer.flush().await.unwrap();
-    let written = since.elapsed();
-    let mut reader = store.reader(&name(), &Positions::new()).await.unwrap();
-    let since = std::time::Instant::now();
-    let mut count = 0;
-    while count < EVENTS {
-        count += reader.next().await.unwrap().records.len();
-    }
-    let rate = |elapsed: std::time::Duration| EVENTS as f64 / elapsed.as_secs_f64();
-    println!("written with sync: {:.0} events/s; read: {:.0} events/s", rate(written), rate(since.elapsed()));
-}
-
 const CHILD_DIRECTORY: &str = "STREAMS_TEST_CHILD_DIRECTORY";
 
 /// Not a test by itself: the other process of the next one. Prints what it reads.
