@@ -7,6 +7,7 @@ mod damage;
 mod fused;
 mod joined;
 mod killed;
+mod kinesis;
 mod replaying;
 mod s3;
 mod support;
