@@ -107,6 +107,7 @@ async fn what_is_archived_is_replayed_and_builds_a_joiner(encoding: &str) {
     let expected = wait_for_order(&url, 21).await;
     assert!(process.terminate().success());
 
+    assert!(said(&pipeline, &["check"], 0).contains("is complete up to 0000"));
     // The last segment was written at the end.
     let whole = plan(&pipeline, &[]);
     assert_eq!(whole["tables"]["dbo.orders"]["events"], 2 + 12 * 2);

@@ -51,6 +51,8 @@ fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred
         "# The pipeline of {database}, as `tributary init` proposes it. What is commented out has the value shown where it is left out.\n\
          source:\n  name: {name}\n  url: {url}\n  password: {{env: {variable}}}  # or {{file: /run/secrets/mssql}}, which is read at each connection\n{defaults}\
          streams:\n  # A log in a folder. For Kinesis: {{kinesis: {{region: eu-central-1, retention_hours: 168}}}}\n  provider: {{embedded: {{path: data/streams}}}}\n{streams}\
+         # Every event also to object storage, for replays and for joiners that begin with nothing; or {{s3: {{bucket: shop-archive, region: eu-central-1}}}}\n\
+         # archive: {{store: {{local: {{path: data/archive}}}}}}\n\
          # Entities: {entities}. Their definitions are in schemas/entities.\n\
          sinks:\n  - {{type: sqlite, path: data/entities.db}}\n\
          \x20 # - {{type: postgres, url: {{env: ENTITIES_URL}}}}\n\
