@@ -48,10 +48,11 @@ pub(super) struct Field {
     sql_type: SqlType,
     carried: Carried,
     nullable: bool,
+    branches: Branches,
 }
 
 /// Which branch of a column's union is which. A column that is never NULL nor left out has no union.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Branches {
     union: bool,
     null: Option<u8>,
@@ -59,25 +60,27 @@ struct Branches {
     unavailable: Option<u8>,
 }
 
-impl Field {
-    fn new(column: &Column) -> Self {
-        let carried = Carried::of(column.sql_type);
-        Self { column: column.name.clone(), sql_type: column.sql_type, carried, nullable: column.nullable }
-    }
-
-    const fn branches(&self) -> Branches {
-        let (nullable, unavailable) = (self.nullable, self.sql_type.may_be_unavailable());
+impl Branches {
+    const fn of(nullable: bool, unavailable: bool) -> Self {
         let value = nullable as u8;
-        Branches {
+        Self {
             union: nullable || unavailable,
             null: if nullable { Some(0) } else { None },
             value,
             unavailable: if unavailable { Some(value + 1) } else { None },
         }
     }
+}
+
+impl Field {
+    fn new(column: &Column) -> Self {
+        let (carried, nullable) = (Carried::of(column.sql_type), column.nullable);
+        let branches = Branches::of(nullable, column.sql_type.may_be_unavailable());
+        Self { column: column.name.clone(), sql_type: column.sql_type, carried, nullable, branches }
+    }
 
     fn put(&self, value: &Value, out: &mut Vec<u8>) -> Option<()> {
-        let branches = self.branches();
+        let branches = self.branches;
         let branch = match value {
             Value::Null => branches.null?,
             Value::Unavailable => branches.unavailable?,
@@ -120,10 +123,10 @@ impl Field {
         Some(())
     }
 
-    /// What stands here: `None` for NULL or what is unavailable, which `special` then tells.
+    /// What stands here.
     #[inline]
     fn branch(&self, cursor: &mut Cursor<'_>) -> Result<Branch, ParseError> {
-        let branches = self.branches();
+        let branches = self.branches;
         if !branches.union {
             return Ok(Branch::Value);
         }
@@ -390,7 +393,7 @@ fn text(table: &TableName, version: u32, fields: &[Field]) -> String {
             let name = names.give(&field.column);
             let mut member = Map::new();
             member.insert("name".into(), name.as_str().into());
-            let branches = field.branches();
+            let branches = field.branches;
             let mut union = Vec::new();
             if field.nullable {
                 union.push(json!("null"));
