@@ -7,6 +7,8 @@
 //! It begins in the archive even where the live stream may still hold the records, because a live stream does not always know what it has trimmed (Kinesis cannot say whether anything followed a record that is gone), while
 //! the archive does. An archive that lags far behind makes no difference: then the live stream is opened at a position that is gone, and says [`streams::Error::Trimmed`].
 //!
+//! Where the archive's oldest segments were removed and a position lies before what is left, the archive has nothing to say: the live stream is asked, and says the same or has it.
+//!
 //! # Falling behind
 //! A live reader that is told that its position was trimmed goes back into the archive, if that has what follows.
 

@@ -23,6 +23,7 @@ use objects::{ObjectPath, PathPart};
 use schemas::progress::{ShardId, ShardPositions, StreamName};
 use schemas::{Lsn, TableName};
 use serde::{Deserialize, Serialize};
+use streams::Positions;
 
 use crate::account::{Account, Missing};
 
@@ -58,6 +59,9 @@ pub struct Manifest {
     pub objects: Vec<Object>,
     /// The shards of the segment's records, by stream, in the order in which they are to be read: a shard that was split or merged before what came of it.
     pub shards: BTreeMap<StreamName, Vec<ShardId>>,
+    /// Where these shards stood before it; one that is not named held nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub starts: ShardPositions,
     /// Where every shard stands at the segment's end.
     pub positions: ShardPositions,
     /// Where every shard stood at the last tick, if the segment ends within one.
@@ -117,6 +121,7 @@ impl Manifest {
             missing: Vec::new(),
             objects: Vec::new(),
             shards: BTreeMap::new(),
+            starts: ShardPositions::new(),
             positions: ShardPositions::new(),
             complete: None,
             account: Account::default(),
@@ -134,6 +139,17 @@ impl Manifest {
             account: self.account.clone(),
             ..Self::origin()
         }
+    }
+
+    /// Whether nothing lies between these positions of a stream and the segment.
+    pub(crate) fn follows(&self, stream: &StreamName, after: &Positions) -> bool {
+        let of =
+            |positions: &ShardPositions, shard: &ShardId| positions.get(stream).and_then(|shards| shards.get(shard)).cloned();
+        after.iter().all(|(shard, after)| {
+            let within = self.shards.get(stream).is_some_and(|shards| shards.contains(shard));
+            let start = of(if within { &self.starts } else { &self.positions }, shard);
+            start.is_none_or(|start| start <= *after)
+        })
     }
 
     /// Where every shard stood at the last tick.

@@ -68,7 +68,12 @@ pub(crate) fn build(
     if index.records > 0 {
         segment.add(Kind::Index, &index, (None, None), |number, sha| manifest::other_path(Kind::Index, number, sha))?;
     }
-    ends(cut, progress_stream, &mut segment.manifest.positions);
+    let Manifest { starts, shards, positions, .. } = &mut segment.manifest;
+    for (stream, shards) in shards {
+        let stood = shards.iter().filter_map(|shard| Some((shard.clone(), positions.get(stream)?.get(shard)?.clone())));
+        starts.insert(stream.clone(), stood.collect());
+    }
+    ends(cut, progress_stream, positions);
     if segment.manifest.complete.as_ref() == Some(&segment.manifest.positions) {
         segment.manifest.complete = None;
     }

@@ -157,13 +157,13 @@ impl Archive {
         Ok(Some(found))
     }
 
-    /// The first segment that may hold records of a stream after these positions.
+    /// The first segment that may hold records of a stream after these positions; none as well where older segments held them and were removed.
     pub(crate) async fn first_after(&self, stream: &StreamName, after: &Positions) -> Result<Option<Arc<Manifest>>, Error> {
-        self.first(|manifest| {
+        let beyond = |manifest: &Manifest| {
             let ends = manifest.positions.get(stream);
             ends.is_some_and(|shards| shards.iter().any(|(shard, end)| after.get(shard).is_none_or(|after| after < end)))
-        })
-        .await
+        };
+        Ok(self.first(beyond).await?.filter(|found| found.follows(stream, after)))
     }
 
     /// The first segment with which the archive is complete up to a greater LSN.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use streams::memory::Memory;
 use streams::{Error, Layout, Provider};
 
-use crate::support::{LIMIT, Shop, archive_all, contents, lsn, open, read_to_tips};
+use crate::support::{LIMIT, Shop, archive_all, contents, lsn, names, open, read_to_tips};
 
 /// What happens, in turn.
 #[derive(Debug, Clone)]
@@ -161,4 +161,35 @@ async fn a_live_stream_that_was_trimmed_past_the_archive_is_told() {
         }
     };
     assert!(matches!(error, Error::Trimmed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_position_before_what_is_left_of_the_archive_is_no_silent_gap() {
+    let memory = Memory::new();
+    let mut shop = Shop::new(Arc::new(memory.clone()), Layout::Shared).await;
+    shop.snapshot(9).await;
+    let objects = Objects::memory();
+    for _ in 0..3 {
+        archive_all(&shop, &objects, 1 << 20).await;
+        shop.tick(12).await;
+    }
+    archive_all(&shop, &objects, 1 << 20).await;
+    let archive = open(&objects).await;
+    let (old, later) = (archive.positions_at(lsn(10)).await.unwrap(), archive.positions_at(lsn(11)).await.unwrap());
+    // Of each start there are two segments, the one that takes over and the one with a tick: what is left follows LSN 11.
+    let manifests = names(&objects, "manifests").await;
+    objects.remove(manifests[..4].iter().map(|name| objects::ObjectPath::parse(name).unwrap())).await.unwrap();
+    let fused = Fused::new(open(&objects).await, Arc::new(memory.clone()));
+    let live = contents(&shop, &memory, &old).await;
+    assert_eq!(contents(&shop, &fused, &old).await, live);
+
+    let expected = contents(&shop, &memory, &later).await;
+    let stream = shop.streams()[0].clone();
+    let tips = memory.tips(&stream).await.unwrap();
+    memory.trim(&stream).unwrap();
+    let mut reader = fused.reader(&stream, &old[&stream]).await.unwrap();
+    let error = tokio::time::timeout(LIMIT, reader.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Trimmed { .. }), "{error}");
+    let mut reader = fused.reader(&stream, &later[&stream]).await.unwrap();
+    assert_eq!(read_to_tips(&mut *reader, &tips, &later[&stream]).await, expected[&stream]);
 }
