@@ -4,9 +4,12 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use joiner::{Engine, Error, JoinerPhase, Page};
 use schemas::ErrorClass;
 use schemas::change::EntityKey;
+use schemas::encoding::{Encoder, Format, Registry, Schemas, Written, avro};
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
 use streams::{Batch, Layout};
 use support::{change, config, encode, item, items, lsn, missing, order, orders, plan, read, record};
@@ -253,4 +256,34 @@ fn an_event_that_cannot_be_read_is_set_aside_and_the_rest_goes_on() {
     feed(&mut engine, 2, &events);
     engine.advance().unwrap();
     assert_eq!(engine.handle().status().dead_letters, 5);
+}
+
+/// What is under a schema that nobody has is neither applied nor set aside: it is read again once the schema is there.
+#[test]
+fn a_record_under_an_unknown_schema_stops_the_joiner_and_is_read_once_it_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(live(dir.path()));
+    let schema = Arc::new(avro::Schema::new(&orders(), 1));
+    let mut data = Vec::new();
+    let mut format = Format { schema: Written::Avro(schema.clone()), compressor: None };
+    let update = change(orders(), 6, 1, Some(order(1, "new")), Some(order(1, "paid")));
+    Encoder::new("shop", "db").encode(&mut format, &update, &mut data);
+    assert!(data.starts_with(&[0xc3, 0x01]));
+    let stream = Layout::Shared.stream("p", &orders().name);
+    let records = vec![(SequenceNumber::from(2), data.clone().into())];
+    let batch = Batch { stream, shard: ShardId("0".into()), records };
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    let error = engine.events(&batch).unwrap_err();
+    assert!(matches!(error, Error::UnknownSchema(_)) && error.class() == ErrorClass::Misconfigured, "{error}");
+    assert!(error.to_string().contains("record 2") && error.to_string().contains(".avsc"), "{error}");
+    drop(engine);
+
+    let mut registry = Registry::default();
+    registry.add_avro("dbo.orders.avsc", schema).unwrap();
+    let mut knowing = config(dir.path());
+    knowing.schemas = Arc::new(Schemas::fixed(registry));
+    let mut engine = Engine::open(&knowing).unwrap();
+    feed(&mut engine, 2, &[data]);
+    assert!(tell(&mut engine, 2, record(Phase::Tail, 5, 6, &[(&orders(), 1)]), 2).unwrap());
+    assert_eq!(engine.frontier(), lsn(6));
 }
