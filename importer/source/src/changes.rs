@@ -331,6 +331,18 @@ mod tests {
         assert!(!changed(&[], 1));
     }
 
+    #[test]
+    fn what_may_be_left_out_here_may_be_so_in_a_contract() {
+        let names = ["text", "ntext", "image", "varchar(max)", "nvarchar(max)", "varbinary(max)", "xml", "json", "geometry", "geography"];
+        for name in names {
+            let sql_type: SqlType = name.parse().unwrap();
+            assert!(recording(sql_type) != Recording::Always && sql_type.may_be_unavailable(), "{name}");
+        }
+        for name in ["int", "varchar(8000)", "sql_variant", "hierarchyid", "rowversion"] {
+            assert_eq!(recording(name.parse().unwrap()), Recording::Always, "{name}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_mask_names_exactly_the_columns_it_was_made_of(columns in prop::collection::btree_set(1usize..=200, 0..40)) {
