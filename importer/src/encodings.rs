@@ -2,12 +2,14 @@
 //!
 //! A file that has to be written anew (the table has another version of its contract) is first kept under a name with the earlier version's number, then replaced as a whole and synced; only then are events
 //! published under the new one. So at every moment the folder holds what every record of the streams is under. A `.proto` is read before it is replaced, because the numbers of its fields stay.
+//! Either file has its name only once all of it is on disk: whoever reads the folder meanwhile, or after a crash, finds whole files.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use schemas::TableName;
 use schemas::contract::Contract;
@@ -130,18 +132,30 @@ fn keep(path: &Path, bytes: &[u8], version: u32) -> Result<(), SchemaError> {
     let mut count = 1;
     loop {
         let kept = path.with_file_name(kept_name(name, version, count));
-        let write = |mut file: std::fs::File| file.write_all(bytes).and_then(|()| file.sync_all());
-        match OpenOptions::new().write(true).create_new(true).open(&kept) {
-            Ok(file) => return write(file).map_err(io(&kept, "an earlier schema cannot be kept")),
+        match place(&kept, bytes) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 if std::fs::read(&kept).is_ok_and(|found| found == bytes) {
                     return Ok(());
                 }
                 count += 1;
             }
-            Err(error) => return Err(io(&kept, "an earlier schema cannot be kept")(error)),
+            placed => return placed.map_err(io(&kept, "an earlier schema cannot be kept")),
         }
     }
+}
+
+/// Makes a new file that has all of its bytes from its first moment on; an error if there is one of that name. What is left of a process that was killed here has a name that is no schema's.
+fn place(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    // Of this attempt alone: another's must not be cut short once it has been linked.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let mut temporary = PathBuf::from(path);
+    temporary.as_mut_os_string().push(format!(".{}-{now}.new", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+    // Unlike a renamed file, a linked one replaces none.
+    let placed = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::hard_link(&temporary, path));
+    let removed = std::fs::remove_file(&temporary);
+    placed.and(removed)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]
@@ -243,6 +257,25 @@ mod tests {
                 assert_eq!(String::from_utf8(json).unwrap(), expected);
             }
         }
+    }
+
+    #[test]
+    fn an_earlier_file_is_kept_whole_and_replaces_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dbo.orders.proto");
+        // What a killed process left is no schema.
+        std::fs::write(folder.path().join("dbo.orders.v1.proto.7-7.new"), "mess").unwrap();
+        for text in ["one", "two", "one", "two"] {
+            keep(&path, text.as_bytes(), 1).unwrap();
+        }
+        assert_eq!(names(folder.path()), ["dbo.orders.v1-2.proto", "dbo.orders.v1.proto", "dbo.orders.v1.proto.7-7.new"]);
+        let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!([text("dbo.orders.v1.proto"), text("dbo.orders.v1-2.proto")], ["one", "two"]);
+        assert_eq!(place(&folder.path().join("dbo.orders.v1.proto"), b"three").unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(text("dbo.orders.v1.proto"), "one");
+        std::fs::remove_file(folder.path().join("dbo.orders.v1.proto")).unwrap();
+        std::fs::remove_file(folder.path().join("dbo.orders.v1-2.proto")).unwrap();
+        read(folder.path()).unwrap();
     }
 
     #[test]
