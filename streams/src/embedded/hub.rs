@@ -1,12 +1,12 @@
-//! Wakes the readers of a stream in the process that writes it.
+//! Wakes the readers of a stream in the process that writes it; and has who opens the stream for writing there wait for one another.
 //!
-//! A hint only: what a reader sees, it sees in the files. Without the hint (a writer in another process) it looks again after a pause that grows; with a writer in
+//! Waking is a hint only: what a reader sees, it sees in the files. Without the hint (a writer in another process) it looks again after a pause that grows; with a writer in
 //! this process the pause is long, because an append wakes it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
 
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 pub(super) struct Hub {
     appended: watch::Sender<()>,
     writers: AtomicUsize,
+    opening: Mutex<()>,
 }
 
 static HUBS: Mutex<Option<HashMap<PathBuf, Weak<Hub>>>> = Mutex::new(None);
@@ -28,13 +29,18 @@ impl Hub {
             return hub;
         }
         hubs.retain(|_, hub| hub.strong_count() > 0);
-        let hub = Arc::new(Self { appended: watch::Sender::new(()), writers: AtomicUsize::new(0) });
+        let hub = Arc::new(Self { appended: watch::Sender::new(()), writers: AtomicUsize::new(0), opening: Mutex::new(()) });
         hubs.insert(folder, Arc::downgrade(&hub));
         hub
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<()> {
         self.appended.subscribe()
+    }
+
+    /// Held while the stream's lock is taken, and for as long as retention has it: that takes its time, and a writer is to wait for it, whose turn it is the next, rather than take it for another writer.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn has_writer(&self) -> bool {

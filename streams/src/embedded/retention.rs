@@ -5,6 +5,7 @@
 //! that had not is told.
 //!
 //! Removing needs no lock: nobody writes to a segment that is not the last, and two who remove the same one are of one mind. Ending a segment needs the stream's lock. Of a stream that another process has open, the other process takes care.
+//! A writer of this process that wants the stream meanwhile waits until it is free again, however long its last segment takes to read.
 
 use std::fs;
 use std::io;
@@ -123,7 +124,7 @@ fn look_at(options: &Options, stream: &StreamName) -> Result<(), Error> {
         if let Some(last) = segments(&shard)?.last()
             && is_stale(&last.path, limits)?
         {
-            return OpenStream::open_if_free(options, stream)?.map_or(Ok(()), |mut open| open.keep());
+            return OpenStream::keep_if_free(options, stream);
         }
     }
     Ok(())

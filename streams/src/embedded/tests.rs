@@ -296,6 +296,27 @@ async fn what_a_quiet_shard_holds_goes_when_it_is_too_old() {
     assert_eq!(store.tips(&name()).await.unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn a_writer_waits_for_retention_however_long_it_takes() {
+    let directory = tempfile::tempdir().unwrap();
+    open(options(&directory)).await;
+    let folder = directory.path().join("shop.dbo.orders");
+    let (hub, held) = (hub::Hub::of(&folder), fs::File::create(folder.join("writer.lock")).unwrap());
+    let opens = || writer::OpenStream::open(&options(&directory), &name()).map(drop);
+    std::thread::scope(|scope| {
+        // As retention holds them.
+        let turn = hub.turn();
+        held.try_lock().unwrap();
+        let (done, opened) = std::sync::mpsc::channel();
+        scope.spawn(move || done.send(opens()));
+        let bound = writer::LOCK_PAUSE * writer::LOCK_ATTEMPTS * 3 / 2;
+        assert!(opened.recv_timeout(bound).is_err(), "it gave up, or did not wait");
+        held.unlock().unwrap();
+        drop(turn);
+        opened.recv().unwrap().unwrap();
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_may_keep_for_another_time_than_the_store() {
     let directory = tempfile::tempdir().unwrap();

@@ -195,12 +195,12 @@ fn sync_together(files: &[(PathBuf, Arc<File>)]) -> Result<(), Error> {
     Ok(())
 }
 
-/// How often, and after which pause, a lock that another holds is tried again: it may be held for retention alone.
-const LOCK_ATTEMPTS: usize = 50;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How often, and after which pause, a lock that another holds is tried again: another process may hold it for retention alone. (This one's retention is waited for: [`Hub::turn`].)
+pub(super) const LOCK_ATTEMPTS: u32 = 50;
+pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Takes the lock on a stream; none: another writer holds it.
-fn lock_file(folder: &Path, attempts: usize) -> Result<Option<File>, Error> {
+fn lock_file(folder: &Path, attempts: u32) -> Result<Option<File>, Error> {
     let path = folder.join("writer.lock");
     let file = File::options().create(true).append(true).open(&path).map_err(|error| io_error(&path, error))?;
     for attempt in 1..=attempts {
@@ -221,18 +221,25 @@ fn lock_file(folder: &Path, attempts: usize) -> Result<Option<File>, Error> {
 }
 
 impl OpenStream {
-    fn open(options: &Options, stream: &StreamName) -> Result<Self, Error> {
+    pub(super) fn open(options: &Options, stream: &StreamName) -> Result<Self, Error> {
         let folder = stream_folder(&options.path, stream);
         let meta = read_meta(&folder, stream)?;
+        let hub = Hub::of(&folder);
+        let _turn = hub.turn();
         let lock = lock_file(&folder, LOCK_ATTEMPTS)?.ok_or_else(|| Error::Locked { path: folder.display().to_string() })?;
         Self::locked(options, &folder, meta, lock)
     }
 
-    /// As [`open`](Self::open), unless somebody has it open.
-    pub(super) fn open_if_free(options: &Options, stream: &StreamName) -> Result<Option<Self>, Error> {
+    /// Ends what is too old of a stream, and removes it, unless somebody has the stream open.
+    pub(super) fn keep_if_free(options: &Options, stream: &StreamName) -> Result<(), Error> {
         let folder = stream_folder(&options.path, stream);
         let meta = read_meta(&folder, stream)?;
-        lock_file(&folder, 1)?.map(|lock| Self::locked(options, &folder, meta, lock)).transpose()
+        let hub = Hub::of(&folder);
+        let _turn = hub.turn();
+        match lock_file(&folder, 1)? {
+            Some(lock) => Self::locked(options, &folder, meta, lock)?.keep(),
+            None => Ok(()),
+        }
     }
 
     /// Ends what is too old, and removes it.
