@@ -23,6 +23,8 @@ pub enum Error {
         "another archiver has taken over the archive in {store} (segment {number} is not ours): let one archiver run for a source. This one has stopped, and nothing of its is in the archive twice"
     )]
     Superseded { store: String, number: u64 },
+    #[error("{store}/{path} is being written at the same time, and is not there yet: it is tried again")]
+    Unsettled { store: String, path: String },
     #[error("{store}/{path} is damaged: {what}. Restore it from a copy or an earlier version of the object")]
     Damaged { store: String, path: String, what: String },
     #[error("{store}/{path} {state}: {}. Restore it from a copy or an earlier version of the object", shown(.lost, *.lost_count))]
@@ -90,6 +92,7 @@ impl Error {
         match self {
             Self::Objects(error) => error.class(),
             Self::Stream(error) => error.class(),
+            Self::Unsettled { .. } => ErrorClass::Transient,
             Self::Task { .. } => ErrorClass::Bug,
             _ => ErrorClass::Misconfigured,
         }

@@ -10,7 +10,8 @@
 //! does, because a draft is kept until it is a day old. Names carry the content's checksum: nothing that one writes replaces what the other wrote.
 //!
 //! # Lost answers
-//! *Exists* may speak of our own manifest, when a put was made twice because its first answer was lost. So it is read back: the same bytes are ours (they name the writer).
+//! *Exists* may speak of our own manifest, when a put was made twice because its first answer was lost. So it is read back: the same bytes are ours (they name the writer). It may be said as well while there is none yet: S3
+//! answers *conflict* while an earlier put of the name, perhaps our own, is under way. Then nothing is known, nothing is removed, and the same segment is committed again. Only who has read another's manifest under its number has lost it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -86,6 +87,10 @@ impl Archive {
 
     pub(crate) fn damaged(&self, path: &str, what: String) -> Error {
         Error::Damaged { store: self.objects.name().to_owned(), path: path.to_owned(), what }
+    }
+
+    fn unsettled(&self, path: &ObjectPath) -> Error {
+        Error::Unsettled { store: self.objects.name().to_owned(), path: path.to_string() }
     }
 
     /// The name of the source's progress stream.
@@ -174,9 +179,9 @@ impl Archive {
     /// Makes the archive this writer's: answers the last segment, which is its own and empty. Removes what attempts before it left behind.
     pub(crate) async fn take_over(&self, writer: &str) -> Result<Arc<Manifest>, Error> {
         if !self.check_header().await? {
-            let data = self.json(&*self.header)?;
-            if self.objects.create(&manifest::header_path(), data).await? == Creation::Exists {
-                self.check_header().await?;
+            let (path, data) = (manifest::header_path(), self.json(&*self.header)?);
+            if self.objects.create(&path, data).await? == Creation::Exists && !self.check_header().await? {
+                return Err(self.unsettled(&path));
             }
         }
         loop {
@@ -195,13 +200,14 @@ impl Archive {
         Ok(data.into())
     }
 
-    /// Whether the manifest is there now, and ours.
+    /// Whether the manifest is there now, and ours; `false`: another's is.
     async fn create_manifest(&self, manifest: &Manifest) -> Result<bool, Error> {
         let (path, data) = (manifest::manifest_path(manifest.number), self.json(manifest)?);
-        match self.objects.create(&path, data.clone()).await? {
-            Creation::Created => Ok(true),
-            Creation::Exists => Ok(self.objects.get(&path).await?.is_some_and(|found| found == data)),
+        if self.objects.create(&path, data.clone()).await? == Creation::Created {
+            return Ok(true);
         }
+        let found = self.objects.get(&path).await?;
+        Ok(found.ok_or_else(|| self.unsettled(&path))? == data)
     }
 
     /// Writes a segment. After an error it may or may not be there; the same segment can be committed again.
@@ -219,14 +225,14 @@ impl Archive {
             self.objects.remove([draft]).await?;
             return Ok(());
         }
-        self.remove_unlisted(&segment.manifest).await?;
+        let winner = self.expected(*number).await?;
+        self.remove_unlisted(&segment.manifest, Some(&winner)).await?;
         self.objects.remove([draft]).await?;
         Err(Error::Superseded { store: self.objects.name().to_owned(), number: *number })
     }
 
-    /// Removes the objects of a draft that lost its number, but for those that whoever won it wrote as well.
-    async fn remove_unlisted(&self, draft: &Manifest) -> Result<(), Error> {
-        let winner = self.manifest(draft.number).await?;
+    /// Removes the objects of a draft that lost its number, but for those that whoever won it wrote as well; all, where that segment was removed since.
+    async fn remove_unlisted(&self, draft: &Manifest, winner: Option<&Manifest>) -> Result<(), Error> {
         let listed: HashSet<&str> = winner.iter().flat_map(|winner| &winner.objects).map(|object| object.path.as_str()).collect();
         let garbage = draft.objects.iter().filter(|object| !listed.contains(object.path.as_str()));
         let paths =
@@ -241,9 +247,10 @@ impl Archive {
             let Some(number) = manifest::number_of(&listed.path).filter(|number| *number <= up_to) else { continue };
             let Some(data) = self.objects.get(&listed.path).await? else { continue };
             let draft: Manifest = self.read_json(&listed.path, &data)?;
-            let committed = self.manifest(number).await?.is_some_and(|manifest| *manifest == draft);
+            let winner = self.manifest(number).await?;
+            let committed = winner.as_deref() == Some(&draft);
             if !committed {
-                self.remove_unlisted(&draft).await?;
+                self.remove_unlisted(&draft, winner.as_deref()).await?;
             }
             let age = now.saturating_sub(Duration::from_millis(listed.modified_ms.try_into().unwrap_or_default()));
             if committed || age > DRAFT_AGE {

@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions,
     PutPayload, PutResult,
 };
 use objects::Objects;
@@ -72,6 +72,10 @@ impl ObjectStore for Dying {
         match self.step() {
             Step::Done => self.inner.put_opts(path, payload, options).await,
             Step::Lost => self.inner.put_opts(path, payload, options).await.and(Err(self.failure())),
+            // As S3 does while an earlier put of the same name is under way.
+            Step::Refused if options.mode == PutMode::Create => {
+                Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "a put is under way".into() })
+            }
             Step::Refused => Err(self.failure()),
         }
     }
@@ -267,7 +271,7 @@ proptest! {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_now_and_then_is_tried_again() {
-    for (every, answer_lost) in [(15, false), (15, true), (16, true), (17, true)] {
+    for (every, answer_lost) in [(15, false), (16, false), (17, false), (15, true), (16, true), (17, true)] {
         let inner = Arc::new(InMemory::new());
         let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
         shop.snapshot(6).await;
