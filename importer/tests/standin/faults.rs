@@ -61,8 +61,10 @@ async fn the_connection_is_cut_at_every_request_of_the_tail() {
         world
             .sql(&CHANGES.replace("id = 1;", &format!("id = {};", 1 + round)).replace("1000", &(1000 + round).to_string()))
             .await;
-        import.reaches(world.captured().await).await;
-        assert_eq!(world.server().faults().struck(), struck + 1, "{fault:?} did not strike");
+        let captured = world.captured().await;
+        import.reaches(captured).await;
+        let (now, pages) = (world.server().faults().struck(), world.server().faults().requests("AS page ORDER BY"));
+        assert_eq!(now, struck + 1, "{fault:?} did not strike up to {captured}: {pages} pages, {:?}", import.status.get());
     }
     import.stop().await;
     assert_equal(&world).await;
