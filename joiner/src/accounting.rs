@@ -7,6 +7,9 @@
 //!
 //! Rows of the initial snapshot, and those of a table that is read again, are held against the sums of their load, because a record may speak of rows that were read before a restart.
 //!
+//! A progress record may stand in its stream more than once: where the answer to the request that put it there was lost, the importer sends it again. A copy of a tick lies below the frontier and is passed over. Of rows, a record is counted
+//! only if it names a place beyond those that were named before: the rows that it counts were put behind its predecessor's places, so only a copy, however late it comes, names none.
+//!
 //! Fewer than published: the joiner stops in front of the tick, because what it would emit from there on is not the join of the source (INV-4). Of a first snapshot nothing has been emitted: it is told and passed over, for a newer one may follow. More than published: an event that the importer does not know of, of another producer or
 //! published twice under different identities. That is told, and no reason to stop: a replaced importer may have published what its successor sets aside under a later contract.
 //!

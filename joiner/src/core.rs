@@ -374,6 +374,9 @@ impl Core {
 
     /// INV-6 for snapshot rows: over the whole load, because a record may speak of rows that were read before a restart.
     fn check_snapshot(&mut self, record: &ProgressRecord, stretches: Stretches) -> Vec<Miscount> {
+        if stretches.is_empty() {
+            return Vec::new();
+        }
         let tick = Tick::new(record, record.from_lsn, stretches);
         let mut miscounts = Vec::new();
         for (name, count) in &record.counts {
@@ -444,11 +447,11 @@ impl Core {
                     sequence: progress.sequence.clone(),
                 });
             }
-            ticks.push(Tick::new(record, to, stretches));
             if !record.rereads.is_empty() || !self.standing.rereads.is_empty() {
-                self.follow_rereads(record)?;
+                self.follow_rereads(record, &stretches)?;
                 rereading = true;
             }
+            ticks.push(Tick::new(record, to, stretches));
             if record.to_lsn <= to {
                 continue;
             }
@@ -501,8 +504,8 @@ impl Core {
     }
 
     /// Takes in what a record tells of tables that are read again.
-    fn follow_rereads(&mut self, record: &ProgressRecord) -> Result<(), Error> {
-        let begun = self.standing.rereads.follow(&self.tools.catalog, record, self.standing.frontier)?;
+    fn follow_rereads(&mut self, record: &ProgressRecord, stretches: &Stretches) -> Result<(), Error> {
+        let begun = self.standing.rereads.follow(&self.tools.catalog, record, stretches, self.standing.frontier)?;
         let mut batch = WriteBatch::default();
         for table in begun {
             tracing::info!(table = %self.tools.catalog.tables[table].schema.name, "a table is read again");

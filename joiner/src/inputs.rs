@@ -50,6 +50,13 @@ pub(crate) struct Stretches {
     pub(crate) rows: u64,
 }
 
+impl Stretches {
+    /// Whether the record names nothing beyond its predecessors: rows that it counts have been counted, for it is a copy of one of them (see [`crate::accounting`]).
+    pub(crate) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+}
+
 /// A batch that is not behind its shard's stored position yet.
 #[derive(Debug)]
 struct Received {

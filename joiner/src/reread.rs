@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, IndexId, IndexKind, TableId};
 use crate::error::Error;
+use crate::inputs::Stretches;
 use crate::state::view::{family, start_key};
 use crate::state::{Family, Store};
 
@@ -103,7 +104,13 @@ impl Rereads {
     }
 
     /// Takes in what a record tells. Answers the tables of which a new generation begins.
-    pub(crate) fn follow(&mut self, catalog: &Catalog, record: &ProgressRecord, frontier: Lsn) -> Result<Vec<TableId>, Error> {
+    pub(crate) fn follow(
+        &mut self,
+        catalog: &Catalog,
+        record: &ProgressRecord,
+        stretches: &Stretches,
+        frontier: Lsn,
+    ) -> Result<Vec<TableId>, Error> {
         let mut begun = Vec::new();
         for (name, told) in &record.rereads {
             let Some(table) = catalog.table(name) else { continue };
@@ -119,7 +126,8 @@ impl Rereads {
             }
             if let Some(underway) = self.underway.get_mut(&name) {
                 underway.told = told.clone();
-                underway.published += record.reread_counts.get(&catalog.tables[table].schema.name).copied().unwrap_or_default();
+                let count = record.reread_counts.get(&catalog.tables[table].schema.name).filter(|_| !stretches.is_empty());
+                underway.published += count.copied().unwrap_or_default();
             }
         }
         let abandoned = catalog.tables.iter().map(|table| &table.schema.name).find(|name| {

@@ -241,6 +241,30 @@ fn each_tick_is_counted_by_itself_and_events_too_many_are_told() {
 }
 
 #[test]
+fn a_progress_record_that_stands_twice_is_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    let rows: Vec<ChangeEvent> = (0..4).map(|id| read(orders(), 5, order(id, "new"))).collect();
+    feed(&mut engine, 1, &rows[..2]);
+    tell(&mut engine, 5, Phase::Snapshot, 2, 2).unwrap();
+    tell(&mut engine, 5, Phase::Snapshot, 2, 2).unwrap();
+    feed(&mut engine, 3, &rows[2..]);
+    tell(&mut engine, 5, Phase::Snapshot, 2, 4).unwrap();
+    // Late.
+    tell(&mut engine, 5, Phase::Snapshot, 2, 2).unwrap();
+    let complete = Phase::SnapshotComplete { consistent_from: lsn(5) };
+    tell(&mut engine, 5, complete, 0, 4).unwrap();
+    tell(&mut engine, 5, complete, 0, 4).unwrap();
+    assert_eq!(engine.handle().status().warning, None);
+    assert_eq!(engine.handle().outbox().head().borrow().frontier, lsn(5));
+    feed(&mut engine, 5, &[insert(6, 10), insert(7, 11)]);
+    for at in [6, 6, 7, 6, 7] {
+        tell(&mut engine, at, Phase::Tail, 1, u64::from(at) - 1).unwrap();
+    }
+    assert_eq!((engine.frontier(), engine.handle().status().miscounts), (lsn(7), Vec::new()));
+}
+
+#[test]
 fn a_record_that_is_no_event_excuses_one_tick_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = Engine::open(&config(dir.path())).unwrap();

@@ -134,6 +134,27 @@ fn rows_that_are_missing_and_rereads_that_are_abandoned_are_told() {
 }
 
 #[test]
+fn a_record_that_stands_twice_is_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = live(dir.path());
+    feed(&mut engine, 3, &[again(5, 1, "paid"), again(5, 2, "paid")]);
+    let first = reread(5, 5, 0, None, false, 1);
+    tell(&mut engine, 2, first.clone(), 3).unwrap();
+    tell(&mut engine, 3, first.clone(), 3).unwrap();
+    drop(engine);
+    // After a restart it is known as well.
+    let mut engine = Engine::open(&config(dir.path())).unwrap();
+    feed(&mut engine, 4, &[again(5, 2, "paid")]);
+    tell(&mut engine, 4, first, 3).unwrap();
+    tell(&mut engine, 5, reread(5, 5, 0, Some(6), true, 1), 4).unwrap();
+    tell(&mut engine, 6, reread(5, 5, 0, Some(6), true, 1), 4).unwrap();
+    tell(&mut engine, 7, reread(5, 6, 0, Some(6), true, 0), 4).unwrap();
+    tell(&mut engine, 8, record(Phase::Tail, 6, 7, &[]), 4).unwrap();
+    assert_eq!((status(&engine, "1").as_deref(), status(&engine, "2").as_deref()), (Some("paid"), Some("paid")));
+    assert_eq!(engine.handle().outbox().head().borrow().frontier, lsn(7));
+}
+
+#[test]
 fn rows_of_a_reader_that_was_replaced_are_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = live(dir.path());
