@@ -2,7 +2,8 @@
 //!
 //! # Lineage
 //! A shard is read when its parents have been read to their end: then a key's records are handed over in order over splits and merges. A parent that is no
-//! longer listed has nothing left.
+//! longer listed has nothing left. The shard map may lag behind the end of a shard: while the children of a finished shard are not listed, the map is asked for again, whatever the
+//! other shards do, and the reader fails when they have not come within the budget of retries.
 //!
 //! A position may say what has been *applied*, which is less than what has been read: a parent's last records may still wait to be applied when the first of its child's are
 //! behind the child's position already. So a named shard does not mean that its ancestors had been finished. Each goes on at its own position, or from its start when it has
@@ -35,6 +36,7 @@ use super::{bug, joined, position};
 use crate::{Batch, Error, Positions, StreamReader};
 
 const READ: &str = "GetRecords";
+const LIST: &str = "ListShards";
 /// Batches read ahead. Their bytes are bounded apart from this.
 const BATCHES: usize = 256;
 
@@ -163,21 +165,18 @@ impl AllShards {
         let mut attempts = self.client.attempts();
         loop {
             self.start_ready(&shards, &mut tasks);
-            match tasks.join_next().await {
-                Some(Ok(Ok(shard))) => {
-                    self.finished.insert(shard);
-                    attempts = self.client.attempts();
+            let lagging = tasks.is_empty() || awaits_children(&shards, &self.finished);
+            if !lagging {
+                attempts = self.client.attempts();
+            }
+            let failure = Failure { kind: Kind::Transient, message: "a shard has ended, and its children are not listed".into() };
+            tokio::select! {
+                Some(ended) = tasks.join_next() => {
+                    let ended = ended.map_err(|error| bug(READ, &self.stream, error.to_string()))?;
+                    self.finished.insert(ended?);
                 }
-                Some(Ok(Err(error))) => return Err(error),
-                Some(Err(error)) => return Err(bug(READ, &self.stream, error.to_string())),
-                // All shards have ended, and their children are not listed yet.
-                None => {
-                    let failure =
-                        Failure { kind: Kind::Transient, message: "every shard is closed, and no child is listed".into() };
-                    attempts
-                        .pause("ListShards", failure)
-                        .await
-                        .map_err(|failure| failure.into_error("ListShards", &self.stream))?;
+                paused = attempts.pause(LIST, failure), if lagging => {
+                    paused.map_err(|failure| failure.into_error(LIST, &self.stream))?;
                 }
             }
             shards = self.client.shards(&self.stream).await?;
@@ -207,5 +206,47 @@ impl AllShards {
             };
             tasks.spawn(follow.run(self.consumer.clone()));
         }
+    }
+}
+
+/// Whether a finished shard's range is not yet taken over by children. One that is no longer listed itself has long had them.
+fn awaits_children(shards: &[Shard], finished: &HashSet<ShardId>) -> bool {
+    shards.iter().filter(|shard| finished.contains(&shard.id)).any(|parent| {
+        // A split makes two children, each from one end of the range; a merge makes one that holds both ends.
+        let taken_over = |hash| shards.iter().any(|child| child.parents.contains(&parent.id) && child.holds(hash));
+        !taken_over(parent.first_hash) || !taken_over(parent.last_hash)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(id: &str, hashes: RangeInclusive<u128>, parents: &[&str]) -> Shard {
+        Shard {
+            id: ShardId(id.into()),
+            first_hash: *hashes.start(),
+            last_hash: *hashes.end(),
+            parents: parents.iter().map(|id| ShardId((*id).into())).collect(),
+            starting: "1".into(),
+            ending: None,
+        }
+    }
+
+    #[test]
+    fn a_finished_shard_waits_for_all_its_children_to_be_listed() {
+        let awaits = |shards: &[Shard], finished: &[&str]| {
+            awaits_children(shards, &finished.iter().map(|id| ShardId((*id).into())).collect())
+        };
+        let mut shards = vec![shard("a", 0..=99, &[]), shard("b", 100..=199, &[])];
+        assert!(!awaits(&shards, &[]) && awaits(&shards, &["a"]));
+        shards.push(shard("a0", 0..=49, &["a"]));
+        assert!(awaits(&shards, &["a"]), "one of two children is listed");
+        shards.push(shard("a1", 50..=99, &["a"]));
+        assert!(!awaits(&shards, &["a"]));
+        assert!(awaits(&shards, &["a", "a1", "b"]));
+        shards.push(shard("m", 50..=199, &["a1", "b"]));
+        assert!(!awaits(&shards, &["a", "a1", "b"]));
+        assert!(!awaits(&shards[2..], &["a", "a1", "b"]), "what has aged has had its children");
     }
 }
