@@ -3,6 +3,11 @@
 //! A subscription lasts for five minutes at most, and ends by itself or with an error; then the shard is subscribed to again, from after the record that was read last. A shard
 //! takes one subscription of a consumer every five seconds, and a new one ends the old: two readers under one name would take the shard from each other without end, so every
 //! instance of the joiner needs a name of its own, or reads other shards.
+//!
+//! # The end of a shard
+//! Kinesis tells it by the names of the shard's children. Not every Kinesis does, so when nothing comes the shard map is asked now and then. That it shows the shard closed says
+//! nothing about the subscription that stands: what waits on its connection may be older than the shard's last records, an event without records too. So the shard is
+//! subscribed to again, and has ended when nothing comes of a subscription that was made after it was seen closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +30,7 @@ const REGISTER: &str = "RegisterStreamConsumer";
 const REGISTRATION: Duration = Duration::from_secs(300);
 /// Kinesis says something at least so often, if only that nothing has come. Whoever is silent for longer is gone.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The end of a shard is told by the names of its children. Not every Kinesis tells it, so when nothing comes the shard map is asked now and then: a shard that it shows closed has ended
-/// when nothing comes once more.
+/// When nothing comes, the shard map is asked so often at most whether the shard is closed.
 const LOOK: Duration = Duration::from_secs(2);
 /// A subscription that lasted for longer was a good one, and what fails after it has a budget of its own.
 const LASTED: Duration = Duration::from_secs(5);
@@ -70,6 +74,8 @@ enum Ending {
     Shard,
     /// Nobody reads any more.
     Reader,
+    /// The shard map shows the shard closed; what it still holds is for another subscription.
+    Closed,
     Subscription(Failure),
 }
 
@@ -87,16 +93,20 @@ impl Follow {
 
     /// Reads the shard to its end by subscriptions. Answers whether it came to it; it does not when nobody reads any more.
     pub(super) async fn subscribe(&mut self, consumer: &str) -> Result<bool, Error> {
-        let mut attempts = self.client.attempts();
+        let (mut attempts, mut closed) = (self.client.attempts(), false);
         loop {
             let since = Instant::now();
             let ending = match self.subscription(consumer).await {
-                Ok(mut subscription) => self.receive(&mut subscription).await?,
+                Ok(mut subscription) => self.receive(&mut subscription, closed).await?,
                 Err(failure) => Ending::Subscription(failure),
             };
             let failure = match ending {
                 Ending::Shard => return Ok(true),
                 Ending::Reader => return Ok(false),
+                Ending::Closed => {
+                    closed = true;
+                    continue;
+                }
                 Ending::Subscription(failure) => failure,
             };
             if failure.kind == Kind::Invalid
@@ -126,8 +136,9 @@ impl Follow {
         Ok(call.set_starting_position(position.build().ok()).send().await?)
     }
 
-    async fn receive(&mut self, subscription: &mut SubscribeToShardOutput) -> Result<Ending, Error> {
-        let (mut closed, mut looked) = (false, Instant::now());
+    /// `closed`: the shard was seen closed before this subscription was made.
+    async fn receive(&mut self, subscription: &mut SubscribeToShardOutput, closed: bool) -> Result<Ending, Error> {
+        let mut looked = Instant::now();
         loop {
             // Nothing is taken off the connection while too much is read ahead; Kinesis stops sending then.
             let held = self.ahead.reserve(0).await;
@@ -146,7 +157,9 @@ impl Follow {
                 return Ok(Ending::Shard);
             }
             if idle && looked.elapsed() > LOOK {
-                closed = self.is_closed().await?;
+                if self.is_closed().await? {
+                    return Ok(Ending::Closed);
+                }
                 looked = Instant::now();
             }
         }
