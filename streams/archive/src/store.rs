@@ -98,13 +98,24 @@ impl Archive {
         streams::Layout::progress_stream(&self.header.prefix)
     }
 
-    /// The least and the greatest number of a segment that is there.
+    /// The least and the greatest number of a segment that is there. A group's folder may be empty: a local store leaves it when its manifests are removed.
     pub(crate) async fn numbers(&self) -> Result<Option<(u64, u64)>, Error> {
         let groups = self.objects.folders(&manifest::manifests_folder()).await?;
-        let (Some(first), Some(last)) = (groups.first(), groups.last()) else { return Ok(None) };
-        let of_last = self.numbers_in(last).await?;
-        let least = if first == last { of_last.iter().min().copied() } else { self.numbers_in(first).await?.into_iter().min() };
-        Ok(least.zip(of_last.iter().max().copied()))
+        let mut greatest = None;
+        for group in groups.iter().rev() {
+            let numbers = self.numbers_in(group).await?;
+            if let (Some(least), Some(last)) = (numbers.iter().min(), numbers.iter().max()) {
+                greatest = Some((group, *least, *last));
+                break;
+            }
+        }
+        let Some((last_group, least, last)) = greatest else { return Ok(None) };
+        for group in groups.iter().take_while(|group| *group != last_group) {
+            if let Some(least) = self.numbers_in(group).await?.into_iter().min() {
+                return Ok(Some((least, last)));
+            }
+        }
+        Ok(Some((least, last)))
     }
 
     async fn numbers_in(&self, group: &ObjectPath) -> Result<Vec<u64>, Error> {
@@ -275,5 +286,38 @@ impl Archive {
 
     fn path(&self, object: &Object) -> Result<ObjectPath, Error> {
         ObjectPath::parse(&object.path).map_err(|error| self.damaged(&object.path, error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use objects::{Config, LocalOptions};
+    use schemas::encoding::Registry;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn folders_without_manifests_are_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config::Local(LocalOptions { path: directory.path().to_owned() });
+        let objects = Objects::open(&config).await.unwrap();
+        let schemas = Arc::new(Schemas::fixed(Registry::default()));
+        let archive = Archive::open(objects.clone(), "shop", "shop", schemas).await.unwrap();
+        assert_eq!(archive.numbers().await.unwrap(), None);
+        for number in [1000, 1001, 2000, 3007] {
+            objects.put(&manifest::manifest_path(number), Bytes::from_static(b"{}")).await.unwrap();
+        }
+        // What is left on a local store where a group's manifests were removed.
+        for group in ["000000000", "000000002", "000000004"] {
+            let folder = directory.path().join("manifests").join(group);
+            std::fs::create_dir_all(&folder).unwrap();
+            for manifest in std::fs::read_dir(folder).unwrap() {
+                std::fs::remove_file(manifest.unwrap().path()).unwrap();
+            }
+        }
+        assert_eq!(archive.numbers().await.unwrap(), Some((1000, 3007)));
+        std::fs::remove_file(directory.path().join("manifests/000000003/000000003007.json")).unwrap();
+        assert_eq!(archive.numbers().await.unwrap(), Some((1000, 1001)));
     }
 }
