@@ -5,7 +5,7 @@
 //! {"stream":"shop.events","shard":"shard-0000","sequence":"18","base64":"Q0…"}
 //! ```
 //! A record that is JSON on one line (Debezium's envelope, a progress record) stands there as it is, to the byte: it is not written anew but copied, and taken out again as the same text. Any other record (Avro, Protobuf,
-//! compressed) stands there in base64; for one of ours that can be read, `event` has its JSON form beside it, for who reads the archive with other tools, and `base64` is what it is restored from.
+//! compressed, or just `null`) stands there in base64; for one of ours that can be read, `event` has its JSON form beside it, for who reads the archive with other tools, and `base64` is what it is restored from.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use schemas::progress::{SequenceNumber, ShardId, StreamName};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
@@ -21,10 +21,15 @@ struct Line<'a> {
     #[serde(borrow)]
     shard: Cow<'a, str>,
     sequence: SequenceNumber,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     event: Option<&'a RawValue>,
     #[serde(borrow, default)]
     base64: Option<Cow<'a, str>>,
+}
+
+/// `null` is a record as well, and something else than none: there are lines in which it stands as it is.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
 }
 
 /// A record as the archive keeps it.
@@ -35,8 +40,11 @@ pub(crate) struct Kept {
     pub(crate) data: Bytes,
 }
 
-/// Whether the record can stand in a line as it is.
+/// Whether the record can stand in a line as it is. `null` does not: to most tools that read a line it is as if there were no record.
 fn is_plain(data: &[u8]) -> bool {
+    if data == b"null" {
+        return false;
+    }
     let whole = |text: &&RawValue| text.get().len() == data.len();
     !data.contains(&b'\n') && !data.contains(&b'\r') && serde_json::from_slice::<&RawValue>(data).is_ok_and(|text| whole(&text))
 }
@@ -99,10 +107,21 @@ mod tests {
         prop_oneof![
             any::<Vec<u8>>(),
             Just(b"{\"a\": 1.50, \"b\":\"\\u0041\",\"b\":2}".to_vec()),
+            Just(b"null".to_vec()),
             Just(b" {\"a\":1}".to_vec()),
             Just(b"{\"a\":\n1}".to_vec()),
             any::<String>().prop_map(|text| serde_json::to_vec(&text).unwrap()),
         ]
+    }
+
+    #[test]
+    fn a_record_that_is_null_is_read_wherever_it_stands() {
+        let text = Bytes::from_static(
+            b"{\"stream\":\"s\",\"shard\":\"1\",\"sequence\":\"7\",\"event\":null}\n{\"shard\":\"1\",\"sequence\":\"8\"}",
+        );
+        let read: Vec<Result<Kept, String>> = read_all(&text).collect();
+        assert_eq!(&read[0].as_ref().unwrap().data[..], b"null");
+        assert_eq!(read[1], Err("line 2: a line without its record".to_owned()));
     }
 
     proptest! {
