@@ -15,7 +15,9 @@
 //! The record that is published when the reread is finished and the tail at or past its `consistent_from` is the last that names it.
 //!
 //! # Who reads
-//! Rows carry the number of the session that read them, and records that of the session that publishes them ([`schemas::progress::Reread::reading`]): so rows of an importer that was replaced, or that came late, are left out. Before a session reads
+//! Rows carry the number of the round that read them, and records that of the round that they end ([`schemas::progress::Reread::reading`]): so rows of an importer that was replaced, or that came late, are left out. A number is
+//! saved before the first row that carries it. The record of a round is the last with the round's number: a row of it that a later record is the first to cover is a copy that came late (a request was given up and sent again, and was carried out after
+//! all), perhaps behind changes that are newer, and is left out. Before that record the tail stands, so a copy does no harm. Before a session reads
 //! its first row, a record of it is acknowledged. Readers refuse what an importer before it tells after that record; what one told before it, it had read from the change tables before, so it is older than what this session
 //! reads. Rows of the initial snapshot need no such number: the tail replays over them from where the snapshot began, whoever read them and whenever they arrive, and once a record has called the snapshot complete, readers leave out what still comes.
 //!
@@ -81,7 +83,7 @@ impl Rereads {
 
     /// Reads and publishes some of what is left, while the tail stands still; `reads` false: only looks after what has been read. Answers whether a record is worth publishing.
     pub(crate) async fn round(&mut self, session: &mut Session<'_>, reads: bool) -> Result<(), Error> {
-        let mut moved = self.settle(session).await?;
+        let (mut moved, mut read) = (self.settle(session).await?, false);
         if !self.announced && !session.saved.rereads.is_empty() {
             self.announced = true;
             // What is read again, under which generation and by whom, is saved before it is told, and told before the first row is read.
@@ -96,12 +98,14 @@ impl Rereads {
             && let Some(name) = next_to_read(session)
         {
             self.read_some(session, &name).await?;
-            moved = true;
+            (moved, read) = (true, true);
         }
         if moved {
             let lsn = session.saved.lsn();
             session.finish(Phase::Tail, lsn, lsn, session.commit_time_ms).await?;
             session.saved.forget_passed();
+            // Copies of these rows that come after their record are of no reading that counts.
+            session.saved.reading += i32::from(read);
             session.save().await?;
             tell(session);
         }

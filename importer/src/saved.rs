@@ -33,7 +33,7 @@ pub(crate) struct Saved {
     /// Tables that are read beside the tail, until the tail has passed what they show.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) rereads: BTreeMap<TableName, SavedReread>,
-    /// The number of the last session that read tables beside the tail ([`Reread::reading`]).
+    /// The number that rows read beside the tail carry next ([`Reread::reading`]): another one in each session, and after each record of such rows.
     #[serde(default)]
     pub(crate) reading: i32,
     /// What the database is known by.

@@ -137,15 +137,15 @@ pub enum Phase {
 /// that is finished. A record's range may be empty: then it speaks of the rows alone. Rows that no record speaks of are not applied.
 ///
 /// # Who reads
-/// A row that was read is right where it stands only as long as whoever read it has the tail at that place. So each attempt of an importer has a number, its *reading*, which its rows carry as their
-/// `command_id` and its records here. Rows of another reading than the record that covers them first are left out: they come from an importer that was replaced, or from a request of an attempt before that arrived late, and
-/// stand behind changes that are newer. Before its first row an attempt publishes a record, so that whatever an importer before it had published and had accepted is older than what the attempt reads; what an attempt before
+/// A row that was read is right where it stands only as long as whoever read it has the tail at that place. So each stretch of reading between two ticks has a number, its *reading*, greater than all before, which its rows carry as their
+/// `command_id` and its records here. Rows of another reading than the record that covers them first are left out: they come from an importer that was replaced, or from a request that was given up, sent again and carried out late after all, and
+/// stand behind changes that are newer. The record that covers a reading is the last that names it. Before its first row an attempt of an importer publishes a record, so that whatever an importer before it had published and had accepted is older than what the attempt reads; what an attempt before
 /// read and did not save as read is read again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reread {
     /// Greater than that of any earlier reread of the table.
     pub generation: u64,
-    /// Which attempt's rows count.
+    /// Which rows count.
     #[serde(default)]
     pub reading: i32,
     /// From which LSN on the table's rows are the source's as of one LSN; `None` while that is not known, for more is being read. Until the tail is there, nothing is consistent.

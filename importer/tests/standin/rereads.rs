@@ -356,7 +356,12 @@ GO
     let progress = world.progress().await;
     assert!(progress.iter().filter(|record| !record.reread_counts.is_empty()).count() == 1, "it goes in one piece");
     // Rows of the reading that counts, and what has changed since it was read, as a bag.
-    let reading = progress.iter().rev().find_map(|record| record.rereads.get(&table("heap"))).unwrap().reading;
+    let covers = progress.iter().position(|record| !record.reread_counts.is_empty()).unwrap();
+    let told = |record: &ProgressRecord| record.rereads.get(&table("heap")).map(|reread| reread.reading);
+    let reading = told(&progress[covers]).unwrap();
+    // A copy of them that comes after their record is of no reading that counts.
+    let later: Vec<i32> = progress[covers + 1..].iter().filter_map(told).collect();
+    assert!(!later.is_empty() && later.iter().all(|later| *later > reading), "{reading}, {later:?}");
     let events = world.events().await;
     let of_reading = |event: &&serde_json::Value| is_reread(event) && event["source"]["command_id"] == reading;
     let mut bag: Vec<String> = events.iter().filter(of_reading).map(|event| event["after"].to_string()).collect();
