@@ -1,6 +1,6 @@
 //! Enhanced fan-out: a consumer that is registered with the stream is sent each shard's records, with 2 MB/s a shard of its own, instead of asking for them.
 //!
-//! A subscription lasts for five minutes at most, and ends by itself or with an error; then the shard is subscribed to again, from after the record that was read last. A shard
+//! A subscription lasts for five minutes at most, and ends by itself or with an error; then the shard is subscribed to again, at the record that was read last. A shard
 //! takes one subscription of a consumer every five seconds, and a new one ends the old: two readers under one name would take the shard from each other without end, so every
 //! instance of the joiner needs a name of its own, or reads other shards.
 //!
@@ -96,6 +96,7 @@ impl Follow {
         let (mut attempts, mut closed) = (self.client.attempts(), false);
         loop {
             let since = Instant::now();
+            self.come_back();
             let ending = match self.subscription(consumer).await {
                 Ok(mut subscription) => self.receive(&mut subscription, closed).await?,
                 Err(failure) => Ending::Subscription(failure),
@@ -130,7 +131,6 @@ impl Follow {
             Start::Oldest => position.r#type(ShardIteratorType::TrimHorizon),
             Start::Time(time) => position.r#type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from(*time)),
             Start::At { number, .. } => position.r#type(ShardIteratorType::AtSequenceNumber).sequence_number(number),
-            Start::After { number } => position.r#type(ShardIteratorType::AfterSequenceNumber).sequence_number(number),
         };
         let call = self.client.sdk.subscribe_to_shard().consumer_arn(consumer).shard_id(&self.shard.id.0);
         Ok(call.set_starting_position(position.build().ok()).send().await?)

@@ -2,8 +2,8 @@
 //!
 //! # Polling
 //! Kinesis grants five reads a second to all consumers of a shard together. A shard that brings records is read again after `read_interval_ms`; one that brings none ever more seldom, down
-//! to `read_idle_interval_ms`; throttling stretches either. An iterator that has expired (after five minutes of waiting for whoever reads) is replaced by one from after the record that was
-//! read last.
+//! to `read_idle_interval_ms`; throttling stretches either. An iterator that has expired (after five minutes of waiting for whoever reads) is replaced by one at the record that was
+//! read last, as if the reader had been started anew: while nobody read, the stream may have been trimmed past it ([`reader`](super::reader)).
 //!
 //! # Aggregates
 //! A sub-record of a producer that knows its shards is dropped in a shard that does not hold its hash: it has been written again, to the right one. Of other producers' aggregates
@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use super::ahead::{Ahead, Held};
 use super::client::{Attempts, Client, Failure, Kind, Shard};
 use super::reader::Handed;
-use super::{aggregate, bug, joined, oversize};
+use super::{aggregate, bug, joined, oversize, position};
 use crate::config::KinesisOptions;
 use crate::{Batch, Error};
 
@@ -40,10 +40,6 @@ pub(super) enum Start {
         number: String,
         place: usize,
     },
-    /// After this record, which this reader has read itself.
-    After {
-        number: String,
-    },
 }
 
 pub(super) struct Follow {
@@ -55,6 +51,8 @@ pub(super) struct Follow {
     pub(super) descended: bool,
     pub(super) ahead: Ahead,
     pub(super) sender: mpsc::Sender<Handed>,
+    /// The record that was read last by this iterator or subscription.
+    pub(super) read: Option<String>,
 }
 
 impl Follow {
@@ -66,6 +64,7 @@ impl Follow {
         };
         // At the end of the shard, and the record to start at has not come.
         if ended
+            && self.read.is_none()
             && let Start::At { number, place } = &self.start
             && !self.descended
             && self.client.options.aged_positions.refuses(&self.stream)
@@ -75,11 +74,19 @@ impl Follow {
         Ok(self.shard.id)
     }
 
+    /// Before another iterator or subscription: it starts at the record that was read last, of which nothing is left to hand over.
+    pub(super) fn come_back(&mut self) {
+        if let Some(number) = self.read.take() {
+            self.start = Start::At { number, place: position::PLACES - 1 };
+        }
+    }
+
     /// Whether the shard has come to its end; otherwise nobody reads any more.
     async fn poll(&mut self) -> Result<bool, Error> {
         let mut rhythm = Rhythm::new(&self.client.options);
         let mut expected = LEAST_EXPECTED_BYTES;
         'iterator: loop {
+            self.come_back();
             let mut iterator = Some(iterator(&self.client, &self.stream, &self.shard.id, &self.start).await?);
             while let Some(current) = iterator {
                 let held = self.ahead.reserve(expected).await;
@@ -130,7 +137,9 @@ impl Follow {
         for record in records {
             let number = record.sequence_number.clone();
             let mut from = 0;
-            if let Start::At { number: at, place } = &self.start {
+            if self.read.is_none()
+                && let Start::At { number: at, place } = &self.start
+            {
                 if *at == number {
                     from = place + 1;
                 } else if self.client.options.aged_positions.refuses(&self.stream) {
@@ -142,7 +151,7 @@ impl Follow {
                     taken.push((position, data));
                 }
             })?;
-            self.start = Start::After { number };
+            self.read = Some(number);
         }
         Ok(taken)
     }
@@ -226,9 +235,6 @@ async fn iterator(client: &Client, stream: &StreamName, shard: &ShardId, start: 
             Start::Time(time) => request.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from(*time)),
             Start::At { number, .. } => {
                 request.shard_iterator_type(ShardIteratorType::AtSequenceNumber).starting_sequence_number(number)
-            }
-            Start::After { number } => {
-                request.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).starting_sequence_number(number)
             }
         };
         Ok(request.send().await?)

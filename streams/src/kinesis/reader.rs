@@ -15,7 +15,7 @@
 //!
 //! # A trimmed position
 //! Kinesis does not refuse a position that has been trimmed: it goes on silently with the oldest record there is. So a reader comes back **at** the record that
-//! it has read last, not after it, and skips it. When the first record that comes is another one, the position's own record has been trimmed, and perhaps others after
+//! it has read last, not after it, and skips it: from a saved position, and also when an iterator has expired or a subscription has ended under it. When the first record that comes is another one, the position's own record has been trimmed, and perhaps others after
 //! it; [`AgedPositions`](crate::config::AgedPositions) says what then. An ancestor of a named shard of which nothing at all is left is done, as one that is no longer listed: its descendant's
 //! position is the one that is judged. A position below its shard's starting sequence number is of another stream of the same name.
 
@@ -203,6 +203,7 @@ impl AllShards {
                 descended: self.descended.contains(&shard.id),
                 ahead: self.ahead.clone(),
                 sender: self.sender.clone(),
+                read: None,
             };
             tasks.spawn(follow.run(self.consumer.clone()));
         }

@@ -194,6 +194,35 @@ async fn a_trimmed_position_is_told() {
     assert!(matches!(error, Error::Trimmed { .. }), "{error}");
 }
 
+/// A reader whose iterator has expired, after a long pause for one, comes back at the record that it has read last.
+#[tokio::test]
+async fn a_reader_that_comes_back_behind_what_is_left_is_told() {
+    let stub = Stub::start().await.unwrap();
+    let shard = ShardId("shardId-000000000000".into());
+    let refusing = connect(KinesisOptions { aged_positions: AgedPositions::Refuse, ..stub.options() }).await;
+    let trusting = connect(KinesisOptions { aged_positions: AgedPositions::Trust, ..stub.options() }).await;
+    let mut numbers = single_records(&refusing, &stream(), 3).await;
+    let (mut told, mut goes_on) =
+        (reader(&refusing, &stream(), &Positions::new()).await, reader(&trusting, &stream(), &Positions::new()).await);
+    let (mut read, mut read_on) = (Read::default(), Read::default());
+    // Every iterator expires, so what is written meanwhile comes by another one: with nothing trimmed, then with the reader's own record and the next gone.
+    for trimmed in [0, 7] {
+        read.count(&mut *told, numbers.len()).await;
+        read_on.count(&mut *goes_on, numbers.len()).await;
+        stub.set_faults(Faults { every_iterator: 1, ..Faults::default() });
+        for number in numbers.len()..numbers.len() + 3 {
+            numbers.push(write(&refusing, &stream(), vec![record("k", number, 10)]).await);
+        }
+        stub.trim(&stream(), &shard, trimmed);
+        stub.set_faults(Faults::default());
+    }
+    assert_eq!(read.by_key()["k"], [0, 1, 2, 3, 4, 5]);
+    let error = told.next().await.unwrap_err();
+    assert!(matches!(&error, Error::Trimmed { after, oldest, .. } if *after > numbers[5] && *oldest == numbers[7]), "{error}");
+    read_on.count(&mut *goes_on, 8).await;
+    assert_eq!(read_on.by_key()["k"], [0, 1, 2, 3, 4, 5, 7, 8]);
+}
+
 #[tokio::test]
 async fn a_position_of_another_stream_is_told() {
     let stub = Stub::start().await.unwrap();
