@@ -93,7 +93,7 @@ impl Input {
         let dictionary = Dictionary::new(&table, "bench", "tpch");
         let mut registry = Registry::default();
         registry.add_avro("dbo.lineitem.avsc", avro.clone())?;
-        registry.add_protobuf(protobuf.clone());
+        registry.add_protobuf("dbo.lineitem.proto", protobuf.clone())?;
         registry.add_dictionary(&dictionary);
         let mut format = match kind {
             Kind::Json => Format::default(),

@@ -8,7 +8,7 @@
 //! ```text
 //! 37 A4 30 EC | id, 4 bytes, little-endian | entropy tables | content
 //! ```
-//! Each record is a zstd frame that names the dictionary's id, which is a hash of the rest. The entropy tables are the same for all tables: they have been trained on made-up events, digits and
+//! Each record is a zstd frame that names the dictionary's id, which is a hash of the content. The entropy tables are the same for all tables: they have been trained on made-up events, digits and
 //! hexadecimal and words, and say how often which byte is left once the content has been matched.
 
 use std::sync::Arc;
@@ -69,8 +69,7 @@ impl Dictionary {
             };
             encoder.encode(&event, &mut content);
         }
-        let span = (1 << 31) - FIRST_ID;
-        let id = (FIRST_ID + rabin::fingerprint(&content) % span) as u32;
+        let id = id_of(&content);
         let bytes = [&DICTIONARY_MAGIC[..], &id.to_le_bytes(), &ENTROPY, &content].concat();
         Self { id, bytes: bytes.into() }
     }
@@ -78,11 +77,21 @@ impl Dictionary {
     /// Reads a dictionary's file. `file` is for messages alone.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, SchemaError> {
         let id = bytes.strip_prefix(&DICTIONARY_MAGIC).and_then(|rest| rest.first_chunk()).map(|id| u32::from_le_bytes(*id));
-        match id {
-            Some(id) if id != 0 => Ok(Self { id, bytes: bytes.into() }),
-            _ => Err(SchemaError::File { file: file.to_owned(), problem: "not a zstd dictionary with an id".to_owned() }),
+        let wrong = |problem: &str| SchemaError::File { file: file.to_owned(), problem: problem.to_owned() };
+        let id = id.ok_or_else(|| wrong("not a zstd dictionary with an id"))?;
+        // Records would come out as something else, where they come out.
+        let content = bytes.get(DICTIONARY_MAGIC.len() + 4..).and_then(|rest| rest.strip_prefix(&ENTROPY));
+        match content {
+            Some(content) if id_of(content) == id => Ok(Self { id, bytes: bytes.into() }),
+            _ => Err(wrong("the content is not what the dictionary's id is of")),
         }
     }
+}
+
+/// The id of a dictionary with this content.
+fn id_of(content: &[u8]) -> u32 {
+    let span = (1 << 31) - FIRST_ID;
+    (FIRST_ID + rabin::fingerprint(content) % span) as u32
 }
 
 /// What values of a type often begin with or look like.

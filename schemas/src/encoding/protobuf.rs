@@ -227,23 +227,36 @@ impl Schema {
         schema
     }
 
-    /// What the fingerprint is of: `tributary 1 "dbo.orders"`, then by number `1 sint64 0 "id"`: number, type, scale, column.
+    /// What the fingerprint is of: `tributary 1 "dbo.orders"`, then by number `1 sint64 int "id"`: number, type, how the values are carried ([`Carried`]), column.
     fn canonical(&self) -> String {
         let mut lines = vec![format!("tributary 1 {}", json!(self.table.to_string()))];
         let mut fields: Vec<&Field> = self.fields.iter().collect();
         fields.sort_by_key(|field| field.number);
         lines.extend(fields.iter().map(|field| {
-            let scale = match field.carried {
-                Carried::Small { scale }
-                | Carried::Decimal { scale }
-                | Carried::Time { scale }
-                | Carried::DateTime { scale }
-                | Carried::DateTimeOffset { scale } => scale,
-                _ => 0,
+            let carried = match field.carried {
+                Carried::Bool => "bool".to_owned(),
+                Carried::Int => "int".to_owned(),
+                Carried::Real => "real".to_owned(),
+                Carried::Float => "float".to_owned(),
+                Carried::Small { scale } => format!("small({scale})"),
+                Carried::Decimal { scale } => format!("decimal({scale})"),
+                Carried::Text => "text".to_owned(),
+                Carried::Bytes => "bytes".to_owned(),
+                Carried::Uuid => "uuid".to_owned(),
+                Carried::Date => "date".to_owned(),
+                Carried::Time { scale } => format!("time({scale})"),
+                Carried::DateTime { scale } => format!("datetime({scale})"),
+                Carried::DateTimeOffset { scale } => format!("datetimeoffset({scale})"),
+                Carried::Json => "json".to_owned(),
             };
-            format!("{} {} {scale} {}", field.number, field.proto_type(), json!(field.column))
+            format!("{} {} {carried} {}", field.number, field.proto_type(), json!(field.column))
         }));
         lines.join("\n")
+    }
+
+    /// Whether events under the one are read by the other.
+    pub(super) fn reads_as(&self, other: &Self) -> bool {
+        self.canonical() == other.canonical()
     }
 
     /// Reads a schema file. `file` is for messages alone.

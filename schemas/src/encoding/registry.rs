@@ -26,10 +26,7 @@ impl Registry {
         };
         match file.rsplit_once('.') {
             Some((_, "avsc")) => self.add_avro(file, Arc::new(avro::Schema::parse(file, text()?)?)),
-            Some((_, "proto")) => {
-                self.add_protobuf(Arc::new(protobuf::Schema::parse(file, text()?)?));
-                Ok(())
-            }
+            Some((_, "proto")) => self.add_protobuf(file, Arc::new(protobuf::Schema::parse(file, text()?)?)),
             Some((_, "dict")) => {
                 self.add_dictionary(&Dictionary::parse(file, bytes)?);
                 Ok(())
@@ -55,8 +52,21 @@ impl Registry {
         }
     }
 
-    pub fn add_protobuf(&mut self, schema: Arc<protobuf::Schema>) {
-        self.protobuf.insert(schema.fingerprint, schema);
+    pub fn add_protobuf(&mut self, file: &str, schema: Arc<protobuf::Schema>) -> Result<(), SchemaError> {
+        match self.protobuf.get(&schema.fingerprint) {
+            // The fingerprint is of all that reading depends on: two that differ in it meet by chance alone.
+            Some(known) if !known.reads_as(&schema) => Err(SchemaError::File {
+                file: file.to_owned(),
+                problem: format!(
+                    "the schema of {} in version {} has the same fingerprint, and other columns",
+                    known.table, known.version
+                ),
+            }),
+            _ => {
+                self.protobuf.insert(schema.fingerprint, schema);
+                Ok(())
+            }
+        }
     }
 
     pub fn add_dictionary(&mut self, dictionary: &Dictionary) {

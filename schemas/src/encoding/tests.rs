@@ -356,6 +356,13 @@ fn files_that_somebody_has_edited_are_refused() {
         let error = Registry::default().add_file(file, text.as_bytes()).unwrap_err().to_string();
         assert!(error.contains(file) && error.contains("start the importer"), "{error}");
     }
+    let dictionary = Dictionary::new(&table, "shop", "db");
+    for at in [4, 9, dictionary.bytes.len() - 1] {
+        let mut bytes = dictionary.bytes.to_vec();
+        bytes[at] ^= 1;
+        let error = Registry::default().add_file("t.dict", &bytes).unwrap_err().to_string();
+        assert!(error.contains("t.dict"), "{error}");
+    }
     // What an Avro fingerprint does not tell.
     let mut registry = Registry::default();
     registry.add_file("a.avsc", avro.as_bytes()).unwrap();
@@ -364,6 +371,33 @@ fn files_that_somebody_has_edited_are_refused() {
     let error = registry.add_file("c.avsc", other.as_bytes()).unwrap_err();
     assert!(matches!(error, SchemaError::SameFingerprint { .. }) && error.to_string().contains("x-version"), "{error}");
     registry.add_file("c.avsc", avro::Schema::new(&orders("decimal(12,4)"), 2).text.as_bytes()).unwrap();
+}
+
+/// Even if the file was removed, so that numbers are given anew.
+#[test]
+fn columns_that_are_carried_in_other_ways_have_other_fingerprints() {
+    let types = [
+        "int",
+        "decimal(9,0)",
+        "datetime2(0)",
+        "time(0)",
+        "varbinary(9)",
+        "uniqueidentifier",
+        "varchar(9)",
+        "sql_variant",
+        "decimal(38,0)",
+    ];
+    let schemas: Vec<_> = types.iter().map(|sql_type| Arc::new(protobuf::Schema::new(&orders(sql_type), 1, None))).collect();
+    let fingerprints: std::collections::HashSet<u64> = schemas.iter().map(|schema| schema.fingerprint).collect();
+    assert_eq!(fingerprints.len(), types.len());
+    // Two that have the same by chance.
+    let mut registry = Registry::default();
+    registry.add_protobuf("a.proto", schemas[0].clone()).unwrap();
+    registry.add_protobuf("b.proto", schemas[0].clone()).unwrap();
+    let mut other = protobuf::Schema::clone(&schemas[1]);
+    other.fingerprint = schemas[0].fingerprint;
+    let error = registry.add_protobuf("c.proto", Arc::new(other)).unwrap_err().to_string();
+    assert!(error.contains("c.proto") && error.contains("same fingerprint"), "{error}");
 }
 
 #[test]
