@@ -78,6 +78,8 @@ pub struct Replay {
     range: Range,
     /// The next segment.
     number: Option<u64>,
+    /// The last that was there when the replay began: all up to it have to be.
+    last: u64,
     at: ShardPositions,
     /// Events above the LSN up to which the segments read so far are complete: what stands before them may be in the next one.
     held: Vec<(Facts, Bytes)>,
@@ -145,8 +147,9 @@ impl Archive {
 
     /// The events of this range, which [`Replay::next`] hands out.
     pub async fn replay(&self, range: Range) -> Result<Replay, Error> {
+        let last = self.last().await?.number;
         let (at, number) = self.begin(range.from).await?;
-        Ok(Replay { archive: self.clone(), range, number, at, held: Vec::new() })
+        Ok(Replay { archive: self.clone(), range, number, last, at, held: Vec::new() })
     }
 }
 
@@ -186,7 +189,11 @@ impl Replay {
     /// an importer's restart, is told by its LSN: the ticks before are complete.
     pub async fn next(&mut self) -> Result<Option<Vec<Bytes>>, Error> {
         while let Some(number) = self.number {
-            let Some(manifest) = self.archive.manifest(number).await? else {
+            let manifest = if number <= self.last {
+                self.archive.expected(number).await?
+            } else if let Some(archived_since) = self.archive.manifest(number).await? {
+                archived_since
+            } else {
                 self.number = None;
                 break;
             };

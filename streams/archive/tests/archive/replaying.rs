@@ -84,3 +84,24 @@ async fn a_plan_names_what_would_be_read() {
     let nothing = archive.plan(&Range { from: Some(lsn(13)), ..Range::default() }).await.unwrap();
     assert_eq!((nothing.objects.len(), nothing.live_from == all.live_from), (0, true));
 }
+
+#[tokio::test]
+async fn a_segment_that_is_gone_from_the_middle_is_no_end() {
+    let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
+    let objects = Objects::memory();
+    for count in [3, 4, 5] {
+        shop.tick(count).await;
+        archive_all(&shop, &objects, 1 << 20).await;
+    }
+    let manifests = names(&objects, "manifests").await;
+    let gone = &manifests[manifests.len() - 2];
+    objects.remove([objects::ObjectPath::parse(gone).unwrap()]).await.unwrap();
+    let mut replay = open(&objects).await.replay(Range::default()).await.unwrap();
+    let error = loop {
+        match replay.next().await {
+            Ok(events) => assert!(events.is_some(), "it ends where a segment is missing"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, archive::Error::Hole { .. }) && error.to_string().contains(gone), "{error}");
+}
