@@ -1,7 +1,8 @@
 //! How much a reader reads ahead of whoever reads from it: a bound in bytes, over all shards.
 //!
 //! A shard's task reserves what it expects before it asks Kinesis, and corrects that when the answer is there. The correction never waits: a task that waited for room while
-//! it held an answer could wait for room that only its own answer's reader makes. So the bound may be passed by what the answers under way were underestimated by.
+//! it held an answer could wait for room that only its own answer's reader makes. So the bound may be passed by what the answers under way were underestimated by. An answer
+//! that is handed over in several batches waits for room between them; what it waits for is then with whoever reads.
 
 use std::sync::Arc;
 

@@ -111,19 +111,35 @@ impl Follow {
         }
     }
 
-    /// Hands Kinesis's records over to whoever reads; answers whether there is still somebody.
+    /// Hands Kinesis's records over to whoever reads; answers whether there is still somebody. Events that are kept outside are fetched one by one, and handed over before
+    /// more than [`BATCH_BYTES`] and one of them are in memory: an answer may point to far more than it holds itself.
     pub(super) async fn hand_over(&mut self, records: Vec<KinesisRecord>, mut held: Held) -> Result<bool, Error> {
         held.correct(bytes(&records));
-        let mut records = self.take(records)?;
-        for (_, data) in &mut records {
-            *data = oversize::resolve(self.client.outside.as_ref(), &self.stream, std::mem::take(data)).await?;
+        let taken = self.take(records)?;
+        let mut waiting: usize = taken.iter().map(|(_, data)| data.len()).sum();
+        let (mut batch, mut resolved) = (Vec::new(), 0);
+        for (number, data) in taken {
+            waiting -= data.len();
+            let data = oversize::resolve(self.client.outside.as_ref(), &self.stream, data).await?;
+            resolved += data.len();
+            batch.push((number, data));
+            if resolved > BATCH_BYTES {
+                held.correct(resolved);
+                if !self.send(std::mem::take(&mut batch), held).await {
+                    return Ok(false);
+                }
+                resolved = 0;
+                held = self.ahead.reserve(waiting).await;
+            }
         }
-        if records.is_empty() {
-            return Ok(true);
-        }
-        held.correct(records.iter().map(|(_, data)| data.len()).sum());
+        held.correct(resolved);
+        Ok(batch.is_empty() || self.send(batch, held).await)
+    }
+
+    /// Whether there is still somebody who reads.
+    async fn send(&self, records: Vec<(SequenceNumber, Bytes)>, held: Held) -> bool {
         let batch = Batch { stream: self.stream.clone(), shard: self.shard.id.clone(), records };
-        Ok(self.sender.send(Ok((batch, held))).await.is_ok())
+        self.sender.send(Ok((batch, held))).await.is_ok()
     }
 
     fn trimmed(&self, after: &str, place: usize, oldest: &str) -> Result<Error, Error> {
@@ -159,6 +175,8 @@ impl Follow {
 
 /// A shard's task takes it that an answer brings so many bytes, before it knows better.
 const LEAST_EXPECTED_BYTES: usize = 64 << 10;
+/// A batch with more is handed over before another event is fetched.
+const BATCH_BYTES: usize = 8 << 20;
 
 fn bytes(records: &[KinesisRecord]) -> usize {
     records.iter().map(|record| record.data.as_ref().len()).sum()

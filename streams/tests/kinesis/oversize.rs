@@ -47,6 +47,29 @@ async fn pointers_are_followed_and_keep_the_order() {
     assert_eq!(read.records.iter().filter(|(.., data)| data.len() == 3 << 20).count(), 4);
 }
 
+/// Pointers are small and what they point to is not: one answer's are not all in memory at once.
+#[tokio::test]
+async fn what_pointers_point_to_is_handed_over_in_batches_of_bounded_size() {
+    const SIZE: usize = 3 << 20;
+    let (stub, directory) = (Stub::start().await.unwrap(), tempfile::tempdir().unwrap());
+    let outside = objects::Config::Local(objects::LocalOptions { path: directory.path().to_owned() });
+    // All that is read ahead is less than one of them.
+    let options = KinesisOptions { oversize: Oversize::Pointer(outside), read_ahead_bytes: 1 << 20, ..stub.options() };
+    let kinesis = connect(options).await;
+    let mut writer = kinesis.writer().await.unwrap();
+    writer.append(&stream(), (0..7).map(|number| record("k", number, SIZE)).collect()).await.unwrap();
+    writer.flush().await.unwrap();
+    let mut reader = reader(&kinesis, &stream(), &Positions::new()).await;
+    let (mut batches, mut numbers) = (Vec::new(), Vec::new());
+    while numbers.len() < 7 {
+        let batch = reader.next().await.unwrap();
+        assert!(batch.records.iter().all(|(_, data)| data.len() == SIZE));
+        batches.push(batch.records.len());
+        numbers.extend(batch.records.into_iter().map(|(number, _)| number));
+    }
+    assert!(numbers.is_sorted() && batches.iter().all(|records| *records <= 3), "{batches:?}");
+}
+
 #[tokio::test]
 async fn what_only_looks_like_a_pointer_comes_back_as_it_was() {
     let (stub, directory) = (Stub::start().await.unwrap(), tempfile::tempdir().unwrap());
