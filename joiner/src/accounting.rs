@@ -139,12 +139,12 @@ pub(crate) struct Books {
 }
 
 impl Books {
-    /// Holds what was received in a tick, by table, against what was published. `anywhere`: dead letters that may be of any tick.
-    pub(crate) fn check(&self, tick: &Tick, received: &[u64], anywhere: u64) -> Vec<Miscount> {
+    /// Holds what was received in a tick, by table, against what was published.
+    pub(crate) fn check(&self, tick: &Tick, received: &[u64]) -> Vec<Miscount> {
         let mut found = Vec::new();
         for ((table, stream), &received) in self.tables.iter().zip(received).filter(|_| tick.exact) {
             let published = tick.counts.get(table).copied().unwrap_or_default();
-            let unknown = anywhere + tick.stretches.unknown.get(stream).copied().unwrap_or_default();
+            let unknown = tick.stretches.unknown.get(stream).copied().unwrap_or_default();
             if received + unknown < published || received > published {
                 found.push(Miscount::new(tick, table, stream, published, received));
             }
@@ -163,35 +163,55 @@ impl Books {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Unknown {
     shards: BTreeMap<StreamName, BTreeMap<ShardId, VecDeque<SequenceNumber>>>,
-    /// Those past the bound: any tick may lack them.
-    pub(crate) anywhere: u64,
+    /// Those past the bound.
+    #[serde(default)]
+    beyond: BTreeMap<StreamName, BTreeMap<ShardId, Beyond>>,
+}
+
+/// Records of a shard of which only the number is remembered: any tick that covers the shard from the first of them on, up to the last, may lack all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Beyond {
+    first: SequenceNumber,
+    last: SequenceNumber,
+    count: u64,
 }
 
 impl Unknown {
     /// Those that are read again after a restart are known already.
     pub(crate) fn add(&mut self, stream: &StreamName, shard: &ShardId, sequence: SequenceNumber) {
         let known = self.shards.entry(stream.clone()).or_default().entry(shard.clone()).or_default();
-        if known.back().is_some_and(|last| *last >= sequence) {
+        let beyond = self.beyond.entry(stream.clone()).or_default();
+        let last = known.back().max(beyond.get(shard).map(|beyond| &beyond.last));
+        if last.is_some_and(|last| *last >= sequence) {
             return;
         }
         if known.len() < UNKNOWN {
             known.push_back(sequence);
         } else {
-            self.anywhere += 1;
+            let first = sequence.clone();
+            let beyond = beyond.entry(shard.clone()).or_insert(Beyond { first, last: sequence.clone(), count: 0 });
+            beyond.last = sequence;
+            beyond.count += 1;
         }
     }
 
-    /// How many a progress record covers that says where the shard stood.
+    /// How many a progress record covers that says where the shard stood: at most, where the bound was passed.
     pub(crate) fn cover(&mut self, stream: &StreamName, shard: &ShardId, to: &SequenceNumber) -> u64 {
         let Some(known) = self.shards.get_mut(stream).and_then(|shards| shards.get_mut(shard)) else { return 0 };
         let covered = known.partition_point(|sequence| sequence <= to);
         known.drain(..covered);
-        covered as u64
+        let beyond = self.beyond.get_mut(stream).filter(|shards| shards.get(shard).is_some_and(|beyond| beyond.first <= *to));
+        let count = beyond.map_or(0, |shards| {
+            let count = shards.get(shard).map_or(0, |beyond| beyond.count);
+            shards.retain(|of, beyond| of != shard || beyond.last > *to);
+            count
+        });
+        covered as u64 + count
     }
 
     pub(crate) fn count(&self) -> u64 {
         let known = self.shards.values().flat_map(BTreeMap::values).map(VecDeque::len).sum::<usize>();
-        known as u64 + self.anywhere
+        known as u64 + self.beyond.values().flat_map(BTreeMap::values).map(|beyond| beyond.count).sum::<u64>()
     }
 }
 
@@ -250,8 +270,17 @@ mod tests {
         assert_eq!(unknown.cover(&stream, &shard, &number(5)), 2);
         assert_eq!(unknown.cover(&stream, &ShardId("1".into()), &number(9)), 0);
         (0..2000).for_each(|n| unknown.add(&stream, &shard, number(100 + n)));
-        assert_eq!((unknown.count(), unknown.anywhere), (2001, 1001));
+        // Read again.
+        unknown.add(&stream, &shard, number(2000));
+        assert_eq!(unknown.count(), 2001);
         let text = serde_json::to_string(&unknown).unwrap();
         assert_eq!(serde_json::from_str::<Unknown>(&text).unwrap(), unknown);
+        // 9 and 100 to 1098 are known one by one, 1099 to 2099 by their number.
+        assert_eq!(unknown.cover(&stream, &shard, &number(1098)), 1000);
+        unknown.add(&stream, &shard, number(3000));
+        assert_eq!(unknown.cover(&stream, &shard, &number(1099)), 1001);
+        assert_eq!(unknown.cover(&stream, &shard, &number(2099)), 1001);
+        assert_eq!((unknown.cover(&stream, &shard, &number(2999)), unknown.count()), (0, 1));
+        assert_eq!((unknown.cover(&stream, &shard, &number(3000)), unknown.count()), (1, 0));
     }
 }

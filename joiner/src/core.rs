@@ -226,7 +226,6 @@ impl Core {
         standing.rereads = Rereads::default();
         // Those read since the last record may be rows of this very snapshot.
         standing.unknown = standing.unknown_read.count();
-        standing.unknown_read.anywhere = 0;
         standing.stage = Stage::Snapshot { start_lsn };
         standing.frontier = start_lsn;
         self.tools.store.put_standing(&mut batch, standing)?;
@@ -553,10 +552,9 @@ impl Core {
     /// INV-6 for the tail. What is too many is told, what is missing stops the joiner.
     fn check_tail(&mut self, ticks: &[Tick], report: &Report) -> Result<(), Error> {
         let tables = self.tools.catalog.tables.len();
-        let anywhere = self.standing.unknown_read.anywhere;
         let mut miscounts = Vec::new();
         for (tick, received) in ticks.iter().zip(report.received.chunks(tables.max(1))) {
-            miscounts.extend(self.books.check(tick, received, anywhere));
+            miscounts.extend(self.books.check(tick, received));
         }
         if let Some(tick) = ticks.last() {
             for (table, published, received) in self.standing.rereads.count(&self.tools.catalog, &report.reread) {
