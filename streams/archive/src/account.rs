@@ -8,6 +8,8 @@
 //! - A record of the initial snapshot: the sum of its load's counts against the rows of the load; rows that come twice make up for none that is missing in another table, but may for one in the same.
 //! - Rows that were read again: likewise, over all rereads.
 //!
+//! The rows that a record counts stand between its tick's positions and those before. A record that names none beyond those before is a copy (the importer sends a record again where the answer was lost): its rows have been counted.
+//!
 //! A record that could not be read may be any of those: as many may be missing as were not read.
 //!
 //! A record that overlaps what was archived, as a restarted importer's first one may, and one whose events are partly in a segment that an earlier process wrote, are not compared: what is distinct in them is not known any
@@ -16,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use schemas::event::Op;
-use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, StreamName};
+use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, ShardPositions, StreamName};
 use schemas::{Lsn, TableName};
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +62,22 @@ impl Rows {
             told
         })
     }
+}
+
+/// Where a record's tick stands. `stood`: the positions that were named before; they go on to the record's.
+pub(crate) fn between(stood: &mut ShardPositions, record: &ProgressRecord) -> Vec<Between> {
+    let mut between = Vec::new();
+    for (stream, shards) in &record.positions {
+        let stood = stood.entry(stream.clone()).or_default();
+        for (shard, up_to) in shards {
+            let after = stood.get(shard).cloned();
+            if after.as_ref().is_none_or(|after| after < up_to) {
+                stood.insert(shard.clone(), up_to.clone());
+                between.push(Between { stream: stream.clone(), shard: shard.clone(), after, up_to: up_to.clone() });
+            }
+        }
+    }
+    between
 }
 
 /// What has to be known of the archive so far; it is kept in the manifests.
@@ -151,7 +169,8 @@ impl Account {
             let (from_lsn, to_lsn) = (record.from_lsn, record.to_lsn);
             missing.push(Missing { table: table.clone(), from_lsn, to_lsn, published, found, between: between.to_vec() });
         };
-        for (table, count) in &record.reread_counts {
+        let counted = |_: &(&TableName, &u64)| !between.is_empty();
+        for (table, count) in record.reread_counts.iter().filter(counted) {
             let rows = self.rereads.entry(table.clone()).or_default();
             rows.published += count;
             if let Some(rows) = rows.settle(self.unknown) {
@@ -161,7 +180,7 @@ impl Account {
         if record.phase != Phase::Tail {
             self.begin(record.from_lsn);
             if self.load == Some(record.from_lsn) {
-                for (table, count) in &record.counts {
+                for (table, count) in record.counts.iter().filter(counted) {
                     let rows = self.snapshot.entry(table.clone()).or_default();
                     rows.published += count;
                     if let Some(rows) = rows.settle(self.unknown) {
@@ -205,7 +224,6 @@ impl Account {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use schemas::Position;
-    use schemas::progress::ShardPositions;
 
     use super::*;
 
@@ -237,6 +255,11 @@ mod tests {
             reread_counts: BTreeMap::new(),
             positions: ShardPositions::new(),
         }
+    }
+
+    fn somewhere() -> Vec<Between> {
+        let up_to = SequenceNumber::from(1);
+        vec![Between { stream: StreamName("s".into()), shard: ShardId("0".into()), after: None, up_to }]
     }
 
     fn kept(account: &Account) -> Account {
@@ -281,11 +304,11 @@ mod tests {
     fn rows_of_a_snapshot_are_counted_over_the_load_and_over_restarts() {
         let mut account = Account::default();
         account.events([event(Op::Read, 5, 0), event(Op::Read, 5, 0)].iter(), 0);
-        assert_eq!(account.record(&record(1, Phase::Snapshot, 5, 5, 2), &[]), []);
+        assert_eq!(account.record(&record(1, Phase::Snapshot, 5, 5, 2), &somewhere()), []);
         let mut account = kept(&account);
         account.events([event(Op::Read, 5, 0)].iter(), 0);
         let complete = Phase::SnapshotComplete { consistent_from: lsn(5) };
-        assert_eq!(account.record(&record(1, complete, 5, 5, 2), &[]).len(), 1);
+        assert_eq!(account.record(&record(1, complete, 5, 5, 2), &somewhere()).len(), 1);
         account.events([event(Op::Create, 6, 1)].iter(), 0);
         assert_eq!(account.record(&record(1, Phase::Tail, 5, 6, 1), &[]), []);
         // A record that cannot be read may be the one.
@@ -294,15 +317,26 @@ mod tests {
         account.end(false);
         account.events([].iter(), 0);
         assert_eq!(account.record(&record(1, Phase::Tail, 7, 8, 1), &[]).len(), 1);
-        // A later load begins anew.
+        // A later load begins anew. A copy of its record counts nothing.
         account.events([event(Op::Read, 9, 0)].iter(), 0);
+        assert_eq!(account.record(&record(1, Phase::Snapshot, 9, 9, 1), &somewhere()), []);
         assert_eq!(account.record(&record(1, Phase::Snapshot, 9, 9, 1), &[]), []);
 
         account.events([event(Op::Reread, 9, 0)].iter(), 0);
         let mut again = record(1, Phase::Tail, 9, 9, 0);
         again.reread_counts.insert(orders(), 2);
-        assert_eq!(account.record(&again, &[]).len(), 1);
-        again.reread_counts.insert(orders(), 0);
         assert_eq!(account.record(&again, &[]), []);
+        assert_eq!(account.record(&again, &somewhere()).len(), 1);
+        again.reread_counts.insert(orders(), 0);
+        assert_eq!(account.record(&again, &somewhere()), []);
+    }
+
+    #[test]
+    fn a_copy_of_a_record_stands_nowhere_that_was_not_named() {
+        let mut stood = ShardPositions::new();
+        let mut at = record(1, Phase::Snapshot, 5, 5, 1);
+        at.positions.insert(StreamName("s".into()), [(ShardId("0".into()), SequenceNumber::from(1))].into());
+        assert_eq!(between(&mut stood, &at), somewhere());
+        assert_eq!((between(&mut stood, &at), stood), (Vec::new(), at.positions));
     }
 }

@@ -10,7 +10,7 @@ use schemas::progress::{SequenceNumber, ShardId, StreamName};
 use schemas::value::write_string;
 use sha2::{Digest, Sha256};
 
-use crate::account::Between;
+use crate::account;
 use crate::collect::{Cut, Run, ends};
 use crate::facts::{self, Read};
 use crate::line;
@@ -87,17 +87,7 @@ fn compare(manifest: &mut Manifest, progress_stream: &StreamName, cut: &Cut, rea
     manifest.account.events(facts().flatten(), unknown);
     let mut stood = manifest.complete().clone();
     for tick in &cut.ticks {
-        let mut between = Vec::new();
-        for (stream, shards) in &tick.record.positions {
-            for (shard, sequence) in shards {
-                let before = stood.entry(stream.clone()).or_default().get(shard).cloned();
-                if before.as_ref().is_none_or(|before| before < sequence) {
-                    stood.entry(stream.clone()).or_default().insert(shard.clone(), sequence.clone());
-                    let (stream, shard, up_to) = (stream.clone(), shard.clone(), sequence.clone());
-                    between.push(Between { stream, shard, after: before, up_to });
-                }
-            }
-        }
+        let between = account::between(&mut stood, &tick.record);
         manifest.missing.extend(manifest.account.record(&tick.record, &between));
         stood.entry(progress_stream.clone()).or_default().insert(tick.shard.clone(), tick.sequence.clone());
     }

@@ -1,10 +1,11 @@
 //! The whole archive, looked through: every object against its checksum, every progress record against the events, every segment against the one before it.
 
 use bytes::Bytes;
+use schemas::progress::ShardPositions;
 use serde::Serialize;
 use streams::Positions;
 
-use crate::account::{Account, Missing};
+use crate::account::{self, Account, Missing};
 use crate::error::Error;
 use crate::facts::{self, Facts};
 use crate::manifest::{Kind, Manifest};
@@ -50,17 +51,19 @@ pub async fn verify(archive: &Archive) -> Result<Verification, Error> {
         if let Some(before) = &before {
             found.follows(before, &manifest);
         }
-        segment(archive, &manifest, number > least || least == 1, &mut account, &mut found).await?;
+        let counted = number > least || least == 1;
+        let stood = before.as_ref().map(|before| before.complete().clone()).unwrap_or_default();
+        segment(archive, &manifest, counted.then_some(stood), &mut account, &mut found).await?;
         before = Some((*manifest).clone());
     }
     Ok(found)
 }
 
-/// Looks through one segment.
+/// Looks through one segment. `stood`: the positions that the records before it named; none where what is before it is gone.
 async fn segment(
     archive: &Archive,
     manifest: &Manifest,
-    counted: bool,
+    stood: Option<ShardPositions>,
     account: &mut Account,
     found: &mut Verification,
 ) -> Result<(), Error> {
@@ -99,16 +102,16 @@ async fn segment(
             Vec::new()
         }
     };
-    if !whole || !counted {
+    let Some(mut stood) = stood.filter(|_| whole) else {
         // What is damaged has been told; from here on the manifest's own account holds.
         *account = manifest.account.clone();
         found.missing.extend(manifest.missing.iter().cloned());
         return Ok(());
-    }
+    };
     account.events(facts.iter(), unknown);
     for (_, record) in ticks {
-        let told = account.record(&record, &[]);
-        // As it was told when it was archived, which names the positions as well.
+        let told = account.record(&record, &account::between(&mut stood, &record));
+        // As it was told when it was archived, where something before it is damaged.
         found.missing.extend(told.into_iter().map(|told| {
             let same = |known: &&Missing| known.table == told.table && known.to_lsn == told.to_lsn;
             manifest.missing.iter().find(same).cloned().unwrap_or(told)
