@@ -10,6 +10,9 @@
 //!
 //! Records of an epoch below the greatest seen come from an importer that has been replaced; no reader follows them, and they are not counted here either.
 //!
+//! A record may stand in its stream more than once: where the answer to the request that put it there was lost, the importer sends it again. What it promises was put behind its predecessor's positions; so one that promises something
+//! and names no position beyond those of the last record, within what was compared, is a copy, and not counted.
+//!
 //! What is held in memory is the changes of one range, and those that were published beyond it.
 
 use std::collections::BTreeMap;
@@ -177,7 +180,7 @@ impl Account {
 
     /// A record, when every shard has been read up to where it says. `stream_of` names the stream of a table.
     pub(super) fn record(&mut self, record: &ProgressRecord, kept: Kept, stream_of: impl Fn(&TableName) -> StreamName) {
-        if record.epoch < self.epoch {
+        if record.epoch < self.epoch || self.is_copy(record) {
             return;
         }
         self.epoch = record.epoch;
@@ -200,6 +203,17 @@ impl Account {
             self.counts(table).dead_lettered += count;
         }
         self.positions.clone_from(&record.positions);
+    }
+
+    /// Whether what a record promises has been promised before.
+    fn is_copy(&self, record: &ProgressRecord) -> bool {
+        let mut promised = record.counts.values().chain(record.reread_counts.values());
+        let before = |stream, shard| self.positions.get(stream).and_then(|shards| shards.get(shard));
+        let mut positions = record.positions.iter().flat_map(|(stream, shards)| shards.iter().map(move |at| (stream, at)));
+        record.epoch == self.epoch
+            && self.frontier.is_some_and(|frontier| record.to_lsn <= frontier)
+            && promised.any(|count| *count > 0)
+            && positions.all(|(stream, (shard, to))| before(stream, shard).is_some_and(|before| to <= before))
     }
 
     fn counts(&mut self, table: &TableName) -> &mut Counts {
@@ -444,16 +458,43 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_a_record_promises_nothing() {
+        let mut account = Account::new(None);
+        let snapshot = |count, at| ProgressRecord { phase: Phase::Snapshot, ..record(1, 1, 1, count, at) };
+        for at in [1, 2] {
+            change(&mut account, Op::Read, 1, 0);
+            tell(&mut account, &snapshot(1, at), Kept::All);
+            tell(&mut account, &snapshot(1, at), Kept::All);
+            tell(&mut account, &snapshot(1, 1), Kept::All);
+        }
+        change(&mut account, Op::Create, 2, 1);
+        tell(&mut account, &record(1, 1, 2, 1, 3), Kept::All);
+        tell(&mut account, &record(1, 1, 2, 1, 3), Kept::All);
+        change(&mut account, Op::Reread, 2, 0);
+        let mut reread = record(1, 2, 2, 0, 4);
+        reread.reread_counts = [(orders(), 1)].into();
+        let told = Reread { generation: 1, reading: 1, consistent_from: None, finished: false, whole: true };
+        reread.rereads = [(orders(), told)].into();
+        tell(&mut account, &reread, Kept::All);
+        tell(&mut account, &reread, Kept::All);
+        // Without an event, and behind what was compared: no copy.
+        tell(&mut account, &record(1, 2, 3, 1, 4), Kept::All);
+        let report = account.finish();
+        assert_eq!(report.differences.iter().map(|found| found.range.to).collect::<Vec<_>>(), [lsn(3)]);
+        assert_eq!((report.records, report.tables[&orders()].promised), (5, 5));
+    }
+
+    #[test]
     fn rows_that_were_read_are_at_least_as_many_as_promised() {
         let mut account = Account::new(None);
         for _ in 0..3 {
             change(&mut account, Op::Read, 1, 0);
         }
-        let snapshot = |count| ProgressRecord { phase: Phase::Snapshot, ..record(1, 1, 1, count, 3) };
-        tell(&mut account, &snapshot(2), Kept::All);
-        tell(&mut account, &snapshot(2), Kept::All);
+        let snapshot = |count, at| ProgressRecord { phase: Phase::Snapshot, ..record(1, 1, 1, count, at) };
+        tell(&mut account, &snapshot(2, 2), Kept::All);
+        tell(&mut account, &snapshot(2, 3), Kept::All);
         change(&mut account, Op::Read, 1, 0);
-        tell(&mut account, &snapshot(1), Kept::All);
+        tell(&mut account, &snapshot(1, 4), Kept::All);
         let mut reread = record(1, 1, 2, 0, 9);
         reread.reread_counts = [(orders(), 1)].into();
         let told = Reread { generation: 1, reading: 1, consistent_from: None, finished: false, whole: true };
