@@ -5,7 +5,7 @@
 //! are received once, and whatever the importer set aside it did not count. So each such tick is checked by itself, also where several are applied in one step: one event too few in a tick is not made up for by one too many in the
 //! next. A record of a restarted importer may begin below the frontier; its counts then include what was applied, and proved, before, and cannot be told apart.
 //!
-//! Rows of the initial snapshot, and those of a table that is read again, are held against the sums of their load, because a record may speak of rows that were read before a restart.
+//! Rows of the initial snapshot, and those of a table that is read again, are held against the sums of their load, because a record may speak of rows that were read before a restart. Such rows have no identity: one that comes twice counts twice, and may hide one that is missing of the same table and load.
 //!
 //! A progress record may stand in its stream more than once: where the answer to the request that put it there was lost, the importer sends it again. A copy of a tick lies below the frontier and is passed over. Of rows, a record is counted
 //! only if it names a place beyond those that were named before: the rows that it counts were put behind its predecessor's places, so only a copy, however late it comes, names none.
