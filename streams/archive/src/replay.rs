@@ -5,7 +5,7 @@
 //! the LSN from which the tail follows, and count as committed there: a replay from the beginning has them, one from a later LSN does not.
 //!
 //! # What a replay is for
-//! It hands out events, each once and in the source's order, for other tools. To build entities anew, a joiner with an empty state needs no replay: it reads the archive itself.
+//! It hands out changes, each once and in the source's order, and the rows that a snapshot read, for other tools. A row that was read and published again, as after an importer's restart, may come again. To build entities anew, a joiner with an empty state needs no replay: it reads the archive itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -153,9 +153,9 @@ impl Archive {
     }
 }
 
-/// Whether what follows the segment is beyond the range.
+/// Whether what follows the segment is beyond the range. Not yet where it is complete just up to the range's end: the rows of a snapshot fill many segments with one LSN.
 fn ends_at(manifest: &Manifest, range: &Range) -> bool {
-    range.to.is_some_and(|to| manifest.frontier >= to)
+    range.to.is_some_and(|to| manifest.frontier > to)
 }
 
 impl Plan {

@@ -105,3 +105,17 @@ async fn a_segment_that_is_gone_from_the_middle_is_no_end() {
     };
     assert!(matches!(error, archive::Error::Hole { .. }) && error.to_string().contains(gone), "{error}");
 }
+
+#[tokio::test]
+async fn a_replay_up_to_a_snapshot_has_all_of_its_segments() {
+    let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
+    let objects = Objects::memory();
+    for rows in [9, 7] {
+        shop.snapshot(rows).await;
+        archive_all(&shop, &objects, 500).await;
+    }
+    shop.tick(3).await;
+    archive_all(&shop, &objects, 500).await;
+    let range = Range { to: Some(lsn(10)), ..Range::default() };
+    assert_eq!(by_lsn(&replayed(&objects, range).await), [(10, 16)].into());
+}
