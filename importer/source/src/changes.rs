@@ -333,7 +333,8 @@ mod tests {
 
     #[test]
     fn what_may_be_left_out_here_may_be_so_in_a_contract() {
-        let names = ["text", "ntext", "image", "varchar(max)", "nvarchar(max)", "varbinary(max)", "xml", "json", "geometry", "geography"];
+        let names =
+            ["text", "ntext", "image", "varchar(max)", "nvarchar(max)", "varbinary(max)", "xml", "json", "geometry", "geography"];
         for name in names {
             let sql_type: SqlType = name.parse().unwrap();
             assert!(recording(sql_type) != Recording::Always && sql_type.may_be_unavailable(), "{name}");
