@@ -1,5 +1,7 @@
 //! What can go wrong with a sink.
 
+use std::time::Duration;
+
 use schemas::ErrorClass;
 
 #[derive(Debug, thiserror::Error)]
@@ -7,6 +9,9 @@ pub enum Error {
     /// The target did not answer, or refused for now.
     #[error("{target}: {message}")]
     Unavailable { target: String, message: String },
+    /// The target takes nothing for now, and may have said for how long.
+    #[error("{target}: {message}")]
+    Throttled { target: String, message: String, pause: Option<Duration> },
     /// The target needs a change by its owner.
     #[error("{target}: {message}. {remedy}")]
     Misconfigured { target: String, message: String, remedy: String },
@@ -18,15 +23,28 @@ pub enum Error {
 impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Unavailable { .. } => ErrorClass::Transient,
+            Self::Unavailable { .. } | Self::Throttled { .. } => ErrorClass::Transient,
             Self::Misconfigured { .. } => ErrorClass::Misconfigured,
             Self::Unexpected { .. } => ErrorClass::Bug,
+        }
+    }
+
+    /// How long the target asked to be left alone.
+    pub fn pause(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { pause, .. } => *pause,
+            _ => None,
         }
     }
 
     #[allow(clippy::needless_pass_by_value, reason = "causes end here, as texts and as errors of other crates")]
     pub fn unavailable(target: impl Into<String>, message: impl ToString) -> Self {
         Self::Unavailable { target: target.into(), message: message.to_string() }
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "as above")]
+    pub fn throttled(target: impl Into<String>, message: impl ToString, pause: Option<Duration>) -> Self {
+        Self::Throttled { target: target.into(), message: message.to_string(), pause }
     }
 
     #[allow(clippy::needless_pass_by_value, reason = "as above")]

@@ -1,5 +1,7 @@
 //! Where entities go, behind one trait, and reading them back where they can be queried.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
@@ -8,6 +10,7 @@ use schemas::entity::EntityInfo;
 mod check;
 pub mod cloudevent;
 mod config;
+mod entry;
 mod error;
 mod secret;
 
@@ -27,6 +30,7 @@ pub mod sqlite;
 pub mod test_support;
 
 pub use config::{SinkConfig, open, open_reader};
+pub use entry::{Entry, RetryConfig};
 pub use error::Error;
 pub use secret::{Secret, SecretReference, UrlSource};
 
@@ -47,7 +51,22 @@ pub struct Rejected {
 ///   Batches may be empty: then only the frontier moves.
 /// - First load: [`begin_load`](Self::begin_load), any number of `write`s without a frontier, then [`end_load`](Self::end_load) per entity, then a `write` with the frontier. All documents of one load have one version.
 ///   Until that last write has returned, what was written since `begin_load` need not be durable: a load that was cut short is done again from its beginning.
-/// - Errors: [`Error::class`] says whether to try again (transient), or to stop and ask for help (misconfigured). Single changes that will never be accepted are answered as [`Rejected`].
+/// - A call may be dropped before it has returned (a shutdown): the next one, in this process or another, finds what a crash would have left.
+///
+/// # What a sink must promise
+/// The conformance suite (`tests/conformance`) holds every kind to this.
+/// - *It waits for nobody for ever.* Every call to the target has a limit of time; past it the error is transient. A target that is slow is told from one that is down by nothing else.
+/// - *It tells the target's trouble from the change's.* [`Error::class`] is `Transient` for what passes by itself (not reached, overloaded, read-only after a failover), `Misconfigured` for what somebody has to
+///   mend (a refused password, a missing permission, a table of another shape), and [`Error::Throttled`] carries how long the target asked to be left alone. A change that the target will never take as it is (too large,
+///   a value that it cannot hold) is answered as [`Rejected`], and never fails the batch that it came in. Where the target refuses a batch and does not say which change it means, an `Unexpected` error will do: the
+///   caller then writes the batch in ever smaller parts ([`Terms::retry`]).
+/// - *It reads secrets anew in every `prepare`*, so that a rotated one is picked up without a restart.
+/// - *It holds no change back.* What has been handed over is written, or answered, or the call fails.
+/// - *Its memory is bounded* by the batch that it was handed and a fixed number of requests under way.
+///
+/// # What the caller does
+/// It keeps a cursor of its own for each sink, hands over the latest change of each key, tries again with growing pauses, keeps what was rejected as dead letters, and loads the sink anew when it has fallen behind
+/// what is kept for it, or when [`Terms::form`] has changed.
 #[async_trait]
 pub trait Sink: Send {
     /// Connects, checks the target's shape, creates what is missing.
@@ -59,6 +78,52 @@ pub trait Sink: Send {
     }
     /// Every live entity of this kind has been written with `version` since the load began: what is older has vanished at the source, and is removed where the target can tell.
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error>;
+    /// How the sink wants to be written to. Asked once, before anything else; the configuration may say otherwise ([`RetryConfig`]).
+    fn terms(&self) -> Terms {
+        Terms::default()
+    }
+    /// Looks whether [`prepare`](Self::prepare) and the writes after it would do, and changes nothing: for `tributary check`. What stands in the way is the error.
+    async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
+        let _ = entities;
+        Ok(Checked::default())
+    }
+}
+
+/// What a look at the target has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// What it is and what is there already, in a few words. Empty: nothing was looked at.
+    pub detail: String,
+    /// What works and yet deserves a look.
+    pub warnings: Vec<String>,
+}
+
+/// How a sink wants to be written to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Stands for what is made of a change here: filters, projections, promoted columns. It is kept with the sink's cursor, and when it has changed the sink is loaded anew.
+    pub form: String,
+    pub retry: Retry,
+}
+
+/// How often, and for how long, a failed write is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// The pause before the second attempt. Each pause is twice the last, and a random part of it, up to a half, is left out, so that many do not come back at once.
+    pub first_pause: Duration,
+    pub longest_pause: Duration,
+    /// A batch that has failed for so long, though the target can be reached, is written in ever smaller parts; a change that fails by itself while others are taken becomes a dead letter. A target that takes
+    /// nothing at all is only tried again.
+    pub budget: Duration,
+    /// As many dead letters of the sink are kept; past that it stops and says so.
+    pub dead_letters: u64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        let (first_pause, longest_pause) = (Duration::from_millis(100), Duration::from_secs(30));
+        Self { first_pause, longest_pause, budget: Duration::from_secs(600), dead_letters: 10_000 }
+    }
 }
 
 /// An entity as a sink holds it.
