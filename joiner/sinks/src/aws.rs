@@ -48,6 +48,12 @@ pub(crate) fn classify(target: &str, code: Option<&str>, message: Option<&str>, 
         "AccessDeniedException" | "AuthorizationError" | "AuthorizationErrorException" | "AccessDenied" => {
             Error::misconfigured(target, said, "Allow the action in the IAM policy of Tributary's role")
         }
+        "KMSAccessDenied" | "KmsAccessDenied" | "KMSDisabled" | "KmsDisabled" | "KMSNotFound" | "KmsNotFound"
+        | "KMSOptInRequired" | "KmsOptInRequired" | "KMSInvalidState" | "KmsInvalidState" => Error::misconfigured(
+            target,
+            said,
+            "Enable the key that encrypts it, and allow Tributary's role kms:GenerateDataKey and kms:Decrypt on it",
+        ),
         "UnrecognizedClientException"
         | "InvalidClientTokenId"
         | "InvalidSignatureException"
@@ -55,13 +61,26 @@ pub(crate) fn classify(target: &str, code: Option<&str>, message: Option<&str>, 
         | "MissingAuthenticationToken"
         | "IncompleteSignature"
         | "InvalidSecurity" => Error::misconfigured(target, said, "Check the AWS credentials and this machine's clock"),
-        "ResourceNotFoundException" | "NotFound" | "NotFoundException" => {
+        "ResourceNotFoundException"
+        | "NotFound"
+        | "NotFoundException"
+        | "QueueDoesNotExist"
+        | "AWS.SimpleQueueService.NonExistentQueue" => {
             Error::misconfigured(target, said, "Create it, or correct its name, region and account in the sink's options")
         }
-        "ValidationException" | "InvalidParameter" | "InvalidParameterException" | "InvalidParameterValue" => {
-            Error::unexpected(target, said)
-        }
+        "ValidationException"
+        | "InvalidParameter"
+        | "InvalidParameterException"
+        | "InvalidParameterValue"
+        | "InvalidMessageContents"
+        | "InvalidAddress" => Error::unexpected(target, said),
         // Throttling, limits, internal errors, expired tokens: all of them pass.
         _ => Error::unavailable(target, said),
     }
+}
+
+/// The client that a sink's `prepare` makes.
+#[cfg(any(feature = "sns", feature = "sqs"))]
+pub(crate) fn prepared<'a, C>(client: Option<&'a C>, target: &str) -> Result<&'a C, Error> {
+    client.ok_or_else(|| Error::unavailable(target, "it has not been prepared"))
 }

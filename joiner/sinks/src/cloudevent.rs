@@ -10,11 +10,44 @@
 //! | `partitionkey` | the entity key: changes of one key keep their order |
 //! | `sequence` | the version's text, which sorts as the source's order does |
 //! | `entity`, `entitykey`, `lsn` | the parts, for whoever would rather not take the others apart |
-//! | `data` | the document; left out for a deletion |
+//! | `timestamp` | `time` once more, under the name that Standard Webhooks has for it |
+//! | `data` | the document; left out for a deletion, and in a thin event |
 
 use std::fmt::Write;
 
 use schemas::change::EntityChange;
+use serde::Deserialize;
+
+/// How much of an entity an event carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    /// The whole document. One that is larger than the target takes is a dead letter.
+    #[default]
+    Full,
+    /// Which entity, what happened and the LSN: whoever needs the document asks for it, where no more is disclosed than that receiver may see.
+    Thin,
+    /// The whole document where it fits, and a thin event where it does not.
+    FullIfItFits,
+}
+
+impl Detail {
+    /// The event's text, within `limit` bytes of it and of what goes beside it; or how large it would be.
+    pub(crate) fn event(self, change: &EntityChange, source: &str, beside: usize, limit: usize) -> Result<String, usize> {
+        let full = match self {
+            Self::Thin => None,
+            Self::Full | Self::FullIfItFits => Some(to_json(change, source)),
+        };
+        match full {
+            Some(event) if event.len() + beside <= limit => Ok(event),
+            Some(event) if self == Self::Full => Err(event.len() + beside),
+            _ => {
+                let event = to_thin_json(change, source);
+                if event.len() + beside <= limit { Ok(event) } else { Err(event.len() + beside) }
+            }
+        }
+    }
+}
 
 /// What an event says has happened: `upserted` or `deleted`.
 pub fn operation(change: &EntityChange) -> &'static str {
@@ -36,6 +69,24 @@ pub fn time(commit_time_ms: i64) -> Option<String> {
 
 /// The event as JSON text, on one line as long as the document is.
 pub fn to_json(change: &EntityChange, source: &str) -> String {
+    let mut out = attributes(change, source);
+    if let Some(document) = change.document.as_deref() {
+        out.push_str(",\"datacontenttype\":\"application/json\",\"data\":");
+        out.push_str(document);
+    }
+    out.push('}');
+    out
+}
+
+/// The event without its document.
+pub fn to_thin_json(change: &EntityChange, source: &str) -> String {
+    let mut out = attributes(change, source);
+    out.push('}');
+    out
+}
+
+/// The attributes, with the object still open.
+fn attributes(change: &EntityChange, source: &str) -> String {
     let document = change.document.as_deref();
     let mut out = String::with_capacity(document.map_or(0, str::len) + 512);
     let mut member = |name: &str, value: &str| {
@@ -50,6 +101,7 @@ pub fn to_json(change: &EntityChange, source: &str) -> String {
     member("subject", &format!("{}/{}", change.entity, change.key));
     if let Some(time) = time(change.commit_time_ms) {
         member("time", &time);
+        member("timestamp", &time);
     }
     member("partitionkey", change.key.as_str());
     let version = change.version.to_string();
@@ -57,12 +109,6 @@ pub fn to_json(change: &EntityChange, source: &str) -> String {
     member("entity", &change.entity);
     member("entitykey", change.key.as_str());
     member("lsn", &version);
-    if let Some(document) = document {
-        member("datacontenttype", "application/json");
-        out.push_str(",\"data\":");
-        out.push_str(document);
-    }
-    out.push('}');
     out
 }
 
@@ -87,10 +133,31 @@ mod tests {
         assert_eq!(event["specversion"], "1.0");
         assert_eq!(event["id"], "order:a\"b,2:00000001:00000002:0003");
         assert_eq!(event["time"], "2023-11-14T22:13:20.123Z");
+        assert_eq!(event["timestamp"], event["time"]);
         assert_eq!(event["data"]["total"], "12.50");
+        let thin: serde_json::Value = serde_json::from_str(&to_thin_json(&change, "/tributary")).unwrap();
+        assert!(thin.get("data").is_none() && thin["id"] == event["id"] && thin["type"] == event["type"]);
         let gone = EntityChange { document: None, commit_time_ms: 0, ..change };
         let event: serde_json::Value = serde_json::from_str(&to_json(&gone, "/tributary")).unwrap();
         assert_eq!(event["type"], "tributary.entity.deleted");
         assert!(event.get("data").is_none() && event.get("time").is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_or_thinned() {
+        let change = EntityChange {
+            entity: "order".into(),
+            key: EntityKey::from_parts(["1"]),
+            version: Lsn::ZERO,
+            commit_time_ms: 0,
+            document: Some(format!("{{\"text\":\"{}\"}}", "x".repeat(1000)).into()),
+        };
+        let has_data = |detail: Detail, limit| detail.event(&change, "/s", 10, limit).map(|event| event.contains("\"data\""));
+        assert_eq!(has_data(Detail::Full, 2000), Ok(true));
+        assert!(has_data(Detail::Full, 1000).unwrap_err() > 1010);
+        assert_eq!(has_data(Detail::FullIfItFits, 2000), Ok(true));
+        assert_eq!(has_data(Detail::FullIfItFits, 1000), Ok(false));
+        assert_eq!(has_data(Detail::Thin, 2000), Ok(false));
+        assert!(has_data(Detail::Thin, 100).is_err());
     }
 }

@@ -24,8 +24,16 @@ pub enum SinkConfig {
     Postgres(crate::postgres::PostgresConfig),
     #[cfg(feature = "dynamodb")]
     Dynamodb(crate::dynamodb::DynamodbConfig),
+    #[cfg(feature = "lake")]
+    Lake(crate::lake::LakeConfig),
     #[cfg(feature = "sns")]
     Sns(crate::sns::SnsConfig),
+    #[cfg(feature = "sqs")]
+    Sqs(crate::sqs::SqsConfig),
+    #[cfg(feature = "kinesis")]
+    Kinesis(crate::kinesis::KinesisConfig),
+    #[cfg(feature = "webhook")]
+    Webhook(crate::webhook::WebhookConfig),
 }
 
 impl SinkConfig {
@@ -38,8 +46,16 @@ impl SinkConfig {
             Self::Postgres(config) => &config.name,
             #[cfg(feature = "dynamodb")]
             Self::Dynamodb(config) => &config.name,
+            #[cfg(feature = "lake")]
+            Self::Lake(config) => &config.name,
             #[cfg(feature = "sns")]
             Self::Sns(config) => &config.name,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(config) => &config.name,
+            #[cfg(feature = "kinesis")]
+            Self::Kinesis(config) => &config.name,
+            #[cfg(feature = "webhook")]
+            Self::Webhook(config) => &config.name,
         }
     }
 
@@ -65,8 +81,16 @@ pub fn open(config: &SinkConfig) -> Result<Box<dyn Sink>, Error> {
         SinkConfig::Postgres(config) => Ok(Box::new(crate::postgres::PostgresSink::new(config.clone())?)),
         #[cfg(feature = "dynamodb")]
         SinkConfig::Dynamodb(config) => Ok(Box::new(crate::dynamodb::DynamodbSink::new(config.clone()))),
+        #[cfg(feature = "lake")]
+        SinkConfig::Lake(config) => Ok(Box::new(crate::lake::LakeSink::new(config.clone()))),
         #[cfg(feature = "sns")]
         SinkConfig::Sns(config) => Ok(Box::new(crate::sns::SnsSink::new(config.clone()))),
+        #[cfg(feature = "sqs")]
+        SinkConfig::Sqs(config) => Ok(Box::new(crate::sqs::SqsSink::new(config.clone()))),
+        #[cfg(feature = "kinesis")]
+        SinkConfig::Kinesis(config) => Ok(Box::new(crate::kinesis::KinesisSink::new(config.clone()))),
+        #[cfg(feature = "webhook")]
+        SinkConfig::Webhook(config) => Ok(Box::new(crate::webhook::WebhookSink::new(config.clone()))),
     }
 }
 

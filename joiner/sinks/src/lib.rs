@@ -14,10 +14,16 @@ mod entry;
 mod error;
 mod secret;
 
-#[cfg(any(feature = "dynamodb", feature = "sns"))]
+#[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
 mod aws;
 #[cfg(feature = "dynamodb")]
 pub mod dynamodb;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
+#[cfg(any(feature = "sns", feature = "sqs"))]
+mod notification;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sns")]
@@ -26,8 +32,14 @@ pub mod sns;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 #[cfg(feature = "test-support")]
 pub mod test_support;
+#[cfg(feature = "http")]
+mod tls;
+#[cfg(feature = "webhook")]
+pub mod webhook;
 
 pub use config::{SinkConfig, open, open_reader};
 pub use entry::{Entry, RetryConfig};

@@ -2,19 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::{Arc, Mutex};
-
 use aws_sdk_dynamodb::types::{AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
-use axum::Router;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::{ErrorClass, Lsn};
 use sinks::Sink;
 use sinks::dynamodb::{DocumentForm, DynamodbConfig, DynamodbSink};
 use sinks::sns::{SnsConfig, SnsSink};
 use sinks::test_support::{Ministack, sdk_config};
-use tokio::net::TcpListener;
+
+mod support;
+
+use support::Script;
 
 fn change(key: u32) -> EntityChange {
     let document = Some(format!(r#"{{"n":{key}}}"#).into());
@@ -24,38 +22,6 @@ fn change(key: u32) -> EntityChange {
         version: Lsn::MAX,
         commit_time_ms: 0,
         document,
-    }
-}
-
-/// A service that gives one answer after the other, the last for ever, and keeps what it was asked.
-struct Script {
-    url: String,
-    asked: Arc<Mutex<Vec<String>>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Script {
-    async fn start(content_type: &'static str, mut answers: Vec<(u16, String)>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&asked);
-        answers.reverse();
-        let answers = Arc::new(Mutex::new(answers));
-        let answer = move |request: String| async move {
-            kept.lock().unwrap().push(request);
-            let mut answers = answers.lock().unwrap();
-            let (status, body) = if answers.len() > 1 { answers.pop().unwrap() } else { answers[0].clone() };
-            (StatusCode::from_u16(status).unwrap(), [(CONTENT_TYPE, content_type)], body)
-        };
-        let task = tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await.unwrap() });
-        Self { url, asked, task }
-    }
-}
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

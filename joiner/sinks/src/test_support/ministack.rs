@@ -104,7 +104,7 @@ async fn answer(action: &str, request: hyper::Request<Full<Bytes>>) -> Bytes {
     body
 }
 
-#[cfg(any(feature = "dynamodb", feature = "sns"))]
+#[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
 impl Ministack {
     /// What the SDK needs to reach it.
     pub async fn sdk_config(&self) -> aws_config::SdkConfig {
@@ -113,7 +113,7 @@ impl Ministack {
 }
 
 /// What the SDK needs to reach a stand-in at that URL. It tries twice and no more: one that is down is down.
-#[cfg(any(feature = "dynamodb", feature = "sns"))]
+#[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
 pub async fn sdk_config(endpoint_url: &str) -> aws_config::SdkConfig {
     use aws_config::retry::RetryConfig;
     let credentials = aws_credential_types::Credentials::new("test", "test", None, None, "tests");

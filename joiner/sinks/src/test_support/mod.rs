@@ -11,7 +11,7 @@ mod process;
 mod raw_copy;
 
 pub use ministack::Ministack;
-#[cfg(any(feature = "dynamodb", feature = "sns"))]
+#[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
 pub use ministack::sdk_config;
 pub use postgres::PostgresServer;
 #[cfg(feature = "postgres")]

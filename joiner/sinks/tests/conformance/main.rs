@@ -1,6 +1,6 @@
 //! One suite over all sinks: what [`sinks::Sink`] promises, each promise a case, run against real targets.
 //!
-//! A topic keeps nothing: what the SNS sink achieved is what a subscriber holds that keeps, as the sink's documentation says, the highest version of each key.
+//! Topics, queues, streams and endpoints keep nothing: what such a sink achieved is what a subscriber holds that keeps, as the sink's documentation says, the highest version of each key.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -16,9 +16,14 @@ use sinks::Sink;
 
 mod cases;
 mod dynamodb;
+mod kinesis;
 mod postgres;
+mod queue;
 mod sns;
 mod sqlite;
+mod sqs;
+mod subscriber;
+mod webhook;
 
 /// What a target holds: documents and versions by `entity/key`.
 type Held = BTreeMap<String, (Lsn, Value)>;
@@ -136,4 +141,24 @@ async fn sns() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sns_fifo() {
     run_all(&mut sns::Topic::start(true).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqs() {
+    run_all(&mut sqs::Queue::start(false).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqs_fifo() {
+    run_all(&mut sqs::Queue::start(true).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kinesis() {
+    run_all(&mut kinesis::Stream::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webhook() {
+    run_all(&mut webhook::Endpoint::start().await).await;
 }

@@ -1,0 +1,209 @@
+//! A message in an SQS queue for every entity change: what the SNS sink sends, without a topic between.
+//!
+//! Messages are CloudEvents ([`crate::cloudevent`]) with attributes, as those of [`crate::sns`]. In a FIFO queue the message group is `entity:key` and the deduplication id
+//! `entity:key:version`: changes of one entity are received in their order, and a repeat within five minutes is dropped by SQS. A standard queue keeps no order and may deliver twice:
+//! whoever keeps the highest `sequence` a key (INV-5) has all that is needed. The same holds after a crash, when older changes may come again.
+//!
+//! The documents of a load are not sent, unless `notify_load` says so; what [`crate::sns`] says of that holds here too.
+//!
+//! How messages are made, batched and tried again is argued in `notification.rs`.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
+use serde::Deserialize;
+
+use crate::cloudevent::Detail;
+use crate::notification::{Facts, Fate, Message, MessageSink, Service, Shape, deduplication_id, group_id};
+use crate::{Error, aws};
+
+/// What SQS has always taken; a queue's attribute `MaximumMessageSize` says whether it takes more, up to 1 MiB.
+const MESSAGE_BYTES: usize = 256 << 10;
+
+/// The `sqs` sink.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqsConfig {
+    /// How status, logs and metrics call it. Default: `sqs`.
+    #[serde(default = "default_name")]
+    pub name: String,
+    /// The queue, standard or FIFO. It must exist.
+    pub queue_url: String,
+    /// The events' `source`. Default: `/tributary`.
+    #[serde(default = "default_source")]
+    pub source: String,
+    /// `full` (default), `thin` or `full_if_it_fits`.
+    #[serde(default)]
+    pub event: Detail,
+    /// Members of the document that become attributes, by the attribute's name: paths such as `customer.city`. Default: none.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
+    /// The same for decimals, which are strings in the document, as numbers. Default: none.
+    #[serde(default)]
+    pub number_attributes: BTreeMap<String, String>,
+    /// Whether the documents of a load are sent. Default: false.
+    #[serde(default)]
+    pub notify_load: bool,
+    /// Default: the queue's own.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Another endpoint than AWS's own.
+    #[serde(default)]
+    pub endpoint_url: Option<String>,
+}
+
+fn default_name() -> String {
+    "sqs".to_owned()
+}
+
+fn default_source() -> String {
+    "/tributary".to_owned()
+}
+
+impl SqsConfig {
+    pub fn new(queue_url: impl Into<String>) -> Self {
+        Self {
+            name: default_name(),
+            queue_url: queue_url.into(),
+            source: default_source(),
+            event: Detail::default(),
+            attributes: BTreeMap::new(),
+            number_attributes: BTreeMap::new(),
+            notify_load: false,
+            region: None,
+            endpoint_url: None,
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            source: self.source.clone(),
+            detail: self.event,
+            attributes: self.attributes.clone(),
+            number_attributes: self.number_attributes.clone(),
+        }
+    }
+}
+
+/// A queue.
+pub struct Queue {
+    config: SqsConfig,
+    target: String,
+    client: Option<Client>,
+}
+
+pub type SqsSink = MessageSink<Queue>;
+
+impl SqsSink {
+    pub fn new(config: SqsConfig) -> Self {
+        let target = format!("SQS queue {}", config.queue_url);
+        let facts = Facts { fifo: config.queue_url.ends_with(".fifo"), message_bytes: MESSAGE_BYTES, batch_bytes: MESSAGE_BYTES };
+        let (shape, notify_load) = (config.shape(), config.notify_load);
+        Self::over(Queue { config, target, client: None }, shape, notify_load, facts)
+    }
+
+    /// With an AWS configuration that the process has already.
+    pub fn with_sdk_config(config: SqsConfig, sdk: &SdkConfig) -> Self {
+        let mut sink = Self::new(config);
+        sink.service.client = Some(Client::new(sdk));
+        sink
+    }
+}
+
+/// `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`; none where the host is no such name.
+fn region_of(queue_url: &str) -> Option<String> {
+    let (_, rest) = queue_url.split_once("://")?;
+    let host = rest.split('/').next()?;
+    let mut labels = host.split('.');
+    match (labels.next(), labels.next(), labels.next()) {
+        (Some("sqs"), Some(region), Some("amazonaws")) => Some(region.to_owned()),
+        _ => None,
+    }
+}
+
+impl Queue {
+    fn failed<E: ProvideErrorMetadata + std::error::Error + 'static, R: std::fmt::Debug + 'static>(
+        &self,
+        error: &SdkError<E, R>,
+    ) -> Error {
+        aws::classify(&self.target, error.code(), error.message(), &DisplayErrorContext(error).to_string())
+    }
+
+    fn entry(&self, index: usize, message: &Message, fifo: bool) -> Result<SendMessageBatchRequestEntry, Error> {
+        let mut entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(&message.body);
+        for attribute in &message.attributes {
+            let value = MessageAttributeValue::builder().data_type(attribute.data_type).string_value(&attribute.value).build();
+            entry = entry.message_attributes(&attribute.name, value.map_err(|error| Error::unexpected(&self.target, error))?);
+        }
+        if fifo {
+            entry = entry.message_group_id(group_id(&message.change)).message_deduplication_id(deduplication_id(&message.change));
+        }
+        entry.build().map_err(|error| Error::unexpected(&self.target, error))
+    }
+}
+
+#[async_trait]
+impl Service for Queue {
+    fn target(&self) -> &str {
+        &self.target
+    }
+
+    async fn prepare(&mut self) -> Result<Facts, Error> {
+        if self.client.is_none() {
+            let region = self.config.region.clone().or_else(|| region_of(&self.config.queue_url));
+            let sdk = aws::load(region.as_deref(), self.config.endpoint_url.as_deref()).await;
+            self.client = Some(Client::new(&sdk));
+        }
+        let request = aws::prepared(self.client.as_ref(), &self.target)?.get_queue_attributes();
+        // Every queue has a largest message; only a FIFO queue has an attribute `FifoQueue`, and asking another for it is an error.
+        let queue = request
+            .queue_url(&self.config.queue_url)
+            .attribute_names(QueueAttributeName::MaximumMessageSize)
+            .send()
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let size = queue.attributes().and_then(|attributes| attributes.get(&QueueAttributeName::MaximumMessageSize));
+        let message_bytes = size.and_then(|value| value.parse().ok()).unwrap_or(MESSAGE_BYTES);
+        // A batch may be as large as the largest message that queues can be set to: 1 MiB where this one is, and 256 KiB everywhere.
+        let batch_bytes = message_bytes.max(MESSAGE_BYTES);
+        Ok(Facts { fifo: self.config.queue_url.ends_with(".fifo"), message_bytes, batch_bytes })
+    }
+
+    /// SQS answers 200 also when entries failed: each is looked at.
+    async fn send(&self, batch: &[Message], fifo: bool) -> Result<Vec<Fate>, Error> {
+        let entries: Result<Vec<_>, _> =
+            batch.iter().enumerate().map(|(index, message)| self.entry(index, message, fifo)).collect();
+        let request = aws::prepared(self.client.as_ref(), &self.target)?.send_message_batch();
+        let request = request.queue_url(&self.config.queue_url).set_entries(Some(entries?));
+        let answer = request.send().await.map_err(|error| self.failed(&error))?;
+        let fate = |index: usize| {
+            let id = index.to_string();
+            if answer.successful().iter().any(|entry| entry.id() == id) {
+                return Ok(Fate::Taken);
+            }
+            // One that is not named at all is sent again.
+            let failed = answer.failed().iter().find(|entry| entry.id() == id);
+            failed.map_or(Ok(Fate::Again), |entry| {
+                Fate::of_failed(&self.target, entry.sender_fault(), entry.code(), entry.message())
+            })
+        };
+        (0..batch.len()).map(fate).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_region_is_read_from_the_url() {
+        let region = |url| region_of(url);
+        assert_eq!(region("https://sqs.eu-west-1.amazonaws.com/1/orders").as_deref(), Some("eu-west-1"));
+        assert_eq!(region("https://sqs.cn-north-1.amazonaws.com.cn/1/orders").as_deref(), Some("cn-north-1"));
+        assert_eq!(region("http://127.0.0.1:4566/1/orders"), None);
+    }
+}
