@@ -22,6 +22,8 @@ pub mod dynamodb;
 mod http;
 #[cfg(feature = "kinesis")]
 pub mod kinesis;
+#[cfg(feature = "lake")]
+pub mod lake;
 #[cfg(any(feature = "sns", feature = "sqs"))]
 mod notification;
 #[cfg(feature = "postgres")]

@@ -1,0 +1,483 @@
+//! Data files: rows to Parquet and back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::column::reader::get_typed_column_reader;
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::{ColumnPath, TypePtr};
+use schemas::Lsn;
+use schemas::entity::EntityInfo;
+use serde_json::json;
+
+use super::actions::Add;
+use super::log::{now_ms, tag};
+use super::rows::{
+    self, COMMITTED_AT, Column, DATE, DOCUMENT, KEY, KeyOrder, Kind, OPERATION, Operation, Row, Scalar, VERSION, WRITTEN_AT,
+};
+
+/// What a row group takes in memory, more or less.
+const GROUP_BYTES: usize = 16 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{0}")]
+    Parquet(#[from] ParquetError),
+    #[error("its column {column} holds something that Tributary does not write there")]
+    Content { column: &'static str },
+    #[error("the row of key {key} cannot be written again: {reason}")]
+    Document { key: Box<str>, reason: String },
+}
+
+/// How the rows of one table are laid out.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) columns: Arc<[Column]>,
+    pub(super) order: KeyOrder,
+    /// The table of changes has `_operation`, and is partitioned by `_date`.
+    pub(super) changes: bool,
+    schema: TypePtr,
+    properties: WriterPropertiesPtr,
+}
+
+/// A file that is ready to be put, and what the log says of it.
+pub(super) struct Written {
+    pub(super) data: Bytes,
+    pub(super) add: Add,
+}
+
+impl Layout {
+    pub(super) fn new(info: &EntityInfo, columns: &[Column], changes: bool) -> Result<Self, ParquetError> {
+        let mut schema = format!("message row {{ required binary {KEY} (STRING); required binary {VERSION} (STRING); ");
+        schema += &format!(
+            "optional int64 {COMMITTED_AT} (TIMESTAMP(MICROS,true)); required int64 {WRITTEN_AT} (TIMESTAMP(MICROS,true)); "
+        );
+        if changes {
+            schema += &format!("required binary {OPERATION} (STRING); ");
+        }
+        schema += &format!("optional binary {DOCUMENT} (STRING); ");
+        for Column { name, kind } in columns {
+            let (physical, logical) = match kind {
+                Kind::Boolean => ("boolean", ""),
+                Kind::Long => ("int64", ""),
+                Kind::Double => ("double", ""),
+                Kind::Date => ("int32", " (DATE)"),
+                Kind::Timestamp => ("int64", " (TIMESTAMP(MICROS,true))"),
+                Kind::Binary => ("binary", ""),
+                Kind::Text => ("binary", " (STRING)"),
+            };
+            schema += &format!("optional {physical} {name}{logical}; ");
+        }
+        schema.push('}');
+        // Documents differ, each from the other: a dictionary of them is made in vain.
+        let plain = ColumnPath::new(vec![DOCUMENT.to_owned()]);
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+            .set_column_dictionary_enabled(plain, false)
+            .set_column_dictionary_enabled(ColumnPath::new(vec![KEY.to_owned()]), false)
+            .set_max_row_group_row_count(None)
+            .set_created_by(concat!("Tributary ", env!("CARGO_PKG_VERSION")).to_owned());
+        Ok(Self {
+            columns: columns.into(),
+            order: KeyOrder::of(info),
+            changes,
+            schema: Arc::new(parse_message_type(&schema)?),
+            properties: Arc::new(properties.build()),
+        })
+    }
+
+    /// The schema as a table's metadata has it.
+    pub(super) fn schema_string(&self) -> String {
+        let field =
+            |name: &str, kind: &str, nullable: bool| json!({"name": name, "type": kind, "nullable": nullable, "metadata": {}});
+        let mut fields = vec![field(KEY, "string", false), field(VERSION, "string", false)];
+        fields.extend([field(COMMITTED_AT, "timestamp", true), field(WRITTEN_AT, "timestamp", false)]);
+        if self.changes {
+            fields.push(field(OPERATION, "string", false));
+        }
+        fields.push(field(DOCUMENT, "string", true));
+        fields.extend(self.columns.iter().map(|column| field(&column.name, column.kind.delta(), true)));
+        if self.changes {
+            fields.push(field(DATE, "string", false));
+        }
+        json!({"type": "struct", "fields": fields}).to_string()
+    }
+
+    /// Rows as a file; there is at least one, and in a table of changes all are of one date.
+    pub(super) fn write(&self, rows: &[Row], moved_from: Option<i64>, load: Option<Lsn>) -> Result<Written, Error> {
+        let mut writer = SerializedFileWriter::new(Vec::new(), self.schema.clone(), self.properties.clone())?;
+        let mut left = rows;
+        while !left.is_empty() {
+            let (group, rest) = left.split_at(leading(left, GROUP_BYTES, Row::bytes));
+            self.write_group(group, &mut writer.next_row_group()?)?;
+            left = rest;
+        }
+        let data: Bytes = writer.into_inner()?.into();
+        Ok(Written { add: self.describe(rows, data.len(), moved_from, load), data })
+    }
+
+    fn write_group<W: std::io::Write + Send>(
+        &self,
+        rows: &[Row],
+        group: &mut SerializedRowGroupWriter<'_, W>,
+    ) -> Result<(), Error> {
+        let texts: Vec<ByteArray> = rows.iter().map(|row| ByteArray::from(row.key.as_ref())).collect();
+        column::<ByteArrayType, W>(group, &texts, None)?;
+        let texts: Vec<ByteArray> = rows.iter().map(|row| ByteArray::from(row.version.to_string().into_bytes())).collect();
+        column::<ByteArrayType, W>(group, &texts, None)?;
+        let known: Vec<i16> = rows.iter().map(|row| i16::from(row.committed_ms != 0)).collect();
+        let times: Vec<i64> = rows.iter().filter(|row| row.committed_ms != 0).map(|row| row.committed_ms * 1000).collect();
+        column::<Int64Type, W>(group, &times, Some(&known))?;
+        let times: Vec<i64> = rows.iter().map(|row| row.written_us).collect();
+        column::<Int64Type, W>(group, &times, None)?;
+        if self.changes {
+            let texts: Vec<ByteArray> = rows.iter().map(|row| ByteArray::from(row.operation.text())).collect();
+            column::<ByteArrayType, W>(group, &texts, None)?;
+        }
+        let known: Vec<i16> = rows.iter().map(|row| i16::from(row.document.is_some())).collect();
+        let texts: Vec<ByteArray> = rows.iter().filter_map(|row| row.document.clone().map(ByteArray::from)).collect();
+        column::<ByteArrayType, W>(group, &texts, Some(&known))?;
+        self.write_members(rows, group)
+    }
+
+    fn write_members<W: std::io::Write + Send>(
+        &self,
+        rows: &[Row],
+        group: &mut SerializedRowGroupWriter<'_, W>,
+    ) -> Result<(), Error> {
+        if self.columns.is_empty() {
+            return Ok(());
+        }
+        let mut columns: Vec<Values> = self.columns.iter().map(|column| Values::new(column.kind)).collect();
+        for row in rows {
+            let members = match (&row.members, &row.document) {
+                (Some(members), _) => members.clone(),
+                // What does not fit any more, after a changed definition, is in the document alone.
+                (None, Some(document)) => {
+                    rows::members(document, &self.columns)
+                        .map_err(|reason| Error::Document { key: row.key.clone(), reason })?
+                        .members
+                }
+                (None, None) => vec![None; columns.len()],
+            };
+            for (column, member) in columns.iter_mut().zip(members) {
+                column.push(member);
+            }
+        }
+        for Values { known, of } in columns {
+            match of {
+                Of::Boolean(values) => column::<BoolType, W>(group, &values, Some(&known))?,
+                Of::Int(values) => column::<Int32Type, W>(group, &values, Some(&known))?,
+                Of::Long(values) => column::<Int64Type, W>(group, &values, Some(&known))?,
+                Of::Double(values) => column::<DoubleType, W>(group, &values, Some(&known))?,
+                Of::Bytes(values) => column::<ByteArrayType, W>(group, &values, Some(&known))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self, rows: &[Row], size: usize, moved_from: Option<i64>, load: Option<Lsn>) -> Add {
+        let least = |of: fn(&Row) -> Box<str>| rows.iter().map(of).min().unwrap_or_default();
+        let greatest = |of: fn(&Row) -> Box<str>| rows.iter().map(of).max().unwrap_or_default();
+        let version = |row: &Row| row.version.to_string().into_boxed_str();
+        let key = |row: &Row| row.key.clone();
+        let (oldest, newest) = (least(version), greatest(version));
+        let stats = json!({
+            "numRecords": rows.len(),
+            "minValues": {KEY: least(key), VERSION: oldest},
+            "maxValues": {KEY: greatest(key), VERSION: newest},
+            "nullCount": {KEY: 0, VERSION: 0},
+        });
+        let by_place = |row: &&Row| self.order.place(&row.key);
+        let first = rows.iter().min_by_key(by_place).map(key);
+        let last = rows.iter().max_by_key(by_place).map(key);
+        let bytes: usize = rows.iter().map(Row::bytes).sum();
+        let mut tags: BTreeMap<String, Option<String>> = [
+            (tag::BYTES, Some(bytes.to_string())),
+            (tag::FIRST, first.map(String::from)),
+            (tag::LAST, last.map(String::from)),
+            (tag::OLDEST, Some(oldest.into())),
+            (tag::NEWEST, Some(newest.into())),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        tags.extend(load.map(|version| (tag::LOAD.to_owned(), Some(version.to_string()))));
+        tags.extend(moved_from.map(|commit| (tag::COMMIT.to_owned(), Some(commit.to_string()))));
+        let name = format!("part-{}.zstd.parquet", uuid::Uuid::new_v4());
+        let (path, partition_values) = if self.changes {
+            let date = rows::date(rows.first().map_or(0, |row| day_ms(row)));
+            (format!("date={date}/{name}"), BTreeMap::from([(DATE.to_owned(), Some(date))]))
+        } else {
+            (name, BTreeMap::new())
+        };
+        Add {
+            path,
+            partition_values,
+            size: size as i64,
+            modification_time: now_ms(),
+            data_change: moved_from.is_none(),
+            stats: Some(stats.to_string()),
+            tags: Some(tags),
+        }
+    }
+
+    /// All rows of a file. In a table of current entities, every one is an upsert.
+    pub(super) fn read(&self, file: Bytes) -> Result<Vec<Row>, Error> {
+        let reader = SerializedFileReader::new(file)?;
+        let mut rows = Vec::new();
+        for group in 0..reader.metadata().num_row_groups() {
+            self.read_group(&*reader.get_row_group(group)?, &mut rows)?;
+        }
+        Ok(rows)
+    }
+
+    fn read_group(&self, group: &dyn RowGroupReader, rows: &mut Vec<Row>) -> Result<(), Error> {
+        let keys = Read::<ByteArrayType>::of(group, KEY)?.all(KEY)?;
+        let versions = Read::<ByteArrayType>::of(group, VERSION)?.all(VERSION)?;
+        let committed = Read::<Int64Type>::of(group, COMMITTED_AT)?.each();
+        let written = Read::<Int64Type>::of(group, WRITTEN_AT)?.all(WRITTEN_AT)?;
+        let operations = if self.changes { Some(Read::<ByteArrayType>::of(group, OPERATION)?.all(OPERATION)?) } else { None };
+        let documents = Read::<ByteArrayType>::of(group, DOCUMENT)?.each();
+        let count = keys.len();
+        if versions.len() != count || written.len() != count {
+            return Err(Error::Content { column: VERSION });
+        }
+        rows.reserve(count);
+        for (((((key, version), committed), written), document), nth) in
+            keys.iter().zip(&versions).zip(committed).zip(written).zip(documents).zip(0..)
+        {
+            let operation = match &operations {
+                None => Operation::Upsert,
+                Some(operations) => operations
+                    .get(nth)
+                    .and_then(|text| Operation::parse(text.data()))
+                    .ok_or(Error::Content { column: OPERATION })?,
+            };
+            rows.push(Row {
+                key: text(key, KEY)?.into(),
+                version: text(version, VERSION)?.parse().map_err(|_| Error::Content { column: VERSION })?,
+                committed_ms: committed.map_or(0, |us: i64| us / 1000),
+                written_us: written,
+                operation,
+                // Shares the page that it was read from, which other documents fill.
+                document: document.map(|bytes: ByteArray| Bytes::copy_from_slice(bytes.data())),
+                members: None,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn text<'a>(bytes: &'a ByteArray, column: &'static str) -> Result<&'a str, Error> {
+    std::str::from_utf8(bytes.data()).map_err(|_| Error::Content { column })
+}
+
+/// How many of the leading items it takes to reach `limit` bytes; all, where they do not.
+pub(super) fn leading<T>(items: &[T], limit: usize, bytes: impl Fn(&T) -> usize) -> usize {
+    let mut sum = 0;
+    let reached = items.iter().position(|item| {
+        sum += bytes(item);
+        sum >= limit
+    });
+    reached.map_or(items.len(), |last| last + 1)
+}
+
+/// The moment whose day a row's partition is: the commit's, and where that is not known the writing's.
+pub(super) fn day_ms(row: &Row) -> i64 {
+    if row.committed_ms == 0 { row.written_us / 1000 } else { row.committed_ms }
+}
+
+fn column<T: DataType, W: std::io::Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    values: &[T::T],
+    definitions: Option<&[i16]>,
+) -> Result<(), ParquetError> {
+    let mut column = group.next_column()?.ok_or_else(|| ParquetError::General("no column is left".to_owned()))?;
+    column.typed::<T>().write_batch(values, definitions, None)?;
+    column.close()
+}
+
+/// The values of one member's column.
+struct Values {
+    known: Vec<i16>,
+    of: Of,
+}
+
+enum Of {
+    Boolean(Vec<bool>),
+    Int(Vec<i32>),
+    Long(Vec<i64>),
+    Double(Vec<f64>),
+    Bytes(Vec<ByteArray>),
+}
+
+impl Values {
+    fn new(kind: Kind) -> Self {
+        let of = match kind {
+            Kind::Boolean => Of::Boolean(Vec::new()),
+            Kind::Date => Of::Int(Vec::new()),
+            Kind::Long | Kind::Timestamp => Of::Long(Vec::new()),
+            Kind::Double => Of::Double(Vec::new()),
+            Kind::Binary | Kind::Text => Of::Bytes(Vec::new()),
+        };
+        Self { known: Vec::new(), of }
+    }
+
+    fn push(&mut self, value: Option<Scalar>) {
+        self.known.push(i16::from(value.is_some()));
+        match (&mut self.of, value) {
+            (Of::Boolean(values), Some(Scalar::Boolean(value))) => values.push(value),
+            (Of::Int(values), Some(Scalar::Date(value))) => values.push(value),
+            (Of::Long(values), Some(Scalar::Long(value) | Scalar::Timestamp(value))) => values.push(value),
+            (Of::Double(values), Some(Scalar::Double(value))) => values.push(value),
+            (Of::Bytes(values), Some(Scalar::Bytes(value))) => values.push(value.into()),
+            // `rows::members` gives each column its own kind of value, or none.
+            _ => {}
+        }
+    }
+}
+
+/// A column as it was read.
+struct Read<T: DataType> {
+    values: Vec<T::T>,
+    known: Vec<i16>,
+    optional: bool,
+}
+
+impl<T: DataType> Read<T> {
+    fn of(group: &dyn RowGroupReader, name: &'static str) -> Result<Self, Error> {
+        let columns = group.metadata().columns();
+        let index = columns.iter().position(|column| column.column_path().parts() == [name.to_owned()]);
+        let index = index.ok_or(Error::Content { column: name })?;
+        let optional = columns[index].column_descr().max_def_level() > 0;
+        let count = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
+        let mut reader = get_typed_column_reader::<T>(group.get_column_reader(index)?);
+        let (mut values, mut known) = (Vec::with_capacity(count), Vec::new());
+        let mut read = 0;
+        while read < count {
+            let (records, _, _) = reader.read_records(count - read, optional.then_some(&mut known), None, &mut values)?;
+            if records == 0 {
+                return Err(Error::Content { column: name });
+            }
+            read += records;
+        }
+        Ok(Self { values, known, optional })
+    }
+
+    /// The values of a column that has one in each row.
+    fn all(self, name: &'static str) -> Result<Vec<T::T>, Error> {
+        if self.optional && self.known.contains(&0) { Err(Error::Content { column: name }) } else { Ok(self.values) }
+    }
+
+    fn each(self) -> impl Iterator<Item = Option<T::T>> {
+        let mut values = self.values.into_iter();
+        let known = self.known;
+        known.into_iter().map(move |known| if known > 0 { values.next() } else { None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn info() -> EntityInfo {
+        let properties = json!({"n": {"type": "integer"}, "ok": {"type": "boolean"}, "day": {"type": "string", "format": "date"}, "t": {"type": "string"}});
+        EntityInfo { name: "order".into(), key: Vec::new(), document_schema: json!({"properties": properties}) }
+    }
+
+    fn layout(changes: bool) -> Layout {
+        Layout::new(&info(), &rows::columns(&info()).0, changes).unwrap()
+    }
+
+    fn row() -> impl Strategy<Value = Row> {
+        let document = prop_oneof![
+            Just(None),
+            Just(Some("{}".to_owned())),
+            (any::<i64>(), any::<bool>(), ".{0,5}")
+                .prop_map(|(n, ok, t)| Some(json!({"n": n, "ok": ok, "day": "2026-11-22", "t": t}).to_string())),
+        ];
+        let version = any::<[u8; 10]>().prop_map(Lsn::from_bytes);
+        ("[^\0]{1,6}", version, 0..3i64, any::<i64>(), document, any::<bool>()).prop_map(
+            |(key, version, committed_ms, written_us, document, load)| Row {
+                key: key.into(),
+                version,
+                committed_ms,
+                written_us,
+                operation: match (&document, load) {
+                    (None, _) => Operation::Delete,
+                    (_, true) => Operation::Load,
+                    _ => Operation::Upsert,
+                },
+                document: document.map(Bytes::from),
+                members: None,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn rows_read_back(rows in prop::collection::vec(row(), 1..40)) {
+            let layout = layout(true);
+            let written = layout.write(&rows, None, None).unwrap();
+            prop_assert_eq!(written.add.size as usize, written.data.len());
+            prop_assert_eq!(layout.read(written.data).unwrap(), rows);
+        }
+    }
+
+    #[test]
+    fn a_file_says_what_is_in_it() {
+        let row = |key: &str, version: u8| Row {
+            key: key.into(),
+            version: Lsn::from_bytes([version; 10]),
+            committed_ms: 1_700_000_000_000,
+            written_us: 5,
+            operation: Operation::Upsert,
+            document: Some(Bytes::from_static(b"{\"n\": 1}")),
+            members: None,
+        };
+        let mut ordered = layout(true);
+        let key = vec![("id".to_owned(), schemas::table::SqlType::Int)];
+        ordered.order = KeyOrder::of(&EntityInfo { key, ..info() });
+        let add = ordered.write(&[row("9", 2), row("10", 1)], Some(7), Some(Lsn::MAX)).unwrap().add;
+        assert!(add.path.starts_with("date=2023-11-14/part-") && add.partition_values["_date"].as_deref() == Some("2023-11-14"));
+        let stats: serde_json::Value = serde_json::from_str(&add.stats.unwrap()).unwrap();
+        // Readers compare texts; we go by the order of keys.
+        assert_eq!(
+            (&stats["numRecords"], &stats["minValues"][KEY], &stats["maxValues"][KEY]),
+            (&json!(2), &json!("10"), &json!("9"))
+        );
+        let tags = add.tags.unwrap();
+        assert_eq!((tags[tag::FIRST].as_deref(), tags[tag::LAST].as_deref()), (Some("9"), Some("10")));
+        assert_eq!(tags[tag::COMMIT].as_deref(), Some("7"));
+        assert!(!add.data_change && tags[tag::LOAD].is_some());
+        assert!(!layout(false).schema_string().contains(OPERATION) && layout(true).schema_string().contains(DATE));
+    }
+
+    #[test]
+    fn large_rows_make_several_groups() {
+        let document = Bytes::from(format!("{{\"t\": \"{}\"}}", "x".repeat(GROUP_BYTES / 2)));
+        let row = |n: usize| Row {
+            key: n.to_string().into(),
+            version: Lsn::MAX,
+            committed_ms: 0,
+            written_us: 0,
+            operation: Operation::Upsert,
+            document: Some(document.clone()),
+            members: None,
+        };
+        let rows: Vec<Row> = (0..5).map(row).collect();
+        let written = layout(false).write(&rows, None, None).unwrap();
+        assert_eq!(SerializedFileReader::new(written.data.clone()).unwrap().metadata().num_row_groups(), 3);
+        assert_eq!(layout(false).read(written.data).unwrap(), rows);
+    }
+}

@@ -1,0 +1,297 @@
+//! Entity changes and current entities as Parquet in object storage, in tables that engines read by Delta Lake's protocol.
+//!
+//! # Tables
+//! Two of each entity, in folders of the store: `order/changes`, every change that the joiner handed over, partitioned by the day of its commit; and `order/current`, a row for each entity that is there. Their columns are at the top
+//! of [`rows`]. DuckDB (`delta_scan`), Spark, Trino, Polars and what else reads Delta Lake sees a table as of one entry of its log, whatever is being written.
+//!
+//! # What holds, and where it is argued
+//! - A change is in the table of changes once, whatever is repeated and whoever was killed when: [`table`].
+//! - No older version replaces a newer one (INV-5): [`table`], [`merge`].
+//! - A commit happens once or not at all, and holds the frontier: [`log`]. Every entry of ours has it (`commitInfo.tributary.frontier`): the table holds every change of its entity at or below that LSN. Tables commit one by
+//!   one, each with its rows; one that has no changes tells its frontier only every so often, so it may say too little and never says too much.
+//! - Current entities follow the changes by `current_seconds`, or the time that it takes: the table of changes has everything first. Who wants what is newest reads both (docs/sinks.md has the query).
+//!
+//! # Batches
+//! A file for each small batch would be ruin: so a batch that reaches the end of what there is waits until `commit_seconds` after the last commit, while the next one gathers in the joiner's outbox. A batch behind which more is waiting is full, and is
+//! written at once. Files are united when there are many ([`tidy`]).
+//!
+//! # Why the protocol is written here
+//! The `deltalake` crate brings a second Arrow, a second object store and some two hundred packages, and commits by its own rules; a sink needs seven kinds of lines, a conditional put and a checkpoint ([`actions`], [`checkpoint`]), and its frontier in the
+//! same entry. What it writes is held against DuckDB's reader, which is Delta's own kernel, in the tests. Iceberg needs a catalog service for atomic commits; this needs the store alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use objects::Objects;
+use schemas::Lsn;
+use schemas::change::EntityChange;
+use schemas::entity::EntityInfo;
+use serde::Deserialize;
+
+use crate::{Checked, Error, Rejected, Sink, check};
+
+mod actions;
+mod checkpoint;
+mod file;
+mod log;
+mod merge;
+mod place;
+mod recent;
+mod rows;
+mod table;
+mod tidy;
+
+use place::Place;
+use rows::{Operation, Row};
+use table::Table;
+
+/// A table without changes tells its frontier so many commits' pauses after the last time.
+const QUIET_PAUSES: u32 = 10;
+
+/// The `lake` sink.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LakeConfig {
+    /// How status, logs and metrics call it. Default: `lake`.
+    #[serde(default = "default_name")]
+    pub name: String,
+    /// The bucket or folder.
+    pub store: objects::Config,
+    /// Pause between commits of changes while there are few. Default: 30.
+    #[serde(default = "default_commit_seconds")]
+    pub commit_seconds: u64,
+    /// Pause between merges into the current entities, at least. Default: 600.
+    #[serde(default = "default_current_seconds")]
+    pub current_seconds: u64,
+    /// What the rows of a file take before they are compressed, at most. Default: 134217728 (128 MiB).
+    #[serde(default = "default_file_bytes")]
+    pub file_bytes: usize,
+    /// How long changes are kept, by the day of their commit. Default: for ever.
+    #[serde(default)]
+    pub changes_days: Option<u32>,
+    /// How long files that a table does not name any more are kept for its readers. Default: 168 (7 days).
+    #[serde(default = "default_removed_hours")]
+    pub removed_hours: u64,
+}
+
+fn default_name() -> String {
+    "lake".to_owned()
+}
+
+fn default_commit_seconds() -> u64 {
+    30
+}
+
+fn default_current_seconds() -> u64 {
+    600
+}
+
+fn default_file_bytes() -> usize {
+    128 << 20
+}
+
+fn default_removed_hours() -> u64 {
+    168
+}
+
+impl LakeConfig {
+    pub fn new(store: objects::Config) -> Self {
+        Self {
+            name: default_name(),
+            store,
+            commit_seconds: default_commit_seconds(),
+            current_seconds: default_current_seconds(),
+            file_bytes: default_file_bytes(),
+            changes_days: None,
+            removed_hours: default_removed_hours(),
+        }
+    }
+}
+
+pub struct LakeSink {
+    config: LakeConfig,
+    target: String,
+    objects: Option<Objects>,
+    tables: HashMap<Arc<str>, Table>,
+    /// Between `begin_load` and the next frontier.
+    loading: bool,
+    committed: Option<Instant>,
+}
+
+impl LakeSink {
+    pub fn new(config: LakeConfig) -> Self {
+        let target = format!("lake in {}", config.store);
+        Self { config, target, objects: None, tables: HashMap::new(), loading: false, committed: None }
+    }
+
+    /// Over a store that is open already, as one that fails as a test tells it.
+    pub fn over(config: LakeConfig, objects: Objects) -> Self {
+        Self { objects: Some(objects), ..Self::new(config) }
+    }
+
+    async fn objects(&mut self) -> Result<Objects, Error> {
+        if let Some(objects) = &self.objects {
+            return Ok(objects.clone());
+        }
+        let opened = Objects::open(&self.config.store).await.map_err(|error| place::failed(&self.target, &error))?;
+        Ok(self.objects.insert(opened).clone())
+    }
+
+    fn table(&mut self, entity: &str) -> Result<&mut Table, Error> {
+        let unknown = || Error::unexpected(&self.target, format!("entity {entity} was not prepared"));
+        self.tables.get_mut(entity).ok_or_else(unknown)
+    }
+
+    fn commit_pause(&self) -> Duration {
+        Duration::from_secs(self.config.commit_seconds)
+    }
+
+    /// The changes as rows, by entity, and those that the lake cannot hold.
+    fn rows(&self, changes: &[EntityChange]) -> Result<(HashMap<Arc<str>, Vec<Row>>, Vec<Rejected>), Error> {
+        let mut rows: HashMap<Arc<str>, Vec<Row>> = HashMap::new();
+        let mut rejected = Vec::new();
+        for change in changes {
+            let table = self.tables.get(&change.entity);
+            let table =
+                table.ok_or_else(|| Error::unexpected(&self.target, format!("entity {} was not prepared", change.entity)))?;
+            match row(change, &table.changes_layout.columns) {
+                Ok(row) => rows.entry(change.entity.clone()).or_default().push(row),
+                Err(reason) => rejected.push(Rejected { change: change.clone(), reason }),
+            }
+        }
+        Ok((rows, rejected))
+    }
+
+    /// Waits for a commit's turn.
+    async fn turn(&self) {
+        if let Some(committed) = self.committed {
+            tokio::time::sleep_until((committed + self.commit_pause()).into()).await;
+        }
+    }
+
+    async fn append(&mut self, mut rows: HashMap<Arc<str>, Vec<Row>>, frontier: Option<Lsn>) -> Result<(), Error> {
+        let with_rows = self.tables.iter_mut().filter_map(|(entity, table)| Some((table, rows.remove(entity)?)));
+        let settled = try_join_all(with_rows.map(|(table, rows)| table.append(rows, frontier))).await?;
+        let settled: usize = settled.into_iter().sum();
+        if settled > 0 {
+            tracing::debug!(target_name = %self.target, rows = settled, "these or newer ones were there already");
+        }
+        self.committed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Tells the frontier where it has not been told for long, and keeps the tables in shape.
+    async fn maintain(&mut self, frontier: Option<Lsn>, now: bool) -> Result<(), Error> {
+        let quiet = self.commit_pause() * QUIET_PAUSES;
+        let current = Duration::from_secs(self.config.current_seconds);
+        let removed = Duration::from_secs(self.config.removed_hours * 3600);
+        let changes_days = self.config.changes_days;
+        try_join_all(self.tables.values_mut().map(|table| async move {
+            if let Some(frontier) = frontier
+                && (now || table.told.is_none_or(|told| told.elapsed() >= quiet))
+            {
+                table.tell(frontier).await?;
+            }
+            table.merge_if_due(current).await?;
+            table.compact().await?;
+            table.remove_if_due(removed, changes_days).await
+        }))
+        .await?;
+        Ok(())
+    }
+}
+
+/// A change as a row, or why there can be none.
+fn row(change: &EntityChange, columns: &[rows::Column]) -> Result<Row, String> {
+    if let Some(reason) = check::quick_refusal(change) {
+        return Err(reason);
+    }
+    let (operation, members) = match change.document.as_deref() {
+        None => (Operation::Delete, None),
+        Some(document) => {
+            let found = rows::members(document.as_bytes(), columns)?;
+            if let Some(unfit) = found.unfit {
+                return Err(unfit);
+            }
+            (Operation::Upsert, Some(found.members))
+        }
+    };
+    Ok(Row {
+        key: change.key.as_str().into(),
+        version: change.version,
+        committed_ms: change.commit_time_ms,
+        written_us: 0,
+        operation,
+        document: change.document.as_deref().map(|document| Bytes::copy_from_slice(document.as_bytes())),
+        members,
+    })
+}
+
+#[async_trait]
+impl Sink for LakeSink {
+    async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
+        let objects = self.objects().await?;
+        self.tables.clear();
+        let file_bytes = self.config.file_bytes;
+        let opened = entities.iter().map(|info| {
+            let objects = &objects;
+            async move { Ok::<_, Error>((info.name.clone(), Table::open(objects, info, file_bytes).await?)) }
+        });
+        self.tables = try_join_all(opened).await?.into_iter().collect();
+        self.loading = false;
+        Ok(())
+    }
+
+    async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
+        let (rows, rejected) = self.rows(changes)?;
+        if self.loading {
+            for (entity, rows) in rows {
+                self.table(&entity)?.load(rows).await?;
+            }
+            if frontier.is_some() {
+                self.maintain(frontier, true).await?;
+                self.loading = false;
+            }
+            return Ok(rejected);
+        }
+        if !rows.is_empty() {
+            if frontier.is_some() {
+                self.turn().await;
+            }
+            self.append(rows, frontier).await?;
+        }
+        self.maintain(frontier, false).await?;
+        Ok(rejected)
+    }
+
+    async fn begin_load(&mut self) -> Result<(), Error> {
+        self.loading = true;
+        self.tables.values_mut().for_each(Table::begin_load);
+        Ok(())
+    }
+
+    async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
+        self.table(entity)?.end_load(version).await
+    }
+
+    async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
+        let objects = self.objects().await?;
+        let mut there = 0;
+        let mut warnings = Vec::new();
+        for info in entities {
+            for table in ["changes", "current"] {
+                let log = log::Log::open(Place::new(&objects, &info.name, table)).await?;
+                there += usize::from(log.snapshot.version >= 0);
+            }
+            let (_, left_out) = rows::columns(info);
+            if !left_out.is_empty() {
+                warnings.push(format!("{}: no columns for the members {}, for their names", info.name, left_out.join(", ")));
+            }
+        }
+        Ok(Checked { detail: format!("{there} of {} tables are there", 2 * entities.len()), warnings })
+    }
+}

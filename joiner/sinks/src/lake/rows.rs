@@ -1,0 +1,373 @@
+//! Rows of the lake's tables and their columns: our own, and the members of the document that have a type of their own.
+//!
+//! # Columns
+//! | column | type | |
+//! |---|---|---|
+//! | `_key` | string | the entity key's text |
+//! | `_version` | string | the LSN's text, which sorts as the LSN does |
+//! | `_committed_at` | timestamp | when the source committed it; null where that is not known |
+//! | `_written_at` | timestamp | when this row was written; of rows of one key and one version, the later one counts |
+//! | `_operation` | string | `load`, `upsert` or `delete`; of the table of changes alone |
+//! | `_document` | string | the document as JSON; null in a `delete` |
+//! | a column for each member at the document's top that is no object or list | boolean, long, double, date, timestamp, binary, string | what `_document` says, for readers' convenience; null where it says nothing |
+//!
+//! The columns of members are made of the document whenever a row is written, also when it is written anew by a compaction: `_document` alone is what is read back. So a definition may gain
+//! and lose members, and rows written before have null there until they are written again.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use schemas::Lsn;
+use schemas::entity::EntityInfo;
+use schemas::table::SqlType;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// Our own columns, which readers see before the members'. `_operation` is not in the table of current entities.
+pub(super) const KEY: &str = "_key";
+pub(super) const VERSION: &str = "_version";
+pub(super) const COMMITTED_AT: &str = "_committed_at";
+pub(super) const WRITTEN_AT: &str = "_written_at";
+pub(super) const OPERATION: &str = "_operation";
+pub(super) const DOCUMENT: &str = "_document";
+/// The partition column of the table of changes: the day of `_committed_at`, in UTC.
+pub(super) const DATE: &str = "_date";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    Load,
+    Upsert,
+    Delete,
+}
+
+impl Operation {
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Upsert => "upsert",
+            Self::Delete => "delete",
+        }
+    }
+
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        [Self::Load, Self::Upsert, Self::Delete].into_iter().find(|operation| operation.text().as_bytes() == text)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Row {
+    pub(super) key: Box<str>,
+    pub(super) version: Lsn,
+    /// Milliseconds since 1970; 0 where it is not known.
+    pub(super) committed_ms: i64,
+    /// Microseconds since 1970.
+    pub(super) written_us: i64,
+    pub(super) operation: Operation,
+    pub(super) document: Option<Bytes>,
+    /// What the document says for the columns, where it has been read already.
+    pub(super) members: Option<Vec<Option<Scalar>>>,
+}
+
+impl Row {
+    /// What it takes in memory, more or less: the measure of files.
+    pub(super) fn bytes(&self) -> usize {
+        64 + self.key.len() + self.document.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Which of two rows of one key counts.
+    pub(super) fn standing(&self) -> (Lsn, i64) {
+        (self.version, self.written_us)
+    }
+}
+
+/// What a column of a member holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Boolean,
+    Long,
+    Double,
+    Date,
+    Timestamp,
+    Binary,
+    Text,
+}
+
+impl Kind {
+    /// In Delta's schema.
+    pub(super) fn delta(self) -> &'static str {
+        match self {
+            Self::Boolean => "boolean",
+            Self::Long => "long",
+            Self::Double => "double",
+            Self::Date => "date",
+            Self::Timestamp => "timestamp",
+            Self::Binary => "binary",
+            Self::Text => "string",
+        }
+    }
+
+    fn of(schema: &Value) -> Option<Self> {
+        let kind = match &schema["type"] {
+            Value::String(kind) => kind.as_str(),
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null")?,
+            _ => return None,
+        };
+        match (kind, schema["format"].as_str()) {
+            ("boolean", _) => Some(Self::Boolean),
+            ("integer", _) => Some(Self::Long),
+            ("number", _) => Some(Self::Double),
+            ("string", Some("date")) => Some(Self::Date),
+            ("string", Some("date-time")) => Some(Self::Timestamp),
+            ("string", Some("base64")) => Some(Self::Binary),
+            // Decimals keep their digits; times without a zone have no type in this version of Delta's protocol.
+            ("string", _) => Some(Self::Text),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+}
+
+/// The members of an entity's documents that get columns, in their order, and the names of those that cannot have one.
+pub(super) fn columns(info: &EntityInfo) -> (Vec<Column>, Vec<String>) {
+    let (mut columns, mut left_out): (Vec<Column>, _) = (Vec::new(), Vec::new());
+    for (name, schema) in info.document_schema["properties"].as_object().into_iter().flatten() {
+        let Some(kind) = Kind::of(schema) else { continue };
+        // What Parquet readers of this version of Delta cannot have in a name; and they do not tell upper from lower case.
+        let unfit = name.is_empty() || name.contains([' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '=']);
+        let taken = [KEY, VERSION, COMMITTED_AT, WRITTEN_AT, OPERATION, DOCUMENT, DATE].contains(&name.as_str())
+            || columns.iter().any(|column| column.name.to_lowercase() == name.to_lowercase());
+        if unfit || taken {
+            left_out.push(name.clone());
+        } else {
+            columns.push(Column { name: name.clone(), kind });
+        }
+    }
+    (columns, left_out)
+}
+
+/// A member's value, as its column takes it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Scalar {
+    Boolean(bool),
+    Long(i64),
+    Double(f64),
+    /// Days since 1970.
+    Date(i32),
+    /// Microseconds since 1970.
+    Timestamp(i64),
+    Bytes(Vec<u8>),
+}
+
+/// A document's members, one for each column, and what is wrong with the first that its column cannot hold, which is null then.
+pub(super) struct Found {
+    pub(super) members: Vec<Option<Scalar>>,
+    pub(super) unfit: Option<String>,
+}
+
+/// The whole text is read: what is no JSON object is refused.
+pub(super) fn members(document: &[u8], columns: &[Column]) -> Result<Found, String> {
+    let mut members = vec![None; columns.len()];
+    let mut reader = serde_json::Deserializer::from_slice(document);
+    let visited = reader.deserialize_map(Members { columns, found: &mut members }).and_then(|unfit| reader.end().map(|()| unfit));
+    match visited {
+        Ok(unfit) => Ok(Found { members, unfit }),
+        Err(error) => Err(format!("the document is not JSON: {error}")),
+    }
+}
+
+struct Members<'a> {
+    columns: &'a [Column],
+    found: &'a mut [Option<Scalar>],
+}
+
+impl<'de> Visitor<'de> for Members<'_> {
+    /// What is wrong with a member.
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        // Members stand in the order of the columns, mostly.
+        let mut next = 0;
+        let mut problem = None;
+        while let Some(name) = map.next_key::<Name<'de>>()? {
+            let at = if self.columns.get(next).is_some_and(|column| column.name == name.0) {
+                Some(next)
+            } else {
+                self.columns.iter().position(|column| column.name == name.0)
+            };
+            let Some(at) = at else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            next = at + 1;
+            let value: &RawValue = map.next_value()?;
+            match scalar(value.get(), self.columns[at].kind) {
+                Ok(value) => self.found[at] = value,
+                Err(reason) => problem = problem.or(Some(format!("its member {}: {reason}", name.0))),
+            }
+        }
+        Ok(problem)
+    }
+}
+
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn scalar(json: &str, kind: Kind) -> Result<Option<Scalar>, String> {
+    if json == "null" {
+        return Ok(None);
+    }
+    let unfit = || format!("{} cannot be held by a column of type {}", shortened(json), kind.delta());
+    let text = || serde_json::from_str::<Name<'_>>(json).map(|name| name.0).map_err(|_| unfit());
+    let value = match kind {
+        Kind::Boolean => Scalar::Boolean(json.parse().map_err(|_| unfit())?),
+        Kind::Long => Scalar::Long(json.parse().map_err(|_| unfit())?),
+        Kind::Double => Scalar::Double(json.parse().map_err(|_| unfit())?),
+        Kind::Date => Scalar::Date(days(&text()?).ok_or_else(unfit)?),
+        Kind::Timestamp => {
+            let at: jiff::Timestamp = text()?.parse().map_err(|_| unfit())?;
+            Scalar::Timestamp(at.as_microsecond())
+        }
+        Kind::Binary => {
+            use base64::Engine;
+            let decoded = base64::engine::general_purpose::STANDARD.decode(text()?.as_bytes());
+            Scalar::Bytes(decoded.map_err(|_| unfit())?)
+        }
+        Kind::Text => Scalar::Bytes(text()?.into_owned().into_bytes()),
+    };
+    Ok(Some(value))
+}
+
+fn shortened(json: &str) -> String {
+    let mut text: String = json.chars().take(60).collect();
+    if text.len() < json.len() {
+        text.push('…');
+    }
+    text
+}
+
+fn days(text: &str) -> Option<i32> {
+    let date: jiff::civil::Date = text.parse().ok()?;
+    let since = date.since((jiff::Unit::Day, jiff::civil::date(1970, 1, 1))).ok()?;
+    Some(since.get_days())
+}
+
+/// The day of a moment in UTC, as partitions are named by it.
+pub(super) fn date(committed_ms: i64) -> String {
+    let at = jiff::Timestamp::from_millisecond(committed_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    at.to_zoned(jiff::tz::TimeZone::UTC).date().to_string()
+}
+
+/// Keys in the order in which the joiner loads them, as far as that can be told from the text: parts that are whole numbers go by their value, so that a load of current entities appends. Any
+/// order would be right, as long as it is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeyOrder {
+    numeric: Vec<bool>,
+}
+
+impl KeyOrder {
+    pub(super) fn of(info: &EntityInfo) -> Self {
+        let whole = |kind: &SqlType| matches!(kind, SqlType::TinyInt | SqlType::SmallInt | SqlType::Int | SqlType::BigInt);
+        Self { numeric: info.key.iter().map(|(_, kind)| whole(kind)).collect() }
+    }
+
+    /// Bytes that sort as the key does. Different keys have different ones: the text itself stands at the end.
+    pub(super) fn place(&self, key: &str) -> Box<[u8]> {
+        let mut place = Vec::with_capacity(2 * key.len() + 16);
+        for (part, index) in key.split(',').zip(0..) {
+            let number = self.numeric.get(index).is_some_and(|numeric| *numeric).then(|| part.parse::<i64>().ok()).flatten();
+            match number {
+                Some(number) => {
+                    place.push(1);
+                    place.extend((number ^ i64::MIN).to_be_bytes());
+                }
+                None => {
+                    place.push(2);
+                    place.extend(part.as_bytes());
+                    // No key holds a NUL.
+                    place.push(0);
+                }
+            }
+        }
+        place.push(0);
+        place.extend(key.as_bytes());
+        place.into_boxed_slice()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn info() -> EntityInfo {
+        let properties = json!({
+            "id": {"type": "integer"}, "ok": {"type": ["boolean", "null"]}, "rate": {"type": "number"}, "day": {"type": "string", "format": "date"},
+            "at": {"type": "string", "format": "date-time"}, "photo": {"type": "string", "format": "base64"},
+            "total": {"type": "string", "format": "decimal"}, "ID": {"type": "string"}, "a b": {"type": "string"},
+            "customer": {"anyOf": [{"type": "object"}, {"type": "null"}]}, "items": {"type": "array"},
+        });
+        let key = vec![("id".to_owned(), SqlType::Int), ("name".to_owned(), SqlType::Int)];
+        EntityInfo { name: "order".into(), key, document_schema: json!({"type": "object", "properties": properties}) }
+    }
+
+    #[test]
+    fn members_become_columns_by_their_types() {
+        let (columns, left_out) = columns(&info());
+        assert_eq!(left_out, ["ID", "a b"]);
+        let document = br#" {"id": 7, "photo": "AP8=", "total": "12.50", "items": [{"id": 8}], "ok": null, "day": "1970-01-03",
+            "rate": 1e3, "at": "1970-01-01T01:00:00.000001+01:00", "more": "\ud83d\ude00"} "#;
+        let found = members(document, &columns).unwrap();
+        assert_eq!(found.unfit, None);
+        let expected = vec![
+            Some(Scalar::Long(7)),
+            None,
+            Some(Scalar::Double(1000.0)),
+            Some(Scalar::Date(2)),
+            Some(Scalar::Timestamp(1)),
+            Some(Scalar::Bytes(vec![0, 255])),
+            Some(Scalar::Bytes(b"12.50".to_vec())),
+        ];
+        assert_eq!(found.members, expected);
+    }
+
+    #[test]
+    fn what_a_column_cannot_hold_is_told_and_so_is_what_is_no_json() {
+        let (columns, _) = columns(&info());
+        let unfit = |document: &str| members(document.as_bytes(), &columns).unwrap().unfit.unwrap();
+        let reason = unfit(r#"{"id": 9223372036854775808}"#);
+        assert!(reason.contains("id") && reason.contains("9223372036854775808") && reason.contains("long"), "{reason}");
+        assert!(unfit(r#"{"id": "7"}"#).contains("long"));
+        assert!(unfit(r#"{"day": "tomorrow"}"#).contains("date"));
+        for text in ["{\"id\": 1", "[1]", "{} {}", "{\"x\": tru}"] {
+            assert!(members(text.as_bytes(), &columns).err().unwrap().contains("not JSON"), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_sort_by_the_value_of_whole_numbers() {
+        let order = KeyOrder::of(&info());
+        let mut keys = ["10,b", "9,3", "-1,x", "9,12", "9", "abc,1", "9,b"];
+        keys.sort_by_key(|key| order.place(key));
+        assert_eq!(keys, ["-1,x", "9", "9,3", "9,12", "9,b", "10,b", "abc,1"]);
+        assert_ne!(order.place("01"), order.place("1"));
+    }
+
+    #[test]
+    fn days_are_in_utc() {
+        assert_eq!(date(1_700_000_000_000), "2023-11-14");
+        assert_eq!(date(-1), "1969-12-31");
+    }
+}

@@ -1,0 +1,380 @@
+//! The two tables of one entity: its changes, and what it is now.
+//!
+//! # Why each change is there once
+//! A batch that comes again, whole, in part or cut otherwise, finds its rows in the table: one is left out when the table holds a row of the same key that is newer, or the very same
+//! ([`super::recent`]). What is left is committed in one entry of the log, planned against the table as of the entry before ([`super::log`]): a writer that has lost the race for a number looks again. So two
+//! sinks that run at once, as during a deployment, do not write a change twice either.
+//!
+//! # Why nothing older comes back (INV-5)
+//! An older row than one that the table of changes holds is left out of it, and the current entities are made of that table alone ([`super::merge`]). A deletion is a row as any
+//! other, and guards its key as long as it is kept there.
+//!
+//! # Loads
+//! A load's rows become files as they come, and one entry of the log names all of them at its end, in place of those of an earlier load of the same version. Until then nobody sees anything of it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use schemas::Lsn;
+use schemas::entity::EntityInfo;
+use serde_json::Value;
+
+use super::actions::{Add, Format, Line, Metadata};
+use super::file::{self, Layout, Written};
+use super::log::{Committed, File, Log, now_ms};
+use super::place::Place;
+use super::recent::{Recent, Stand};
+use super::rows::{self, DATE, Operation, Row};
+use crate::Error;
+
+/// Attempts at an entry whose number others take. Each of theirs is progress, of another sink of this name.
+const COMMIT_ATTEMPTS: u32 = 20;
+
+pub(super) struct Table {
+    pub(super) changes: Log,
+    pub(super) current: Log,
+    pub(super) changes_layout: Arc<Layout>,
+    pub(super) current_layout: Arc<Layout>,
+    /// What a file takes in memory, at most.
+    pub(super) file_bytes: usize,
+    recent: Recent,
+    written_us: i64,
+    load: Option<Load>,
+    /// When its frontier was committed last.
+    pub(super) told: Option<Instant>,
+    /// Not before this is it merged again.
+    pub(super) merge_at: Option<Instant>,
+    pub(super) tidied: Option<Instant>,
+}
+
+/// A load under way.
+#[derive(Default)]
+struct Load {
+    rows: Vec<Row>,
+    bytes: usize,
+    adds: Vec<Add>,
+    committed_ms: i64,
+}
+
+impl Table {
+    /// Opens both tables, and makes those that are not there.
+    pub(super) async fn open(objects: &objects::Objects, info: &EntityInfo, file_bytes: usize) -> Result<Self, Error> {
+        let (columns, left_out) = rows::columns(info);
+        let [changes, current] = ["changes", "current"].map(|table| Place::new(objects, &info.name, table));
+        if !left_out.is_empty() {
+            tracing::warn!(table = %changes.name, members = left_out.join(", "), "these members of the document get no column of their own, for their names: they are in _document alone");
+        }
+        let layout = |place: &Place, of_changes| {
+            Layout::new(info, &columns, of_changes).map(Arc::new).map_err(|error| Error::unexpected(&place.name, error))
+        };
+        let (changes_layout, current_layout) = (layout(&changes, true)?, layout(&current, false)?);
+        let (mut changes, mut current) = (Log::open(changes).await?, Log::open(current).await?);
+        ensure(&mut changes, &changes_layout).await?;
+        ensure(&mut current, &current_layout).await?;
+        let files = &changes.snapshot.files;
+        let recent = if files.is_empty() { Recent::of_nothing() } else { Recent::default() };
+        let written_us = files.values().map(|file| file.add.modification_time * 1000 + 999).max().unwrap_or(0);
+        Ok(Self {
+            changes,
+            current,
+            changes_layout,
+            current_layout,
+            file_bytes,
+            recent,
+            written_us,
+            load: None,
+            told: None,
+            merge_at: None,
+            tidied: None,
+        })
+    }
+
+    /// The moment of writing: later than any before, whatever the clock does.
+    fn stamp(&mut self, rows: &mut [Row]) {
+        self.written_us = jiff::Timestamp::now().as_microsecond().max(self.written_us + 1);
+        for row in rows {
+            row.written_us = self.written_us;
+        }
+    }
+
+    fn newest(&self) -> Lsn {
+        self.changes.snapshot.files.values().map(|file| file.newest).max().unwrap_or(Lsn::ZERO)
+    }
+
+    /// Adds what is new among the rows, and says how many were not.
+    pub(super) async fn append(&mut self, mut rows: Vec<Row>, frontier: Option<Lsn>) -> Result<usize, Error> {
+        let count = rows.len();
+        self.stamp(&mut rows);
+        for _ in 0..COMMIT_ATTEMPTS {
+            rows = self.unsettled(rows).await?;
+            if rows.is_empty() {
+                return Ok(count);
+            }
+            let newest = self.newest();
+            let lines = self.put(&rows, None).await?.into_iter().map(Line::add).collect();
+            if self.changes.commit("WRITE", lines, frontier).await? == Committed::Done {
+                self.recent.add(&rows, newest);
+                self.told = frontier.map(|_| Instant::now()).or(self.told);
+                return Ok(count - rows.len());
+            }
+            // Those of another sink are not known.
+            self.recent.forget();
+        }
+        Err(Error::unavailable(&self.changes.place.name, "other writers took each number of its log that was tried"))
+    }
+
+    /// Writes the rows' files, one for each date.
+    async fn put(&self, rows: &[Row], load: Option<Lsn>) -> Result<Vec<Add>, Error> {
+        let mut by_date: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+        for row in rows {
+            by_date.entry(rows::date(file::day_ms(row))).or_default().push(row.clone());
+        }
+        let mut adds = Vec::with_capacity(by_date.len());
+        for rows in by_date.into_values() {
+            adds.push(write_file(&self.changes, &self.changes_layout, rows, None, load).await?);
+        }
+        Ok(adds)
+    }
+
+    /// The rows that the table of changes does not hold yet, nor anything newer of their keys.
+    async fn unsettled(&self, mut rows: Vec<Row>) -> Result<Vec<Row>, Error> {
+        let Some(oldest) = rows.iter().map(|row| row.version).min() else { return Ok(rows) };
+        // A load looks for newer ones alone.
+        let oldest = if rows.iter().all(|row| row.operation == Operation::Load) { oldest.next() } else { oldest };
+        if oldest > self.newest() {
+            return Ok(rows);
+        }
+        if self.recent.knows(oldest) {
+            rows.retain(|row| !self.recent.settles(row));
+            return Ok(rows);
+        }
+        let places: Vec<Box<[u8]>> = rows.iter().map(|row| self.changes_layout.order.place(&row.key)).collect();
+        let Some((first, last)) = places.iter().min().zip(places.iter().max()) else { return Ok(rows) };
+        let wanted: HashSet<&str> = rows.iter().map(|row| row.key.as_ref()).collect();
+        let mut held: HashMap<Box<str>, Stand> = HashMap::new();
+        for file in self.changes.snapshot.files.values().filter(|file| file.newest >= oldest) {
+            let order = &self.changes_layout.order;
+            if order.place(&file.last) < *first || order.place(&file.first) > *last {
+                continue;
+            }
+            for row in read_file(&self.changes, &self.changes_layout, file).await? {
+                if row.version < oldest || !wanted.contains(row.key.as_ref()) {
+                    continue;
+                }
+                let stand = Stand::of(&row);
+                let known = held.entry(row.key).or_insert(stand);
+                if stand.version >= known.version {
+                    *known = stand;
+                }
+            }
+        }
+        rows.retain(|row| !held.get(&row.key).is_some_and(|stand| stand.settles(row)));
+        Ok(rows)
+    }
+
+    pub(super) fn begin_load(&mut self) {
+        self.load = Some(Load::default());
+    }
+
+    /// Takes in rows of a load; those of one version.
+    pub(super) async fn load(&mut self, mut rows: Vec<Row>) -> Result<(), Error> {
+        self.stamp(&mut rows);
+        let load = self.load.get_or_insert_default();
+        for row in &mut rows {
+            row.operation = Operation::Load;
+            load.bytes += row.bytes();
+            load.committed_ms = load.committed_ms.max(row.committed_ms);
+        }
+        load.rows.append(&mut rows);
+        if load.bytes >= self.file_bytes { self.flush_load().await } else { Ok(()) }
+    }
+
+    async fn flush_load(&mut self) -> Result<(), Error> {
+        let Some(load) = &mut self.load else { return Ok(()) };
+        load.bytes = 0;
+        let rows = std::mem::take(&mut load.rows);
+        let Some(version) = rows.first().map(|row| row.version) else { return Ok(()) };
+        let mut rows = self.unsettled(rows).await?;
+        rows.sort_by_cached_key(|row| self.changes_layout.order.place(&row.key));
+        let adds = self.put(&rows, Some(version)).await?;
+        if let Some(load) = &mut self.load {
+            load.adds.extend(adds);
+        }
+        Ok(())
+    }
+
+    /// Commits the load, brings the current entities up to it, and deletes those that it did not have.
+    pub(super) async fn end_load(&mut self, version: Lsn) -> Result<(), Error> {
+        self.flush_load().await?;
+        let Some(Load { adds, committed_ms, .. }) = self.load.take() else { return Ok(()) };
+        let mut done = false;
+        for _ in 0..COMMIT_ATTEMPTS {
+            let again = self.changes.snapshot.files.values().filter(|file| file.load == Some(version));
+            let mut lines: Vec<Line> = again.map(|file| Line::remove(&file.add.path, now_ms(), true)).collect();
+            lines.extend(adds.iter().cloned().map(Line::add));
+            done = lines.is_empty() || self.changes.commit("LOAD", lines, None).await? == Committed::Done;
+            if done {
+                break;
+            }
+        }
+        if !done {
+            return Err(Error::unavailable(&self.changes.place.name, "other writers took each number of its log that was tried"));
+        }
+        self.recent.forget();
+        self.merge().await?;
+        self.remove_vanished(version, committed_ms).await?;
+        self.merge().await
+    }
+
+    /// Deletes current entities older than `version`.
+    async fn remove_vanished(&mut self, version: Lsn, committed_ms: i64) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        for file in self.current.snapshot.files.values().filter(|file| file.oldest < version) {
+            let rows = read_file(&self.current, &self.current_layout, file).await?;
+            gone.extend(rows.into_iter().filter(|row| row.version < version).map(|row| Row {
+                version,
+                committed_ms,
+                operation: Operation::Delete,
+                document: None,
+                ..row
+            }));
+        }
+        if !gone.is_empty() {
+            self.append(gone, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the tables hold everything at or below `frontier`.
+    pub(super) async fn tell(&mut self, frontier: Lsn) -> Result<(), Error> {
+        for _ in 0..COMMIT_ATTEMPTS {
+            if self.changes.snapshot.frontier >= Some(frontier)
+                || self.changes.commit("FRONTIER", Vec::new(), Some(frontier)).await? == Committed::Done
+            {
+                break;
+            }
+        }
+        self.told = Some(Instant::now());
+        if self.unmerged().next().is_none() && self.current.snapshot.frontier < self.changes.snapshot.frontier {
+            // Lost to another sink's entry: the next one says it.
+            let _ = self.current.commit("FRONTIER", Vec::new(), self.changes.snapshot.frontier).await?;
+        }
+        Ok(())
+    }
+
+    /// The files of changes whose rows are not among the current entities.
+    pub(super) fn unmerged(&self) -> impl Iterator<Item = &File> {
+        let merged = self.merged();
+        self.changes.snapshot.files.values().filter(move |file| file.commit > merged)
+    }
+}
+
+/// Makes the table, or gives it the columns that it lacks.
+async fn ensure(log: &mut Log, layout: &Layout) -> Result<(), Error> {
+    for _ in 0..COMMIT_ATTEMPTS {
+        let wanted = layout.schema_string();
+        let lines = match &log.snapshot.metadata {
+            None => vec![Line::protocol(), Line::metadata(new_metadata(wanted, layout.changes))],
+            Some(there) => match widened(&there.schema_string, &wanted) {
+                Ok(None) => return Ok(()),
+                Ok(Some(schema_string)) => vec![Line::metadata(Metadata { schema_string, ..there.clone() })],
+                Err(column) => {
+                    let remedy = "Give the member another name in the entity's definition, or point the sink's `store` elsewhere";
+                    return Err(Error::misconfigured(&log.place.name, column, remedy));
+                }
+            },
+        };
+        if log.commit("SET SCHEMA", lines, None).await? == Committed::Done {
+            return Ok(());
+        }
+    }
+    Err(Error::unavailable(&log.place.name, "other writers took each number of its log that was tried"))
+}
+
+fn new_metadata(schema_string: String, changes: bool) -> Metadata {
+    Metadata {
+        id: uuid::Uuid::new_v4().to_string(),
+        name: None,
+        format: Format { provider: "parquet".to_owned(), options: BTreeMap::new() },
+        schema_string,
+        partition_columns: if changes { vec![DATE.to_owned()] } else { Vec::new() },
+        configuration: BTreeMap::new(),
+        created_time: Some(now_ms()),
+    }
+}
+
+/// The schema that is there with the wanted columns that it lacks; `None` where it lacks none. An error names a column of another type.
+fn widened(there: &str, wanted: &str) -> Result<Option<String>, String> {
+    let parse =
+        |schema: &str| serde_json::from_str::<Value>(schema).map_err(|error| format!("its schema cannot be read: {error}"));
+    let (mut schema, wanted) = (parse(there)?, parse(wanted)?);
+    let fields = |schema: &Value| schema["fields"].as_array().cloned().unwrap_or_default();
+    let mut all = fields(&schema);
+    let before = all.len();
+    for field in fields(&wanted) {
+        let name = |field: &Value| field["name"].as_str().map(str::to_lowercase);
+        match all.iter().find(|known| name(known) == name(&field)) {
+            Some(known) if known["type"] == field["type"] && known["name"] == field["name"] => {}
+            Some(known) => {
+                return Err(format!(
+                    "its column {} is of type {}, and the entity's definition makes {} of type {}",
+                    known["name"], known["type"], field["name"], field["type"]
+                ));
+            }
+            None => all.push(field),
+        }
+    }
+    if all.len() == before {
+        return Ok(None);
+    }
+    schema["fields"] = all.into();
+    Ok(Some(schema.to_string()))
+}
+
+/// Writes rows as a file of the table, which no entry of its log names yet.
+pub(super) async fn write_file(
+    log: &Log,
+    layout: &Arc<Layout>,
+    rows: Vec<Row>,
+    moved_from: Option<i64>,
+    load: Option<Lsn>,
+) -> Result<Add, Error> {
+    let layout = layout.clone();
+    let written = tokio::task::spawn_blocking(move || layout.write(&rows, moved_from, load)).await;
+    let written = written.map_err(|error| Error::unexpected(&log.place.name, error))?;
+    let Written { data, add } = written.map_err(|error| Error::unexpected(&log.place.name, error))?;
+    log.place.put(&add.path, data).await?;
+    Ok(add)
+}
+
+pub(super) async fn read_file(log: &Log, layout: &Arc<Layout>, file: &File) -> Result<Vec<Row>, Error> {
+    let data = log.place.get(&file.add.path).await?;
+    let layout = layout.clone();
+    let read = tokio::task::spawn_blocking(move || layout.read(data)).await;
+    let read = read.map_err(|error| Error::unexpected(&log.place.name, error))?;
+    read.map_err(|error| log.place.unreadable(&file.add.path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_schema_gains_columns_and_keeps_their_types() {
+        let schema = |fields: &[(&str, &str)]| {
+            let fields: Vec<Value> = fields.iter().map(|(name, kind)| json!({"name": name, "type": kind})).collect();
+            json!({"type": "struct", "fields": fields}).to_string()
+        };
+        let there = schema(&[("a", "long"), ("b", "string")]);
+        assert_eq!(widened(&there, &schema(&[("b", "string")])), Ok(None));
+        let wide = widened(&there, &schema(&[("c", "date"), ("b", "string")])).unwrap().unwrap();
+        assert_eq!(wide, schema(&[("a", "long"), ("b", "string"), ("c", "date")]));
+        let refused = widened(&there, &schema(&[("a", "string")])).unwrap_err();
+        assert!(refused.contains("\"a\"") && refused.contains("long") && refused.contains("string"), "{refused}");
+        assert!(widened(&there, &schema(&[("A", "long")])).is_err(), "two columns that differ in case alone");
+    }
+}
