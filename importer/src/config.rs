@@ -14,22 +14,50 @@ use source::{Password, Source};
 use crate::controls::TableControls;
 use crate::encodings::Encodings;
 
-/// Everything an importer needs to know.
+/// Where the events of a source go, and how they are written: the same for every kind of source.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct Output {
     /// The source's name in the configuration, events and progress records.
     pub name: String,
-    pub source: Source,
     /// Begins the streams' names.
     pub prefix: String,
     pub layout: Layout,
-    pub tables: TableFilter,
-    /// Contracts by table. A table without one is held to what the catalog says.
-    pub contracts: BTreeMap<TableName, Contract>,
     /// How events are written on the streams.
     pub encodings: Encodings,
     /// The column whose value is a table's partition key; by default the row's own key.
     pub partition_by: BTreeMap<TableName, String>,
+    /// Where the contracts are: needed only where new versions of them are to be written, or events are not plain JSON.
+    pub contracts_dir: Option<PathBuf>,
+    /// Create the streams that do not exist.
+    pub create_streams: bool,
+    /// Shards of a created event stream.
+    pub shards: u32,
+}
+
+impl Output {
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            prefix: name.clone(),
+            name,
+            layout: Layout::default(),
+            encodings: Encodings::default(),
+            partition_by: BTreeMap::new(),
+            contracts_dir: None,
+            create_streams: true,
+            shards: 1,
+        }
+    }
+}
+
+/// Everything an importer of a SQL Server needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub output: Output,
+    pub source: Source,
+    pub tables: TableFilter,
+    /// Contracts by table. A table without one is held to what the catalog says.
+    pub contracts: BTreeMap<TableName, Contract>,
     /// What identifies a row of a table that has neither a primary key nor a unique index: columns of the table that are never NULL.
     pub keys: BTreeMap<TableName, Vec<String>>,
     /// What is published of a table's columns and rows.
@@ -47,12 +75,6 @@ pub struct Config {
     pub on_breaking_change: BreakingPolicy,
     /// What happens when a table has changed so that a new version of its contract would fit it.
     pub on_compatible_change: CompatiblePolicy,
-    /// Where the contracts are: needed only where new versions of them are to be written, or events are not plain JSON.
-    pub contracts_dir: Option<PathBuf>,
-    /// Create the streams that do not exist.
-    pub create_streams: bool,
-    /// Shards of a created event stream.
-    pub shards: u32,
     /// Rows of a page of changes, at most; fewer where rows are large, or where many tables are read side by side.
     pub page_rows: usize,
     /// Transactions of a tick, at most: what a restart may repeat.
@@ -172,16 +194,11 @@ pub enum LeaseConfig {
 
 impl Config {
     pub fn new(name: impl Into<String>, source: Source, data_dir: impl Into<PathBuf>) -> Self {
-        let name = name.into();
         Self {
-            prefix: name.clone(),
-            name,
+            output: Output::new(name),
             source,
-            layout: Layout::default(),
             tables: TableFilter::default(),
             contracts: BTreeMap::new(),
-            encodings: Encodings::default(),
-            partition_by: BTreeMap::new(),
             keys: BTreeMap::new(),
             controls: BTreeMap::new(),
             data_dir: data_dir.into(),
@@ -191,9 +208,6 @@ impl Config {
             on_gap_of: BTreeMap::new(),
             on_breaking_change: BreakingPolicy::default(),
             on_compatible_change: CompatiblePolicy::default(),
-            contracts_dir: None,
-            create_streams: true,
-            shards: 1,
             page_rows: 20_000,
             tick_transactions: 10_000,
             tail_connections: 4,

@@ -17,7 +17,7 @@ use schemas::encoding::{
     Compression, Compressor, Dictionary, Encoding, Format, Registry, SchemaError, Written, avro, kept_name, protobuf,
 };
 
-use crate::config::Config;
+use crate::config::Output;
 use crate::error::Error;
 use crate::lease::replace;
 
@@ -66,14 +66,14 @@ pub fn read(folder: &Path) -> Result<Registry, SchemaError> {
 }
 
 /// What a table's events are written in, with the files that it takes in their place.
-pub(crate) fn format(config: &Config, contract: &Contract, database: &str) -> Result<Format, Error> {
+pub(crate) fn format(output: &Output, contract: &Contract, database: &str) -> Result<Format, Error> {
     let table = &contract.table;
-    let (encoding, compression) = config.encodings.of(&table.name);
+    let (encoding, compression) = output.encodings.of(&table.name);
     let mut format = Format::default();
     if encoding == Encoding::DebeziumJson && compression == Compression::None {
         return Ok(format);
     }
-    let folder = config.contracts_dir.as_deref().ok_or_else(|| Error::NoSchemaFolder { table: table.name.clone() })?;
+    let folder = output.contracts_dir.as_deref().ok_or_else(|| Error::NoSchemaFolder { table: table.name.clone() })?;
     let file = |extension: &str| {
         let contract = Contract::file_name(&table.name);
         folder.join(format!("{}.{extension}", contract.strip_suffix(".json").unwrap_or(&contract)))
@@ -98,7 +98,7 @@ pub(crate) fn format(config: &Config, contract: &Contract, database: &str) -> Re
         }
     }
     if compression == Compression::Zstd {
-        let (path, dictionary) = (file("dict"), Dictionary::new(table, &config.name, database));
+        let (path, dictionary) = (file("dict"), Dictionary::new(table, &output.name, database));
         // It does not say which version it was made for: one before this one.
         put(&path, &dictionary.bytes, Some(contract.version.saturating_sub(1).max(1)))?;
         format.compressor = Some(Compressor::new(&dictionary)?);
@@ -176,12 +176,9 @@ mod tests {
         contract
     }
 
-    fn config(folder: &Path, encoding: Encoding, compression: Compression) -> Config {
-        let source = crate::Source::sql_login("127.0.0.1", 1433, "shop", "sa", crate::Password::new("x"));
-        let mut config = Config::new("shop", source, folder.join("data"));
-        config.contracts_dir = Some(folder.to_owned());
-        config.encodings = Encodings { encoding, compression, ..Encodings::default() };
-        config
+    fn output(folder: &Path, encoding: Encoding, compression: Compression) -> Output {
+        let encodings = Encodings { encoding, compression, ..Encodings::default() };
+        Output { contracts_dir: Some(folder.to_owned()), encodings, ..Output::new("shop") }
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -227,7 +224,7 @@ mod tests {
             ),
         ] {
             let folder = tempfile::tempdir().unwrap();
-            let config = config(folder.path(), encoding, Compression::Zstd);
+            let output = output(folder.path(), encoding, Compression::Zstd);
             let mut encoder = schemas::encoding::Encoder::new("shop", "shop");
             let (mut records, mut expected) = (Vec::new(), Vec::new());
             let versions = [
@@ -239,7 +236,7 @@ mod tests {
                 let contract = contract(sql_type, version);
                 // A restart finds everything in its place.
                 for _ in 0..2 {
-                    let mut format = format(&config, &contract, "shop").unwrap();
+                    let mut format = format(&output, &contract, "shop").unwrap();
                     let (event, mut record, mut json) = (event(&contract, total.clone()), Vec::new(), Vec::new());
                     encoder.encode(&mut format, &event, &mut record);
                     encoder.json().encode(&event, &mut json);
@@ -281,10 +278,10 @@ mod tests {
     #[test]
     fn a_scale_that_changes_within_a_version_is_refused_before_anything_is_written() {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path(), Encoding::Avro, Compression::None);
+        let output = output(folder.path(), Encoding::Avro, Compression::None);
         let decimal = |scale| SqlType::Decimal { precision: 9, scale };
-        format(&config, &contract(decimal(2), 1), "shop").unwrap();
-        let error = format(&config, &contract(decimal(4), 1), "shop").unwrap_err();
+        format(&output, &contract(decimal(2), 1), "shop").unwrap();
+        let error = format(&output, &contract(decimal(4), 1), "shop").unwrap_err();
         assert!(error.to_string().contains("x-version"), "{error}");
         assert_eq!(names(folder.path()), ["dbo.orders.avsc"]);
     }
@@ -294,8 +291,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dbo.orders.proto");
         std::fs::write(&path, "message Row {}").unwrap();
-        let config = config(folder.path(), Encoding::Protobuf, Compression::None);
-        let error = format(&config, &contract(SqlType::Int, 1), "shop").unwrap_err();
+        let output = output(folder.path(), Encoding::Protobuf, Compression::None);
+        let error = format(&output, &contract(SqlType::Int, 1), "shop").unwrap_err();
         assert!(error.to_string().contains("dbo.orders.proto"), "{error}");
         assert_eq!(std::fs::read_to_string(path).unwrap(), "message Row {}");
     }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use schemas::contract::Difference;
-use schemas::{ErrorClass, TableName};
+use schemas::progress::{SequenceNumber, ShardId, StreamName};
+use schemas::{ErrorClass, Lsn, TableName};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -66,6 +67,45 @@ pub enum Error {
         "{table}: `keys` names column {column}, which is not captured or may be NULL: name columns that are captured and NOT NULL"
     )]
     ConfiguredKey { table: TableName, column: String },
+    #[error("the mapping of {} is wrong: {what}: {remedy}", table.as_ref().map_or_else(|| "the stream".to_owned(), ToString::to_string))]
+    Mapping { table: Option<TableName>, what: String, remedy: String },
+    #[error("stream {stream}, the service's, does not exist: correct its name or its provider in `source.stream`")]
+    NoInput { stream: StreamName },
+    #[error(
+        "stream {stream}, the service's, shard {shard}: records after {after} may have been removed before they were read (the oldest kept is {oldest}). Lengthen its retention, \
+         remove the importer's data directory, and start: the stream is read from the oldest record that it keeps, and the joiner builds its state anew; have the service publish again \
+         what older records said. Where the stream was merely quiet for longer than its retention, `aged_positions: trust` in the provider of `source.stream` goes on"
+    )]
+    InputGap { stream: StreamName, shard: ShardId, after: SequenceNumber, oldest: SequenceNumber },
+    #[error(
+        "stream {stream}, the service's, shard {shard}: record {sequence}, up to which it was read, is not in it any more, or never was: it is another stream of that name, or records \
+         were taken out. Correct its name or its provider in `source.stream`, or remove the importer's data directory to begin with the oldest record that it keeps"
+    )]
+    InputChanged { stream: StreamName, shard: ShardId, sequence: SequenceNumber },
+    #[error(
+        "stream {stream}, the service's, shard {shard}, record {sequence}{}: {problem}. Have the mapping or the contract fit it, or set such records aside with \
+         `on_bad_record: dead_letter` (`on_unmatched` for those of no table); nothing of its tick has been published",
+        table.as_ref().map_or_else(String::new, |table| format!(", of {table}"))
+    )]
+    BadRecord { table: Option<TableName>, stream: StreamName, shard: ShardId, sequence: SequenceNumber, problem: String },
+    #[error(
+        "mapping or contracts have changed while tick {lsn} was being published, and some of it is out under the earlier ones: start once with the earlier ones, until that tick is \
+         published, and change them then"
+    )]
+    MappingChanged { lsn: Lsn },
+    #[error(
+        "{path}: the last tick that it knows is {known}, and {published} has been published: the directory is of an earlier time. Bring back the latest one, or remove it to begin with the \
+         oldest record that the service's stream keeps, with a joiner that builds its state anew"
+    )]
+    BehindItsStreams { path: PathBuf, known: Lsn, published: Lsn },
+    #[error(
+        "{path} is the progress over stream {found}, and `source.stream` names {expected}: give each source a data directory of its own, or remove this one to begin anew"
+    )]
+    OtherStream { path: PathBuf, found: StreamName, expected: StreamName },
+    #[error(
+        "{path}: the rows that are kept of a service's stream cannot be used: {what}. Look at the disk and the rights; a copy of the data directory may stand in, or remove it to begin anew"
+    )]
+    Rows { path: PathBuf, what: String, class: ErrorClass },
 }
 
 impl Error {
@@ -78,7 +118,7 @@ impl Error {
                 _ => ErrorClass::Misconfigured,
             },
             Self::LeaseLost { .. } => ErrorClass::Transient,
-            Self::LeaseStore { class, .. } => *class,
+            Self::LeaseStore { class, .. } | Self::Rows { class, .. } => *class,
             _ => ErrorClass::Misconfigured,
         }
     }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::error::Error;
 use crate::handle::{ImporterHandle, Requests};
-use crate::lease::{self, Lease};
+use crate::lease::{self, Lease, Turn};
 use crate::metrics;
 use crate::session::{self, End, Opening};
 use crate::status::{Activity, StatusHandle};
@@ -67,36 +67,13 @@ impl Importer {
             () = shutdown.cancelled() => return Ok(()),
             store = lease::open(&self.config) => store?,
         };
-        loop {
-            let lease = tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                lease = Lease::acquire(Arc::clone(&store), |place| self.waits(place)) => lease?,
-            };
-            self.status.update(|status| {
-                status.epoch = lease.epoch;
-                status.activity = Activity::Starting;
-            });
-            let result = tokio::select! {
-                () = shutdown.cancelled() => Ok(()),
-                error = lease.keep() => Err(error),
-                result = self.sessions(&lease, clock) => result,
-            };
-            match result {
-                Err(error @ Error::LeaseLost { .. }) => {
-                    tracing::warn!(%error, "the lease is lost; waiting for the next turn");
-                    lease.release().await;
-                }
-                result => {
-                    lease.release().await;
-                    return result;
-                }
+        while let Some(lease) = Lease::turn(&store, &self.status, shutdown).await? {
+            let work = self.sessions(&lease, clock);
+            if lease.hold(shutdown, work).await? == Turn::Over {
+                break;
             }
         }
-    }
-
-    fn waits(&self, place: &str) {
-        tracing::info!(place, "another importer of this source works; waiting to take over");
-        self.status.update(|status| status.activity = Activity::Waiting);
+        Ok(())
     }
 
     /// One session after the other, until a failure that trying again does not mend.

@@ -9,6 +9,8 @@
 //! What holds over all of it: nothing at or below a published progress LSN is published afterwards under the same epoch, except repeats (INV-1); saved progress never
 //! passes acknowledged work (INV-2); every captured change is published, dead-lettered or reported missing (INV-6). Each module says how it keeps its part.
 //!
+//! [`service`] is the other kind of source: a service's own stream of events, mapped to rows. It publishes by the same means, and keeps the same promises by its own.
+//!
 //! [`check`] looks at a source and says what an operator should do; [`init`] reads a source's catalog and proposes contracts and entities.
 
 pub mod check;
@@ -30,6 +32,7 @@ mod pool;
 mod publish;
 mod reread;
 mod saved;
+pub mod service;
 mod session;
 mod settle;
 mod snapshot;
@@ -39,7 +42,7 @@ mod tail;
 mod verify;
 
 pub use check::check;
-pub use config::{BreakingPolicy, CompatiblePolicy, Config, GapPolicy, LeaseConfig, SnapshotConfig, SnapshotMode, TableFilter};
+pub use config::{BreakingPolicy, CompatiblePolicy, Config, GapPolicy, LeaseConfig, Output, SnapshotConfig, SnapshotMode, TableFilter};
 pub use controls::{ControlsError, Mask, TableControls};
 pub use error::Error;
 pub use handle::{AskedRange, ImporterHandle, RequestError};

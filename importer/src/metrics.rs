@@ -12,6 +12,8 @@ const TICK_SECONDS: &str = "tributary_importer_tick_seconds";
 const LAG_SECONDS: &str = "tributary_importer_lag_seconds";
 const HEADROOM_SECONDS: &str = "tributary_importer_retention_headroom_seconds";
 const STALLED: &str = "tributary_importer_capture_stalled";
+const PASSED_OVER: &str = "tributary_importer_records_passed_over_total";
+const UNKNOWN_DELETIONS: &str = "tributary_importer_unknown_deletions_total";
 const RECONNECTS: &str = "tributary_importer_reconnects_total";
 
 /// Tells the recorder what they mean. Once is enough; more do no harm.
@@ -33,6 +35,8 @@ pub(crate) fn describe() {
         "How long the oldest change that waits to be read is safe from the cleanup job; the whole retention while none waits"
     );
     describe_gauge!(STALLED, Unit::Count, "1 while the source's change data capture stands still, else 0");
+    describe_counter!(PASSED_OVER, Unit::Count, "Records of a service's stream that are of no table, and were to be skipped");
+    describe_counter!(UNKNOWN_DELETIONS, Unit::Count, "Deletions by a service of rows that no event of it had made, by table");
     describe_counter!(RECONNECTS, Unit::Count, "Connections to the source that were lost and made again");
 }
 
@@ -47,6 +51,21 @@ pub(crate) fn published(table: &TableName, events: u64, dead_letters: u64, read:
     }
     if read > 0 {
         counter!(SNAPSHOT_ROWS, "table" => label).increment(read);
+    }
+}
+
+/// Of a service's record of which not even the table is known.
+pub(crate) fn dead_letter_of_no_table() {
+    counter!(DEAD_LETTERS, "table" => "(none)").increment(1);
+}
+
+pub(crate) fn passed_over(records: u64) {
+    counter!(PASSED_OVER).increment(records);
+}
+
+pub(crate) fn unknown_deletions(table: &TableName, count: u64) {
+    if count > 0 {
+        counter!(UNKNOWN_DELETIONS, "table" => table.to_string()).increment(count);
     }
 }
 

@@ -11,20 +11,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use schemas::contract::{Contract, Violation};
 use schemas::encoding::{Encoder, Format};
 use schemas::event::{ChangeEvent, Row};
-use schemas::progress::{Phase, ProgressRecord, Reread, ShardPositions, StreamName};
+use schemas::progress::{Phase, ProgressRecord, Reread, SequenceNumber, ShardId, ShardPositions, StreamName};
+use schemas::table::TableSchema;
 use schemas::value::{Value, write_string};
 use schemas::{Lsn, Position, TableName};
 use serde_json::json;
-use streams::{Layout, Provider, Record, StreamWriter};
+use streams::{Layout, Positions, Provider, Record, StreamWriter};
 
-use crate::config::Config;
+use crate::config::Output;
 use crate::encodings;
 use crate::error::Error;
 use crate::metrics;
+use crate::service::Problem;
 use crate::status::StatusHandle;
 
 /// How many events, or bytes of them, are collected before they are handed to the stream.
@@ -59,6 +63,18 @@ pub(crate) struct Publishing {
     pub(crate) breaks: Option<String>,
 }
 
+/// A record of a service's stream that is of no row.
+pub(crate) struct Refused<'a> {
+    /// The table that it was to be of, if that is known.
+    pub(crate) table: Option<usize>,
+    pub(crate) position: Position,
+    pub(crate) stream: &'a StreamName,
+    pub(crate) shard: &'a ShardId,
+    pub(crate) sequence: &'a SequenceNumber,
+    pub(crate) data: &'a [u8],
+    pub(crate) problem: &'a Problem,
+}
+
 struct Batch {
     stream: StreamName,
     records: Vec<Record>,
@@ -81,6 +97,8 @@ pub(crate) struct Publisher {
     event_bytes: usize,
     /// Where each shard of the event streams stands, by this writer and those before it.
     positions: ShardPositions,
+    /// The last record of the progress stream.
+    told: Positions,
     status: StatusHandle,
 }
 
@@ -92,7 +110,7 @@ pub fn dead_letter_stream(prefix: &str) -> StreamName {
 impl Publisher {
     /// For tables in the order of `tables`: their index names them from here on.
     pub(crate) async fn new(
-        config: &Config,
+        output: &Output,
         provider: &dyn Provider,
         tables: Vec<Publishing>,
         database: &str,
@@ -103,28 +121,28 @@ impl Publisher {
         let mut batches: Vec<Batch> = Vec::new();
         let mut routes = Vec::new();
         for Publishing { contract, breaks } in tables {
-            let name = config.layout.stream(&config.prefix, &contract.table.name);
+            let name = output.layout.stream(&output.prefix, &contract.table.name);
             let stream = batches.iter().position(|batch| batch.stream == name).unwrap_or_else(|| {
                 batches.push(Batch { stream: name, records: Vec::new() });
                 batches.len() - 1
             });
-            let format = encodings::format(config, &contract, database)?;
-            routes.push(route(config, contract, format, breaks, stream)?);
+            let format = encodings::format(output, &contract, database)?;
+            routes.push(route(output, contract, format, breaks, stream)?);
         }
-        let (progress_stream, dead_letters) = (Layout::progress_stream(&config.prefix), dead_letter_stream(&config.prefix));
-        if config.create_streams {
+        let (progress_stream, dead_letters) = (Layout::progress_stream(&output.prefix), dead_letter_stream(&output.prefix));
+        if output.create_streams {
             for batch in &batches {
-                provider.ensure(&batch.stream, config.shards).await?;
+                provider.ensure(&batch.stream, output.shards).await?;
             }
             provider.ensure(&progress_stream, 1).await?;
             provider.ensure(&dead_letters, 1).await?;
         }
         let writer = provider.writer().await?;
-        let encoder = Encoder::new(&config.name, database);
+        let encoder = Encoder::new(&output.name, database);
         Ok(Self {
             writer,
             encoder,
-            source: config.name.clone(),
+            source: output.name.clone(),
             epoch,
             routes,
             batches,
@@ -135,6 +153,7 @@ impl Publisher {
             record_limit,
             event_bytes: 512,
             positions: ShardPositions::new(),
+            told: Positions::new(),
             status,
         })
     }
@@ -148,8 +167,13 @@ impl Publisher {
         &self.positions
     }
 
+    /// Where the last progress record stands.
+    pub(crate) fn told(&self) -> &Positions {
+        &self.told
+    }
+
     /// The table at an index.
-    pub(crate) fn table(&self, index: usize) -> &Arc<schemas::table::TableSchema> {
+    pub(crate) fn table(&self, index: usize) -> &Arc<TableSchema> {
         &self.routes[index].contract.table
     }
 
@@ -198,8 +222,8 @@ impl Publisher {
         let route = &self.routes[table];
         let mut key = Vec::new();
         match (event.row(), route.partition_by, route.fold) {
-            (Some(row), Some(column), _) => key_json(&[column], row, route, &mut key),
-            (Some(row), None, true) => key_json(&route.contract.table.key, row, route, &mut key),
+            (Some(row), Some(column), _) => key_json(&[column], row, &route.contract.table, &mut key),
+            (Some(row), None, true) => key_json(&route.contract.table.key, row, &route.contract.table, &mut key),
             _ => self.encoder.encode_key(event, &mut key),
         }
         let key = String::from_utf8(key).unwrap_or_default();
@@ -211,16 +235,9 @@ impl Publisher {
     }
 
     async fn dead_letter(&mut self, table: usize, event: &ChangeEvent, violation: &Violation, whole: bool) -> Result<(), Error> {
-        let Position { commit_lsn, command_id, seqval, operation } = event.position;
         let name = event.table.name.to_string();
-        tracing::warn!(table = name, %commit_lsn, column = violation.column, rule = violation.rule, "event breaks its contract and is dead-lettered");
-        let head = json!({
-            "source": self.source,
-            "epoch": self.epoch,
-            "table": name,
-            "position": {"commit_lsn": commit_lsn, "command_id": command_id, "seqval": seqval, "operation": operation},
-            "reason": {"column": violation.column, "rule": violation.rule, "value": violation.value},
-        });
+        tracing::warn!(table = name, commit_lsn = %event.position.commit_lsn, column = violation.column, rule = violation.rule, "event breaks its contract and is dead-lettered");
+        let head = self.letter(&name, event.position, violation);
         let mut data = head.to_string().into_bytes();
         data.pop();
         data.extend_from_slice(b",\"event\":");
@@ -239,6 +256,45 @@ impl Publisher {
         let record = Record { partition_key, data: Bytes::from(data) };
         self.writer.append(&self.dead_letters, vec![record]).await?;
         Ok(())
+    }
+
+    /// Sets aside a record of a service's stream.
+    pub(crate) async fn refuse(&mut self, refused: Refused<'_>) -> Result<(), Error> {
+        let Refused { table, position, stream, shard, sequence, data, problem } = refused;
+        let name = table.map_or_else(|| "(none)".to_owned(), |table| self.table(table).name.to_string());
+        tracing::warn!(table = name, %stream, %shard, %sequence, pointer = problem.pointer, rule = problem.rule, "record is dead-lettered");
+        let Problem { pointer, rule, value } = problem.clone();
+        let mut letter = self.letter(&name, position, &Violation { column: pointer, rule, value });
+        letter["record"] = json!({"stream": stream, "shard": shard, "sequence": sequence});
+        let partition_key = shard.0.clone();
+        let short = letter.to_string();
+        match serde_json::from_slice::<serde_json::Value>(data) {
+            Ok(event) => letter["event"] = event,
+            Err(_) => letter["data"] = BASE64_STANDARD.encode(data).into(),
+        }
+        let mut data = letter.to_string();
+        // As for events: where the stream would refuse it, the record's place has to do.
+        if self.is_too_large(data.as_bytes(), &partition_key) {
+            data = short;
+        }
+        match table {
+            Some(table) => self.routes[table].dead_lettered += 1,
+            None => metrics::dead_letter_of_no_table(),
+        }
+        self.writer.append(&self.dead_letters, vec![Record { partition_key, data: data.into() }]).await?;
+        Ok(())
+    }
+
+    /// What every dead letter says.
+    fn letter(&self, table: &str, position: Position, violation: &Violation) -> serde_json::Value {
+        let Position { commit_lsn, command_id, seqval, operation } = position;
+        json!({
+            "source": self.source,
+            "epoch": self.epoch,
+            "table": table,
+            "position": {"commit_lsn": commit_lsn, "command_id": command_id, "seqval": seqval, "operation": operation},
+            "reason": {"column": violation.column, "rule": violation.rule, "value": violation.value},
+        })
     }
 
     async fn hand_over(&mut self) -> Result<(), Error> {
@@ -281,7 +337,7 @@ impl Publisher {
             .map_err(|error| source::Error::Unexpected { doing: "writing a progress record", what: error.to_string() })?;
         let record = Record { partition_key: self.source.chars().take(MAX_PARTITION_KEY).collect(), data: data.into() };
         self.writer.append(&self.progress_stream, vec![record]).await?;
-        self.writer.flush().await?;
+        self.told = self.writer.flush().await?.remove(&self.progress_stream).unwrap_or_default();
         self.account();
         Ok(())
     }
@@ -313,9 +369,9 @@ impl Publisher {
     }
 }
 
-fn route(config: &Config, contract: Contract, format: Format, breaks: Option<String>, stream: usize) -> Result<Route, Error> {
+fn route(output: &Output, contract: Contract, format: Format, breaks: Option<String>, stream: usize) -> Result<Route, Error> {
     let table = &contract.table;
-    let partition_by = match config.partition_by.get(&table.name) {
+    let partition_by = match output.partition_by.get(&table.name) {
         None => None,
         Some(column) => Some(table.column(column).ok_or_else(|| Error::PartitionColumn {
             table: table.name.clone(),
@@ -328,14 +384,14 @@ fn route(config: &Config, contract: Contract, format: Format, breaks: Option<Str
 }
 
 /// Values as a JSON array, with text folded where the column compares without case.
-fn key_json(columns: &[usize], row: &Row, route: &Route, out: &mut Vec<u8>) {
+pub(crate) fn key_json(columns: &[usize], row: &Row, table: &TableSchema, out: &mut Vec<u8>) {
     out.push(b'[');
     for (position, &index) in columns.iter().enumerate() {
         if position > 0 {
             out.push(b',');
         }
         match &row[index] {
-            Value::Text(text) if route.contract.table.columns[index].case_insensitive => {
+            Value::Text(text) if table.columns[index].case_insensitive => {
                 write_string(out, text.trim_end_matches(' ').to_lowercase().as_str())
             }
             value => value.write_json(out),

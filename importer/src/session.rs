@@ -91,7 +91,7 @@ impl<'a> Session<'a> {
     /// Connects, reads the catalog, holds it against configuration, contracts and progress, and makes ready to read and publish.
     async fn open(opening: Opening<'a>) -> Result<Self, Error> {
         let Opening { config, provider, lease, clock, status, requests, record_limit, last_success } = opening;
-        let saved = lease.load(&config.name).await?;
+        let saved = lease.load(&config.output.name).await?;
         let mut client = Client::connect(&config.source).await?;
         *last_success = Some(Instant::now());
         let database = Database::read(&mut client).await?;
@@ -117,7 +117,7 @@ impl<'a> Session<'a> {
             published.push(Publishing { contract, breaks });
         }
         let mut publisher =
-            Publisher::new(config, provider, published, &catalog.database, lease.epoch, record_limit, status.clone()).await?;
+            Publisher::new(&config.output, provider, published, &catalog.database, lease.epoch, record_limit, status.clone()).await?;
         publisher.go_on_from(saved.positions.clone());
         let clock = clock.of_server(&mut client).await?;
         let (status, tables) = (status.clone(), Arc::new(read));
@@ -203,7 +203,7 @@ async fn first_progress(config: &Config, catalog: &Catalog, client: &mut Client)
     let lsn = snapshot::starting_lsn(captured, floors);
     tracing::info!(%lsn, "the initial snapshot begins");
     let phase = SavedPhase::Snapshot { lsn, tables: BTreeMap::new() };
-    Ok(Saved::new(&config.name, &catalog.database, BTreeMap::new(), phase))
+    Ok(Saved::new(&config.output.name, &catalog.database, BTreeMap::new(), phase))
 }
 
 /// As if every table had been read.

@@ -15,7 +15,7 @@ use schemas::{Lsn, TableName};
 use serde::Serialize;
 use streams::{Layout, Positions, Provider};
 
-use crate::config::Config;
+use crate::config::{Config, Output};
 use crate::controls::{Controlled, TableControls};
 use crate::error::Error;
 use source::changes::{Change, ChangeTable, Cursor};
@@ -80,7 +80,7 @@ struct Range {
 
 /// Counts again what the source holds of all that was published.
 pub async fn verify(config: &Config, provider: &dyn Provider) -> Result<Recount, Error> {
-    let records = in_force(records(config, provider).await?);
+    let records = in_force(records(&config.output, provider, &Positions::new()).await?);
     let mut client = Client::connect(&config.source).await?;
     let catalog = Catalog::read(&mut client).await?;
     let mut recount = Recount::default();
@@ -97,11 +97,12 @@ pub async fn verify(config: &Config, provider: &dyn Provider) -> Result<Recount,
     Ok(recount)
 }
 
-/// All progress records of the source, in order.
-async fn records(config: &Config, provider: &dyn Provider) -> Result<Vec<ProgressRecord>, Error> {
-    let stream = Layout::progress_stream(&config.prefix);
+/// The progress records of the source after these positions, in order, up to now.
+pub(crate) async fn records(output: &Output, provider: &dyn Provider, after: &Positions) -> Result<Vec<ProgressRecord>, Error> {
+    let stream = Layout::progress_stream(&output.prefix);
     let mut left = provider.tips(&stream).await?;
-    let mut reader = provider.reader(&stream, &Positions::new()).await?;
+    left.retain(|shard, tip| after.get(shard).is_none_or(|after| *after < *tip));
+    let mut reader = provider.reader(&stream, after).await?;
     let mut records = Vec::new();
     while !left.is_empty() {
         let batch = reader.next().await?;
@@ -112,7 +113,7 @@ async fn records(config: &Config, provider: &dyn Provider) -> Result<Vec<Progres
             let doing = "reading progress records";
             let record: ProgressRecord =
                 serde_json::from_slice(data).map_err(|error| source::Error::Unexpected { doing, what: error.to_string() })?;
-            if record.source == config.name {
+            if record.source == output.name {
                 records.push(record);
             }
         }

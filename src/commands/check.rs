@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use importer::check::{CheckItem, Level};
-use schemas::contract::{Compatibility, Difference};
+use schemas::contract::{Compatibility, Contract, Difference};
 use schemas::table::TableSchema;
 
 use super::{archive, stream};
 use crate::cli::CheckArgs;
 use crate::config::Config;
+use crate::config::service::Service;
 use crate::pipeline::plans;
 
 pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
@@ -24,19 +25,14 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         ok("configuration", format!("{} is well formed", args.config.config.display())),
         ok("entities", format!("{} fit their {} table contracts", names.join(", "), contracts.len())),
     ];
-    let (source, filter) = (config.source.resolve()?, config.source.filter());
-    items.extend(importer::check(&source, &filter).await);
     let (streams, policy) = stream::check(&config, &contracts).await;
+    let of_source = match config.source.stream() {
+        None => database(&config, contracts).await?,
+        Some(service) => stream_of_service(&config, service, contracts).await?,
+    };
+    items.extend(of_source);
     items.extend(streams);
     items.extend(archive::check(&config).await);
-    let settings = config.importer(contracts)?;
-    if settings.snapshot.fenced {
-        items.push(importer::check::fence(&source, &filter).await);
-    }
-    // A source that cannot be read has said so above.
-    if let Ok(catalog) = importer::init::read_catalog(&source).await {
-        items.push(contracts_item(&settings, &catalog));
-    }
     print!("{}", table(&items));
     if let Some(policy) = policy {
         println!("\n{}\n{policy}", stream::MENDS);
@@ -45,6 +41,25 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
     println!("\n{} ok, {warnings} to look at, {problems} to mend before this can run.", count(Level::Ok));
     Ok(if problems > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn database(config: &Config, contracts: Vec<Contract>) -> anyhow::Result<Vec<CheckItem>> {
+    let (source, filter) = (config.source.resolve()?, config.source.filter());
+    let mut items = importer::check(&source, &filter).await;
+    let settings = config.importer(contracts)?;
+    if settings.snapshot.fenced {
+        items.push(importer::check::fence(&source, &filter).await);
+    }
+    // A source that cannot be read has said so above.
+    if let Ok(catalog) = importer::init::read_catalog(&source).await {
+        items.push(contracts_item(&settings, &catalog));
+    }
+    Ok(items)
+}
+
+async fn stream_of_service(config: &Config, service: &Service, contracts: Vec<Contract>) -> anyhow::Result<Vec<CheckItem>> {
+    let input = service.provider(None, &config.streams.provider).await?;
+    Ok(importer::service::check::check(&config.service_importer(service, contracts), &*input).await)
 }
 
 /// How the tables stand to their contracts, in a word: `tributary schema diff` says the rest.
@@ -78,6 +93,7 @@ fn contracts_item(settings: &importer::Config, catalog: &importer::Catalog) -> C
 }
 
 async fn print_grants(config: &Config, login: Option<&str>) -> anyhow::Result<ExitCode> {
+    config.source.needs_database("`tributary check --print-grants`")?;
     let source = config.source.resolve()?;
     let catalog = importer::init::read_catalog(&source).await?;
     print!("{}", importer::check::grants(&catalog, &config.source.filter(), login.unwrap_or(&source.user)));

@@ -44,6 +44,7 @@ struct Finding {
 
 pub(crate) async fn diff(args: &SchemaDiffArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
+    config.source.needs_database("`tributary schema diff`")?;
     let versions = contracts::read(&config.contracts)?;
     let current: Vec<Contract> = versions.values().map(|versions| versions.current.clone()).collect();
     let plans = plans(&config, &current)?;

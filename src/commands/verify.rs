@@ -13,6 +13,7 @@ pub(crate) async fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     if args.archive {
         return archive::verify(args, &config).await;
     }
+    config.source.needs_database("`tributary verify`")?;
     let settings = config.importer(config.load_contracts()?)?;
     let provider = streams::config::open(&config.streams.provider).await?;
     let recount = importer::verify(&settings, &*provider).await?;

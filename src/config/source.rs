@@ -1,4 +1,4 @@
-//! The `source:` section: which database, which tables, and how they are read.
+//! The `source:` section: which database, which tables, and how they are read; or which stream of a service ([`super::service`]).
 //!
 //! ```yaml
 //! source:
@@ -43,12 +43,14 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use importer::{BreakingPolicy, CompatiblePolicy, GapPolicy, LeaseConfig, Mask, SnapshotConfig, SnapshotMode, TableControls};
 use schemas::TableName;
+
+use super::service::Service;
 use serde::{Deserialize, Deserializer};
 use sinks::SecretReference;
 
@@ -58,7 +60,11 @@ use sinks::SecretReference;
 pub(crate) struct Source {
     /// Letters, digits, `-` and `_`: it stands in stream names.
     pub(crate) name: String,
-    url: String,
+    /// A service's stream instead of a database: then no other key but the name is its.
+    #[serde(default)]
+    stream: Option<Service>,
+    #[serde(default)]
+    url: Option<String>,
     #[serde(default)]
     password: Option<SecretReference>,
     #[serde(default)]
@@ -98,20 +104,20 @@ pub(crate) struct Source {
 }
 
 /// Where importers agree: at most one of them.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Lease {
     postgres: Option<PostgresLease>,
     dynamodb: Option<DynamoLease>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PostgresLease {
     url: SecretReference,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DynamoLease {
     table: String,
@@ -136,7 +142,7 @@ impl Lease {
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Snapshot {
     pub(crate) mode: SnapshotMode,
@@ -170,7 +176,7 @@ impl Table {
     }
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| crate::cli::duration(&text).map_err(serde::de::Error::custom)).transpose()
 }
@@ -188,6 +194,18 @@ fn kept(reference: Option<&SecretReference>, purpose: &str) -> anyhow::Result<(O
 impl Source {
     /// What can be wrong beyond the form.
     pub(super) fn check(&self) -> anyhow::Result<()> {
+        match (&self.stream, &self.url) {
+            (Some(stream), _) => {
+                if let Some(key) = self.of_a_database() {
+                    bail!(
+                        "source.{key}: belongs to a database, and `source.stream` names a service's stream: keep one of the two"
+                    );
+                }
+                return stream.check();
+            }
+            (None, None) => bail!("source: what is read is missing: name a database (`url`) or a service's stream (`stream`)"),
+            (None, Some(_)) => {}
+        }
         if self.lease.postgres.is_some() && self.lease.dynamodb.is_some() {
             bail!("source.lease: names two stores: keep one of postgres and dynamodb");
         }
@@ -205,10 +223,57 @@ impl Source {
         Ok(())
     }
 
+    /// The first key that is there and has no meaning for a stream.
+    fn of_a_database(&self) -> Option<&'static str> {
+        let keys = [
+            ("url", self.url.is_some()),
+            ("password", self.password.is_some()),
+            ("token", self.token.is_some()),
+            ("time_zone", self.time_zone.is_some()),
+            ("tables", !self.tables.is_empty()),
+            ("exclude", !self.exclude.is_empty()),
+            ("poll_interval", self.poll_interval.is_some()),
+            ("snapshot", self.snapshot != Snapshot::default()),
+            ("on_gap", self.on_gap != GapPolicy::default()),
+            ("on_breaking_change", self.on_breaking_change != BreakingPolicy::default()),
+            ("on_compatible_change", self.on_compatible_change != CompatiblePolicy::default()),
+            ("headroom_warning", self.headroom_warning.is_some()),
+            ("tail_connections", self.tail_connections.is_some()),
+            ("page_rows", self.page_rows.is_some()),
+            ("tick_transactions", self.tick_transactions.is_some()),
+            ("startup_patience", self.startup_patience.is_some()),
+            ("stall_check", self.stall_check.is_some()),
+            ("lease", self.lease != Lease::default()),
+            ("per_table", !self.per_table.is_empty()),
+        ];
+        keys.into_iter().find(|(_, there)| *there).map(|(key, _)| key)
+    }
+
+    /// The service's stream, where it is one.
+    pub(crate) fn stream(&self) -> Option<&Service> {
+        self.stream.as_ref()
+    }
+
+    pub(super) fn relative_to(&mut self, folder: &Path) {
+        if let Some(stream) = &mut self.stream {
+            stream.relative_to(folder);
+        }
+    }
+
+    /// For what only a database can be asked.
+    pub(crate) fn needs_database(&self, command: &str) -> anyhow::Result<()> {
+        if self.stream.is_some() {
+            bail!("{command} asks a database, and source {} is a service's stream", self.name);
+        }
+        Ok(())
+    }
+
     /// The source with its secrets. What is in the environment is read now; a file is read at each connection, so that what is renewed there is used.
     pub(crate) fn resolve(&self) -> anyhow::Result<importer::Source> {
-        let mut settings =
-            importer::SourceSettings { url: Some(importer::SourceUrl::new(&self.url)), ..importer::SourceSettings::default() };
+        let mut settings = importer::SourceSettings {
+            url: self.url.as_deref().map(importer::SourceUrl::new),
+            ..importer::SourceSettings::default()
+        };
         (settings.password, settings.password_file) = kept(self.password.as_ref(), "the source's password (source.password)")?;
         (settings.token, settings.token_file) = kept(self.token.as_ref(), "the source's access token (source.token)")?;
         importer::Source::from_settings(&settings).context("source")
@@ -241,7 +306,7 @@ impl Source {
                 settings.on_gap_of.insert(name.clone(), policy);
             }
             if let Some(column) = &table.partition_by {
-                settings.partition_by.insert(name.clone(), column.clone());
+                settings.output.partition_by.insert(name.clone(), column.clone());
             }
             let controls = table.controls();
             if controls != TableControls::default() {
@@ -300,7 +365,7 @@ mod tests {
         assert_eq!(config.headroom_warning, Duration::from_secs(12 * 3600));
         let name = |table| TableName::new("dbo", table);
         assert_eq!(config.on_gap_of, [(name("orders"), GapPolicy::Resnapshot)].into());
-        assert_eq!(config.partition_by, [(name("orders"), "customer_id".to_owned())].into());
+        assert_eq!(config.output.partition_by, [(name("orders"), "customer_id".to_owned())].into());
         assert!(matches!(config.lease, LeaseConfig::Postgres { .. }));
         let orders = &config.controls[&name("orders")];
         assert_eq!(orders.mask["email"], Mask::Truncate(3));

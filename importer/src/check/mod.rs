@@ -36,15 +36,15 @@ pub struct CheckItem {
 }
 
 impl CheckItem {
-    fn ok(name: &str, detail: impl Into<String>) -> Self {
+    pub(crate) fn ok(name: &str, detail: impl Into<String>) -> Self {
         Self { name: name.to_owned(), level: Level::Ok, detail: detail.into(), remedy: None }
     }
 
-    fn warning(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn warning(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { name: name.to_owned(), level: Level::Warning, detail: detail.into(), remedy: Some(remedy.into()) }
     }
 
-    fn problem(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn problem(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { name: name.to_owned(), level: Level::Problem, detail: detail.into(), remedy: Some(remedy.into()) }
     }
 

@@ -22,10 +22,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use schemas::ErrorClass;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, LeaseConfig};
 use crate::error::Error;
 use crate::saved::Saved;
+use crate::status::{Activity, StatusHandle};
 
 pub(crate) use file::replace;
 
@@ -67,12 +69,26 @@ fn next_epoch(last: u64) -> u64 {
 /// Opens the store that the configuration names.
 pub(crate) async fn open(config: &Config) -> Result<Arc<dyn Store>, Error> {
     Ok(match &config.lease {
-        LeaseConfig::File => Arc::new(file::FileStore::open(&config.data_dir)?),
-        LeaseConfig::Postgres { url } => Arc::new(postgres::PostgresStore::open(url, &config.name).await?),
+        LeaseConfig::File => open_directory(&config.data_dir)?,
+        LeaseConfig::Postgres { url } => Arc::new(postgres::PostgresStore::open(url, &config.output.name).await?),
         LeaseConfig::DynamoDb { table, region, endpoint } => {
-            Arc::new(dynamodb::DynamoStore::open(table, region.as_deref(), endpoint.as_deref(), &config.name).await)
+            Arc::new(dynamodb::DynamoStore::open(table, region.as_deref(), endpoint.as_deref(), &config.output.name).await)
         }
     })
+}
+
+/// The store in a directory.
+pub(crate) fn open_directory(directory: &Path) -> Result<Arc<dyn Store>, Error> {
+    Ok(Arc::new(file::FileStore::open(directory)?))
+}
+
+/// How a time of holding a lease has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// The work is done, or was told to stop.
+    Over,
+    /// Somebody else has the lease: time to wait for the next turn.
+    Lost,
 }
 
 /// The right to import, until it is lost.
@@ -100,6 +116,48 @@ impl Lease {
                 waiting(&store.place());
             }
             tokio::time::sleep(ASKING).await;
+        }
+    }
+
+    /// Waits for the lease, and says so in the status. None when told to stop before it was had.
+    pub(crate) async fn turn(
+        store: &Arc<dyn Store>,
+        status: &StatusHandle,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Self>, Error> {
+        let waits = |place: &str| {
+            tracing::info!(place, "another importer of this source works; waiting to take over");
+            status.update(|status| status.activity = Activity::Waiting);
+        };
+        let lease = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            lease = Self::acquire(Arc::clone(store), waits) => lease?,
+        };
+        status.update(|status| {
+            status.epoch = lease.epoch;
+            status.activity = Activity::Starting;
+        });
+        Ok(Some(lease))
+    }
+
+    /// Works for as long as the lease is held, then gives it back.
+    pub(crate) async fn hold(
+        &self,
+        shutdown: &CancellationToken,
+        work: impl Future<Output = Result<(), Error>>,
+    ) -> Result<Turn, Error> {
+        let result = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            error = self.keep() => Err(error),
+            result = work => result,
+        };
+        self.release().await;
+        match result {
+            Err(error @ Error::LeaseLost { .. }) => {
+                tracing::warn!(%error, "the lease is lost; waiting for the next turn");
+                Ok(Turn::Lost)
+            }
+            result => result.map(|()| Turn::Over),
         }
     }
 

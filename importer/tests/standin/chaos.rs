@@ -62,7 +62,7 @@ type Held = BTreeMap<String, BTreeMap<String, (usize, Json)>>;
 /// Follows records and events; answers at how many LSNs it was compared.
 pub(crate) async fn follow(world: &World, history: &History) -> usize {
     let events = world.events().await;
-    let stream = world.config.layout.stream(&world.config.prefix, &TableName::new("dbo", "orders"));
+    let stream = world.config.output.layout.stream(&world.config.output.prefix, &TableName::new("dbo", "orders"));
     let (mut held, mut seen, mut begun) = (Held::new(), BTreeSet::new(), BTreeMap::<TableName, (u64, usize)>::new());
     let (mut at, mut consistent_from, mut epoch, mut compared) = (0, None, 0, 0);
     for (number, record) in world.progress().await.iter().enumerate() {

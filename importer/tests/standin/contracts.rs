@@ -93,7 +93,7 @@ async fn columns_that_the_contract_leaves_out_are_not_published() {
     let mut world = World::start(&(SHOP.to_owned() + &fill(1))).await;
     let short = contract(|document| drop(document["properties"].as_object_mut().unwrap().remove("customer")));
     world.config.contracts.insert(orders(), short);
-    world.config.partition_by.insert(TableName::new("dbo", "items"), "order_id".into());
+    world.config.output.partition_by.insert(TableName::new("dbo", "items"), "order_id".into());
     let import = world.import();
     import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
     world.sql("UPDATE dbo.orders SET customer = N'x', total = 3").await;
@@ -110,7 +110,7 @@ async fn columns_that_the_contract_leaves_out_are_not_published() {
     let updates: Vec<_> = world.events().await.into_iter().filter(|event| event["op"] == "u").collect();
     assert_eq!(updates[0]["after"], json!({"id": 1, "total": "3.00"}));
 
-    world.config.partition_by.insert(orders(), "customer".into());
+    world.config.output.partition_by.insert(orders(), "customer".into());
     let error = world.import_error().await;
     assert!(matches!(error, Error::PartitionColumn { .. }) && error.to_string().contains("id, total"), "{error}");
 }

@@ -259,7 +259,7 @@ async fn a_purge_in_the_middle_of_a_read_is_found_out() {
     let reading = world.server().faults().clone();
     import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
     let progress = &world.streams;
-    let stream = world.config.layout.stream(&world.config.prefix, &TableName::new("dbo", "orders"));
+    let stream = world.config.output.layout.stream(&world.config.output.prefix, &TableName::new("dbo", "orders"));
     let published = || async { progress.tips(&stream).await.unwrap().values().filter_map(|tip| tip.to_u64()).max().unwrap_or(0) };
     let start = published().await;
     while published().await == start && !import.task.is_finished() {
@@ -327,7 +327,7 @@ async fn a_record_that_the_stream_refuses_is_dead_lettered_without_its_body() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_that_only_their_partition_key_makes_too_large_are_dead_lettered() {
     let mut world = World::start(&(SHOP.replace("nvarchar(40)", "nvarchar(400)") + &fill(2))).await;
-    world.config.partition_by.insert(TableName::new("dbo", "orders"), "customer".into());
+    world.config.output.partition_by.insert(TableName::new("dbo", "orders"), "customer".into());
     let small = Failing { inner: world.streams.clone(), limit: 1100, calls: Arc::default(), every: u64::MAX };
     let import = world.import_into(Arc::new(small));
     import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;

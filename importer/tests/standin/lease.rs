@@ -92,7 +92,7 @@ async fn rows_that_a_replaced_importer_publishes_late_are_told_apart() {
     second.reaches(history.look(&world).await).await;
     second.until("rows of its own", |status| status.tables[&orders].snapshot_rows > 0).await;
     // Now the first one's request arrives.
-    let stream = world.config.layout.stream("shop", &orders);
+    let stream = world.config.output.layout.stream("shop", &orders);
     let mut writer = world.streams.writer().await.unwrap();
     writer.append(&stream, frozen.take()).await.unwrap();
     let arrived = writer.flush().await.unwrap().remove(&stream).unwrap();

@@ -55,7 +55,7 @@ async fn a_large_transaction_is_read_in_pages_within_bounded_memory() {
     script.push_str("COMMIT TRANSACTION;");
     world.sql(&script).await;
     let captured = world.captured().await;
-    world.config.layout = streams::Layout::Shared;
+    world.config.output.layout = streams::Layout::Shared;
     let before = resident_kb();
     let import = world.import_into(std::sync::Arc::new(crate::sink::Counting));
     let most = std::cell::Cell::new(0);

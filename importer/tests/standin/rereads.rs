@@ -104,7 +104,7 @@ async fn killed_at_each_step_of_a_reread_it_goes_on_where_it_was() {
         runs += 1;
         let before = world.progress().await.len();
         let import = world.import();
-        let stream = streams::Layout::progress_stream(&world.config.prefix);
+        let stream = streams::Layout::progress_stream(&world.config.output.prefix);
         let mut done = false;
         loop {
             let records = streams::Provider::tips(&world.streams, &stream).await.unwrap();
@@ -336,7 +336,7 @@ GO
     world.import_all().await;
     world.config.snapshot.chunk_rows = 100;
     world.config.snapshot.rows_per_second = Some(2000);
-    let stream = world.config.layout.stream("shop", &table("heap"));
+    let stream = world.config.output.layout.stream("shop", &table("heap"));
     let published = async || {
         let tips = streams::Provider::tips(&world.streams, &stream).await.unwrap();
         tips.values().filter_map(|tip| tip.to_u64()).sum::<u64>()

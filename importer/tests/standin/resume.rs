@@ -32,7 +32,7 @@ async fn killed_at_each_chunk_the_snapshot_goes_on_where_it_was() {
         let import = world.import();
         let target = before + 3;
         let streams = world.streams.clone();
-        let progress = streams::Layout::progress_stream(&world.config.prefix);
+        let progress = streams::Layout::progress_stream(&world.config.output.prefix);
         let tip = || async {
             streams::Provider::tips(&streams, &progress)
                 .await

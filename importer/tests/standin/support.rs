@@ -56,7 +56,7 @@ impl World {
     async fn with(source: Source, server: Server, script: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config::new("shop", source, directory.path().join("importer"));
-        config.layout = Layout::Shared;
+        config.output.layout = Layout::Shared;
         config.poll_interval = Duration::from_millis(10);
         config.startup_patience = Duration::ZERO;
         let world = Self { server, streams: Memory::new(), directory, config };
@@ -151,11 +151,11 @@ impl World {
 
     /// The events, in the order in which they were published.
     pub(crate) async fn events(&self) -> Vec<Json> {
-        self.records(&self.config.layout.stream(&self.config.prefix, &TableName::new("dbo", "orders"))).await
+        self.records(&self.config.output.layout.stream(&self.config.output.prefix, &TableName::new("dbo", "orders"))).await
     }
 
     pub(crate) async fn progress(&self) -> Vec<ProgressRecord> {
-        let records = self.records(&Layout::progress_stream(&self.config.prefix)).await;
+        let records = self.records(&Layout::progress_stream(&self.config.output.prefix)).await;
         records.into_iter().map(|record| serde_json::from_value(record).unwrap()).collect()
     }
 

@@ -30,7 +30,7 @@ async fn what_was_published_is_what_was_captured_and_a_false_count_is_found() {
     let forged = records.iter_mut().rfind(|record| record.counts.contains_key(&TableName::new("dbo", "items"))).unwrap();
     *forged.counts.get_mut(&TableName::new("dbo", "items")).unwrap() += 1;
     let other = streams::memory::Memory::new();
-    let stream = Layout::progress_stream(&world.config.prefix);
+    let stream = Layout::progress_stream(&world.config.output.prefix);
     other.ensure(&stream, 1).await.unwrap();
     let mut writer = other.writer().await.unwrap();
     for record in &records {

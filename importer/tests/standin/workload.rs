@@ -196,8 +196,8 @@ INSERT INTO dbo.heap (a, b) VALUES (1, 'x'), (1, 'x'), (NULL, NULL), (2, 'y'), (
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_per_table_with_several_shards_keeps_each_rows_order() {
     let mut world = World::start(&(SHOP.to_owned() + &fill(10))).await;
-    world.config.layout = streams::Layout::Table;
-    world.config.shards = 3;
+    world.config.output.layout = streams::Layout::Table;
+    world.config.output.shards = 3;
     let import = world.import();
     import.until("the tail", |status| status.activity == importer::Activity::Tailing).await;
     for step in 0..5 {
@@ -210,7 +210,7 @@ async fn a_stream_per_table_with_several_shards_keeps_each_rows_order() {
     import.reaches(world.captured().await).await;
     import.stop().await;
     for (table, rows) in [("orders", 10), ("items", 20)] {
-        let stream = world.config.layout.stream("shop", &schemas::TableName::new("dbo", table));
+        let stream = world.config.output.layout.stream("shop", &schemas::TableName::new("dbo", table));
         let mut last: BTreeMap<String, Json> = BTreeMap::new();
         for event in world.records(&stream).await {
             let held = last.insert(key(table, &event["after"]), event["after"].clone());
