@@ -60,6 +60,9 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Has a running importer read a table, or a range of its keys, again.
     Snapshot(SnapshotArgs),
+    /// What was set aside: events that the joiner cannot use, changes of entities that a sink does not take.
+    #[command(subcommand)]
+    DeadLetter(DeadLetterCommand),
     /// Makes, shows and reads the streams.
     #[command(subcommand)]
     Stream(StreamCommand),
@@ -304,6 +307,73 @@ pub(crate) struct SnapshotArgs {
     /// The last key. Default: to the last row.
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     pub(crate) to: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetterCommand {
+    /// Lists them, a line each.
+    List(DeadLetterListArgs),
+    /// Shows one in full, as JSON: the reason, and the beginning of the document or the event.
+    Show(DeadLetterShowArgs),
+    /// Has the entities of refused changes written again, as they stand then (those of a stopped process when it runs again).
+    Retry(DeadLetterChangeArgs),
+    /// Forgets them.
+    Drop(DeadLetterChangeArgs),
+}
+
+/// Where dead letters are.
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetterPlace {
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+    /// Work on the state that this configuration names, of a process that does not run.
+    #[arg(long, short, conflicts_with_all = ["url", "token_env"])]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetterListArgs {
+    #[command(flatten)]
+    pub(crate) place: DeadLetterPlace,
+    /// Those of this sink alone.
+    #[arg(long)]
+    pub(crate) sink: Option<String>,
+    /// At most so many.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: usize,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetterShowArgs {
+    #[command(flatten)]
+    pub(crate) place: DeadLetterPlace,
+    /// As `list` shows it.
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetterChangeArgs {
+    #[command(flatten)]
+    pub(crate) place: DeadLetterPlace,
+    #[command(flatten)]
+    pub(crate) which: DeadLetterWhich,
+}
+
+/// Which letters are meant.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct DeadLetterWhich {
+    /// This one, as `list` shows it.
+    pub(crate) id: Option<String>,
+    /// All of this sink.
+    #[arg(long)]
+    pub(crate) sink: Option<String>,
+    /// All that there are.
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[cfg(feature = "demo")]

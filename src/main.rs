@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod config;
+mod dead_letters;
 #[cfg(feature = "demo")]
 mod demo;
 mod feed;

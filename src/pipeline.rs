@@ -6,7 +6,6 @@ use std::sync::Arc;
 use anyhow::Context;
 use archive::{Archive, Archiver, Fused};
 use importer::Importer;
-use importer::service::ServiceImporter;
 use joiner::Joiner;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use schemas::contract::Contract;
@@ -21,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, table_of};
+use crate::dead_letters::Letters;
 use crate::feed::Feed;
 use crate::resnapshot::Resnapshot;
 use crate::status::{Status, StatusExtra};
@@ -74,7 +74,7 @@ impl Pipeline {
         let contracts = config.load_contracts()?;
         let plans = plans(&config, &contracts)?;
         let reader = match config.readable_sink() {
-            Some(sink) => sinks::open_reader(sink)?,
+            Some(entry) => sinks::open_reader(&entry.sink)?,
             None => None,
         };
         if parts.api && reader.is_none() {
@@ -121,11 +121,12 @@ impl Pipeline {
             pipeline.start_archiver(&config, archived, provider.clone(), &report)?;
         }
         if parts.importer {
-            pipeline.start_importer(&config, contracts, provider, &report).await?;
+            pipeline.start_importer(&config, contracts, provider, &report)?;
         }
         if let (Some(server), Some(reader)) = (server, reader) {
             let status = pipeline.status.clone();
             let snapshots = pipeline.snapshots.clone();
+            let dead_letters = pipeline.status.joiner.as_ref().map(|joiner| Letters(joiner.dead_letters()));
             let served = api::Parts {
                 entities: infos,
                 normalize_key: Arc::new(move |entity, key| {
@@ -134,6 +135,7 @@ impl Pipeline {
                 reader,
                 feed,
                 snapshots,
+                dead_letters: dead_letters.map(|letters| Arc::new(letters) as Arc<dyn api::DeadLetters>),
                 status: Arc::new(move || status.json()),
                 metrics: Arc::new(move || metrics.render()),
             };
@@ -143,25 +145,18 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    async fn start_importer(
+    fn start_importer(
         &mut self,
         config: &Config,
         contracts: Vec<Contract>,
         provider: Arc<dyn Provider>,
         report: &Report,
     ) -> anyhow::Result<()> {
-        let shutdown = self.shutdown.clone();
-        if let Some(service) = config.source.stream() {
-            let input = service.provider(Some(&provider), &config.streams.provider).await?;
-            let importer = ServiceImporter::new(config.service_importer(service, contracts), input, provider);
-            self.status.importer = Some(importer.status());
-            self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
-            return Ok(());
-        }
         let settings = config.importer(contracts)?;
         let importer = Importer::new(settings, provider);
         self.status.importer = Some(importer.status());
         self.snapshots = Some(Arc::new(Resnapshot::new(&config.source.name, importer.handle())));
+        let shutdown = self.shutdown.clone();
         self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
         Ok(())
     }
@@ -203,7 +198,7 @@ impl Pipeline {
         let sinks = config
             .sinks
             .iter()
-            .map(|sink| Ok(joiner::NamedSink { name: sink.name().to_owned(), sink: sinks::open(sink)? }))
+            .map(|sink| Ok(joiner::NamedSink { name: sink.name().to_owned(), sink: sink.open()? }))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let feed = Arc::new(Feed::new(handle.outbox()));
         self.status.joiner = Some(handle);

@@ -78,6 +78,15 @@ impl Status {
     }
 }
 
+/// How far a load is, and when it will have ended as it goes.
+fn load_progress(load: &joiner::SinkLoad) -> Json {
+    let left = load.entities_expected.map(|expected| expected.saturating_sub(load.entities));
+    let remaining = left.filter(|_| load.entities_per_second > 0).map(|left| left.div_ceil(load.entities_per_second));
+    let mut part = json!(load);
+    part["remaining_seconds"] = json!(remaining);
+    part
+}
+
 fn sink(sink: &joiner::SinkStatus, joined: &joiner::Status) -> Json {
     let caught_up = sink.behind == 0 && sink.cursor.is_some();
     json!({
@@ -90,6 +99,8 @@ fn sink(sink: &joiner::SinkStatus, joined: &joiner::Status) -> Json {
         "behind": sink.behind,
         "written_total": sink.written,
         "rejected_total": sink.rejected,
+        "dead_letters": sink.dead_letters,
+        "load": sink.load.map(|load| load_progress(&load)),
         "error": sink.error,
     })
 }

@@ -107,7 +107,7 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
             biased;
             () = stop.cancelled() => break,
             ended = readers.join_next() => return Err(reader_ended(ended)),
-            _ = trim.tick() => inbox.trim = Some(trim_bound(config, &shared)),
+            _ = trim.tick() => inbox.trim = Some(trim_bound(config, &shared)?),
             _ = look.tick(), if waiting > 0 => {
                 let waits_for = engine.as_mut().map(|engine| engine.core().waits_for()).unwrap_or_default();
                 inbox.ended = quiet.look(&*provider, waits_for).await;
@@ -170,7 +170,7 @@ fn work_off(engine: &mut Engine, inbox: Inbox) -> Result<(), Error> {
     Ok(())
 }
 
-fn trim_bound(config: &Config, shared: &Shared) -> TrimBound {
+fn trim_bound(config: &Config, shared: &Shared) -> Result<TrimBound, Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let after = now.saturating_sub(config.outbox_age);
     // A sink that has no cursor will be loaded, and needs nothing of the outbox; while it is loaded, what comes after its snapshot.
@@ -180,11 +180,14 @@ fn trim_bound(config: &Config, shared: &Shared) -> TrimBound {
         (None, _) => None,
     };
     let needed = shared.with_status(|status| status.sinks.iter().filter_map(needs).min());
-    TrimBound {
-        entries: config.outbox_entries,
+    // Past that no sink is waited for: it is loaded anew when it comes back.
+    let most = deliver::entries_within(shared, config.backlog_bytes)?;
+    let oldest = (shared.head.borrow().sequence + 1).saturating_sub(most);
+    Ok(TrimBound {
+        entries: config.outbox_entries.min(most),
         after_ms: i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
-        needed: needed.unwrap_or(u64::MAX),
-    }
+        needed: needed.unwrap_or(u64::MAX).max(oldest),
+    })
 }
 
 fn reader_ended(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Error {

@@ -1,36 +1,51 @@
 //! Writes the sinks: a task for each, with its own cursor in the outbox, so that a sink that is down holds up nobody.
 //!
-//! A sink without a cursor (new, or of an earlier load), or whose next entries have been trimmed, is loaded first: all entities from one database snapshot, then it follows the outbox from where that snapshot
-//! stood. Both the load and each batch may be repeated, whole or in part; the sinks' guard by version (INV-5) makes that harmless. A cursor is stored after the sink has confirmed, so it never passes what the
-//! sink holds.
+//! A sink without a cursor (new, of an earlier load, or written in another form: [`Terms::form`]), or whose next entries have been trimmed, is loaded first: all entities from one database snapshot, then it follows
+//! the outbox from where that snapshot stood. Both the load and each batch may be repeated, whole or in part; the sinks' guard by version (INV-5) makes that harmless. A cursor is stored after the sink has
+//! confirmed, so it never passes what the sink holds.
 //!
 //! The log is forced to the disk before a page or a load is written to the sink, so that after a power failure the state is never older than what a sink holds.
+//!
+//! # What fails
+//! - A transient failure is tried again with growing pauses, for ever. What needs somebody's help is said, and looked at again now and then: a mended permission or a rotated secret needs no restart.
+//! - No change wedges its sink. What the sink rejects is kept as a dead letter. A batch that keeps failing although the target can be reached is written in ever smaller parts, and a change that fails by itself while
+//!   others are taken is a dead letter too ([`attempts`], [`Delivery::single_out`]). A target that takes nothing is never told from one that is down: nothing is set aside then.
+//! - A sink that is far behind is told the latest change of each key ([`backlog`]). How much is kept for it is bounded ([`crate::Config::backlog_bytes`]): past that it is loaded anew, which is the same coalesced further.
+//! - Dead letters are bounded too: a sink that has set too many aside stops and says so.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use rocksdb::WriteBatch;
-use schemas::change::EntityChange;
+use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
 use schemas::{ErrorClass, Lsn};
-use sinks::{Rejected, Sink};
-use tokio::sync::{mpsc, watch};
+use sinks::{Rejected, Sink, Terms};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::handle::{Head, Outbox, Page, Shared};
 use crate::metrics;
-use crate::scan::{As, scan};
 use crate::state::meta::Cursor;
 use crate::status::SinkState;
 
+mod attempts;
+mod backlog;
+mod letters;
+mod load;
+mod single;
+
+use attempts::Attempts;
+use backlog::Backlog;
+pub(crate) use backlog::entries_within;
+use letters::Letters;
+
 const BATCH_ENTRIES: usize = 5000;
 const BATCH_BYTES: usize = 8 << 20;
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// What the database holds is ahead of what has been published: looked at again after so long.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A sink under the name that its cursor is kept by.
 pub struct NamedSink {
@@ -86,15 +101,19 @@ struct Delivery {
     shared: Arc<Shared>,
     name: String,
     sink: Box<dyn Sink>,
+    terms: Terms,
+    infos: Vec<EntityInfo>,
     threads: usize,
     stop: CancellationToken,
-    /// The delay before the next attempt.
-    retry: Duration,
+    attempts: Attempts,
+    letters: Letters,
+    /// Changes of a load that failed by themselves: the load that is done again leaves them out.
+    left_out: HashSet<(Arc<str>, EntityKey)>,
 }
 
 /// Ends when everything joined has been delivered to the sinks that follow, or on `stop`.
 pub(crate) async fn drained(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut poll = tokio::time::interval(FIRST_RETRY);
+    let mut poll = tokio::time::interval(LOOK_AGAIN);
     loop {
         let done = shared.with_status(|status| {
             status
@@ -114,38 +133,54 @@ pub(crate) async fn drained(shared: Arc<Shared>, stop: CancellationToken) {
 
 /// Delivers until told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, sink: NamedSink, threads: usize, stop: CancellationToken) {
-    let NamedSink { name, sink } = sink;
-    let mut delivery = Delivery { shared, name, sink, threads, stop, retry: FIRST_RETRY };
-    loop {
-        match delivery.deliver().await {
-            Ok(()) | Err(Interrupted::Stopped) => return,
-            Err(Interrupted::Sink(error)) => {
-                metrics::sink_error(&delivery.name);
-                let transient = error.class() == ErrorClass::Transient;
-                let state = if transient { SinkState::Retrying } else { SinkState::Stopped };
-                delivery.state(state, Some(error.to_string()));
-                if transient {
-                    tracing::warn!(sink = delivery.name, error = %error, "sink failed, trying again");
-                } else {
-                    tracing::error!(sink = delivery.name, error = %error, "sink stopped");
-                    return;
-                }
-            }
-            Err(Interrupted::Joiner(error)) => {
-                tracing::error!(sink = delivery.name, error = %error, "delivery stopped");
-                return delivery.state(SinkState::Stopped, Some(error.to_string()));
-            }
-        }
-        let pause = delivery.retry;
-        delivery.retry = (pause * 2).min(LONGEST_RETRY);
-        tokio::select! {
-            () = delivery.stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
-        }
+    let name = sink.name.clone();
+    let error = match Delivery::new(shared.clone(), sink, threads, stop) {
+        Ok(mut delivery) => delivery.run().await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = error {
+        tracing::error!(sink = name, error = %error, "delivery stopped");
+        shared.with_sink(&name, |sink| (sink.state, sink.error) = (SinkState::Stopped, Some(error.to_string())));
     }
 }
 
 impl Delivery {
+    fn new(shared: Arc<Shared>, sink: NamedSink, threads: usize, stop: CancellationToken) -> Result<Self, Error> {
+        let NamedSink { name, sink } = sink;
+        let terms = sink.terms();
+        let infos = shared.catalog.entities.iter().map(|entity| entity.plan.info()).collect();
+        let letters = Letters::new(shared.dead_letters(), &name)?;
+        let (attempts, left_out) = (Attempts::new(terms.retry), HashSet::new());
+        Ok(Self { shared, name, sink, terms, infos, threads, stop, attempts, letters, left_out })
+    }
+
+    /// Ends when it is told to stop, or when the joiner's own state cannot be read.
+    async fn run(&mut self) -> Result<(), Error> {
+        loop {
+            let error = match self.deliver().await {
+                Ok(()) | Err(Interrupted::Stopped) => return Ok(()),
+                Err(Interrupted::Joiner(error)) => return Err(error),
+                Err(Interrupted::Sink(error)) => error,
+            };
+            metrics::sink_error(&self.name);
+            if error.class() == ErrorClass::Misconfigured {
+                tracing::error!(sink = self.name, error = %error, "sink stopped until that is mended");
+                self.state(SinkState::Stopped, Some(error.to_string()));
+            } else {
+                tracing::warn!(sink = self.name, error = %error, "sink failed, trying again");
+                self.state(SinkState::Retrying, Some(error.to_string()));
+            }
+            let pause = self.attempts.pause(&error);
+            let mut asked = self.shared.letters.subscribe();
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                // Whoever has dropped letters or wants some tried again does not want to wait.
+                _ = asked.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
     fn state(&self, state: SinkState, error: Option<String>) {
         self.shared.with_sink(&self.name, |sink| (sink.state, sink.error) = (state, error));
     }
@@ -160,21 +195,41 @@ impl Delivery {
         }
     }
 
+    async fn prepare(&mut self) -> Result<(), Interrupted> {
+        Ok(self.or_stop(async |delivery| delivery.sink.prepare(&delivery.infos).await).await??)
+    }
+
+    /// The cursor, if it still says what the sink holds.
+    fn cursor(&self, head: &Head) -> Result<Option<Cursor>, Error> {
+        let cursor = self.shared.store.cursor(&self.name)?;
+        Ok(cursor.filter(|cursor| cursor.load == head.load && cursor.form == self.terms.form))
+    }
+
     async fn deliver(&mut self) -> Result<(), Interrupted> {
-        let infos: Vec<EntityInfo> = self.shared.catalog.entities.iter().map(|entity| entity.plan.info()).collect();
-        self.or_stop(async |delivery| delivery.sink.prepare(&infos).await).await??;
+        self.prepare().await?;
         let outbox = Outbox { shared: self.shared.clone() };
         let mut heads = outbox.head();
+        let mut asked = self.shared.letters.subscribe();
         let mut frontier = None;
         let mut ahead: Option<(u64, JoinHandle<Result<Page, Error>>)> = None;
+        let mut backlog: Option<Backlog> = None;
+        self.redeliver().await?;
         loop {
+            self.stop_if_too_many()?;
             let head = *heads.borrow_and_update();
-            let cursor = self.shared.store.cursor(&self.name)?.filter(|cursor| cursor.load == head.load);
             // It may be past the head: pages are read from the database, and the head is published after it was written.
-            let Some(cursor) = cursor.filter(|cursor| cursor.sequence + 1 >= head.oldest) else {
+            let Some(cursor) = self.cursor(&head)?.filter(|cursor| cursor.sequence + 1 >= head.oldest) else {
                 ahead = None;
+                if let Some(cursor) = self.cursor(&head)? {
+                    tracing::warn!(
+                        sink = self.name,
+                        cursor = cursor.sequence,
+                        oldest = head.oldest,
+                        "sink has fallen behind what is kept for it, and is loaded anew"
+                    );
+                }
                 if head.live {
-                    frontier = None;
+                    (frontier, backlog) = (None, None);
                     if !self.load().await? {
                         self.look_again(&mut heads).await?;
                     }
@@ -186,6 +241,7 @@ impl Delivery {
             };
             self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.state) = (Some(cursor.sequence), SinkState::Following));
             let sequence = cursor.sequence;
+            backlog = self.look_ahead(backlog, sequence, head.sequence).await?;
             let reading = ahead.take().filter(|(after, _)| *after == sequence).map(|(_, reading)| reading);
             let reading = reading.unwrap_or_else(|| read_page(&outbox, sequence));
             let page = reading.await.map_err(|error| Error::Task { what: error.to_string() })??;
@@ -194,109 +250,109 @@ impl Delivery {
                 continue;
             };
             if changes.is_empty() && (frontier == Some(head.frontier) || head.sequence != cursor.sequence) {
-                self.retry = FIRST_RETRY;
-                self.or_stop(async |_| heads.changed().await).await?.map_err(|_| Interrupted::Stopped)?;
+                if self.wait(&mut heads, &mut asked).await? {
+                    self.redeliver().await?;
+                }
                 continue;
             }
             let last = changes.last().map_or(cursor.sequence, |(sequence, _)| *sequence);
             let reached = (last == head.sequence).then_some(head.frontier);
             // While this page is written, the next is read.
             ahead = (last < head.sequence).then(|| (last, read_page(&outbox, last)));
-            let changes = coalesce(changes);
+            let changes = self.coalesce(changes, backlog.as_ref());
             let store = self.shared.store.clone();
             blocking(move || store.sync()).await?;
             self.write(&changes, reached).await?;
-            self.shared.store.put_cursor(&self.name, &Cursor { load: cursor.load, sequence: last })?;
+            self.shared.store.put_cursor(&self.name, &Cursor { sequence: last, ..cursor })?;
+            self.attempts.succeeded();
             self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.error) = (Some(last), None));
             frontier = reached.or(frontier);
+            self.left_out.clear();
         }
     }
 
     /// What the database holds is ahead of the published head: waits until that follows, or a little while, since trimming publishes nothing by itself.
     async fn look_again(&mut self, heads: &mut watch::Receiver<Head>) -> Result<(), Interrupted> {
-        match self.or_stop(async |_| tokio::time::timeout(FIRST_RETRY, heads.changed()).await).await? {
+        match self.or_stop(async |_| tokio::time::timeout(LOOK_AGAIN, heads.changed()).await).await? {
             Ok(Err(_)) => Err(Interrupted::Stopped),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 
-    async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<(), Interrupted> {
-        let rejected = self.or_stop(async |delivery| delivery.sink.write(changes, frontier).await).await??;
-        self.retry = FIRST_RETRY;
-        metrics::sink_written(&self.name, changes.len() - rejected.len().min(changes.len()));
-        self.shared.with_sink(&self.name, |sink| {
-            sink.written += changes.len().saturating_sub(rejected.len()) as u64;
-            sink.rejected += rejected.len() as u64;
-        });
-        self.reject(&rejected)
-    }
-
-    /// Keeps what the sink will never accept as dead letters, by entity and key: the latest is kept.
-    fn reject(&self, rejected: &[Rejected]) -> Result<(), Interrupted> {
-        if rejected.is_empty() {
-            return Ok(());
-        }
-        metrics::sink_rejected(&self.name, rejected.len());
-        let mut batch = WriteBatch::default();
-        for Rejected { change, reason } in rejected {
-            tracing::warn!(sink = self.name, entity = %change.entity, key = %change.key, reason, "entity change dead-lettered");
-            let letter = serde_json::json!({"sink": self.name, "entity": change.entity.as_ref(), "key": change.key, "version": change.version, "reason": reason});
-            self.shared.store.put_dead_letter(
-                &mut batch,
-                &format!("sink/{}/{}/{}", self.name, change.entity, change.key),
-                &letter,
-            )?;
-        }
-        Ok(self.shared.store.write(batch, true)?)
-    }
-
-    /// Writes all entities as of one snapshot, and sets the cursor. Answers false when the state was no longer live.
-    async fn load(&mut self) -> Result<bool, Interrupted> {
-        self.state(SinkState::Loading, None);
-        self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
-        let (out, mut batches) = mpsc::channel(4);
-        let (shared, threads) = (self.shared.clone(), self.threads);
-        let scanning = tokio::task::spawn_blocking(move || load_scan(&shared, threads, &out));
-        while let Some(loaded) = batches.recv().await {
-            match loaded {
-                Loaded::Batch(changes) => self.write(&changes, None).await?,
-                Loaded::End { entity, version } => {
-                    self.or_stop(async |delivery| delivery.sink.end_load(&entity, version).await).await??;
-                }
+    /// Waits for something to do. Answers whether that is about dead letters.
+    async fn wait(&mut self, heads: &mut watch::Receiver<Head>, asked: &mut watch::Receiver<()>) -> Result<bool, Interrupted> {
+        let waited = self.or_stop(async |_| {
+            tokio::select! {
+                changed = heads.changed() => changed.map(|()| false),
+                changed = asked.changed() => changed.map(|()| true),
             }
+        });
+        waited.await?.map_err(|_| Interrupted::Stopped)
+    }
+
+    /// What lies before a sink that is more than a page behind.
+    async fn look_ahead(&mut self, known: Option<Backlog>, cursor: u64, head: u64) -> Result<Option<Backlog>, Interrupted> {
+        if known.as_ref().is_some_and(|known| !known.ends_at(cursor)) {
+            return Ok(known);
         }
-        let scanned = scanning.await.map_err(|error| Error::Task { what: error.to_string() })??;
-        let Some((cursor, frontier)) = scanned else { return Ok(false) };
-        self.write(&[], Some(frontier)).await?;
-        self.shared.store.put_cursor(&self.name, &cursor)?;
-        self.shared.with_sink(&self.name, |sink| sink.cursor = Some(cursor.sequence));
-        Ok(true)
-    }
-}
-
-enum Loaded {
-    Batch(Vec<EntityChange>),
-    End { entity: Arc<str>, version: Lsn },
-}
-
-/// Scans all entities. `None`: the state cannot be read as it stands any more, or nobody listens any more.
-fn load_scan(shared: &Shared, threads: usize, out: &mpsc::Sender<Loaded>) -> Result<Option<(Cursor, Lsn)>, Error> {
-    let Shared { store, catalog, .. } = shared;
-    let snapshot = store.db().snapshot();
-    let standing = store.standing_at(&snapshot)?;
-    if !standing.is_consistent() {
-        return Ok(None);
-    }
-    store.sync()?;
-    let of = As { version: standing.frontier, commit_time_ms: standing.commit_time_ms };
-    for (id, entity) in catalog.entities.iter().enumerate() {
-        scan(store, catalog, &snapshot, id, of, threads, &|batch| out.blocking_send(Loaded::Batch(batch)).is_ok())?;
-        if out.blocking_send(Loaded::End { entity: entity.name.clone(), version: of.version }).is_err() {
+        if head.saturating_sub(cursor) <= BATCH_ENTRIES as u64 {
             return Ok(None);
         }
+        let shared = self.shared.clone();
+        Ok(Some(blocking(move || Backlog::read(&shared, cursor)).await?))
     }
-    // Rows of a step that is still being assembled are in the snapshot; its outbox entries come after the head, and are written once more.
-    Ok(Some((Cursor { load: standing.load, sequence: standing.head }, standing.frontier)))
+
+    /// The latest change of each entity, in the order of those; of the page, or of the whole backlog where that is known.
+    fn coalesce(&self, changes: Vec<(u64, EntityChange)>, backlog: Option<&Backlog>) -> Vec<EntityChange> {
+        let catalog = &self.shared.catalog;
+        let replaced = |sequence: u64, change: &EntityChange| {
+            let entity = catalog.entity(&change.entity).unwrap_or(usize::MAX);
+            backlog.is_some_and(|backlog| !backlog.is_latest(entity, sequence, change))
+        };
+        coalesce(changes.into_iter().filter(|(sequence, change)| !replaced(*sequence, change)).collect())
+    }
+
+    /// Writes a batch, or what of it can be written. Answers whether it went in one piece: else the sink has been prepared anew.
+    async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<bool, Interrupted> {
+        let written = self.or_stop(async |delivery| delivery.sink.write(changes, frontier).await).await?;
+        match written {
+            Ok(rejected) => self.written(changes, &rejected).map(|()| true),
+            Err(error) if self.attempts.is_spent(&error) && !changes.is_empty() => {
+                self.single_out(changes, error).await?;
+                self.or_stop(async |delivery| delivery.sink.write(&[], frontier).await).await??;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes note of a batch that the sink has answered.
+    fn written(&mut self, changes: &[EntityChange], rejected: &[Rejected]) -> Result<(), Interrupted> {
+        let written = changes.len().saturating_sub(rejected.len());
+        metrics::sink_written(&self.name, written);
+        metrics::sink_rejected(&self.name, self.letters.settle(changes, rejected)?);
+        let kept = self.letters.count();
+        self.shared.with_sink(&self.name, |sink| {
+            sink.written += written as u64;
+            sink.rejected += rejected.len() as u64;
+            sink.dead_letters = kept;
+        });
+        Ok(())
+    }
+
+    /// A sink that takes little or nothing of what it is given is not written to any longer.
+    fn stop_if_too_many(&self) -> Result<(), Interrupted> {
+        let (kept, limit) = (self.letters.count(), self.terms.retry.dead_letters);
+        if kept < limit.max(1) {
+            return Ok(());
+        }
+        let message = format!("{kept} changes have been set aside, and no more than {limit} are kept");
+        let remedy = format!(
+            "Look at them with `tributary dead-letter list --sink {}`, mend the cause, then retry or drop them",
+            self.name
+        );
+        Err(sinks::Error::misconfigured(format!("sink {}", self.name), message, remedy).into())
+    }
 }
 
 /// The latest change of each entity, in the order of those.

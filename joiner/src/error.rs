@@ -11,6 +11,8 @@ use crate::accounting::{Miscount, listed};
 pub enum Error {
     #[error("{path} holds files, but no joiner state: nothing was touched. Name an empty directory, or the one that the joiner has used", path = .path.display())]
     Foreign { path: PathBuf },
+    #[error("there is no joiner state in {path}: name the configuration of a joiner that has run", path = .path.display())]
+    NoState { path: PathBuf },
     #[error("the joiner state in {path} is damaged: {what}. Restore it from a copy, or name an empty directory and take a new snapshot with the importer", path = .path.display())]
     Corrupt { path: PathBuf, what: String },
     #[error("the joiner state in {path} has format {found}, this version reads {expected}. Name an empty directory and take a new snapshot with the importer", path = .path.display())]

@@ -10,6 +10,7 @@ use streams::Batch;
 use tokio::sync::watch;
 
 use crate::catalog::Catalog;
+use crate::dead_letters::DeadLetters;
 use crate::error::Error;
 use crate::route::{Routed, route};
 use crate::state::meta::Standing;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) schemas: Arc<Schemas>,
     pub(crate) head: watch::Sender<Head>,
     status: Mutex<Status>,
+    /// Somebody has dropped dead letters, or wants some tried again.
+    pub(crate) letters: watch::Sender<()>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -65,7 +68,12 @@ impl Shared {
         let mut status = Status::default();
         status.stand(&standing);
         let head = watch::Sender::new(head(&store, &standing));
-        Ok(Arc::new(Self { store, catalog, schemas, head, status: Mutex::new(status) }))
+        let letters = watch::Sender::new(());
+        Ok(Arc::new(Self { store, catalog, schemas, head, status: Mutex::new(status), letters }))
+    }
+
+    pub(crate) fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::of(self.store.clone(), self.letters.clone())
     }
 
     /// Sorts out a batch. Where a record is under a schema that is not known, the importer may just have written it.
@@ -132,7 +140,15 @@ impl Handle {
     pub fn status(&self) -> Status {
         let mut status = self.shared.with_status(|status| status.clone());
         status.state_bytes = self.shared.store.bytes();
+        // Where the database fails, everything else says so.
+        let dropped = self.dead_letters().dropped_events().unwrap_or_default();
+        status.dead_letters = status.dead_letters.saturating_sub(dropped);
         status
+    }
+
+    /// What was set aside.
+    pub fn dead_letters(&self) -> DeadLetters {
+        self.shared.dead_letters()
     }
 
     pub fn entities(&self) -> Vec<EntityInfo> {
@@ -149,20 +165,23 @@ impl Handle {
     pub fn get(&self, entity: &str, key: &EntityKey) -> Result<Option<(Lsn, String)>, Error> {
         let Shared { catalog, store, .. } = &*self.shared;
         let id = catalog.entity(entity).ok_or_else(|| Error::UnknownEntity { entity: entity.to_owned() })?;
-        let parts = key.parts();
-        let wanted = &catalog.entities[id].key;
-        let mut bytes = Vec::new();
-        if parts.len() != wanted.len() {
-            return Ok(None);
-        }
-        for (part, text) in wanted.iter().zip(&parts) {
-            if key::encode_text(text, part.key_type, &mut bytes).is_err() {
-                return Ok(None);
-            }
-        }
+        let Some(bytes) = encode_key(catalog, id, key) else { return Ok(None) };
         let (standing, found) = step::assemble_now(store, catalog, id, &bytes)?;
         Ok(found.filter(|_| standing.is_consistent()))
     }
+}
+
+/// An entity's key as it stands in the state; none where the text cannot be one.
+pub(crate) fn encode_key(catalog: &Catalog, entity: usize, key: &EntityKey) -> Option<Vec<u8>> {
+    let (parts, wanted) = (key.parts(), &catalog.entities[entity].key);
+    if parts.len() != wanted.len() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    for (part, text) in wanted.iter().zip(&parts) {
+        key::encode_text(text, part.key_type, &mut bytes).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Reads the outbox.

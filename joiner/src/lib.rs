@@ -21,6 +21,7 @@ mod buffer;
 mod catalog;
 mod consume;
 mod core;
+pub mod dead_letters;
 pub mod deliver;
 mod engine;
 mod error;
@@ -36,6 +37,7 @@ mod status;
 mod step;
 
 pub use accounting::Miscount;
+pub use dead_letters::DeadLetters;
 pub use deliver::{NamedSink, NullSink};
 pub use engine::Engine;
 pub use error::Error;
@@ -44,7 +46,7 @@ pub use inputs::Place;
 pub use route::DeadLetter;
 pub use state::Memory;
 pub use state::meta::TableCounts;
-pub use status::{JoinerPhase, SinkState, SinkStatus, Status};
+pub use status::{JoinerPhase, SinkLoad, SinkState, SinkStatus, Status};
 
 /// What a joiner works on and with.
 #[derive(Debug, Clone)]
@@ -66,9 +68,11 @@ pub struct Config {
     /// The same as bytes of documents.
     pub chunk_bytes: usize,
     pub memory: Memory,
-    /// Outbox entries are kept for this long, and no more than this many, but never dropped before every sink has them.
+    /// Outbox entries are kept for this long, and no more than this many, but not dropped before every sink has them.
     pub outbox_age: Duration,
     pub outbox_entries: u64,
+    /// What the outbox may take on the disk. Past it entries are dropped although a sink does not have them: it is loaded anew.
+    pub backlog_bytes: u64,
     /// Threads that assemble, in steps and when a sink is loaded.
     pub threads: usize,
 }
@@ -93,6 +97,7 @@ impl Config {
             memory: Memory::default(),
             outbox_age: Duration::from_secs(24 * 3600),
             outbox_entries: 10_000_000,
+            backlog_bytes: 16 << 30,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
         }
     }

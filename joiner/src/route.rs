@@ -57,14 +57,14 @@ impl std::fmt::Debug for SnapshotRows {
 }
 
 /// An event that was set aside.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeadLetter {
     pub stream: String,
     pub shard: String,
     pub sequence: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableName>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit_lsn: Option<Lsn>,
     pub reason: String,
     /// The event's beginning.

@@ -105,6 +105,26 @@ fn ranges(store: &Store, catalog: &Catalog, snapshot: &Snapshot<'_>, entity: usi
     Ok(starts.zip(ends).collect())
 }
 
+/// The rows that are roots of an entity: at least as many as there are entities.
+pub(crate) fn count(store: &Store, catalog: &Catalog, snapshot: &Snapshot<'_>, entity: usize) -> Result<u64, Error> {
+    let root = catalog.entities[entity].nodes[0].rows;
+    let (mut start, mut end) = (Vec::new(), Vec::new());
+    start_key(root, &mut start);
+    start_key(root + 1, &mut end);
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(end);
+    options.fill_cache(false);
+    let mut rows = snapshot.raw_iterator_cf_opt(store.family(Family::Rows)?, options);
+    rows.seek(start);
+    let mut count = 0;
+    while rows.valid() {
+        count += 1;
+        rows.next();
+    }
+    rows.status().map_err(|error| store.error(&error))?;
+    Ok(count)
+}
+
 fn scan_range(
     store: &Store,
     catalog: &Catalog,

@@ -60,9 +60,23 @@ pub struct SinkStatus {
     pub behind: u64,
     pub written: u64,
     pub rejected: u64,
+    /// Its dead letters that are kept.
+    pub dead_letters: u64,
+    /// How far it is, while it is loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<SinkLoad>,
     /// Why it does not move.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// A load at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SinkLoad {
+    pub entities: u64,
+    /// What they will come to at most; none before they have been counted.
+    pub entities_expected: Option<u64>,
+    pub entities_per_second: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -74,14 +88,24 @@ pub enum SinkState {
     Following,
     /// Failed for now, and will be tried again.
     Retrying,
-    /// Needs help: see `error`.
+    /// Needs help: see `error`. It is looked at again now and then.
     Stopped,
 }
 
 impl SinkStatus {
     pub(crate) fn new(name: &str) -> Self {
         let name = name.to_owned();
-        Self { name, state: SinkState::Waiting, cursor: None, behind: 0, written: 0, rejected: 0, error: None }
+        Self {
+            name,
+            state: SinkState::Waiting,
+            cursor: None,
+            behind: 0,
+            written: 0,
+            rejected: 0,
+            dead_letters: 0,
+            load: None,
+            error: None,
+        }
     }
 }
 

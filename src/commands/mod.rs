@@ -4,6 +4,7 @@ mod api_client;
 mod archive;
 mod check;
 mod completion;
+mod dead_letter;
 mod init;
 mod replay;
 mod schema;
@@ -40,6 +41,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(args).await,
         Command::Verify(args) => verify::run(&args).await,
         Command::Snapshot(args) => snapshot::run(&args).await,
+        Command::DeadLetter(command) => dead_letter::run(command).await,
         Command::Status(args) => status::run(&args).await,
         Command::Stream(command) => stream::run(command).await,
         #[cfg(feature = "demo")]

@@ -59,12 +59,10 @@ fn shown(status: &Value) -> String {
     let sinks = status["sinks"].as_array().map_or(&[][..], Vec::as_slice);
     if !sinks.is_empty() {
         out.push_str("\nsinks\n");
-        let head = ["", "state", "behind", "written", "rejected", "error"];
+        let head = ["", "state", "behind", "written", "dead letters", "note"];
         let rows = sinks.iter().map(|sink| {
-            let error = sink["error"].as_str().unwrap_or_default().to_owned();
-            let numbers = ["behind", "written_total", "rejected_total"].map(|member| count(&sink[member]));
-            let [behind, written, rejected] = numbers;
-            [text(&sink["name"]).to_owned(), text(&sink["state"]).to_owned(), behind, written, rejected, error]
+            let [behind, written, letters] = ["behind", "written_total", "dead_letters"].map(|member| count(&sink[member]));
+            [text(&sink["name"]).to_owned(), text(&sink["state"]).to_owned(), behind, written, letters, sink_note(sink)]
         });
         out.push_str(&aligned(head, &rows.collect::<Vec<_>>()));
     }
@@ -72,6 +70,16 @@ fn shown(status: &Value) -> String {
         out.push_str("this process serves queries alone: the importer's and the joiner's say more\n");
     }
     out
+}
+
+/// Why it does not move, or how far its load is.
+fn sink_note(sink: &Value) -> String {
+    let load = &sink["load"];
+    let Some(entities) = load["entities"].as_u64() else { return sink["error"].as_str().unwrap_or_default().to_owned() };
+    let of = load["entities_expected"].as_u64().map(|expected| format!(" of {}", indicatif::HumanCount(expected)));
+    let left = load["remaining_seconds"].as_i64().map(|seconds| format!(", {} left", span(&(seconds * 1000).into())));
+    let (entities, of) = (indicatif::HumanCount(entities), of.unwrap_or_default());
+    format!("{entities}{of} entities{}", left.unwrap_or_default())
 }
 
 fn source_lines(source: &Value, out: &mut String) {
@@ -169,7 +177,11 @@ mod tests {
                 },
             },
             "joiner": {"phase": "waiting", "frontier": null, "applied_total": 0, "emitted_total": 0, "dead_letters": 0, "warning": "no progress yet"},
-            "sinks": [{"name": "sqlite", "state": "waiting", "behind": 0, "written_total": 0, "rejected_total": 0, "error": null}],
+            "sinks": [
+                {"name": "sqlite", "state": "waiting", "behind": 0, "written_total": 0, "dead_letters": 0, "error": null, "load": null},
+                {"name": "aurora", "state": "loading", "behind": 0, "written_total": 1500, "dead_letters": 2, "error": null,
+                    "load": {"entities": 1500, "entities_expected": 9000, "entities_per_second": 500, "remaining_seconds": 15}},
+            ],
         });
         let expected = "\
 source shop: snapshot, epoch 7
@@ -187,8 +199,9 @@ joiner: waiting, 0 applied, 0 emitted, 0 dead-lettered
   warning: no progress yet
 
 sinks
-          state    behind  written  rejected  error
+          state    behind  written  dead letters  note
   sqlite  waiting  0       0        0
+  aurora  loading  0       1,500    2             1,500 of 9,000 entities, 15 s left
 ";
         assert_eq!(shown(&status), expected);
         assert!(!has_failed(&status));

@@ -6,7 +6,7 @@
 //!   url: sqlserver://tributary@db.example:1433/shop?encrypt=on
 //!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}
 //!   tables: [dbo.orders]              # default: every captured table; patterns with * are allowed
-//!   # … and all that `source` documents: snapshots, gaps, schema changes, single tables; or `stream`, a service's own, as `service` documents
+//!   # … and all that `source` documents: snapshots, gaps, schema changes, single tables
 //! streams:
 //!   prefix: shop                      # default: the source's name
 //!   layout: shared                    # table (default on Kinesis) or shared (default otherwise)
@@ -25,11 +25,10 @@
 //! api:
 //!   listen: 127.0.0.1:8080
 //! ```
-//! `docs/configuration.md` lists every key; the source's own are in [`source`], those of a service's stream in [`service`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
+//! `docs/configuration.md` lists every key; the source's own are in [`source`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
 
 #[cfg(test)]
 mod reference;
-pub(crate) mod service;
 mod source;
 
 use std::collections::BTreeMap;
@@ -45,7 +44,7 @@ use schemas::encoding::{Compression, Encoding, Schemas};
 use schemas::entity::EntityDefinition;
 use schemas::table::TableSchema;
 use serde::Deserialize;
-use sinks::SinkConfig;
+use sinks::{Entry, SinkConfig};
 use streams::Layout;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -62,7 +61,7 @@ pub(crate) struct Config {
     #[serde(default = "default_data")]
     pub(crate) data: PathBuf,
     #[serde(default)]
-    pub(crate) sinks: Vec<SinkConfig>,
+    pub(crate) sinks: Vec<Entry>,
     #[serde(default)]
     pub(crate) read_from: Option<String>,
     #[serde(default)]
@@ -139,7 +138,7 @@ impl Config {
         if !plain(self.prefix()) {
             bail!("streams.prefix {:?}: only letters, digits, '-', '_' and '.'", self.prefix());
         }
-        let mut names: Vec<&str> = self.sinks.iter().map(SinkConfig::name).collect();
+        let mut names: Vec<&str> = self.sinks.iter().map(Entry::name).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!("sinks: two are called {:?}: give each its own `name`", twice[0]);
@@ -147,7 +146,7 @@ impl Config {
         if let Some(name) = &self.read_from {
             match self.sinks.iter().find(|sink| sink.name() == name) {
                 None => bail!("read_from: there is no sink {name:?}; there are {names:?}"),
-                Some(sink) if !sink.can_be_read() => {
+                Some(entry) if !entry.sink.can_be_read() => {
                     bail!("read_from: queries cannot be read from {name:?}: name a SQLite or Postgres sink")
                 }
                 Some(_) => {}
@@ -161,12 +160,11 @@ impl Config {
             *path = folder.join(&path);
         }
         self.streams.provider.relative_to(folder);
-        self.source.relative_to(folder);
         if let Some(archive) = &mut self.archive {
             archive.store.relative_to(folder);
         }
         for sink in &mut self.sinks {
-            if let SinkConfig::Sqlite(sqlite) = sink {
+            if let SinkConfig::Sqlite(sqlite) = &mut sink.sink {
                 sqlite.path = folder.join(&sqlite.path);
             }
         }
@@ -185,35 +183,18 @@ impl Config {
     /// All that the importer needs.
     pub(crate) fn importer(&self, contracts: Vec<Contract>) -> anyhow::Result<importer::Config> {
         let mut settings = self.source.importer(self.data.join("importer"))?;
-        settings.output = self.output(settings.output.partition_by);
+        settings.prefix = self.prefix().to_owned();
+        settings.layout = self.layout();
+        settings.shards = self.streams.shards;
+        settings.contracts_dir = Some(self.contracts.clone());
+        let of_table = self.streams.per_table.iter().map(|(name, table)| (name.clone(), (table.encoding, table.compression)));
+        settings.encodings = importer::encodings::Encodings {
+            encoding: self.streams.encoding,
+            compression: self.streams.compression,
+            of_table: of_table.collect(),
+        };
         settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
         Ok(settings)
-    }
-
-    /// All that the importer of a service's stream needs.
-    pub(crate) fn service_importer(&self, service: &service::Service, contracts: Vec<Contract>) -> importer::service::ServiceConfig {
-        let mut settings = service.importer(&self.source.name, self.data.join("importer"));
-        settings.output = self.output(service.partition_by());
-        settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
-        settings
-    }
-
-    /// Where the source's events go.
-    fn output(&self, partition_by: BTreeMap<TableName, String>) -> importer::Output {
-        let of_table = self.streams.per_table.iter().map(|(name, table)| (name.clone(), (table.encoding, table.compression)));
-        importer::Output {
-            prefix: self.prefix().to_owned(),
-            layout: self.layout(),
-            shards: self.streams.shards,
-            contracts_dir: Some(self.contracts.clone()),
-            encodings: importer::encodings::Encodings {
-                encoding: self.streams.encoding,
-                compression: self.streams.compression,
-                of_table: of_table.collect(),
-            },
-            partition_by,
-            ..importer::Output::new(&self.source.name)
-        }
     }
 
     /// What records may be written under: the schemas beside the contracts, looked for anew whenever one is not there.
@@ -231,10 +212,10 @@ impl Config {
     }
 
     /// The sink that queries read.
-    pub(crate) fn readable_sink(&self) -> Option<&SinkConfig> {
+    pub(crate) fn readable_sink(&self) -> Option<&Entry> {
         match &self.read_from {
             Some(name) => self.sinks.iter().find(|sink| sink.name() == name),
-            None => self.sinks.iter().find(|sink| sink.can_be_read()),
+            None => self.sinks.iter().find(|entry| entry.sink.can_be_read()),
         }
     }
 

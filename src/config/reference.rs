@@ -159,7 +159,7 @@ fn in_force(configuration: &Value) -> String {
     config.resolve_paths(folder);
     let importer = config.importer(Vec::new()).unwrap();
     let streams = (config.prefix(), config.layout(), config.streams.shards, &config.streams.provider);
-    let read_from = config.readable_sink().map(sinks::SinkConfig::name);
+    let read_from = config.readable_sink().map(sinks::Entry::name);
     let Config { archive, contracts, entities, data, sinks, api, .. } = &config;
     format!("{:?}", (importer, streams, archive, contracts, entities, data, sinks, read_from, api))
 }

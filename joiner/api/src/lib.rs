@@ -7,6 +7,7 @@
 //! | `GET /v1/entities/{entity}/{key}` | the document itself |
 //! | `GET /v1/changes` | server-sent events: changes and progress; `entity`, `key`, `from`, `Last-Event-ID` |
 //! | `POST /v1/sources/{source}/snapshots` | has a table, or a range of its keys, read again beside the tail |
+//! | `GET /v1/dead-letters`, `POST /v1/dead-letters/retry`, `POST /v1/dead-letters/drop` | what the joiner has set aside |
 //! | `GET /v1/status` | lag, frontier, counts |
 //! | `GET /metrics`, `/healthz`, `/readyz`, `/openapi.json`, `/` | Prometheus, liveness, readiness, this table for machines, the web page |
 //!
@@ -22,6 +23,7 @@
 mod changes;
 mod config;
 mod cursor;
+mod dead_letters;
 mod entities;
 mod feed;
 mod freshness;
@@ -36,6 +38,7 @@ mod server;
 mod snapshots;
 
 pub use config::{Config, Error};
+pub use dead_letters::{DeadLetters, WhichLetters};
 pub use feed::{ChangeFeed, FeedError, Head, Page, StatusSource};
 pub use metrics::describe as describe_metrics;
 pub use server::{KeyNormalizer, MetricsSource, Parts, Server, serve};

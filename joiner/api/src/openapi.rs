@@ -170,6 +170,12 @@ fn general() -> Map<String, Value> {
     ]);
     Map::from_iter([
         ("/v1/sources/{source}/snapshots".to_owned(), snapshots()),
+        ("/v1/dead-letters".to_owned(), dead_letters()),
+        (
+            "/v1/dead-letters/retry".to_owned(),
+            letters_request("Has the entities of refused changes written again, as they stand then"),
+        ),
+        ("/v1/dead-letters/drop".to_owned(), letters_request("Forgets dead letters")),
         ("/v1/entities".to_owned(), plain("The kinds of entities", "application/json", &["401", "503"])),
         ("/v1/changes".to_owned(), changes),
         ("/v1/status".to_owned(), plain("Lag, frontier and counts", "application/json", &["401"])),
@@ -177,6 +183,33 @@ fn general() -> Map<String, Value> {
         ("/healthz".to_owned(), plain("The process answers", "text/plain", &[])),
         ("/readyz".to_owned(), plain("The first load has ended and entities can be read", "text/plain", &["503"])),
     ])
+}
+
+fn dead_letters() -> Value {
+    let text = json!({"type": "string"});
+    let parameters = [
+        parameter("id", "query", &text, "This letter only."),
+        parameter("sink", "query", &text, "Those of this sink only."),
+        parameter(
+            "limit",
+            "query",
+            &json!({"type": "integer", "minimum": 1, "maximum": 10_000, "default": 100}),
+            "At most so many.",
+        ),
+    ];
+    let mut responses = problems(&["400", "401", "501", "503"]);
+    responses
+        .insert("200".to_owned(), json!({"description": "What was set aside, and why.", "content": {"application/json": {}}}));
+    json!({"get": {"operationId": "list_dead_letters", "summary": "Events and entity changes that were set aside", "parameters": parameters, "responses": responses}})
+}
+
+fn letters_request(summary: &str) -> Value {
+    let one = |name: &str, schema: Value| json!({"type": "object", "required": [name], "properties": {name: schema}, "additionalProperties": false});
+    let text = || json!({"type": "string"});
+    let body = json!({"oneOf": [one("id", text()), one("sink", text()), one("all", json!({"const": true}))]});
+    let mut responses = problems(&["400", "401", "415", "501", "503"]);
+    responses.insert("200".to_owned(), json!({"description": "How many.", "content": {"application/json": {}}}));
+    json!({"post": {"summary": summary, "responses": responses, "requestBody": {"required": true, "content": {"application/json": {"schema": body}}}}})
 }
 
 fn snapshots() -> Value {

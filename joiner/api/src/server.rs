@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::freshness::Freshness;
 use crate::guard::Guard;
-use crate::{ChangeFeed, Config, Error, Snapshots, StatusSource};
+use crate::{ChangeFeed, Config, DeadLetters, Error, Snapshots, StatusSource};
 
 /// Renders the process's metrics in Prometheus's text format.
 pub type MetricsSource = Arc<dyn Fn() -> String + Send + Sync>;
@@ -34,6 +34,8 @@ pub struct Parts {
     pub feed: Option<Arc<dyn ChangeFeed>>,
     /// `None` where this process has no importer: asking for a snapshot is then answered 501.
     pub snapshots: Option<Arc<dyn Snapshots>>,
+    /// `None` where this process has no joiner: its dead letters are then answered 501.
+    pub dead_letters: Option<Arc<dyn DeadLetters>>,
     pub status: Arc<dyn StatusSource>,
     pub metrics: MetricsSource,
 }
@@ -120,6 +122,9 @@ fn routes(shared: Arc<Shared>, guard: Guard) -> Router {
         .route("/v1/entities/{entity}/{key}", get(crate::entities::document))
         .route("/v1/changes", get(crate::changes::subscribe))
         .route("/v1/sources/{source}/snapshots", post(crate::snapshots::begin))
+        .route("/v1/dead-letters", get(crate::dead_letters::list))
+        .route("/v1/dead-letters/retry", post(crate::dead_letters::retry))
+        .route("/v1/dead-letters/drop", post(crate::dead_letters::remove))
         .route("/v1/status", get(crate::page::status))
         .route("/metrics", get(crate::page::metrics))
         .route("/openapi.json", get(crate::openapi::get))

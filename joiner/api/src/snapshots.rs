@@ -3,7 +3,7 @@
 //! The body is JSON, `{"table": "dbo.orders", "from": [17], "to": [20]}`; `from` and `to` are the first and the last key, each an array of the key's columns in their order (a single
 //! value stands for an array of one), and may be left out. The answer is 202 with the generation under which the table is read; how far that is stands in the status.
 //!
-//! This is the only request that changes anything. Without a token, what keeps a web page elsewhere from sending it through this machine's browser is the content type: a browser
+//! This, and what is done with dead letters, are the only requests that change anything. Without a token, what keeps a web page elsewhere from sending them through this machine's browser is the content type: a browser
 //! asks first whether it may send JSON to another origin, and nothing here says that it may. So any other content type is refused, as is a name that is not ours
 //! ([`crate::guard`]).
 
@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemas::TableName;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::problem::Problem;
@@ -80,6 +81,16 @@ pub(crate) async fn begin(
     if source != snapshots.source() {
         return Err(Problem::UnknownSource { source, known: snapshots.source().to_owned() });
     }
+    let body: Body = json_body(&headers, &body)?;
+    let request = SnapshotRequest { from: key("from", body.from)?, to: key("to", body.to)?, table: body.table.clone() };
+    let generation = snapshots.begin(request).await.map_err(Problem::from)?;
+    let answer = json!({"source": source, "table": body.table, "generation": generation});
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((StatusCode::ACCEPTED, headers, answer.to_string()).into_response())
+}
+
+/// A body that says of itself that it is JSON, and is.
+pub(crate) fn json_body<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<T, Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
         return Err(Problem::NotJson);
@@ -87,12 +98,7 @@ pub(crate) async fn begin(
     if body.len() > BODY_LIMIT {
         return Err(Problem::parameter("body", format!("is larger than {BODY_LIMIT} bytes")));
     }
-    let body: Body = serde_json::from_slice(&body).map_err(|error| Problem::parameter("body", error.to_string()))?;
-    let request = SnapshotRequest { from: key("from", body.from)?, to: key("to", body.to)?, table: body.table.clone() };
-    let generation = snapshots.begin(request).await.map_err(Problem::from)?;
-    let answer = json!({"source": source, "table": body.table, "generation": generation});
-    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((StatusCode::ACCEPTED, headers, answer.to_string()).into_response())
+    serde_json::from_slice(body).map_err(|error| Problem::parameter("body", error.to_string()))
 }
 
 /// The text of each column of a key.

@@ -83,6 +83,17 @@ fn write_durably(directory: &Path, text: &[u8]) -> std::io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Whether a directory holds a state that can be read, whosever it is. Answers its incarnation.
+pub(crate) fn recognize(path: &Path) -> Result<u64, Error> {
+    let bytes = std::fs::read(path.join(IDENTITY_FILE)).map_err(|_| Error::NoState { path: path.to_owned() })?;
+    let found: Identity = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::Corrupt { path: path.to_owned(), what: format!("{IDENTITY_FILE}: {error}") })?;
+    if found.tributary_joiner_state != FORMAT {
+        return Err(Error::Format { path: path.to_owned(), found: found.tributary_joiner_state, expected: FORMAT });
+    }
+    Ok(found.incarnation)
+}
+
 fn check(path: &Path, found: Identity, ours: &Identity) -> Result<u64, Error> {
     let path = path.to_owned();
     if found.tributary_joiner_state != FORMAT {
@@ -195,4 +206,7 @@ pub(crate) struct Cursor {
     pub(crate) load: u64,
     /// The last outbox entry that it holds.
     pub(crate) sequence: u64,
+    /// In which form its changes were written ([`sinks::Terms::form`]).
+    #[serde(default)]
+    pub(crate) form: String,
 }

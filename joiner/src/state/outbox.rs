@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rocksdb::WriteBatch;
 use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::meta::Standing;
 use super::{Family, Store};
@@ -97,6 +98,46 @@ pub(crate) fn read(
         iterator.next();
     }
     iterator.status().map_err(|error| store.error(&error))
+}
+
+/// Stands for an entity's key; see [`read_keys`].
+pub(crate) fn key_hash(entity: usize, key: &[u8]) -> u128 {
+    let mut hasher = Xxh3::with_seed(entity as u64);
+    hasher.update(key);
+    hasher.digest128()
+}
+
+/// Calls `each` with the numbers of the entries in (`after`, `head`] and the hashes of their keys, until it answers false. Entries that cannot be read are passed over: [`read`] says so.
+pub(crate) fn read_keys(
+    store: &Store,
+    standing: &Standing,
+    after: u64,
+    each: &mut dyn FnMut(u64, u128) -> bool,
+) -> Result<(), Error> {
+    let mut iterator = store.db().raw_iterator_cf(store.family(Family::Outbox)?);
+    iterator.seek((after + 1).to_be_bytes());
+    while let Some((number, value)) = iterator.item() {
+        let Some(sequence) = number.try_into().ok().map(u64::from_be_bytes).filter(|sequence| *sequence <= standing.head) else {
+            break;
+        };
+        let key = value.split_first_chunk::<2>().and_then(|(entity, rest)| {
+            let (length, rest) = rest.get(18..)?.split_first_chunk::<4>()?;
+            let key = rest.get(..u32::from_be_bytes(*length) as usize)?;
+            Some(key_hash(usize::from(u16::from_be_bytes(*entity)), key))
+        });
+        if key.is_some_and(|hash| !each(sequence, hash)) {
+            break;
+        }
+        iterator.next();
+    }
+    iterator.status().map_err(|error| store.error(&error))
+}
+
+/// What the entries from `oldest` on take on the disk, as far as they are in files.
+pub(crate) fn bytes(store: &Store, oldest: u64) -> Result<u64, Error> {
+    let oldest = oldest.to_be_bytes();
+    let range = rocksdb::Range::new(&oldest, &[0xff; 9]);
+    Ok(store.db().get_approximate_sizes_cf(store.family(Family::Outbox)?, &[range]).iter().sum())
 }
 
 /// Removes entries below `oldest`.

@@ -141,6 +141,38 @@ impl api::Snapshots for Recorder {
     }
 }
 
+/// Dead letters that are an id alone, and forget which sink they are of.
+pub struct Letters(Mutex<Vec<String>>);
+
+impl Default for Letters {
+    fn default() -> Self {
+        Self(Mutex::new(vec!["aa".to_owned(), "bb".to_owned()]))
+    }
+}
+
+fn is_meant(which: &api::WhichLetters, letter: &str) -> bool {
+    !matches!(which, api::WhichLetters::Id(id) if id != letter)
+}
+
+#[async_trait::async_trait]
+impl api::DeadLetters for Letters {
+    async fn list(&self, which: api::WhichLetters, limit: usize) -> Result<Vec<Value>, FeedError> {
+        let letters = self.0.lock().unwrap();
+        Ok(letters.iter().filter(|id| is_meant(&which, id)).take(limit).map(|id| json!({"id": id})).collect())
+    }
+
+    async fn retry(&self, which: api::WhichLetters) -> Result<Value, FeedError> {
+        Ok(json!({"changes": self.list(which, usize::MAX).await?.len()}))
+    }
+
+    async fn remove(&self, which: api::WhichLetters) -> Result<u64, FeedError> {
+        let mut letters = self.0.lock().unwrap();
+        let before = letters.len();
+        letters.retain(|id| !is_meant(&which, id));
+        Ok((before - letters.len()) as u64)
+    }
+}
+
 pub struct Fixture {
     pub feed: Arc<MemoryFeed>,
     pub sink: SqliteSink,
@@ -176,6 +208,7 @@ impl Fixture {
             reader: Arc::new(SqliteReader::new(&sqlite)),
             feed: with_feed.then(|| Arc::clone(&feed) as Arc<dyn ChangeFeed>),
             snapshots: with_feed.then(|| Arc::new(Recorder::default()) as Arc<dyn api::Snapshots>),
+            dead_letters: with_feed.then(|| Arc::new(Letters::default()) as Arc<dyn api::DeadLetters>),
             status: Arc::new(move || shown.lock().unwrap().clone()),
             metrics: Arc::new(|| "tributary_up 1\n".to_owned()),
         };

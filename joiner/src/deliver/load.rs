@@ -1,0 +1,116 @@
+//! A sink that is new, or that has fallen behind what is kept for it, is told every entity as it stands.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use schemas::Lsn;
+use schemas::change::EntityChange;
+use tokio::sync::mpsc;
+
+use super::{Delivery, Interrupted, blocking};
+use crate::error::Error;
+use crate::handle::Shared;
+use crate::scan::{As, count, scan};
+use crate::state::meta::Cursor;
+use crate::status::{SinkLoad, SinkState};
+
+enum Loaded {
+    Batch(Vec<EntityChange>),
+    End { entity: Arc<str>, version: Lsn },
+}
+
+impl Delivery {
+    /// Writes all entities as of one snapshot, and sets the cursor. Answers false when it has to be done again: the state was no longer live, or a batch had to be taken apart.
+    pub(super) async fn load(&mut self) -> Result<bool, Interrupted> {
+        self.state(SinkState::Loading, None);
+        let (shared, name) = (self.shared.clone(), self.name.clone());
+        shared.with_sink(&name, |sink| sink.load = Some(SinkLoad::default()));
+        let counting = tokio::spawn(expect(shared.clone(), name.clone()));
+        let loaded = self.load_all().await;
+        counting.abort();
+        shared.with_sink(&name, |sink| sink.load = None);
+        loaded
+    }
+
+    async fn load_all(&mut self) -> Result<bool, Interrupted> {
+        self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
+        let (out, mut batches) = mpsc::channel(4);
+        let (shared, threads) = (self.shared.clone(), self.threads);
+        let scanning = tokio::task::spawn_blocking(move || load_scan(&shared, threads, &out));
+        let began = Instant::now();
+        while let Some(loaded) = batches.recv().await {
+            match loaded {
+                Loaded::Batch(mut changes) => {
+                    let count = changes.len() as u64;
+                    if !self.left_out.is_empty() {
+                        changes.retain(|change| !self.left_out.contains(&(change.entity.clone(), change.key.clone())));
+                    }
+                    if !self.write(&changes, None).await? {
+                        // Preparing the sink anew has ended the load.
+                        return Ok(false);
+                    }
+                    let milliseconds = began.elapsed().as_millis().max(1) as u64;
+                    self.shared.with_sink(&self.name, |sink| {
+                        if let Some(load) = &mut sink.load {
+                            load.entities += count;
+                            load.entities_per_second = load.entities * 1000 / milliseconds;
+                        }
+                    });
+                }
+                Loaded::End { entity, version } => {
+                    self.or_stop(async |delivery| delivery.sink.end_load(&entity, version).await).await??;
+                }
+            }
+        }
+        let scanned = scanning.await.map_err(|error| Error::Task { what: error.to_string() })??;
+        let Some((cursor, frontier)) = scanned else { return Ok(false) };
+        self.write(&[], Some(frontier)).await?;
+        self.left_out.clear();
+        self.attempts.succeeded();
+        self.shared.store.put_cursor(&self.name, &Cursor { form: self.terms.form.clone(), ..cursor })?;
+        self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.error) = (Some(cursor.sequence), None));
+        Ok(true)
+    }
+}
+
+/// A load that is over sooner needs nobody to count what it will come to.
+const COUNT_AFTER: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// Says how many entities a load will come to, once it has taken a while.
+async fn expect(shared: Arc<Shared>, name: String) {
+    tokio::time::sleep(COUNT_AFTER).await;
+    let counted = shared.clone();
+    let count = blocking(move || {
+        let snapshot = counted.store.db().snapshot();
+        let entities = 0..counted.catalog.entities.len();
+        entities.map(|entity| count(&counted.store, &counted.catalog, &snapshot, entity)).sum::<Result<u64, Error>>()
+    });
+    match count.await {
+        Ok(count) => shared.with_sink(&name, |sink| {
+            if let Some(load) = &mut sink.load {
+                load.entities_expected = Some(count);
+            }
+        }),
+        Err(error) => tracing::debug!(sink = name, %error, "the entities to be loaded cannot be counted"),
+    }
+}
+
+/// Scans all entities. `None`: the state cannot be read as it stands any more, or nobody listens any more.
+fn load_scan(shared: &Shared, threads: usize, out: &mpsc::Sender<Loaded>) -> Result<Option<(Cursor, Lsn)>, Error> {
+    let Shared { store, catalog, .. } = shared;
+    let snapshot = store.db().snapshot();
+    let standing = store.standing_at(&snapshot)?;
+    if !standing.is_consistent() {
+        return Ok(None);
+    }
+    store.sync()?;
+    let of = As { version: standing.frontier, commit_time_ms: standing.commit_time_ms };
+    for (id, entity) in catalog.entities.iter().enumerate() {
+        scan(store, catalog, &snapshot, id, of, threads, &|batch| out.blocking_send(Loaded::Batch(batch)).is_ok())?;
+        if out.blocking_send(Loaded::End { entity: entity.name.clone(), version: of.version }).is_err() {
+            return Ok(None);
+        }
+    }
+    // Rows of a step that is still being assembled are in the snapshot; its outbox entries come after the head, and are written once more.
+    Ok(Some((Cursor { load: standing.load, sequence: standing.head, form: String::new() }, standing.frontier)))
+}
