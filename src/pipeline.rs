@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use archive::{Archive, Archiver, Fused};
 use importer::Importer;
+use importer::service::ServiceImporter;
 use joiner::Joiner;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use schemas::contract::Contract;
@@ -121,7 +122,7 @@ impl Pipeline {
             pipeline.start_archiver(&config, archived, provider.clone(), &report)?;
         }
         if parts.importer {
-            pipeline.start_importer(&config, contracts, provider, &report)?;
+            pipeline.start_importer(&config, contracts, provider, &report).await?;
         }
         if let (Some(server), Some(reader)) = (server, reader) {
             let status = pipeline.status.clone();
@@ -145,18 +146,25 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    fn start_importer(
+    async fn start_importer(
         &mut self,
         config: &Config,
         contracts: Vec<Contract>,
         provider: Arc<dyn Provider>,
         report: &Report,
     ) -> anyhow::Result<()> {
+        let shutdown = self.shutdown.clone();
+        if let Some(service) = config.source.stream() {
+            let input = service.provider(Some(&provider), &config.streams.provider).await?;
+            let importer = ServiceImporter::new(config.service_importer(service, contracts), input, provider);
+            self.status.importer = Some(importer.status());
+            self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
+            return Ok(());
+        }
         let settings = config.importer(contracts)?;
         let importer = Importer::new(settings, provider);
         self.status.importer = Some(importer.status());
         self.snapshots = Some(Arc::new(Resnapshot::new(&config.source.name, importer.handle())));
-        let shutdown = self.shutdown.clone();
         self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
         Ok(())
     }

@@ -6,7 +6,7 @@
 //!   url: sqlserver://tributary@db.example:1433/shop?encrypt=on
 //!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}
 //!   tables: [dbo.orders]              # default: every captured table; patterns with * are allowed
-//!   # … and all that `source` documents: snapshots, gaps, schema changes, single tables
+//!   # … and all that `source` documents: snapshots, gaps, schema changes, single tables; or `stream`, a service's own, as `service` documents
 //! streams:
 //!   prefix: shop                      # default: the source's name
 //!   layout: shared                    # table (default on Kinesis) or shared (default otherwise)
@@ -25,10 +25,11 @@
 //! api:
 //!   listen: 127.0.0.1:8080
 //! ```
-//! `docs/configuration.md` lists every key; the source's own are in [`source`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
+//! `docs/configuration.md` lists every key; the source's own are in [`source`], those of a service's stream in [`service`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
 
 #[cfg(test)]
 mod reference;
+pub(crate) mod service;
 mod source;
 
 use std::collections::BTreeMap;
@@ -160,6 +161,7 @@ impl Config {
             *path = folder.join(&path);
         }
         self.streams.provider.relative_to(folder);
+        self.source.relative_to(folder);
         if let Some(archive) = &mut self.archive {
             archive.store.relative_to(folder);
         }
@@ -183,18 +185,35 @@ impl Config {
     /// All that the importer needs.
     pub(crate) fn importer(&self, contracts: Vec<Contract>) -> anyhow::Result<importer::Config> {
         let mut settings = self.source.importer(self.data.join("importer"))?;
-        settings.prefix = self.prefix().to_owned();
-        settings.layout = self.layout();
-        settings.shards = self.streams.shards;
-        settings.contracts_dir = Some(self.contracts.clone());
-        let of_table = self.streams.per_table.iter().map(|(name, table)| (name.clone(), (table.encoding, table.compression)));
-        settings.encodings = importer::encodings::Encodings {
-            encoding: self.streams.encoding,
-            compression: self.streams.compression,
-            of_table: of_table.collect(),
-        };
+        settings.output = self.output(settings.output.partition_by);
         settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
         Ok(settings)
+    }
+
+    /// All that the importer of a service's stream needs.
+    pub(crate) fn service_importer(&self, service: &service::Service, contracts: Vec<Contract>) -> importer::service::ServiceConfig {
+        let mut settings = service.importer(&self.source.name, self.data.join("importer"));
+        settings.output = self.output(service.partition_by());
+        settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
+        settings
+    }
+
+    /// Where the source's events go.
+    fn output(&self, partition_by: BTreeMap<TableName, String>) -> importer::Output {
+        let of_table = self.streams.per_table.iter().map(|(name, table)| (name.clone(), (table.encoding, table.compression)));
+        importer::Output {
+            prefix: self.prefix().to_owned(),
+            layout: self.layout(),
+            shards: self.streams.shards,
+            contracts_dir: Some(self.contracts.clone()),
+            encodings: importer::encodings::Encodings {
+                encoding: self.streams.encoding,
+                compression: self.streams.compression,
+                of_table: of_table.collect(),
+            },
+            partition_by,
+            ..importer::Output::new(&self.source.name)
+        }
     }
 
     /// What records may be written under: the schemas beside the contracts, looked for anew whenever one is not there.
