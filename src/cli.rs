@@ -263,6 +263,9 @@ pub(crate) struct ReplayArgs {
     /// Events of this table alone, such as dbo.orders; may be given several times.
     #[arg(long = "table", value_name = "TABLE")]
     pub(crate) tables: Vec<TableName>,
+    /// Go on where the archive says that something is missing, and say it in the log, instead of ending there.
+    #[arg(long)]
+    pub(crate) allow_gaps: bool,
     /// Print no events, but the objects that hold them, their sizes, and where the live streams follow.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -178,7 +178,9 @@ impl Pipeline {
     ) -> anyhow::Result<()> {
         match (archived, &config.archive) {
             (Some(archive), Some(settings)) => {
-                let archiver = Archiver::new(archive, settings);
+                let letters = importer::dead_letter_stream(config.prefix());
+                let archiver = Archiver::new(archive, settings).with_dead_letters(letters);
+                self.status.archiver = Some(archiver.status());
                 let shutdown = self.shutdown.clone();
                 self.spawn("archiver", report, async move { Ok(archiver.run(provider, shutdown).await?) });
                 Ok(())

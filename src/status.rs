@@ -16,6 +16,7 @@ pub(crate) struct Status {
     name: String,
     pub(crate) importer: Option<importer::StatusHandle>,
     pub(crate) joiner: Option<joiner::Handle>,
+    pub(crate) archiver: Option<archive::StatusHandle>,
     /// For the speed of the snapshot.
     watch: Arc<Mutex<SnapshotWatch>>,
     extra: Option<StatusExtra>,
@@ -24,7 +25,7 @@ pub(crate) struct Status {
 impl Status {
     /// `name` is the source's.
     pub(crate) fn new(name: &str, extra: Option<StatusExtra>) -> Self {
-        Self { name: name.to_owned(), importer: None, joiner: None, watch: Arc::default(), extra }
+        Self { name: name.to_owned(), importer: None, joiner: None, archiver: None, watch: Arc::default(), extra }
     }
 
     /// The members are described at [`api::StatusSource`].
@@ -46,6 +47,9 @@ impl Status {
             }
             status["joiner"] = part;
             status["sinks"] = json!(sinks);
+        }
+        if let Some(archiver) = &self.archiver {
+            status["archive"] = json!(archiver.get());
         }
         if let Some(extra) = &self.extra {
             status["demo"] = extra();

@@ -46,15 +46,14 @@ fn shown(found: &Verification) -> String {
     for damage in &found.damage {
         out.push_str(&format!("{damage}\n"));
     }
+    if !found.begins.is_zero() {
+        out.push_str(&format!("It begins after {}: what was committed before is not in it.\n", found.begins));
+    }
+    for gap in &found.gaps {
+        out.push_str(&format!("a gap: {gap}\n"));
+    }
     for missing in &found.missing {
-        let (table, from, to) = (&missing.table, missing.from_lsn, missing.to_lsn);
-        let (published, held) = (missing.published, missing.found);
-        out.push_str(&format!("{table}: tick ({from}, {to}] has {published} events, the stream held {held} of them"));
-        for place in &missing.between {
-            let after = place.after.as_ref().map_or_else(|| "the start".to_owned(), ToString::to_string);
-            out.push_str(&format!("; stream {}, shard {}, after {after} up to {}", place.stream, place.shard, place.up_to));
-        }
-        out.push('\n');
+        out.push_str(&format!("{missing}\n"));
     }
     out.push_str(if found.is_sound() {
         "Every object is as it was written, and everything that progress records promise is there.\n"

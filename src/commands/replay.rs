@@ -13,7 +13,7 @@ use crate::config::Config;
 pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
     let archive = open(&config).await?;
-    let range = Range { from: args.from, to: args.to, tables: args.tables };
+    let range = Range { from: args.from, to: args.to, tables: args.tables, allow_gaps: args.allow_gaps };
     if args.dry_run {
         let plan = archive.plan(&range).await?;
         if args.json {
@@ -50,6 +50,15 @@ fn shown(plan: &Plan, range: &Range) -> String {
         [table.clone(), count(sum.objects).to_string(), count(sum.events).to_string(), bytes(sum.bytes).to_string()]
     });
     out.push_str(&aligned(["table", "objects", "events", "bytes"], &tables.collect::<Vec<_>>()));
+    if !plan.begins.is_zero() {
+        out.push_str(&format!("The archive begins after {}.\n", plan.begins));
+    }
+    for gap in &plan.gaps {
+        out.push_str(&format!("A gap: {gap}.\n"));
+    }
+    for missing in &plan.missing {
+        out.push_str(&format!("Missing: {missing}.\n"));
+    }
     out.push_str("Objects are read whole; events outside the range are left out. Then the live streams follow:\n");
     let streams = plan.live_from.iter().flat_map(|(stream, shards)| {
         shards.iter().map(move |(shard, after)| [stream.to_string(), shard.to_string(), after.to_string()])

@@ -24,6 +24,7 @@ fn has_failed(status: &Value) -> bool {
     failed(stopped)
         || (stopped["phase"] == "stopped" && !stopped["last_error"].is_null())
         || failed(&status["joiner"])
+        || failed(&status["archive"])
         || status["sinks"].as_array().is_some_and(|sinks| sinks.iter().any(failed))
 }
 
@@ -55,6 +56,9 @@ fn shown(status: &Value) -> String {
     }
     if status["joiner"].is_object() {
         joiner_lines(&status["joiner"], &mut out);
+    }
+    if status["archive"].is_object() {
+        archive_lines(&status["archive"], &mut out);
     }
     let sinks = status["sinks"].as_array().map_or(&[][..], Vec::as_slice);
     if !sinks.is_empty() {
@@ -149,6 +153,45 @@ fn joiner_lines(joiner: &Value, out: &mut String) {
     notices(&joiner["failure"], std::slice::from_ref(&joiner["warning"]), out);
 }
 
+fn archive_lines(archive: &Value, out: &mut String) {
+    let behind = match archive["phase"].as_str() {
+        Some("waiting") => "waiting for its turn while another archiver works".to_owned(),
+        _ => format!(
+            "complete up to {}, segment {}, lag {}",
+            text(&archive["frontier"]),
+            count(&archive["segment"]),
+            span(&archive["lag_ms"])
+        ),
+    };
+    out.push_str(&format!("\narchive {}: {}, {behind}\n", text(&archive["store"]), text(&archive["phase"])));
+    let lost = ["gaps", "missing"].map(|member| archive[member].as_u64().unwrap_or_default());
+    let lost = (lost != [0, 0]).then(|| {
+        format!("{} gaps and {} missing events since the start: `tributary verify --archive` names them", lost[0], lost[1])
+    });
+    notices(&archive["error"], &[Value::from(lost)], out);
+    let tables = archive["tables"].as_object();
+    if let Some(tables) = tables.filter(|tables| !tables.is_empty()) {
+        let rows = tables.iter().map(|(name, table)| {
+            [
+                name.clone(),
+                count(&table["archived"]),
+                text(&table["lsn"]).to_owned(),
+                count(&table["waiting"]),
+                span(&table["lag_ms"]),
+            ]
+        });
+        out.push_str(&aligned(["", "archived", "up to", "waiting", "lag"], &rows.collect::<Vec<_>>()));
+    }
+    let shards = archive["streams"].as_object().into_iter().flatten().flat_map(|(stream, shards)| {
+        let shards = shards.as_object().into_iter().flatten();
+        shards.map(move |(shard, position)| [stream.clone(), shard.clone(), text(position).to_owned()])
+    });
+    let shards: Vec<_> = shards.collect();
+    if !shards.is_empty() {
+        out.push_str(&aligned(["stream", "shard", "archived"], &shards));
+    }
+}
+
 fn notices(error: &Value, warnings: &[Value], out: &mut String) {
     if let Some(error) = error.as_str() {
         out.push_str(&format!("  error: {error}\n"));
@@ -177,6 +220,11 @@ mod tests {
                 },
             },
             "joiner": {"phase": "waiting", "frontier": null, "applied_total": 0, "emitted_total": 0, "dead_letters": 0, "warning": "no progress yet"},
+            "archive": {
+                "store": "local archive", "phase": "archiving", "segment": 42, "frontier": "0000002a:00000ac0:0001", "lag_ms": 12_000, "gaps": 1, "missing": 0,
+                "tables": {"dbo.orders": {"archived": 190, "lsn": "0000002a:00000ac0:0001", "waiting": 10, "lag_ms": 12_000}},
+                "streams": {"shop.events": {"shard-0000": "17"}},
+            },
             "sinks": [
                 {"name": "sqlite", "state": "waiting", "behind": 0, "written_total": 0, "dead_letters": 0, "error": null, "load": null},
                 {"name": "aurora", "state": "loading", "behind": 0, "written_total": 1500, "dead_letters": 2, "error": null,
@@ -197,6 +245,13 @@ tables
 
 joiner: waiting, 0 applied, 0 emitted, 0 dead-lettered
   warning: no progress yet
+
+archive local archive: archiving, complete up to 0000002a:00000ac0:0001, segment 42, lag 12 s
+  warning: 1 gaps and 0 missing events since the start: `tributary verify --archive` names them
+              archived  up to                   waiting  lag
+  dbo.orders  190       0000002a:00000ac0:0001  10       12 s
+  stream       shard       archived
+  shop.events  shard-0000  17
 
 sinks
           state    behind  written  dead letters  note

@@ -1,9 +1,13 @@
 //! What can go wrong with the archive.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use schemas::progress::{SequenceNumber, ShardId, StreamName};
 use schemas::{ErrorClass, Lsn};
+
+use crate::account::Missing;
+use crate::gap::Gap;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -42,6 +46,27 @@ pub enum Error {
     )]
     Hole { store: String, number: u64, path: String },
     #[error(
+        "the archive in {store} begins after LSN {begins}: what was asked for is older than `archive.retention_days`, and has been removed. Read from {begins} on; a joiner that was away for longer, or begins with nothing, needs a new snapshot"
+    )]
+    Expired { store: String, begins: Lsn },
+    #[error(
+        "the archive in {store} begins after LSN {begins}, which is later than {from}: what was committed before it was removed for its age, or never archived. Begin at {begins}"
+    )]
+    BeforeBeginning { store: String, from: Lsn, begins: Lsn },
+    #[error(
+        "the archive in {store} has a gap before segment {segment}: {gap}. The streams had forgotten it before it was archived, so no reader can have it: take a new snapshot, and start a joiner with an empty state; to replay what is there, allow gaps"
+    )]
+    Gap { store: String, segment: u64, gap: Box<Gap> },
+    #[error(
+        "segment {segment} of the archive in {store} lacks events: {missing}. They were gone from the stream before they were archived: take a new snapshot of the table; to replay what is there, allow gaps"
+    )]
+    Missing { store: String, segment: u64, missing: Box<Missing> },
+    #[error(
+        "{0}. The archive ends before that: its archiver was away for longer than the streams keep records. Set `archive.on_trimmed` to `gap`: then it goes on with the oldest records that are there and writes the gap down; or begin another archive, \
+         with a new snapshot"
+    )]
+    Trimmed(Box<streams::Error>),
+    #[error(
         "stream {stream}, record {sequence}: not a progress record: {what}. Is this stream written by something else than the importer?"
     )]
     ProgressRecord { stream: StreamName, sequence: SequenceNumber, what: String },
@@ -49,6 +74,10 @@ pub enum Error {
         "the progress stream speaks of source {found:?}, the configuration says {expected:?}: correct the stream prefix or the source's name"
     )]
     StreamOfOtherSource { found: String, expected: String },
+    #[error(
+        "{folder}: events that wait to be put into order cannot be written or read: {source}. Make room there, or name another folder in TMPDIR"
+    )]
+    Spill { folder: PathBuf, source: std::io::Error },
     #[error("a task of the archive ended unexpectedly: {what}")]
     Task { what: String },
 }

@@ -7,7 +7,11 @@
 //! It begins in the archive even where the live stream may still hold the records, because a live stream does not always know what it has trimmed (Kinesis cannot say whether anything followed a record that is gone), while
 //! the archive does. An archive that lags far behind makes no difference: then the live stream is opened at a position that is gone, and says [`streams::Error::Trimmed`].
 //!
-//! Where the archive's oldest segments were removed and a position lies before what is left, the archive has nothing to say: the live stream is asked, and says the same or has it.
+//! Where the archive's oldest segments were removed, or it was begun when its streams had been trimmed, and a position lies before what it has, the archive has nothing to say: the live stream is asked, and says the same or has it.
+//!
+//! # Gaps
+//! Where the archive has a gap ([`crate::gap`]) nobody reads over it: a reader whose position is before it is told the gap by name. A reader without any position begins behind the last gap, if a snapshot has been begun since; the joiner
+//! leaves out what stands before a snapshot. Without one it is told the gap as well.
 //!
 //! # Falling behind
 //! A live reader that is told that its position was trimmed goes back into the archive, if that has what follows.
@@ -21,6 +25,7 @@ use streams::{Batch, Created, Description, Error, Positions, Provider, StreamRea
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::manifest::Manifest;
 use crate::read::{advance, merge};
 use crate::store::Archive;
 
@@ -122,12 +127,32 @@ struct Sides {
 impl Sides {
     /// The archive, if it holds anything after `at`.
     async fn archived(&self, at: &Positions) -> Result<Option<Phase>, Error> {
-        let first = self.archive.first_after(&self.stream, at).await.map_err(crate::Error::into_stream_error)?;
+        let first = self.first(at).await.map_err(crate::Error::into_stream_error)?;
         Ok(first.map(|first| {
             let (out, batches) = mpsc::channel(READ_AHEAD);
             let reading = read(self.archive.clone(), self.stream.clone(), at.clone(), first.number, out);
             Phase::Archive { batches, _reading: AbortOnDropHandle::new(tokio::spawn(reading)) }
         }))
+    }
+
+    /// The segment in which reading begins. A reader that begins with nothing begins behind the last gap, where a snapshot has been begun since: that is all that it needs.
+    async fn first(&self, at: &Positions) -> Result<Option<Arc<Manifest>>, crate::Error> {
+        let last = self.archive.last().await?;
+        let number = last.last_gap.filter(|_| at.is_empty());
+        let gapped = match number {
+            Some(number) if self.archive.expired(number).await?.is_none() => self.archive.manifest(number).await?,
+            _ => None,
+        };
+        let Some(gapped) = gapped else { return self.archive.first_after(&self.stream, at).await };
+        let is_restated = last.snapshot.is_some_and(|snapshot| snapshot >= gapped.number);
+        match gapped.gaps.last() {
+            Some(gap) if !is_restated => Err(gapped.gap_error(self.archive.objects.name(), gap)),
+            _ => {
+                let (segment, stream) = (gapped.number, &self.stream);
+                tracing::warn!(segment, %stream, "the archive has a gap; reading begins behind it, and needs the snapshot that was begun since");
+                Ok(Some(gapped))
+            }
+        }
     }
 
     async fn live(&self, at: &Positions) -> Result<Phase, Error> {
@@ -144,8 +169,26 @@ impl Sides {
         }
         match self.live(at).await {
             // What was archived since it was looked may have it.
-            Err(trimmed @ Error::Trimmed { .. }) => self.archived(at).await?.ok_or(trimmed),
+            Err(trimmed @ Error::Trimmed { .. }) => match self.archived(at).await? {
+                Some(archived) => Ok(archived),
+                None => Err(self.gone(at, trimmed).await),
+            },
             live => live,
+        }
+    }
+
+    /// The error for a position that neither side has: where the archive had it once, it says so.
+    async fn gone(&self, at: &Positions, trimmed: Error) -> Error {
+        let expired = async {
+            match self.archive.first_beyond_positions(&self.stream, at).await? {
+                // It has what follows, but not from there on.
+                Some(first) => self.archive.expired(first.number - 1).await,
+                None => Ok(None),
+            }
+        };
+        match expired.await {
+            Ok(None) => trimmed,
+            Ok(Some(error)) | Err(error) => error.into_stream_error(),
         }
     }
 }
@@ -182,7 +225,7 @@ impl StreamReader for Reader {
                                 self.phase = archived;
                                 continue;
                             }
-                            None => Err(trimmed),
+                            None => Err(self.sides.gone(&self.at, trimmed).await),
                         }
                     }
                     result => result,
@@ -208,6 +251,13 @@ async fn read(
     for number in first.. {
         let result = async {
             let Some(manifest) = archive.manifest(number).await? else { return Ok(None) };
+            if let Some(gap) = manifest.gap_after(&stream, &at) {
+                return Err(manifest.gap_error(archive.objects.name(), gap));
+            }
+            // Of a shard that the archive begins with here, the live stream may hold what is missing before.
+            if !manifest.follows(&stream, &at) {
+                return Ok(None);
+            }
             let batches = archive.records(&manifest, &stream, &at).await?;
             if let Some(ends) = manifest.positions.get(&stream) {
                 merge(&mut at, ends);

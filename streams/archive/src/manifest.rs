@@ -5,6 +5,7 @@
 //! manifests/000000000/000000000042.json                             segment 42; a folder for each thousand
 //! events/table=dbo.orders/date=2026-11-22/000000000042-<sha>.jsonl.zst   its events of a table and a day (of the commit, UTC)
 //! events/table=_unreadable/…                                        its records that are no events of ours
+//! dead-letters/000000000042-<sha>.jsonl.zst                         what the importer set aside meanwhile
 //! progress/000000000042-<sha>.jsonl.zst                             its progress records
 //! index/000000000042-<sha>.jsonl.zst                                where each of its events stands
 //! drafts/000000000042-<writer>.json                                 a manifest whose objects are being written
@@ -20,12 +21,14 @@
 use std::collections::BTreeMap;
 
 use objects::{ObjectPath, PathPart};
-use schemas::progress::{ShardId, ShardPositions, StreamName};
+use schemas::progress::{SequenceNumber, ShardId, ShardPositions, StreamName};
 use schemas::{Lsn, TableName};
 use serde::{Deserialize, Serialize};
 use streams::Positions;
 
 use crate::account::{Account, Missing};
+use crate::error::Error;
+use crate::gap::{Gap, Hole, reaches};
 
 /// Of everything that this module describes.
 pub(crate) const FORMAT: u32 = 1;
@@ -56,12 +59,27 @@ pub struct Manifest {
     /// What its progress records promise and the streams did not hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
+    /// What was gone before it could be archived, where the segment goes on after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+    /// The last segment with a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_gap: Option<u64>,
+    /// The segment in which the last initial snapshot begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<u64>,
     pub objects: Vec<Object>,
     /// The shards of the segment's records, by stream, in the order in which they are to be read: a shard that was split or merged before what came of it.
     pub shards: BTreeMap<StreamName, Vec<ShardId>>,
     /// Where these shards stood before it; one that is not named held nothing.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub starts: ShardPositions,
+    /// Of the shards of which it is the first segment, the first record that the archive has: whether the stream held others before it is not known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub begins: ShardPositions,
+    /// Numbers up to which shards are taken as read although nothing comes there any more: progress records name them, and the store has nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ended: ShardPositions,
     /// Where every shard stands at the segment's end.
     pub positions: ShardPositions,
     /// Where every shard stood at the last tick, if the segment ends within one.
@@ -85,6 +103,8 @@ pub struct Ticks {
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Events,
+    /// What the importer set aside.
+    DeadLetters,
     Progress,
     Index,
 }
@@ -119,9 +139,14 @@ impl Manifest {
             frontier: Lsn::ZERO,
             counts: BTreeMap::new(),
             missing: Vec::new(),
+            gaps: Vec::new(),
+            last_gap: None,
+            snapshot: None,
             objects: Vec::new(),
             shards: BTreeMap::new(),
             starts: ShardPositions::new(),
+            begins: ShardPositions::new(),
+            ended: ShardPositions::new(),
             positions: ShardPositions::new(),
             complete: None,
             account: Account::default(),
@@ -134,6 +159,9 @@ impl Manifest {
             number: self.number + 1,
             writer: writer.to_owned(),
             frontier: self.frontier,
+            last_gap: self.last_gap,
+            snapshot: self.snapshot,
+            ended: self.ended.clone(),
             positions: self.positions.clone(),
             complete: self.complete.clone(),
             account: self.account.clone(),
@@ -141,15 +169,33 @@ impl Manifest {
         }
     }
 
-    /// Whether nothing lies between these positions of a stream and the segment.
+    /// Whether nothing lies between these positions of a stream and the segment, as far as the archive can tell.
     pub(crate) fn follows(&self, stream: &StreamName, after: &Positions) -> bool {
-        let of =
-            |positions: &ShardPositions, shard: &ShardId| positions.get(stream).and_then(|shards| shards.get(shard)).cloned();
+        fn of<'a>(positions: &'a ShardPositions, stream: &StreamName, shard: &ShardId) -> Option<&'a SequenceNumber> {
+            positions.get(stream).and_then(|shards| shards.get(shard))
+        }
         after.iter().all(|(shard, after)| {
             let within = self.shards.get(stream).is_some_and(|shards| shards.contains(shard));
-            let start = of(if within { &self.starts } else { &self.positions }, shard);
-            start.is_none_or(|start| start <= *after)
+            if !within {
+                return of(&self.positions, stream, shard).is_none_or(|stood| stood <= after);
+            }
+            match (of(&self.starts, stream, shard), of(&self.begins, stream, shard)) {
+                (Some(start), _) => start <= after,
+                (None, Some(begin)) => reaches(after, begin),
+                (None, None) => true,
+            }
         })
+    }
+
+    /// The gap that lies between these positions of a stream and what the segment holds.
+    pub(crate) fn gap_after(&self, stream: &StreamName, after: &Positions) -> Option<&Gap> {
+        let ahead = |hole: &Hole| hole.stream == *stream && after.get(&hole.shard).is_some_and(|at| hole.is_ahead(at));
+        self.gaps.iter().find(|gap| gap.holes.iter().any(ahead))
+    }
+
+    /// The error for a gap of this segment.
+    pub(crate) fn gap_error(&self, store: &str, gap: &Gap) -> Error {
+        Error::Gap { store: store.to_owned(), segment: self.number, gap: Box::new(gap.clone()) }
     }
 
     /// Where every shard stood at the last tick.
@@ -198,7 +244,12 @@ pub(crate) fn events_path(table: &str, date: &str, number: u64, sha256: &str) ->
 }
 
 pub(crate) fn other_path(kind: Kind, number: u64, sha256: &str) -> ObjectPath {
-    let folder = if kind == Kind::Progress { "progress" } else { "index" };
+    let folder = match kind {
+        Kind::Events => "events",
+        Kind::DeadLetters => "dead-letters",
+        Kind::Progress => "progress",
+        Kind::Index => "index",
+    };
     ObjectPath::from(folder).join(object_name(number, sha256))
 }
 

@@ -73,6 +73,9 @@ impl Archive {
                 Some(data) => changed(object, data),
             };
             if let Some(state) = wrong {
+                if let Some(expired) = self.expired(manifest.number).await? {
+                    return Err(expired);
+                }
                 return Err(self.diagnose(manifest, object, state, data).await?);
             }
             let raw_bytes = object.raw_bytes;

@@ -4,21 +4,33 @@
 //! Changes committed after `from` and up to `to`. An LSN is looked up in the manifests by halving, then in the progress records of one segment: reading begins exactly behind the last tick at or below it. Rows of a snapshot carry
 //! the LSN from which the tail follows, and count as committed there: a replay from the beginning has them, one from a later LSN does not.
 //!
+//! # What is missing
+//! Nothing is read over: where the archive says that something of the range is missing ([`crate::gap`], [`Missing`]) the replay ends and says what, unless it was told to go on; and a range that begins before the archive does is refused.
+//!
+//! # Memory
+//! Events wait until everything before them in the order has come; what waits may be larger than memory ([`crate::spill`]).
+//!
 //! # What a replay is for
 //! It hands out changes, each once and in the source's order, and the rows that a snapshot read, for other tools. A row that was read and published again, as after an importer's restart, may come again. To build entities anew, a joiner with an empty state needs no replay: it reads the archive itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use schemas::progress::{ShardPositions, StreamName};
-use schemas::{Lsn, Position, TableName};
+use schemas::{Lsn, TableName};
 use serde::Serialize;
 
+use crate::account::Missing;
 use crate::error::Error;
 use crate::facts::{self, Facts};
+use crate::gap::Gap;
 use crate::manifest::{Kind, Manifest};
 use crate::read::merge;
+use crate::spill::Spill;
 use crate::store::Archive;
+
+/// Events that are handed out at a time, in bytes.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// Which events are wanted.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +41,8 @@ pub struct Range {
     pub to: Option<Lsn>,
     /// All if empty.
     pub tables: Vec<TableName>,
+    /// Whether to go on where the archive says that something is missing; otherwise a replay ends there, and says what.
+    pub allow_gaps: bool,
 }
 
 impl Range {
@@ -39,6 +53,20 @@ impl Range {
     fn holds(&self, lsn: Lsn) -> bool {
         self.from.is_none_or(|from| lsn > from) && self.to.is_none_or(|to| lsn <= to)
     }
+
+    /// The gaps of a segment that touch the range. What the archive was begun without is no gap in it.
+    fn gaps<'a>(&'a self, manifest: &'a Manifest) -> impl Iterator<Item = &'a Gap> {
+        let wants = |gap: &&Gap| gap.table.as_ref().is_none_or(|table| self.wants(&table.to_string()));
+        manifest.gaps.iter().filter(move |gap| !gap.is_beginning() && wants(gap) && gap.touches(self.from, self.to))
+    }
+
+    /// What a segment lacks of the range.
+    fn missing<'a>(&'a self, manifest: &'a Manifest) -> impl Iterator<Item = &'a Missing> {
+        let touches = |missing: &Missing| {
+            self.from.is_none_or(|from| missing.to_lsn > from) && self.to.is_none_or(|to| missing.from_lsn <= to)
+        };
+        manifest.missing.iter().filter(move |missing| self.wants(&missing.table.to_string()) && touches(missing))
+    }
 }
 
 /// What a replay would read.
@@ -46,6 +74,12 @@ impl Range {
 pub struct Plan {
     pub objects: Vec<PlannedObject>,
     pub tables: BTreeMap<String, PlannedTable>,
+    /// What is missing in the range: changes that the streams had forgotten before they were archived, …
+    pub gaps: Vec<Gap>,
+    /// … and events that they lacked.
+    pub missing: Vec<Missing>,
+    /// The LSN after which the archive has everything but that; zero: everything since the first snapshot.
+    pub begins: Lsn,
     /// The LSN up to which the archive is complete.
     pub archived_to: Lsn,
     /// Where the live streams follow, if the archive is read to its end.
@@ -81,15 +115,23 @@ pub struct Replay {
     /// The last that was there when the replay began: all up to it have to be.
     last: u64,
     at: ShardPositions,
+    /// Up to here nothing is in the archive.
+    begins: Lsn,
     /// Events above the LSN up to which the segments read so far are complete: what stands before them may be in the next one.
-    held: Vec<(Facts, Bytes)>,
+    held: Spill,
+    /// The LSN up to which what is held can be handed out.
+    due: Lsn,
 }
 
 impl Archive {
     /// Where reading begins for what was committed after `from`: each stream's positions, and the first segment that holds any of it. No segment: there is nothing yet.
     async fn begin(&self, from: Option<Lsn>) -> Result<(ShardPositions, Option<u64>), Error> {
-        let Some((least, _)) = self.numbers().await? else { return Ok((ShardPositions::new(), None)) };
+        let Some(beginning) = self.beginning().await? else { return Ok((ShardPositions::new(), None)) };
+        let least = beginning.segment;
         let Some(from) = from else { return Ok((ShardPositions::new(), Some(least))) };
+        if from < beginning.lsn {
+            return Err(Error::BeforeBeginning { store: self.objects.name().to_owned(), from, begins: beginning.lsn });
+        }
         let Some(beyond) = self.first_beyond(from).await? else {
             let last = self.last().await?;
             return Ok((last.positions.clone(), None));
@@ -134,10 +176,13 @@ impl Archive {
     pub async fn plan(&self, range: &Range) -> Result<Plan, Error> {
         let (_, first) = self.begin(range.from).await?;
         let last = self.last().await?;
-        let mut plan = Plan { archived_to: last.frontier, live_from: last.positions.clone(), ..Plan::default() };
+        let begins = self.beginning().await?.map_or(Lsn::ZERO, |beginning| beginning.lsn);
+        let mut plan = Plan { begins, archived_to: last.frontier, live_from: last.positions.clone(), ..Plan::default() };
         for number in first.into_iter().flat_map(|first| first..=last.number) {
             let manifest = self.expected(number).await?;
             plan.add(&manifest, range);
+            plan.gaps.extend(range.gaps(&manifest).cloned());
+            plan.missing.extend(range.missing(&manifest).cloned());
             if ends_at(&manifest, range) {
                 break;
             }
@@ -149,7 +194,8 @@ impl Archive {
     pub async fn replay(&self, range: Range) -> Result<Replay, Error> {
         let last = self.last().await?.number;
         let (at, number) = self.begin(range.from).await?;
-        Ok(Replay { archive: self.clone(), range, number, last, at, held: Vec::new() })
+        let begins = self.beginning().await?.map_or(Lsn::ZERO, |beginning| beginning.lsn);
+        Ok(Replay { archive: self.clone(), range, number, last, at, begins, held: Spill::new(), due: Lsn::ZERO })
     }
 }
 
@@ -188,28 +234,49 @@ impl Replay {
     /// The next events, as JSON, in the source's order, each identity once; `None` behind the last. What is of a tick that is not complete in the archive is left out. An event that came again long after it was archived, as after
     /// an importer's restart, is told by its LSN: the ticks before are complete.
     pub async fn next(&mut self) -> Result<Option<Vec<Bytes>>, Error> {
-        while let Some(number) = self.number {
+        loop {
+            let events = self.due()?;
+            if !events.is_empty() {
+                return Ok(Some(events));
+            }
+            let Some(number) = self.number else { return Ok(None) };
             let manifest = if number <= self.last {
                 self.archive.expected(number).await?
             } else if let Some(archived_since) = self.archive.manifest(number).await? {
                 archived_since
             } else {
                 self.number = None;
-                break;
+                continue;
             };
+            self.check(&manifest)?;
+            self.take(&manifest).await?;
             self.number = (!ends_at(&manifest, &self.range)).then_some(number + 1);
-            let events = self.events(&manifest).await?;
-            if !events.is_empty() {
-                return Ok(Some(events));
-            }
         }
-        Ok(None)
     }
 
-    async fn events(&mut self, manifest: &Manifest) -> Result<Vec<Bytes>, Error> {
+    /// Nothing is read over that is missing.
+    fn check(&self, manifest: &Manifest) -> Result<(), Error> {
+        let (store, segment) = (self.archive.objects.name(), manifest.number);
+        for gap in self.range.gaps(manifest) {
+            if !self.range.allow_gaps {
+                return Err(manifest.gap_error(store, gap));
+            }
+            tracing::warn!(segment, %gap, "the archive has a gap: what is replayed is not everything");
+        }
+        for missing in self.range.missing(manifest) {
+            if !self.range.allow_gaps {
+                return Err(Error::Missing { store: store.to_owned(), segment, missing: Box::new(missing.clone()) });
+            }
+            tracing::warn!(segment, %missing, "events are missing: what is replayed is not everything");
+        }
+        Ok(())
+    }
+
+    /// Takes in what a segment has of the range.
+    async fn take(&mut self, manifest: &Manifest) -> Result<(), Error> {
         let complete = match self.archive.manifest(manifest.number.saturating_sub(1)).await? {
             Some(before) => before.frontier,
-            None => Lsn::ZERO,
+            None => self.begins,
         };
         let streams: BTreeSet<&StreamName> =
             manifest.objects_of(Kind::Events).filter_map(|object| object.stream.as_ref()).collect();
@@ -218,21 +285,31 @@ impl Replay {
             for batch in self.archive.records(manifest, stream, &after).await? {
                 let reads = facts::read(&self.archive.schemas, batch.records.iter().map(|(_, data)| data));
                 for ((_, data), read) in batch.records.into_iter().zip(reads) {
-                    let Some(facts) = read.facts else { continue };
-                    let lsn = facts.position.commit_lsn;
-                    let repeat = !facts.op.is_read() && lsn <= complete;
-                    if self.range.holds(lsn) && self.range.wants(&facts.table.to_string()) && !repeat {
-                        self.held.push((facts, read.json.unwrap_or(data)));
+                    let Some(Facts { table, op, position, .. }) = read.facts else { continue };
+                    let lsn = position.commit_lsn;
+                    let repeat = !op.is_read() && lsn <= complete;
+                    if self.range.holds(lsn) && self.range.wants(&table.to_string()) && !repeat {
+                        self.held.push(table, position, op.is_read(), read.json.unwrap_or(data)).map_err(spilling)?;
                     }
                 }
             }
         }
-        let due = |(facts, _): &mut (Facts, Bytes)| facts.position.commit_lsn <= manifest.frontier;
-        let mut due: Vec<(Facts, Bytes)> = self.held.extract_if(.., due).collect();
-        // Stable: rows that were read keep the order in which they were.
-        due.sort_by(|(a, _), (b, _)| a.position.cmp(&b.position).then_with(|| a.table.cmp(&b.table)));
-        let mut seen: HashSet<(TableName, Position)> = HashSet::new();
-        due.retain(|(facts, _)| facts.op.is_read() || seen.insert((facts.table.clone(), facts.position)));
-        Ok(due.into_iter().map(|(_, data)| data).collect())
+        self.due = self.due.max(manifest.frontier);
+        Ok(())
     }
+
+    /// Some of what is complete.
+    fn due(&mut self) -> Result<Vec<Bytes>, Error> {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES {
+            let Some(event) = self.held.next(self.due).map_err(spilling)? else { break };
+            bytes += event.data.len();
+            events.push(event.data);
+        }
+        Ok(events)
+    }
+}
+
+fn spilling(source: std::io::Error) -> Error {
+    Error::Spill { folder: std::env::temp_dir(), source }
 }

@@ -1,18 +1,21 @@
 //! From what was cut to the objects of a segment; pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use objects::ObjectPath;
-use schemas::Lsn;
 use schemas::encoding::Schemas;
-use schemas::progress::{SequenceNumber, ShardId, StreamName};
+use schemas::progress::{SequenceNumber, ShardId, ShardPositions, StreamName};
 use schemas::value::write_string;
+use schemas::{Lsn, TableName};
 use sha2::{Digest, Sha256};
+use streams::Layout;
 
 use crate::account;
 use crate::collect::{Cut, Run, ends};
 use crate::facts::{self, Read};
+use crate::gap::{self, Gap, Surroundings};
 use crate::line;
 use crate::manifest::{self, Kind, Manifest, Object, Ticks, UNREADABLE};
 
@@ -37,22 +40,50 @@ struct Sheet {
     places: Vec<(ShardId, SequenceNumber, Option<Lsn>)>,
 }
 
+/// What stays the same from segment to segment.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    /// What the streams' names begin with.
+    pub(crate) prefix: String,
+    pub(crate) progress_stream: StreamName,
+    pub(crate) dead_letters: Option<StreamName>,
+    pub(crate) schemas: Arc<Schemas>,
+}
+
+impl Source {
+    fn is_dead_letters(&self, stream: &StreamName) -> bool {
+        self.dead_letters.as_ref() == Some(stream)
+    }
+}
+
 /// Makes the segment that follows `last`. Costs time: the records are looked at, hashed and compressed.
-pub(crate) fn build(
-    last: &Manifest,
-    writer: &str,
-    (progress_stream, schemas): (&StreamName, &Schemas),
-    cut: &Cut,
-) -> std::io::Result<Segment> {
+pub(crate) fn build(last: &Manifest, writer: &str, source: &Source, cut: &Cut) -> std::io::Result<Segment> {
     let mut manifest = last.next(writer);
-    let look = |run: &Run| facts::read(schemas, run.records.iter().map(|(_, data)| data));
+    let progress_stream = &source.progress_stream;
+    let look = |run: &Run| match source.is_dead_letters(&run.stream) {
+        true => Vec::new(),
+        false => facts::read(&source.schemas, run.records.iter().map(|(_, data)| data)),
+    };
     let reads: Vec<Vec<Read>> = cut.runs.iter().map(look).collect();
-    compare(&mut manifest, progress_stream, cut, &reads);
+    compare(&mut manifest, source, cut, &reads);
+    for run in cut.runs.iter().filter(|run| stood(&last.positions, &run.stream, &run.shard).is_none()) {
+        let first = run.records.iter().map(|(sequence, _)| (run.shard.clone(), sequence.clone())).take(1);
+        manifest.begins.entry(run.stream.clone()).or_default().extend(first);
+    }
+    for tick in cut.ticks.iter().filter(|tick| stood(&last.positions, progress_stream, &tick.shard).is_none()) {
+        let shards = manifest.begins.entry(progress_stream.clone()).or_default();
+        shards.entry(tick.shard.clone()).or_insert_with(|| tick.sequence.clone());
+    }
     let fallback_ms = cut.ticks.iter().map(|tick| tick.record.commit_time_ms).max().unwrap_or_default();
     let mut sheets: BTreeMap<(StreamName, String, String), Sheet> = BTreeMap::new();
+    let mut dead_letters = Sheet::default();
     for (run, reads) in cut.runs.iter().zip(&reads) {
         manifest.shards.entry(run.stream.clone()).or_default().push(run.shard.clone());
-        write_run(run, reads, fallback_ms, &mut sheets);
+        if source.is_dead_letters(&run.stream) {
+            dead_letters.write(run);
+        } else {
+            write_run(run, reads, fallback_ms, &mut sheets);
+        }
     }
     let mut segment = Segment { manifest, data: Vec::new() };
     let mut index = Sheet::default();
@@ -61,6 +92,12 @@ pub(crate) fn build(
         index.list(segment.data.len(), &table, &sheet);
         let path = |number, sha: &str| manifest::events_path(&table, &date, number, sha);
         segment.add(Kind::Events, &sheet, (Some(stream), Some(table.clone())), path)?;
+    }
+    if dead_letters.records > 0 {
+        let stream = source.dead_letters.clone();
+        segment.add(Kind::DeadLetters, &dead_letters, (stream, None), |number, sha| {
+            manifest::other_path(Kind::DeadLetters, number, sha)
+        })?;
     }
     if !cut.ticks.is_empty() {
         segment.add_progress(cut, progress_stream)?;
@@ -74,25 +111,64 @@ pub(crate) fn build(
         starts.insert(stream.clone(), stood.collect());
     }
     ends(cut, progress_stream, positions);
+    // Dead letters are of no tick: wherever they stand is the end of what is complete.
+    if let (Some(stream), Some(complete)) = (&source.dead_letters, &mut segment.manifest.complete)
+        && let Some(ends) = segment.manifest.positions.get(stream)
+    {
+        complete.insert(stream.clone(), ends.clone());
+    }
     if segment.manifest.complete.as_ref() == Some(&segment.manifest.positions) {
         segment.manifest.complete = None;
     }
     Ok(segment)
 }
 
+fn stood<'a>(positions: &'a ShardPositions, stream: &StreamName, shard: &ShardId) -> Option<&'a SequenceNumber> {
+    positions.get(stream).and_then(|shards| shards.get(shard))
+}
+
 /// Holds the ticks against the events.
-fn compare(manifest: &mut Manifest, progress_stream: &StreamName, cut: &Cut, reads: &[Vec<Read>]) {
+fn compare(manifest: &mut Manifest, source: &Source, cut: &Cut, reads: &[Vec<Read>]) {
+    let (frontier, rows, load) = (manifest.frontier, manifest.account.is_loading(), manifest.account.load());
     let facts = || reads.iter().flatten().map(|read| read.facts.as_ref());
-    let unknown = facts().filter(Option::is_none).count() as u64;
-    manifest.account.events(facts().flatten(), unknown);
+    manifest.account.unknown(facts().filter(Option::is_none).count() as u64);
+    for (run, reads) in cut.runs.iter().zip(reads) {
+        manifest.account.events((&run.stream, &run.shard), reads.iter().filter_map(|read| read.facts.as_ref()));
+    }
+    let mut unspoken = Vec::new();
     let mut stood = manifest.complete().clone();
     for tick in &cut.ticks {
         let between = account::between(&mut stood, &tick.record);
-        manifest.missing.extend(manifest.account.record(&tick.record, &between));
-        stood.entry(progress_stream.clone()).or_default().insert(tick.shard.clone(), tick.sequence.clone());
+        let is_new = manifest.account.is_new();
+        let told = manifest.account.record(&tick.record, &between);
+        manifest.missing.extend(told.missing);
+        // Before the first record lies what the archive was begun without, which is a gap, but none in it.
+        match told.unspoken {
+            Some((from_lsn, to)) if is_new => {
+                manifest.gaps.push(Gap { table: None, from_lsn, to_lsn: Some(to), rows: true, holes: Vec::new() });
+            }
+            told => unspoken.extend(told),
+        }
+        stood.entry(source.progress_stream.clone()).or_default().insert(tick.shard.clone(), tick.sequence.clone());
     }
     manifest.complete = Some(stood);
+    let tables: BTreeSet<&TableName> = facts().flatten().map(|facts| &facts.table).chain(manifest.account.tables()).collect();
+    let table_of = |stream: &StreamName| {
+        let mut tables = tables.iter().filter(|table| Layout::Table.stream(&source.prefix, table) == *stream);
+        tables.next().map(|table| (*table).clone())
+    };
+    let around =
+        Surroundings { progress_stream: &source.progress_stream, frontier, rows, unspoken: &unspoken, table_of: &table_of };
+    let gaps = gap::gaps(cut, &around);
+    if !gaps.is_empty() {
+        manifest.last_gap = Some(manifest.number);
+    }
+    manifest.gaps.extend(gaps);
+    manifest.ended = cut.ended.clone();
     manifest.account.end(cut.within);
+    if manifest.account.load() != load {
+        manifest.snapshot = Some(manifest.number);
+    }
     manifest.frontier = manifest.account.frontier().max(manifest.frontier);
     if let (Some(first), Some(last)) = (cut.ticks.first(), cut.ticks.last()) {
         manifest.ticks = Some(Ticks {
@@ -123,6 +199,13 @@ fn write_run(run: &Run, reads: &[Read], fallback_ms: i64, sheets: &mut BTreeMap<
 }
 
 impl Sheet {
+    fn write(&mut self, run: &Run) {
+        for (sequence, data) in &run.records {
+            line::write(&mut self.text, (&run.stream, &run.shard), sequence, data, None);
+            self.records += 1;
+        }
+    }
+
     /// Adds the places of an object's events.
     fn list(&mut self, object: usize, table: &str, sheet: &Self) {
         let mut end = b",\"table\":".to_vec();

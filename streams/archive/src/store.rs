@@ -81,7 +81,7 @@ impl Archive {
         Ok(true)
     }
 
-    fn read_json<T: DeserializeOwned>(&self, path: &ObjectPath, data: &[u8]) -> Result<T, Error> {
+    pub(crate) fn read_json<T: DeserializeOwned>(&self, path: &ObjectPath, data: &[u8]) -> Result<T, Error> {
         serde_json::from_slice(data).map_err(|error| self.damaged(path.as_ref(), error.to_string()))
     }
 
@@ -98,8 +98,15 @@ impl Archive {
         streams::Layout::progress_stream(&self.header.prefix)
     }
 
-    /// The least and the greatest number of a segment that is there. A group's folder may be empty: a local store leaves it when its manifests are removed.
+    /// The least and the greatest number of a segment that is there, and is not on the way out.
     pub(crate) async fn numbers(&self) -> Result<Option<(u64, u64)>, Error> {
+        let Some((least, last)) = self.listed_numbers().await? else { return Ok(None) };
+        let stays = self.mark().await?.map_or(0, |mark| mark.segment);
+        Ok(Some((least.max(stays).min(last), last)))
+    }
+
+    /// The least and the greatest number of a manifest. A group's folder may be empty: a local store leaves it when its manifests are removed.
+    async fn listed_numbers(&self) -> Result<Option<(u64, u64)>, Error> {
         let groups = self.objects.folders(&manifest::manifests_folder()).await?;
         let mut greatest = None;
         for group in groups.iter().rev() {
@@ -138,12 +145,21 @@ impl Archive {
         Ok(Some(manifest))
     }
 
+    /// Forgets a manifest that has been removed.
+    pub(crate) fn forget(&self, number: u64) {
+        self.manifests.remove(&number);
+    }
+
     /// A segment's manifest that has to be there, because a later one is.
     pub(crate) async fn expected(&self, number: u64) -> Result<Arc<Manifest>, Error> {
-        self.manifest(number).await?.ok_or_else(|| {
-            let (store, path) = (self.objects.name().to_owned(), manifest::manifest_path(number).to_string());
-            Error::Hole { store, number, path }
-        })
+        if let Some(manifest) = self.manifest(number).await? {
+            return Ok(manifest);
+        }
+        if let Some(expired) = self.expired(number).await? {
+            return Err(expired);
+        }
+        let (store, path) = (self.objects.name().to_owned(), manifest::manifest_path(number).to_string());
+        Err(Error::Hole { store, number, path })
     }
 
     /// The last segment; what an archive begins with where there is none.
@@ -155,7 +171,7 @@ impl Archive {
     }
 
     /// The first segment of which `holds` is true, which is true of all that follow as well.
-    async fn first(&self, holds: impl Fn(&Manifest) -> bool) -> Result<Option<Arc<Manifest>>, Error> {
+    pub(crate) async fn first(&self, holds: impl Fn(&Manifest) -> bool) -> Result<Option<Arc<Manifest>>, Error> {
         let Some((mut low, last)) = self.numbers().await? else { return Ok(None) };
         let mut found = self.expected(last).await?;
         if !holds(&found) {
@@ -175,11 +191,20 @@ impl Archive {
 
     /// The first segment that may hold records of a stream after these positions; none as well where older segments held them and were removed.
     pub(crate) async fn first_after(&self, stream: &StreamName, after: &Positions) -> Result<Option<Arc<Manifest>>, Error> {
+        Ok(self.first_beyond_positions(stream, after).await?.filter(|found| found.follows(stream, after)))
+    }
+
+    /// The first segment at whose end some shard of a stream stands after these positions.
+    pub(crate) async fn first_beyond_positions(
+        &self,
+        stream: &StreamName,
+        after: &Positions,
+    ) -> Result<Option<Arc<Manifest>>, Error> {
         let beyond = |manifest: &Manifest| {
             let ends = manifest.positions.get(stream);
             ends.is_some_and(|shards| shards.iter().any(|(shard, end)| after.get(shard).is_none_or(|after| after < end)))
         };
-        Ok(self.first(beyond).await?.filter(|found| found.follows(stream, after)))
+        self.first(beyond).await
     }
 
     /// The first segment with which the archive is complete up to a greater LSN.
@@ -187,8 +212,8 @@ impl Archive {
         self.first(|manifest| manifest.frontier > lsn).await
     }
 
-    /// Makes the archive this writer's: answers the last segment, which is its own and empty. Removes what attempts before it left behind.
-    pub(crate) async fn take_over(&self, writer: &str) -> Result<Arc<Manifest>, Error> {
+    /// Makes the archive this writer's: answers the last segment, which is its own and empty. Removes what attempts before it left behind. With `after`, only if that is the last segment until then.
+    pub(crate) async fn take_over(&self, writer: &str, after: Option<u64>) -> Result<Arc<Manifest>, Error> {
         if !self.check_header().await? {
             let (path, data) = (manifest::header_path(), self.json(&*self.header)?);
             if self.objects.create(&path, data).await? == Creation::Exists && !self.check_header().await? {
@@ -196,11 +221,15 @@ impl Archive {
             }
         }
         loop {
-            let next = self.last().await?.next(writer);
+            let last = self.last().await?;
+            let next = last.next(writer);
             let number = next.number;
-            if self.create_manifest(&next).await? {
+            if after.is_none_or(|after| after == last.number) && self.create_manifest(&next).await? {
                 self.clean(number).await?;
                 return Ok(Arc::new(next));
+            }
+            if after.is_some() {
+                return Err(Error::Superseded { store: self.objects.name().to_owned(), number });
             }
             tracing::info!(number, "another archiver begins at the same time");
         }
@@ -284,7 +313,7 @@ impl Archive {
         Ok(futures_util::stream::iter(gets).buffered(CONCURRENCY).try_collect().await?)
     }
 
-    fn path(&self, object: &Object) -> Result<ObjectPath, Error> {
+    pub(crate) fn path(&self, object: &Object) -> Result<ObjectPath, Error> {
         ObjectPath::parse(&object.path).map_err(|error| self.damaged(&object.path, error.to_string()))
     }
 }

@@ -4,10 +4,13 @@
 
 mod archiving;
 mod damage;
+mod expiry;
 mod fused;
+mod gaps;
 mod joined;
 mod killed;
 mod kinesis;
 mod replaying;
 mod s3;
+mod several;
 mod support;

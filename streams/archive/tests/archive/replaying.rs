@@ -48,7 +48,7 @@ async fn a_range_is_replayed_in_order_each_event_once() {
         let all = replayed(&objects, Range::default()).await;
         assert_eq!(by_lsn(&all), [(10, 9), (11, 3), (12, 4), (13, 5), (14, 6)].into(), "{segment_bytes}");
         assert!(all.is_sorted_by_key(|(lsn, _)| *lsn));
-        let range = |from, to, tables| Range { from, to, tables };
+        let range = |from, to, tables| Range { from, to, tables, ..Range::default() };
         let some = replayed(&objects, range(Some(lsn(11)), Some(lsn(13)), vec![])).await;
         assert_eq!(by_lsn(&some), [(12, 4), (13, 5)].into(), "{segment_bytes}");
         let items = replayed(&objects, range(None, None, vec![TableName::new("dbo", "items")])).await;
@@ -75,11 +75,13 @@ async fn a_plan_names_what_would_be_read() {
     let stream = &shop.streams()[0];
     assert_eq!(all.live_from[stream], shop.provider.tips(stream).await.unwrap());
 
-    let later = archive.plan(&Range { from: Some(lsn(11)), to: Some(lsn(12)), tables: vec![] }).await.unwrap();
+    let later = archive.plan(&Range { from: Some(lsn(11)), to: Some(lsn(12)), ..Range::default() }).await.unwrap();
     assert_eq!(later.tables.values().map(|table| table.events).sum::<u64>(), 4);
     assert!(later.objects.iter().all(|object| object.lsns == Some((lsn(12), lsn(12))) && object.bytes > 0));
-    let orders =
-        archive.plan(&Range { from: Some(lsn(11)), to: None, tables: vec![TableName::new("dbo", "orders")] }).await.unwrap();
+    let orders = archive
+        .plan(&Range { from: Some(lsn(11)), tables: vec![TableName::new("dbo", "orders")], ..Range::default() })
+        .await
+        .unwrap();
     assert_eq!(orders.tables.keys().collect::<Vec<_>>(), ["dbo.orders"]);
     let nothing = archive.plan(&Range { from: Some(lsn(13)), ..Range::default() }).await.unwrap();
     assert_eq!((nothing.objects.len(), nothing.live_from == all.live_from), (0, true));

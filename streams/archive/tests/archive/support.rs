@@ -190,22 +190,34 @@ pub(crate) async fn open(objects: &Objects) -> Archive {
 /// Segments of about so many bytes, and at once.
 pub(crate) fn config(segment_bytes: usize) -> Config {
     let mut config = Config::new(objects::Config::Local(LocalOptions { path: "nowhere".into() }));
-    (config.interval_seconds, config.segment_bytes) = (0, segment_bytes);
+    (config.interval_seconds, config.segment_bytes, config.lease_seconds) = (0, segment_bytes, 0);
     config
 }
 
 /// An archiver that works beside the test.
 pub(crate) struct Working {
     shutdown: CancellationToken,
+    pub(crate) status: archive::StatusHandle,
     task: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
 impl Working {
     pub(crate) async fn start(objects: &Objects, provider: &Arc<dyn Provider>, segment_bytes: usize) -> Self {
-        let archiver = Archiver::new(open(objects).await, &config(segment_bytes));
-        let shutdown = CancellationToken::new();
+        Self::with(objects, provider, &config(segment_bytes)).await
+    }
+
+    pub(crate) async fn with(objects: &Objects, provider: &Arc<dyn Provider>, config: &Config) -> Self {
+        let dead_letters = StreamName(format!("{PREFIX}.dead-letters"));
+        let archiver = Archiver::new(open(objects).await, config).with_dead_letters(dead_letters);
+        let (shutdown, status) = (CancellationToken::new(), archiver.status());
         let task = tokio::spawn(archiver.run(provider.clone(), shutdown.clone()));
-        Self { shutdown, task }
+        Self { shutdown, status, task }
+    }
+
+    /// Ends it without a word, as kill does.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
     }
 
     /// Waits until the archive is complete up to an LSN.
@@ -239,6 +251,29 @@ pub(crate) async fn archived(objects: &Objects, frontier: Lsn) {
         }
     };
     tokio::time::timeout(LIMIT, waiting).await.expect("the archive falls behind");
+}
+
+/// Waits for what becomes true by itself.
+pub(crate) async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// The first error that a reader of a stream comes to.
+pub(crate) async fn first_error(provider: &dyn Provider, stream: &StreamName, after: &Positions) -> streams::Error {
+    let mut reader = match provider.reader(stream, after).await {
+        Ok(reader) => reader,
+        Err(error) => return error,
+    };
+    loop {
+        if let Err(error) = tokio::time::timeout(LIMIT, reader.next()).await.expect("it reads on") {
+            return error;
+        }
+    }
 }
 
 /// Archives all that has been published, in segments of about so many bytes.
