@@ -119,6 +119,7 @@ fn links_lead_somewhere() {
         "docs/archive.md",
         "docs/configuration.md",
         "docs/metrics.md",
+        "docs/sinks.md",
         "docs/sqlserver.md",
         "docs/streams.md",
         "docs/debezium-parity.md",

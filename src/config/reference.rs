@@ -24,6 +24,9 @@ const REQUIRED: &[(&str, &str)] = &[
     ("sinks[postgres]", "url: 'postgres://u@127.0.0.1/d'"),
     ("sinks[dynamodb]", "table: t"),
     ("sinks[sns]", "topic_arn: 'arn:aws:sns:eu-west-1:1:t'"),
+    ("sinks[sqs]", "queue_url: 'https://sqs.eu-west-1.amazonaws.com/1/q'"),
+    ("sinks[kinesis]", "stream: entities"),
+    ("sinks[webhook]", "{url: 'https://hooks.example/', secrets: [{env: WEBHOOK_SECRET}]}"),
 ];
 
 /// The page's sections: the keys in their tables, with the default cell.
