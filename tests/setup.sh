@@ -80,6 +80,7 @@ case "${1:-}" in
     python "$setup/clients/venv" tests/sqlserver/clients/requirements.txt
     node "$setup/clients" tests/sqlserver/clients/package.json
     python "$setup/standins/venv" tests/standins/requirements.txt
+    python "$setup/lake/venv" joiner/sinks/tests/lake/requirements.txt
     node "$setup/standins" tests/standins/package.json
     node "$setup/browser" tests/browser/package.json
     ;;

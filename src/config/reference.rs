@@ -23,6 +23,7 @@ const REQUIRED: &[(&str, &str)] = &[
     ("sinks[sqlite]", "path: entities.db"),
     ("sinks[postgres]", "url: 'postgres://u@127.0.0.1/d'"),
     ("sinks[dynamodb]", "table: t"),
+    ("sinks[lake]", "store: {local: {path: lake}}"),
     ("sinks[sns]", "topic_arn: 'arn:aws:sns:eu-west-1:1:t'"),
     ("sinks[sqs]", "queue_url: 'https://sqs.eu-west-1.amazonaws.com/1/q'"),
     ("sinks[kinesis]", "stream: entities"),

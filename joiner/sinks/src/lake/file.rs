@@ -116,7 +116,9 @@ impl Layout {
         let mut left = rows;
         while !left.is_empty() {
             let (group, rest) = left.split_at(leading(left, GROUP_BYTES, Row::bytes));
-            self.write_group(group, &mut writer.next_row_group()?)?;
+            let mut group_writer = writer.next_row_group()?;
+            self.write_group(group, &mut group_writer)?;
+            group_writer.close()?;
             left = rest;
         }
         let data: Bytes = writer.into_inner()?.into();

@@ -15,8 +15,11 @@ use serde_json::{Value, json};
 use sinks::Sink;
 
 mod cases;
+#[path = "../lake/duckdb.rs"]
+mod duckdb;
 mod dynamodb;
 mod kinesis;
+mod lake;
 mod postgres;
 mod queue;
 mod sns;
@@ -126,6 +129,11 @@ async fn sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres() {
     run_all(&mut postgres::Cluster::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lake() {
+    run_all(&mut lake::Lake::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
