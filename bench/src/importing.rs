@@ -1,7 +1,8 @@
 //! The importer against Debezium, both from the same stand-in: the snapshot of a table, and the changes of a table that were captured before either looks.
 //!
-//! Both have saved where they stand before the changes are made, and go on from there. Ours is timed from its start, connecting included, until everything is durable in an embedded
-//! stream; Debezium between its first batch and its last, its own start left out, and nothing is done with its records.
+//! Both have saved where they stand before the changes are made, and go on from there. They take turns, [`ROUNDS`] times, and the figure is the median of each. Both are timed without their start
+//! (processes, connections, the catalog), which is told beside it: ours from when it begins to read until everything is durable in an embedded stream, Debezium from its first batch until its
+//! last, and nothing is done with its records.
 //!
 //! After a snapshot's last row ours waits until capture has passed what was read, which Debezium does not; how long depends on the capture job and on what else is written, and
 //! is told beside the figure ([`ImportArgs`]).
@@ -30,6 +31,8 @@ const CHANGES: u64 = 400_000;
 const TRANSACTION_ROWS: u64 = 20;
 /// Rows written out in SQL; the others are copies of them.
 const SEED_ROWS: u64 = 1000;
+/// How often each is measured.
+const ROUNDS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(300);
 const PEER_LIMIT: Duration = Duration::from_secs(120);
 
@@ -48,7 +51,7 @@ pub(crate) struct ImportArgs {
     rows: u64,
 }
 
-/// Imports; reports the seconds until all rows were durable, and until the tail was reached.
+/// Imports; reports the seconds until it began to read, until all rows were durable, and until the tail was reached.
 pub(crate) async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let provider = Arc::new(Embedded::open(Options::new(args.folder.join("streams")))?);
     let mut config = Config::new("bench", standin::source(args.port), args.folder.join("importer"));
@@ -60,11 +63,15 @@ pub(crate) async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let published = |status: &Status| status.tables.values().map(|table| table.published).sum::<u64>();
     // A millisecond is the measure's resolution.
     let mut poll = tokio::time::interval(Duration::from_millis(1));
-    let mut durable = None;
+    let (mut begun, mut durable) = (None, None);
     loop {
         poll.tick().await;
         let now = status.get();
-        if published(&now) >= args.rows {
+        let rows = published(&now);
+        if rows > 0 || matches!(now.activity, Activity::Snapshot | Activity::Tailing) {
+            begun.get_or_insert_with(|| started.elapsed());
+        }
+        if rows >= args.rows {
             durable.get_or_insert_with(|| started.elapsed());
             if now.activity == Activity::Tailing {
                 break;
@@ -74,13 +81,14 @@ pub(crate) async fn run(args: ImportArgs) -> anyhow::Result<()> {
             bail!("the importer did not publish {} events: {now:?}", args.rows);
         }
     }
-    let (seconds, settled) = (durable.unwrap_or_default().as_secs_f64(), started.elapsed().as_secs_f64());
+    let settled = started.elapsed().as_secs_f64();
+    let (begun, durable) = (begun.unwrap_or_default().as_secs_f64(), durable.unwrap_or_default().as_secs_f64());
     let now = status.get();
     ensure!(published(&now) == args.rows, "{} events were published instead of {}", published(&now), args.rows);
     ensure!(now.tables.values().all(|table| table.dead_lettered == 0), "events were dead-lettered: {now:?}");
     stop.cancel();
     task.await??;
-    println!("seconds={seconds:.4} settled_seconds={settled:.4}");
+    println!("start_seconds={begun:.4} seconds={durable:.4} settled_seconds={settled:.4}");
     Ok(())
 }
 
@@ -134,17 +142,28 @@ fn import(port: u16, folder: &Path, rows: u64) -> anyhow::Result<Measured> {
     measure(&mut child(&["import", &port.to_string(), folder, &rows.to_string()])?).context("the importer")
 }
 
-fn figure(name: &str, rows: u64, ours: &Measured, theirs: Option<&Measured>) -> anyhow::Result<Figure> {
-    let rate = rows as f64 / ours.get("seconds")?;
-    let peer = theirs.map(|theirs| theirs.get("rows_per_second")).transpose()?;
-    if let Some(theirs) = theirs {
-        println!(
-            "{name}: Debezium took {:.1} s with its start, of which {:.1} s between first and last batch",
-            theirs.get("seconds")?,
-            theirs.get("span_seconds")?
-        );
+/// The median of each, and what the start took beside it.
+fn figure(name: &str, rows: u64, ours: &[Measured], theirs: &[Measured]) -> anyhow::Result<Figure> {
+    let mut rates = Vec::new();
+    for run in ours {
+        let (start, end) = (run.get("start_seconds")?, run.get("seconds")?);
+        println!("{name}: ours took {end:.2} s, of which {start:.2} s for its start");
+        rates.push(rows as f64 / (end - start));
     }
-    Ok(Figure::rate(name, "rows/s", rate, "Debezium", peer).memory(Some(ours.peak_mb), theirs.map(|theirs| theirs.peak_mb)))
+    let mut peer = Vec::new();
+    for run in theirs {
+        let (whole, span) = (run.get("seconds")?, run.get("span_seconds")?);
+        println!("{name}: Debezium took {whole:.2} s, of which {:.2} s for its start", whole - span);
+        peer.push(run.get("rows_per_second")?);
+    }
+    let peak = |runs: &[Measured]| runs.iter().map(|run| run.peak_mb).reduce(f64::max);
+    let ours_median = median(rates).context("nothing was measured")?;
+    Ok(Figure::rate(name, "rows/s", ours_median, "Debezium", median(peer)).memory(peak(ours), peak(theirs)))
+}
+
+fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied()
 }
 
 fn debezium(debezium: Option<&Debezium>, port: u16, folder: &Path, rows: u64) -> Option<Measured> {
@@ -154,34 +173,46 @@ fn debezium(debezium: Option<&Debezium>, port: u16, folder: &Path, rows: u64) ->
     measured.inspect_err(|error| println!("Debezium is left out: {error:#}")).ok()
 }
 
+/// Where each round's progress lies.
+fn folders(folder: &Path, whose: &str) -> Vec<PathBuf> {
+    (0..ROUNDS).map(|round| folder.join(format!("{whose}-{round}"))).collect()
+}
+
 /// [snapshot-vs-debezium].
 pub(crate) async fn snapshot(folder: &Path) -> anyhow::Result<Figure> {
     let (stand_in, client) = prepare(SNAPSHOT_ROWS).await?;
     let peer = Debezium::find();
-    let ours = import(stand_in.port, &folder.join("ours"), SNAPSHOT_ROWS)?;
-    println!(
-        "snapshot-vs-debezium: capture had passed all that was read {:.1} s later",
-        ours.get("settled_seconds")? - ours.get("seconds")?
-    );
-    let theirs = debezium(peer.as_ref(), stand_in.port, &folder.join("debezium"), SNAPSHOT_ROWS);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for (our_folder, their_folder) in folders(folder, "ours").iter().zip(folders(folder, "debezium")) {
+        let run = import(stand_in.port, our_folder, SNAPSHOT_ROWS)?;
+        let settling = run.get("settled_seconds")? - run.get("seconds")?;
+        println!("snapshot-vs-debezium: capture had passed all that was read {settling:.1} s later");
+        ours.push(run);
+        theirs.extend(debezium(peer.as_ref(), stand_in.port, &their_folder, SNAPSHOT_ROWS));
+    }
     drop(client);
     stand_in.stop()?;
-    figure("snapshot-vs-debezium", SNAPSHOT_ROWS, &ours, theirs.as_ref())
+    figure("snapshot-vs-debezium", SNAPSHOT_ROWS, &ours, &theirs)
 }
 
 /// [tail-vs-debezium].
 pub(crate) async fn tail(folder: &Path) -> anyhow::Result<Figure> {
     let (stand_in, mut client) = prepare(1).await?;
-    let peer = Debezium::find();
-    let (ours, theirs) = (folder.join("ours"), folder.join("debezium"));
-    import(stand_in.port, &ours, 1)?;
-    let peer = peer.filter(|peer| debezium(Some(peer), stand_in.port, &theirs, 1).is_some());
+    let mut peer = Debezium::find();
+    let (our_folders, their_folders) = (folders(folder, "ours"), folders(folder, "debezium"));
+    for (our_folder, their_folder) in our_folders.iter().zip(&their_folders) {
+        import(stand_in.port, our_folder, 1)?;
+        peer = peer.filter(|peer| debezium(Some(peer), stand_in.port, their_folder, 1).is_some());
+    }
     change(&mut client).await?;
-    let our_run = import(stand_in.port, &ours, CHANGES)?;
-    let their_run = debezium(peer.as_ref(), stand_in.port, &theirs, CHANGES);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for (our_folder, their_folder) in our_folders.iter().zip(&their_folders) {
+        ours.push(import(stand_in.port, our_folder, CHANGES)?);
+        theirs.extend(debezium(peer.as_ref(), stand_in.port, their_folder, CHANGES));
+    }
     drop(client);
     stand_in.stop()?;
-    figure("tail-vs-debezium", CHANGES, &our_run, their_run.as_ref())
+    figure("tail-vs-debezium", CHANGES, &ours, &theirs)
 }
 
 /// Makes the changes, and waits until they have been captured.

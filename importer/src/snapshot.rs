@@ -171,9 +171,9 @@ pub(crate) async fn expect(session: &mut Session<'_>, index: usize, progress: &T
 /// A table's ranges: several where it is large.
 pub(crate) async fn split(session: &mut Session<'_>, index: usize, rows: Option<u64>) -> Result<Vec<KeyRange>, Error> {
     let snapshot = &session.config.snapshot;
-    if snapshot.connections < 2 || rows.is_none_or(|rows| rows <= snapshot.split_rows) {
+    let Some(rows) = rows.filter(|rows| snapshot.connections > 1 && *rows > snapshot.split_rows) else {
         return Ok(vec![KeyRange::default()]);
-    }
+    };
     let points = session.tables[index].rows.split_points(&mut session.client, snapshot.connections, rows).await?;
     Ok(KeyRange::between(points))
 }

@@ -146,8 +146,8 @@ pub struct Chunk {
     pub at_end: bool,
 }
 
-/// How many rows of a table are worth numbering one by one to cut it into equal parts; a larger one is sampled.
-const NUMBERED_ROWS: u64 = 1_000_000;
+/// How many rows of a table are worth walking over to cut it into equal parts; a larger one is sampled.
+const WALKED_ROWS: u64 = 1_000_000;
 
 /// How to read a table.
 #[derive(Debug)]
@@ -235,14 +235,17 @@ impl SourceTable {
         Ok(Chunk { at_end, ..part.chunk })
     }
 
-    /// Keys that cut the table into about `parts` parts of about the same number of rows, in order: fewer where the table is small. `rows` is how many it has, about.
-    pub async fn split_points(&self, client: &mut Client, parts: usize, rows: Option<u64>) -> Result<Vec<Vec<KeyPart>>, Error> {
+    /// Keys that cut the table into about `parts` parts of about the same number of rows: fewer where the table is small. `rows` is how many it has, about.
+    ///
+    /// They are asked for one after the other, and so rows that come and go meanwhile may put one before the one that was asked for earlier. The ranges between them tile the table
+    /// even so: a key is in the range that ends with the first point that it is not above, and in no earlier one; a later one may hold it again, which costs a second reading.
+    pub async fn split_points(&self, client: &mut Client, parts: usize, rows: u64) -> Result<Vec<Vec<KeyPart>>, Error> {
         if parts < 2 || self.keys.is_empty() {
             return Ok(Vec::new());
         }
-        let parts = i64::try_from(parts).unwrap_or(i64::MAX);
-        if rows.is_some_and(|rows| rows > NUMBERED_ROWS) {
-            match self.numbered(client, parts, true).await {
+        let parts = parts as u64;
+        if rows > WALKED_ROWS {
+            match self.points(client, &sql::sampled_points(&self.from, &self.keys), parts).await {
                 // A memory-optimised table has no pages to sample.
                 Err(Error::Server { code, message, .. }) => {
                     tracing::debug!(table = %self.name, code, message, "the table cannot be sampled");
@@ -250,14 +253,21 @@ impl SourceTable {
                 other => return other,
             }
         }
-        self.numbered(client, parts, false).await
+        let sql = sql::key_behind(&self.from, &self.keys);
+        let mut points = Vec::new();
+        // The last row of each part but the last.
+        for end in 1..parts.min(rows) {
+            let behind = u128::from(rows) * u128::from(end) / u128::from(parts.min(rows)) - 1;
+            points.extend(self.points(client, &sql, behind.try_into().unwrap_or(u64::MAX)).await?);
+        }
+        points.dedup();
+        Ok(points)
     }
 
-    async fn numbered(&self, client: &mut Client, parts: i64, sampled: bool) -> Result<Vec<Vec<KeyPart>>, Error> {
+    async fn points(&self, client: &mut Client, sql: &str, parameter: u64) -> Result<Vec<Vec<KeyPart>>, Error> {
         let doing = "cutting a table into parts";
-        let sql = sql::split_points(&self.from, &self.keys, sampled);
         let mut points = Vec::new();
-        for row in client.rows(doing, &sql, vec![ColumnData::I64(Some(parts))]).await? {
+        for row in client.rows(doing, sql, vec![ColumnData::I64(Some(parameter.try_into().unwrap_or(i64::MAX)))]).await? {
             let part = |data| key_part(&value(data)?);
             points.push(row.into_iter().map(part).collect::<Result<Vec<_>, Error>>()?);
         }

@@ -420,7 +420,7 @@ impl Shared {
 /// Opens a database's file with everything that its definitions need.
 pub(crate) fn connect_file(path: &std::path::Path, counters: &SharedCounters) -> rusqlite::Result<Connection> {
     let db = Connection::open(path)?;
-    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16000")?;
+    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16000; PRAGMA mmap_size = 1073741824")?;
     db.busy_timeout(Duration::from_secs(30))?;
     db.set_prepared_statement_cache_capacity(200);
     functions::register(&db, counters)?;

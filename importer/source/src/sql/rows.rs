@@ -71,18 +71,24 @@ fn upper_bound(keys: &[KeyColumn], first: usize) -> Option<String> {
     within
 }
 
-/// The keys that cut a table into `@P1` parts of about as many rows each, in order. `sampled`: from a sample of the table's pages rather than from all rows, because numbering
-/// every row of a large table costs as much as reading it; then the parts are only about equal, and the ranges between the keys tile the table all the same.
-pub fn split_points(table: &str, keys: &[(String, KeyColumn)], sampled: bool) -> String {
+/// The key of the row that stands behind `@P1` others in the key's order; nothing where the table has no more.
+pub fn key_behind(table: &str, keys: &[(String, KeyColumn)]) -> String {
+    let selected: Vec<&str> = keys.iter().map(|(expression, _)| expression.as_str()).collect();
+    let order: Vec<&str> = keys.iter().map(|(_, key)| key.name.as_str()).collect();
+    format!("SELECT {} FROM {table} ORDER BY {} OFFSET @P1 ROWS FETCH NEXT 1 ROWS ONLY", selected.join(", "), order.join(", "))
+}
+
+/// The keys that cut a sample of a table's pages into `@P1` parts of about as many rows each, in order: walking over the rows of a large table costs as much as reading it. The
+/// parts are only about equal, and the ranges between the keys tile the table all the same.
+pub fn sampled_points(table: &str, keys: &[(String, KeyColumn)]) -> String {
     let order: Vec<&str> = keys.iter().map(|(_, key)| key.name.as_str()).collect();
     let (mut inner, mut outer) = (String::new(), String::new());
     for (index, (expression, _)) in keys.iter().enumerate() {
         let _ = write!(inner, "{expression} AS k{index}, ");
         let _ = write!(outer, "{}k{index}", if index == 0 { "" } else { ", " });
     }
-    let sample = if sampled { " TABLESAMPLE SYSTEM (100000 ROWS)" } else { "" };
     format!(
-        "SELECT {outer} FROM (SELECT {inner}ROW_NUMBER() OVER (ORDER BY {}) AS n, COUNT_BIG(*) OVER () AS total FROM {table}{sample}) AS numbered \
+        "SELECT {outer} FROM (SELECT {inner}ROW_NUMBER() OVER (ORDER BY {}) AS n, COUNT_BIG(*) OVER () AS total FROM {table} TABLESAMPLE SYSTEM (100000 ROWS)) AS numbered \
          WHERE n < total AND n * @P1 / total <> (n - 1) * @P1 / total ORDER BY n",
         order.join(", ")
     )
@@ -139,14 +145,17 @@ mod tests {
     }
 
     #[test]
-    fn split_points_are_numbered_in_the_servers_order() {
+    fn tables_are_cut_in_the_servers_order() {
         let keys = [("CAST(t.[a] AS nvarchar(4))".to_owned(), key("t.[a]", "@P")), ("t.[b]".to_owned(), key("t.[b]", "@P"))];
         assert_eq!(
-            split_points("[t] AS t", &keys, false),
+            key_behind("[t] AS t", &keys),
+            "SELECT CAST(t.[a] AS nvarchar(4)), t.[b] FROM [t] AS t ORDER BY t.[a], t.[b] OFFSET @P1 ROWS FETCH NEXT 1 ROWS ONLY"
+        );
+        assert_eq!(
+            sampled_points("[t] AS t", &keys),
             "SELECT k0, k1 FROM (SELECT CAST(t.[a] AS nvarchar(4)) AS k0, t.[b] AS k1, ROW_NUMBER() OVER (ORDER BY t.[a], t.[b]) AS n, \
-             COUNT_BIG(*) OVER () AS total FROM [t] AS t) AS numbered \
+             COUNT_BIG(*) OVER () AS total FROM [t] AS t TABLESAMPLE SYSTEM (100000 ROWS)) AS numbered \
              WHERE n < total AND n * @P1 / total <> (n - 1) * @P1 / total ORDER BY n"
         );
-        assert!(split_points("[t] AS t", &keys, true).contains("FROM [t] AS t TABLESAMPLE SYSTEM (100000 ROWS)) AS numbered"));
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     tds::{
         codec::{
             self, Encode, LoginMessage, Packet, PacketCodec, PacketHeader, PacketStatus,
-            PreloginMessage, TokenDone, TokenRow,
+            PreloginMessage, TokenDone, TokenRow, TokenType,
         },
         stream::TokenStream,
         Context, HEADER_BYTES,
@@ -1264,12 +1264,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> futures_util::io::AsyncRead for C
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
-    /// A row, if all of its bytes have arrived (see [`TokenRow::decode_buffered`]).
-    /// Otherwise nothing has been taken.
-    pub(crate) fn buffered_row(&mut self, nbc: bool) -> Option<TokenRow<'static>> {
-        let (row, read) = TokenRow::decode_buffered(&self.buf, &mut self.context, nbc)?;
-        self.buf.advance(read);
-        Some(row)
+    /// The row whose token has just been read and those that follow it, as far as all of their bytes
+    /// have arrived (see [`TokenRow::decode_buffered`]). `None`: not even the first has, and nothing
+    /// has been taken.
+    pub(crate) fn buffered_rows(&mut self, mut nbc: bool) -> Option<Vec<TokenRow<'static>>> {
+        let (mut rows, mut read) = (Vec::new(), 0);
+        while let Some((row, length)) =
+            TokenRow::decode_buffered(&self.buf[read..], &mut self.context, nbc)
+        {
+            rows.push(row);
+            self.buf.advance(read + length);
+            read = 1;
+            nbc = match self.buf.first().copied().map(TokenType::try_from) {
+                Some(Ok(TokenType::Row)) => false,
+                Some(Ok(TokenType::NbcRow)) => true,
+                _ => break,
+            };
+        }
+        (!rows.is_empty()).then_some(rows)
     }
 }
 

@@ -83,6 +83,8 @@ pub struct CommandStream<'a> {
     token_stream: Peekable<BoxStream<'a, crate::Result<ReceivedToken>>>,
     columns: Option<Arc<Vec<Column>>>,
     result_set_index: Option<usize>,
+    /// Rows of the current result set that have been taken from the stream.
+    rows: std::vec::IntoIter<crate::tds::codec::TokenRow<'static>>,
 }
 
 impl<'a> Debug for CommandStream<'a> {
@@ -102,6 +104,7 @@ impl<'a> CommandStream<'a> {
             token_stream: token_stream.peekable(),
             columns: None,
             result_set_index: None,
+            rows: Vec::new().into_iter(),
         }
     }
 
@@ -269,6 +272,21 @@ impl CommandItem {
     }
 }
 
+impl CommandStream<'_> {
+    fn row(&self, data: crate::tds::codec::TokenRow<'static>) -> crate::Result<Row> {
+        let Some(columns) = self.columns.as_ref() else {
+            return Err(crate::Error::Protocol(
+                "ROW token arrived before any column metadata".into(),
+            ));
+        };
+        Ok(Row {
+            columns: columns.clone(),
+            data,
+            result_index: self.result_set_index.unwrap_or(0),
+        })
+    }
+}
+
 impl<'a> Stream for CommandStream<'a> {
     type Item = crate::Result<CommandItem>;
 
@@ -276,6 +294,9 @@ impl<'a> Stream for CommandStream<'a> {
         let this = self.get_mut();
 
         loop {
+            if let Some(data) = this.rows.next() {
+                return Poll::Ready(Some(this.row(data).map(CommandItem::Row)));
+            }
             let token = match ready!(this.token_stream.poll_next_unpin(cx)) {
                 Some(res) => res?,
                 None => return Poll::Ready(None),
@@ -303,21 +324,11 @@ impl<'a> Stream for CommandStream<'a> {
                     Poll::Ready(Some(Ok(query_item)))
                 }
                 ReceivedToken::Row(data) => {
-                    let Some(columns) = this.columns.as_ref() else {
-                        return Poll::Ready(Some(Err(crate::Error::Protocol(
-                            "ROW token arrived before any column metadata".into(),
-                        ))));
-                    };
-                    let columns = columns.clone();
-                    let result_index = this.result_set_index.unwrap_or(0);
-
-                    let row = Row {
-                        columns,
-                        data,
-                        result_index,
-                    };
-
-                    Poll::Ready(Some(Ok(CommandItem::Row(row))))
+                    Poll::Ready(Some(this.row(data).map(CommandItem::Row)))
+                }
+                ReceivedToken::Rows(rows) => {
+                    this.rows = rows.into_iter();
+                    continue;
                 }
                 ReceivedToken::ReturnStatus(rs) => {
                     Poll::Ready(Some(Ok(CommandItem::ReturnStatus(rs))))

@@ -1,4 +1,4 @@
-use crate::tds::stream::ReceivedToken;
+use crate::tds::{codec::TokenRow, stream::ReceivedToken};
 use crate::{row::ColumnType, Column, Row};
 use futures_util::{
     ready,
@@ -92,6 +92,8 @@ pub struct QueryStream<'a> {
     token_stream: Peekable<BoxStream<'a, crate::Result<ReceivedToken>>>,
     columns: Option<Arc<Vec<Column>>>,
     result_set_index: Option<usize>,
+    /// Rows of the current result set that have been taken from the stream.
+    rows: std::vec::IntoIter<TokenRow<'static>>,
 }
 
 impl<'a> Debug for QueryStream<'a> {
@@ -111,12 +113,14 @@ impl<'a> QueryStream<'a> {
             token_stream: token_stream.peekable(),
             columns: None,
             result_set_index: None,
+            rows: Vec::new().into_iter(),
         }
     }
 
     /// Moves the stream forward until having result metadata, stream end or an
     /// error.
     pub(crate) async fn forward_to_metadata(&mut self) -> crate::Result<()> {
+        self.rows = Vec::new().into_iter();
         loop {
             let item = Pin::new(&mut self.token_stream)
                 .peek()
@@ -188,7 +192,7 @@ impl<'a> QueryStream<'a> {
     pub async fn columns(&mut self) -> crate::Result<Option<&[Column]>> {
         use ReceivedToken::*;
 
-        loop {
+        while self.rows.as_slice().is_empty() {
             let item = Pin::new(&mut self.token_stream)
                 .peek()
                 .await
@@ -201,7 +205,7 @@ impl<'a> QueryStream<'a> {
                         self.columns = Some(Arc::new(metadata.columns().collect()));
                         break;
                     }
-                    Row(_) => {
+                    Row(_) | Rows(_) => {
                         break;
                     }
                     _ => {
@@ -216,6 +220,19 @@ impl<'a> QueryStream<'a> {
         }
 
         Ok(self.columns.as_ref().map(|c| c.as_slice()))
+    }
+
+    fn row(&self, data: TokenRow<'static>) -> crate::Result<Row> {
+        let Some(columns) = self.columns.as_ref() else {
+            return Err(crate::Error::Protocol(
+                "ROW token arrived before any column metadata".into(),
+            ));
+        };
+        Ok(Row {
+            columns: columns.clone(),
+            data,
+            result_index: self.result_set_index.unwrap_or(0),
+        })
     }
 
     /// Collects results from all queries in the stream into memory in the order
@@ -380,6 +397,9 @@ impl<'a> Stream for QueryStream<'a> {
         let this = self.get_mut();
 
         loop {
+            if let Some(data) = this.rows.next() {
+                return Poll::Ready(Some(this.row(data).map(QueryItem::Row)));
+            }
             let token = match ready!(this.token_stream.poll_next_unpin(cx)) {
                 Some(res) => res?,
                 None => return Poll::Ready(None),
@@ -407,21 +427,11 @@ impl<'a> Stream for QueryStream<'a> {
                     return Poll::Ready(Some(Ok(query_item)));
                 }
                 ReceivedToken::Row(data) => {
-                    let Some(columns) = this.columns.as_ref() else {
-                        return Poll::Ready(Some(Err(crate::Error::Protocol(
-                            "ROW token arrived before any column metadata".into(),
-                        ))));
-                    };
-                    let columns = columns.clone();
-                    let result_index = this.result_set_index.unwrap_or(0);
-
-                    let row = Row {
-                        columns,
-                        data,
-                        result_index,
-                    };
-
-                    Poll::Ready(Some(Ok(QueryItem::Row(row))))
+                    Poll::Ready(Some(this.row(data).map(QueryItem::Row)))
+                }
+                ReceivedToken::Rows(rows) => {
+                    this.rows = rows.into_iter();
+                    continue;
                 }
                 _ => continue,
             };

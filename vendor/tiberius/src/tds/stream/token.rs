@@ -124,6 +124,8 @@ pub enum ReceivedToken {
     #[allow(dead_code)]
     NewAltResultset(Arc<TokenAltMetaData<'static>>),
     Row(TokenRow<'static>),
+    /// Rows that had arrived whole, one after the other.
+    Rows(Vec<TokenRow<'static>>),
     // COMPUTE-clause rows are decoded and traced but not surfaced through the
     // public result API. TODO(surface): expose ALTROW data to callers.
     #[allow(dead_code)]
@@ -296,20 +298,22 @@ where
     }
 
     async fn get_row(&mut self) -> crate::Result<ReceivedToken> {
-        let return_value = match self.conn.buffered_row(false) {
-            Some(row) => row,
-            None => TokenRow::decode(self.conn).await?,
-        };
+        if let Some(rows) = self.conn.buffered_rows(false) {
+            event!(Level::TRACE, message = ?rows);
+            return Ok(ReceivedToken::Rows(rows));
+        }
+        let return_value = TokenRow::decode(self.conn).await?;
 
         event!(Level::TRACE, message = ?return_value);
         Ok(ReceivedToken::Row(return_value))
     }
 
     async fn get_nbc_row(&mut self) -> crate::Result<ReceivedToken> {
-        let return_value = match self.conn.buffered_row(true) {
-            Some(row) => row,
-            None => TokenRow::decode_nbc(self.conn).await?,
-        };
+        if let Some(rows) = self.conn.buffered_rows(true) {
+            event!(Level::TRACE, message = ?rows);
+            return Ok(ReceivedToken::Rows(rows));
+        }
+        let return_value = TokenRow::decode_nbc(self.conn).await?;
 
         event!(Level::TRACE, message = ?return_value);
         Ok(ReceivedToken::Row(return_value))

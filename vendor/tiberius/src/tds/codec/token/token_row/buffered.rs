@@ -232,7 +232,8 @@ impl<'a> Buffered<'a> {
             return None;
         };
         if units.iter().all(|&unit| u16::from_le_bytes(unit) < 0x80) {
-            return Some(units.iter().map(|unit| char::from(unit[0])).collect());
+            let ascii: Vec<u8> = units.iter().map(|unit| unit[0]).collect();
+            return String::from_utf8(ascii).ok();
         }
         let decoded = char::decode_utf16(units.iter().map(|&unit| u16::from_le_bytes(unit)));
         match self.context.lossy_utf16() {
