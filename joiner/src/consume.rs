@@ -18,8 +18,7 @@ use crate::deliver::{self, NamedSink};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::handle::Shared;
-use crate::inputs::Behind;
-use crate::quiet::{LOOK_EVERY, Quiet};
+use crate::quiet::{Ended, LOOK_EVERY, Quiet};
 use crate::route::Routed;
 use crate::status::{JoinerPhase, SinkState, SinkStatus};
 use crate::{Config, metrics};
@@ -109,11 +108,17 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
             ended = readers.join_next() => return Err(reader_ended(ended)),
             _ = trim.tick() => inbox.trim = Some(trim_bound(config, &shared)?),
             _ = look.tick(), if waiting > 0 => {
-                let waits_for = engine.as_mut().map(|engine| engine.core().waits_for()).unwrap_or_default();
-                inbox.ended = quiet.look(&*provider, waits_for).await;
-                if inbox.ended.is_empty() {
+                let core = engine.as_mut().map(Engine::core);
+                if let Some((waits_for, last)) = core.and_then(|core| Some((core.waits_for(), core.last_waiting()?))) {
+                    quiet.look(&provider, waits_for, last);
+                }
+                continue;
+            }
+            ended = quiet.answer() => {
+                if ended.is_empty() {
                     continue;
                 }
+                inbox.ended = ended;
             }
             record = records.recv(), if waiting < WAITING_RECORDS => inbox.records.extend(record),
             _ = routed.recv_many(&mut inbox.batches, INBOX) => {}
@@ -144,7 +149,7 @@ struct Inbox {
     records: Vec<Progress>,
     trim: Option<TrimBound>,
     /// Shards that end before what the next record waits for.
-    ended: Vec<Behind>,
+    ended: Vec<Ended>,
 }
 
 struct TrimBound {
@@ -154,7 +159,6 @@ struct TrimBound {
 }
 
 fn work_off(engine: &mut Engine, inbox: Inbox) -> Result<(), Error> {
-    // First: it holds for the records that were waiting when the store was asked, not for those that have come since.
     inbox.ended.iter().for_each(|ended| engine.core().ends_before(ended));
     for (routed, _held) in inbox.batches {
         engine.routed(routed)?;

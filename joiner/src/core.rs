@@ -19,6 +19,7 @@ use crate::buffer::{Buffer, Due};
 use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::inputs::{Behind, Inputs, Stretches};
+use crate::quiet::Ended;
 use crate::reread::{self, Rereads};
 use crate::route::{DeadLetter, Routed, SnapshotRows};
 use crate::state::cache::RowCache;
@@ -255,13 +256,23 @@ impl Core {
         next.flat_map(|next| self.inputs.behind(&next.record, &self.standing.positions)).collect()
     }
 
-    /// Takes note that a shard ends before what the next record names. All that the waiting records name in it was there to be read when they were: the counts tell whether anything is missing.
-    pub(crate) fn ends_before(&mut self, ended: &Behind) {
-        let Behind { stream, shard, read, named } = ended;
+    /// Where the last of the records that wait stands.
+    pub(crate) fn last_waiting(&self) -> Option<&SequenceNumber> {
+        self.records.back().map(|last| &last.sequence)
+    }
+
+    /// Takes note that a shard ends before what the next record names. All that the records name in it that waited when the store was asked was there to be read by then: the counts tell whether anything is missing.
+    pub(crate) fn ends_before(&mut self, ended: &Ended) {
+        let Ended { behind, waiting } = ended;
+        if !self.waits_for().contains(behind) {
+            // The shard has gone on after all: the answer is about something else.
+            return;
+        }
+        let Behind { stream, shard, read, named } = behind;
         tracing::warn!(%stream, %shard, %named, ?read, "the shard ends before a record that a progress record names");
-        for waiting in &self.records {
-            if let Some(named) = waiting.record.positions.get(stream).and_then(|shards| shards.get(shard)) {
-                self.inputs.ends_before(ended, named);
+        for waited in self.records.iter().take_while(|waited| waited.sequence <= *waiting) {
+            if let Some(named) = waited.record.positions.get(stream).and_then(|shards| shards.get(shard)) {
+                self.inputs.ends_before(behind, named);
             }
         }
     }
