@@ -6,15 +6,17 @@
 //! in the order of their own key.
 //! - *Rows* hold every used column: children clustered by their parent's key, roots and references by the columns that they are referred to by. One index serves every
 //!   node, of every entity, that clusters the table alike.
+//! - *Derived slots* follow the columns in a row: what an expression makes of them, computed when the row comes in (`derive`). They are compared, indexed and kept as columns are. Columns that only expressions read are blank.
 //! - *Links* hold only what the way up needs: a *locator* leads from a row's own key to its parent's key, a *back reference* from a reference's key to its owners. Where a
 //!   Rows index has the same cluster, it serves instead; where the child's own columns already tell what the way up needs, there is none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use expressions::{Expression, Type};
 use schemas::TableName;
 use schemas::parse::Columns;
-use schemas::plan::{AggregateKind, Edge, KeyPart, KeyType, NodeId, Plan};
+use schemas::plan::{AggregateKind, AggregateSource, ComputedInput, DERIVED, Edge, KeyPart, KeyType, NodeId, Plan};
 use schemas::table::{SqlType, TableSchema};
 
 use crate::error::Error;
@@ -52,13 +54,35 @@ pub(crate) struct Index {
 pub(crate) struct Table {
     pub(crate) schema: Arc<TableSchema>,
     pub(crate) columns: Columns,
+    /// Those of columns, then those of `derived`.
     pub(crate) slots: usize,
+    pub(crate) derived: Vec<DerivedSlot>,
+    /// By slot: columns that only expressions read.
+    pub(crate) blank: Vec<bool>,
     pub(crate) own_key: Vec<SlotPart>,
     pub(crate) indexes: Vec<IndexId>,
     /// Parts that some lookup encodes and no index of the table does: checked when an event comes in, so that no row in the state fails later.
     pub(crate) checked: Vec<SlotPart>,
-    /// Where the table stands: entity, node, and the slots that matter there.
-    pub(crate) places: Vec<(usize, NodeId, SlotMask)>,
+    pub(crate) places: Vec<Place>,
+}
+
+/// Where a table stands in an entity.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) entity: usize,
+    pub(crate) node: NodeId,
+    /// The slots that matter there.
+    pub(crate) mask: SlotMask,
+    /// The slot that says whether a row takes part.
+    pub(crate) filter: Option<usize>,
+}
+
+/// A value that is computed of a row's columns.
+#[derive(Debug, Clone)]
+pub(crate) struct DerivedSlot {
+    pub(crate) expression: Arc<Expression>,
+    /// The slot of each of its variables.
+    pub(crate) inputs: Vec<usize>,
 }
 
 /// A set of slots. Those from 127 on share a bit: then a change to one counts as a change to all of them.
@@ -83,6 +107,15 @@ pub(crate) struct Entity {
     pub(crate) plan: Arc<Plan>,
     pub(crate) key: Vec<SlotPart>,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) group: Option<Group>,
+}
+
+/// The document of a roll-up.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) fields: Vec<(Vec<u8>, usize)>,
+    pub(crate) aggregates: Vec<Aggregate>,
+    pub(crate) computed: Vec<Computed>,
 }
 
 #[derive(Debug)]
@@ -92,13 +125,18 @@ pub(crate) struct Node {
     pub(crate) rows: IndexId,
     pub(crate) link: Vec<Link>,
     pub(crate) require: bool,
+    /// The slot that says whether a row takes part.
+    pub(crate) filter: Option<usize>,
     pub(crate) up: Up,
     /// `{"name":` or `,"name":`, and the slot.
     pub(crate) fields: Vec<(Vec<u8>, usize)>,
     pub(crate) ones: Vec<(Vec<u8>, NodeId)>,
     pub(crate) manys: Vec<Many>,
-    /// In the order of the document: the name, which of `manys` it is over.
+    /// In the order of the document.
     pub(crate) aggregates: Vec<Aggregate>,
+    pub(crate) computed: Vec<Computed>,
+    /// Whether anything needs to know where the members of the document stand.
+    pub(crate) spans: bool,
 }
 
 #[derive(Debug)]
@@ -114,7 +152,27 @@ pub(crate) struct Aggregate {
     pub(crate) name: Vec<u8>,
     pub(crate) over: NodeId,
     pub(crate) kind: AggregateKind,
-    pub(crate) slot: usize,
+    /// Where its values stand in the child; `None` for a count.
+    pub(crate) value: Option<Source>,
+    /// The child's slot that says whether it counts.
+    pub(crate) filter: Option<usize>,
+    pub(crate) of: Type,
+}
+
+/// Where a value stands at a node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
+    Slot(usize),
+    /// A member of the document: of the `one` edges, the `many` edges, the aggregates, the computed fields, the nth.
+    Member(usize),
+}
+
+#[derive(Debug)]
+pub(crate) struct Computed {
+    pub(crate) name: Vec<u8>,
+    pub(crate) expression: Arc<Expression>,
+    /// What each of its variables stands for.
+    pub(crate) inputs: Vec<Source>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -176,7 +234,16 @@ struct TableDraft {
     schema: Arc<TableSchema>,
     /// Slot to column.
     columns: Vec<usize>,
+    derived: Vec<DerivedSlot>,
+    /// Columns that are kept, not only read by expressions.
+    kept: BTreeSet<usize>,
     own_key: Vec<SlotPart>,
+}
+
+impl TableDraft {
+    fn slots(&self) -> usize {
+        self.columns.len() + self.derived.len()
+    }
 }
 
 struct Builder {
@@ -208,24 +275,50 @@ impl Builder {
                 Some(_) => return Err(Error::KeyConflict { table: node.table.name.clone() }),
                 None => {
                     builder.by_name.insert(node.table.name.clone(), builder.tables.len());
-                    builder.tables.push(TableDraft { schema: node.table.clone(), columns, own_key });
+                    let (derived, kept) = (Vec::new(), BTreeSet::new());
+                    builder.tables.push(TableDraft { schema: node.table.clone(), columns, derived, kept, own_key });
                 }
             }
         }
+        for plan in plans {
+            builder.derived(plan);
+        }
         Ok(builder)
+    }
+
+    /// Gives slots to what a plan derives, one to each expression over a table; and takes note of the columns that it keeps.
+    fn derived(&mut self, plan: &Plan) {
+        for derived in &plan.derived {
+            let Some(&table) = self.by_name.get(&derived.table) else { continue };
+            if !self.tables[table].derived.iter().any(|known| known.expression.text() == derived.expression.text()) {
+                let inputs = derived.columns.iter().map(|&column| self.slot(plan, table, column)).collect();
+                self.tables[table].derived.push(DerivedSlot { expression: derived.expression.clone(), inputs });
+            }
+        }
+        for node in &plan.nodes {
+            let Some(&table) = self.by_name.get(&node.table.name) else { continue };
+            self.tables[table].kept.extend(plan.node_columns(node));
+        }
     }
 
     fn table_of(&self, plan: &Plan, node: NodeId) -> TableId {
         self.by_name.get(&plan.nodes[node].table.name).copied().unwrap_or_default()
     }
 
-    fn slot(&self, table: TableId, column: usize) -> usize {
-        // Every column that a plan names is among its table's used columns.
-        self.tables[table].columns.iter().position(|&used| used == column).unwrap_or_default()
+    fn slot(&self, plan: &Plan, table: TableId, column: usize) -> usize {
+        let draft = &self.tables[table];
+        // Every column that a plan names is among its table's used columns, and everything derived has its slot.
+        match column.checked_sub(DERIVED).and_then(|nth| plan.derived.get(nth)) {
+            Some(derived) => {
+                let same = |known: &DerivedSlot| known.expression.text() == derived.expression.text();
+                draft.columns.len() + draft.derived.iter().position(same).unwrap_or_default()
+            }
+            None => draft.columns.iter().position(|&used| used == column).unwrap_or_default(),
+        }
     }
 
-    fn key(&self, table: TableId, parts: &[KeyPart]) -> Vec<SlotPart> {
-        parts.iter().map(|part| SlotPart { slot: self.slot(table, part.column), key_type: part.key_type }).collect()
+    fn key(&self, plan: &Plan, table: TableId, parts: &[KeyPart]) -> Vec<SlotPart> {
+        parts.iter().map(|part| SlotPart { slot: self.slot(plan, table, part.column), key_type: part.key_type }).collect()
     }
 
     fn index(&mut self, kind: IndexKind, table: TableId, cluster: Vec<SlotPart>, stored: &BTreeSet<usize>) -> IndexId {
@@ -251,15 +344,15 @@ impl Builder {
             for (id, node) in plan.nodes.iter().enumerate() {
                 let table = self.table_of(plan, id);
                 let cluster = if node.parent.is_none() {
-                    self.key(table, &plan.key)
+                    self.key(plan, table, &plan.key)
                 } else {
                     let part = |link: &schemas::plan::Link| SlotPart {
-                        slot: self.slot(table, link.own_column),
+                        slot: self.slot(plan, table, link.own_column),
                         key_type: link.key_type,
                     };
                     node.link.iter().map(part).collect()
                 };
-                let all = (0..self.tables[table].columns.len()).collect();
+                let all = (0..self.tables[table].slots()).collect();
                 let index = self.index(IndexKind::Rows, table, cluster, &all);
                 self.rows.insert((entity, id), index);
             }
@@ -271,9 +364,9 @@ impl Builder {
         let table = self.table_of(plan, id);
         let node = &plan.nodes[id];
         if node.parent.is_none() {
-            return self.key(table, &plan.key);
+            return self.key(plan, table, &plan.key);
         }
-        node.link.iter().map(|link| SlotPart { slot: self.slot(table, link.own_column), key_type: link.key_type }).collect()
+        node.link.iter().map(|link| SlotPart { slot: self.slot(plan, table, link.own_column), key_type: link.key_type }).collect()
     }
 
     fn ways_up(&mut self, plans: &[Arc<Plan>]) {
@@ -284,8 +377,10 @@ impl Builder {
                     continue;
                 };
                 let table = self.table_of(plan, parent);
-                let part =
-                    |link: &schemas::plan::Link| SlotPart { slot: self.slot(table, link.parent_column), key_type: link.key_type };
+                let part = |link: &schemas::plan::Link| SlotPart {
+                    slot: self.slot(plan, table, link.parent_column),
+                    key_type: link.key_type,
+                };
                 let known: Vec<SlotPart> = node.link.iter().map(part).collect();
                 let needed = self.needed(plan, parent);
                 let up = if needed.iter().all(|part| known.contains(part)) {
@@ -306,8 +401,9 @@ impl Builder {
             for (id, node) in plan.nodes.iter().enumerate() {
                 let table = self.table_of(plan, id);
                 let mut mask = SlotMask::default();
-                plan.node_columns(node).into_iter().for_each(|column| mask.add(self.slot(table, column)));
-                tables[table].places.push((entity, id, mask));
+                plan.node_columns(node).into_iter().for_each(|column| mask.add(self.slot(plan, table, column)));
+                let filter = node.filter.map(|column| self.slot(plan, table, column));
+                tables[table].places.push(Place { entity, node: id, mask, filter });
             }
         }
         for node in entities.iter().flat_map(|entity| &entity.nodes) {
@@ -343,7 +439,9 @@ impl Builder {
         Table {
             schema: draft.schema.clone(),
             columns: Columns::new(&draft.schema, &draft.columns),
-            slots: draft.columns.len(),
+            slots: draft.slots(),
+            derived: draft.derived.clone(),
+            blank: draft.columns.iter().map(|column| !draft.kept.contains(column)).collect(),
             own_key: draft.own_key.clone(),
             indexes: (0..self.indexes.len()).filter(|&index| self.indexes[index].table == id).collect(),
             checked: Vec::new(),
@@ -354,36 +452,87 @@ impl Builder {
     fn entity(&self, entity: usize, plan: &Arc<Plan>) -> Entity {
         let table = self.table_of(plan, 0);
         let nodes = (0..plan.nodes.len()).map(|id| self.node(entity, plan, id)).collect();
-        Entity { name: plan.entity.clone(), plan: plan.clone(), key: self.key(table, &plan.key), nodes }
+        let group = plan.group.as_ref().map(|group| {
+            let mut names = Names::default();
+            let fields = group.fields.iter();
+            let fields = fields.map(|field| (names.next(&field.name), self.slot(plan, table, field.column))).collect();
+            let aggregates = self.aggregates(plan, &group.aggregates, &mut names);
+            let computed = self.computed(plan, 0, &group.computed, [0, 0], &mut names);
+            Group { fields, aggregates, computed }
+        });
+        Entity { name: plan.entity.clone(), plan: plan.clone(), key: self.key(plan, table, &plan.key), nodes, group }
+    }
+
+    fn aggregates(&self, plan: &Plan, aggregates: &[schemas::plan::ResolvedAggregate], names: &mut Names) -> Vec<Aggregate> {
+        let aggregate = |aggregate: &schemas::plan::ResolvedAggregate| {
+            let over = self.table_of(plan, aggregate.over);
+            let child = &plan.nodes[aggregate.over];
+            let value = aggregate.value.map(|value| match value {
+                AggregateSource::Column(column) => Source::Slot(self.slot(plan, over, column)),
+                AggregateSource::Member(nth) => Source::Member(child.ones.len() + child.manys.len() + nth),
+            });
+            let filter = aggregate.filter.map(|column| self.slot(plan, over, column));
+            let (name, of) = (names.next(&aggregate.name), aggregate.of.clone());
+            Aggregate { name, over: aggregate.over, kind: aggregate.kind, value, filter, of }
+        };
+        aggregates.iter().map(aggregate).collect()
+    }
+
+    /// `edges`: how many `one` and `many` edges stand before the aggregates.
+    fn computed(
+        &self,
+        plan: &Plan,
+        id: NodeId,
+        computed: &[schemas::plan::Computed],
+        edges: [usize; 2],
+        names: &mut Names,
+    ) -> Vec<Computed> {
+        let table = self.table_of(plan, id);
+        let node = &plan.nodes[id];
+        let source = |input: &ComputedInput| match *input {
+            ComputedInput::Column(column) => Source::Slot(self.slot(plan, table, column)),
+            ComputedInput::Edge(child) => {
+                let all = node.ones.iter().chain(&node.manys);
+                Source::Member(all.into_iter().position(|&other| other == child).unwrap_or_default())
+            }
+            ComputedInput::Aggregate(nth) => Source::Member(edges[0] + edges[1] + nth),
+        };
+        computed
+            .iter()
+            .map(|computed| Computed {
+                name: names.next(&computed.name),
+                expression: computed.expression.clone(),
+                inputs: computed.inputs.iter().map(source).collect(),
+            })
+            .collect()
     }
 
     fn node(&self, entity: usize, plan: &Plan, id: NodeId) -> Node {
         let node = &plan.nodes[id];
         let table = self.table_of(plan, id);
         let parent_table = node.parent.map_or(table, |parent| self.table_of(plan, parent));
-        let mut first = true;
-        let mut name = |name: &str| {
-            let mut out = vec![if std::mem::take(&mut first) { b'{' } else { b',' }];
-            schemas::value::write_string(&mut out, name);
-            out.push(b':');
-            out
-        };
-        let fields = node.fields.iter().map(|field| (name(&field.name), self.slot(table, field.column))).collect();
-        let ones = node.ones.iter().map(|&one| (name(&plan.nodes[one].name), one)).collect();
+        let mut names = Names::default();
+        let fields = node.fields.iter().map(|field| (names.next(&field.name), self.slot(plan, table, field.column))).collect();
+        let ones = node.ones.iter().map(|&one| (names.next(&plan.nodes[one].name), one)).collect();
         let manys = node
             .manys
             .iter()
-            .map(|&many| Many { name: name(&plan.nodes[many].name), node: many, order: self.order(plan, many, entity) })
+            .map(|&many| Many { name: names.next(&plan.nodes[many].name), node: many, order: self.order(plan, many, entity) })
             .collect();
-        let aggregates = node.aggregates.iter().map(|aggregate| {
-            let over = self.table_of(plan, aggregate.over);
-            let slot = aggregate.kind.column().map_or(0, |column| self.slot(over, column));
-            Aggregate { name: name(&aggregate.name), over: aggregate.over, kind: aggregate.kind, slot }
-        });
-        let aggregates = aggregates.collect();
+        let aggregates = self.aggregates(plan, &node.aggregates, &mut names);
+        let computed = self.computed(plan, id, &node.computed, [node.ones.len(), node.manys.len()], &mut names);
+        let above = match (node.parent, &plan.group) {
+            (Some(parent), _) => &plan.nodes[parent].aggregates[..],
+            (None, Some(group)) => &group.aggregates[..],
+            (None, None) => &[],
+        };
+        let of_member = |aggregate: &schemas::plan::ResolvedAggregate| {
+            aggregate.over == id && matches!(aggregate.value, Some(AggregateSource::Member(_)))
+        };
+        let spans = !computed.is_empty() || above.iter().any(of_member);
         let link = |link: &schemas::plan::Link| Link {
-            parent_slot: self.slot(parent_table, link.parent_column),
-            own_slot: self.slot(table, link.own_column),
+            parent_slot: self.slot(plan, parent_table, link.parent_column),
+            own_slot: self.slot(plan, table, link.own_column),
             key_type: link.key_type,
         };
         Node {
@@ -392,11 +541,14 @@ impl Builder {
             rows: self.rows.get(&(entity, id)).copied().unwrap_or_default(),
             link: node.link.iter().map(link).collect(),
             require: node.require,
+            filter: node.filter.map(|column| self.slot(plan, table, column)),
             up: self.ups.get(&(entity, id)).copied().unwrap_or(Up::Root),
             fields,
             ones,
             manys,
             aggregates,
+            computed,
+            spans,
         }
     }
 
@@ -405,13 +557,29 @@ impl Builder {
         let Edge::Many { order_by } = &plan.nodes[id].edge else { return None };
         let table = self.table_of(plan, id);
         let part = |part: &schemas::plan::OrderPart| {
-            (SlotPart { slot: self.slot(table, part.column), key_type: part.key_type }, part.descending)
+            (SlotPart { slot: self.slot(plan, table, part.column), key_type: part.key_type }, part.descending)
         };
         let order: Vec<(SlotPart, bool)> = order_by.iter().map(part).collect();
         let suffix = &self.indexes[self.rows.get(&(entity, id)).copied().unwrap_or_default()].suffix;
         let natural =
             order.len() <= suffix.len() && order.iter().zip(suffix).all(|((part, descending), own)| part == own && !descending);
         (!natural).then_some(order)
+    }
+}
+
+/// Writes the names of members as they stand in a document, one after another.
+#[derive(Default)]
+struct Names {
+    any: bool,
+}
+
+impl Names {
+    /// `{"name":` or `,"name":`.
+    fn next(&mut self, name: &str) -> Vec<u8> {
+        let mut out = vec![if std::mem::replace(&mut self.any, true) { b',' } else { b'{' }];
+        schemas::value::write_string(&mut out, name);
+        out.push(b':');
+        out
     }
 }
 

@@ -4,7 +4,7 @@
 //! - [`Joiner`] runs everything: `consume` reads the streams, `deliver` writes the sinks; [`Handle`] lets others look in.
 //! - [`Engine`] is the joiner without tasks: `core` decides what may be applied, `step` applies and assembles, `scan` assembles everything.
 //! - `route` turns records into what the core works on, `inputs` knows how far each shard has been read, `buffer` keeps changes until they are complete, `accounting` holds them against what was published, `catalog` is the entity definitions compiled.
-//! - `state` is what is on the disk; `assemble` makes documents of it.
+//! - `derive` computes what expressions make of a row; `state` is what is on the disk; `assemble` makes documents of it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ mod consume;
 mod core;
 pub mod dead_letters;
 pub mod deliver;
+mod derive;
 mod engine;
 mod error;
 mod handle;

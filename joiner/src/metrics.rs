@@ -13,6 +13,7 @@ const MISSING: &str = "tributary_joiner_events_missing_total";
 const SURPLUS: &str = "tributary_joiner_events_surplus_total";
 const ASSEMBLED: &str = "tributary_joiner_entities_assembled_total";
 const CHANGED: &str = "tributary_joiner_entities_changed_total";
+const EXPRESSIONS_FAILED: &str = "tributary_joiner_expressions_failed_total";
 const STEP_SECONDS: &str = "tributary_joiner_step_seconds";
 const BUFFERED_BYTES: &str = "tributary_joiner_buffered_bytes";
 const STATE_BYTES: &str = "tributary_joiner_state_bytes";
@@ -33,6 +34,11 @@ pub fn describe() {
     describe_counter!(SURPLUS, Unit::Count, "Events read beyond those that the importer says it published, by table");
     describe_counter!(ASSEMBLED, Unit::Count, "Documents assembled because a change may have touched them");
     describe_counter!(CHANGED, Unit::Count, "Documents that differed from the last one and went to the outbox");
+    describe_counter!(
+        EXPRESSIONS_FAILED,
+        Unit::Count,
+        "Expressions of definitions that failed on a row or a document, and made null of it, by table or entity"
+    );
     describe_histogram!(STEP_SECONDS, Unit::Seconds, "Time to take in what was read and to apply what was complete");
     describe_gauge!(BUFFERED_BYTES, Unit::Bytes, "Changes in memory that wait for the progress record that completes them");
     describe_gauge!(STATE_BYTES, Unit::Bytes, "Keyed state on the disk and in write buffers");
@@ -43,6 +49,10 @@ pub fn describe() {
     describe_counter!(SINK_WRITTEN, Unit::Count, "Entity changes written, by sink");
     describe_counter!(SINK_ERRORS, Unit::Count, "Failed writes, by sink");
     describe_counter!(SINK_REJECTED, Unit::Count, "Entity changes that the sink will never accept, by sink");
+}
+
+pub(crate) fn expression_failed(of: &str) {
+    counter!(EXPRESSIONS_FAILED, "of" => of.to_owned()).increment(1);
 }
 
 pub(crate) fn step(seconds: f64, report: &mut Report) {

@@ -19,6 +19,7 @@ use streams::Batch;
 
 use crate::buffer::{Change, Kind};
 use crate::catalog::{Catalog, Table, TableId};
+use crate::derive;
 use crate::error::{Error, UnknownSchema};
 use crate::inputs::Arrived;
 use crate::reread;
@@ -236,7 +237,11 @@ impl Router<'_> {
             }
         }
         let start = self.arena.len();
-        row.values().for_each(|fragment| row::put(fragment, &mut self.arena));
+        if table.derived.is_empty() {
+            row.values().for_each(|fragment| row::put(fragment, &mut self.arena));
+        } else {
+            derive::put(table, row, &mut self.arena);
+        }
         let bytes = &self.arena[start..];
         let row = self.spans.read(bytes);
         let refused = |error| Refused::Key { image, error };

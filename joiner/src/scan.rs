@@ -10,7 +10,7 @@ use rocksdb::{ReadOptions, Snapshot};
 use schemas::Lsn;
 use schemas::change::EntityChange;
 
-use crate::assemble::{Assembler, entity_key};
+use crate::assemble::{Assembler, Made, entity_key};
 use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::state::view::{Reading, View, start_key};
@@ -152,12 +152,19 @@ fn scan_range(
             rows.next();
             continue;
         };
-        // Of several rows with one entity key, the first is the entity.
+        // Of several rows with one entity key, the first that is not left out is the entity; or they are its group.
         if parts[..length] != last[..] {
-            last.clear();
-            last.extend_from_slice(&parts[..length]);
             document.clear();
-            if assembler.document_of_row(row, &mut document)? {
+            let made = if entity.group.is_some() {
+                if assembler.document(&parts[..length], &mut document)? { Made::Document } else { Made::Incomplete }
+            } else {
+                assembler.document_of_row(row, &mut document)?
+            };
+            if made != Made::LeftOut {
+                last.clear();
+                last.extend_from_slice(&parts[..length]);
+            }
+            if made == Made::Document {
                 let text = std::str::from_utf8(&document).map_err(|_| store.corrupt("a document that is not UTF-8"))?;
                 let key = entity_key(entity, &last).ok_or_else(|| store.corrupt("an entity key that cannot be read"))?;
                 bytes += text.len();

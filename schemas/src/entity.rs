@@ -1,10 +1,11 @@
 //! Entity definitions: which rows make an entity, and what its document looks like. A definition is a tree over source tables, kept by the user as YAML, one
-//! entity a file:
+//! entity a file (`docs/entities.md` explains it with examples):
 //!
 //! ```yaml
 //! entity: order                    # its name: in URLs, in sinks
 //! table: dbo.orders                # the root
 //! key: [id]                        # default: the table's primary key
+//! where: status != "DRAFT"         # which rows count; CEL over the table's columns
 //! fields: [id, status, {placed: placed_at}]   # a column, or {name in the document: column}; default: every column
 //! one:                             # a reference: this table holds the other's key
 //!   customer:
@@ -22,15 +23,23 @@
 //! aggregates:                      # over this node's own children
 //!   item_count: {count: items}
 //!   total: {sum: items.amount}     # by column, exact for decimals
+//!   net: {sum: items, value: price * quantity, where: not_returned}
+//! computed:                        # CEL over this node's document, and its other columns
+//!   large: total > 1000 && customer.tier == "gold"
 //! ```
+//!
+//! With `group_by`, the rows of the table are rolled up: one entity for each group, with aggregates over its `rows`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::table::TableName;
+
+mod schema;
+
+pub use schema::definition_schema;
 
 /// An entity definition as the user wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +50,15 @@ pub struct EntityDefinition {
     pub table: TableName,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<String>,
+    /// Rows that do not meet it do not take part.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Rolls the rows up: an entity for each group of rows that agree in these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub group_by: Vec<GroupBy>,
+    /// What each row of a group is made of, for the aggregates over them.
+    #[serde(default, skip_serializing_if = "Rows::is_empty")]
+    pub rows: Rows,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<Vec<Field>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -49,6 +67,9 @@ pub struct EntityDefinition {
     pub many: BTreeMap<String, ManyEdge>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub aggregates: BTreeMap<String, Aggregate>,
+    /// Fields that are computed of the node's document and columns.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub computed: BTreeMap<String, String>,
 }
 
 /// A reference to one row of another table.
@@ -62,6 +83,12 @@ pub struct OneEdge {
     pub references: Vec<String>,
     #[serde(default, skip_serializing_if = "is_false")]
     pub require: bool,
+    /// Rows that do not meet it do not take part.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// How many levels more the edge repeats itself within itself: for tables that refer to themselves.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeat: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<Vec<Field>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -70,6 +97,9 @@ pub struct OneEdge {
     pub many: BTreeMap<String, ManyEdge>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub aggregates: BTreeMap<String, Aggregate>,
+    /// Fields that are computed of the node's document and columns.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub computed: BTreeMap<String, String>,
 }
 
 /// The rows of another table that refer to this one.
@@ -86,6 +116,12 @@ pub struct ManyEdge {
     /// Without any child, the parent is left out.
     #[serde(default, skip_serializing_if = "is_false")]
     pub require: bool,
+    /// Rows that do not meet it do not take part.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// How many levels more the edge repeats itself within itself: for tables that refer to themselves.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeat: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<Vec<Field>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -94,10 +130,115 @@ pub struct ManyEdge {
     pub many: BTreeMap<String, ManyEdge>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub aggregates: BTreeMap<String, Aggregate>,
+    /// Fields that are computed of the node's document and columns.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub computed: BTreeMap<String, String>,
+}
+
+impl EntityDefinition {
+    /// Every column of a table, and nothing else.
+    pub fn new(entity: impl Into<String>, table: TableName) -> Self {
+        Self {
+            entity: entity.into(),
+            table,
+            key: Vec::new(),
+            filter: None,
+            group_by: Vec::new(),
+            rows: Rows::default(),
+            fields: None,
+            one: BTreeMap::new(),
+            many: BTreeMap::new(),
+            aggregates: BTreeMap::new(),
+            computed: BTreeMap::new(),
+        }
+    }
+}
+
+impl OneEdge {
+    /// To the primary key of a table.
+    pub fn new(table: TableName, by: Vec<String>) -> Self {
+        Self {
+            table,
+            by,
+            references: Vec::new(),
+            require: false,
+            filter: None,
+            repeat: 0,
+            fields: None,
+            one: BTreeMap::new(),
+            many: BTreeMap::new(),
+            aggregates: BTreeMap::new(),
+            computed: BTreeMap::new(),
+        }
+    }
+}
+
+impl ManyEdge {
+    /// The rows of a table that hold the parent's key.
+    pub fn new(table: TableName, by: Vec<String>) -> Self {
+        Self {
+            table,
+            by,
+            references: Vec::new(),
+            order_by: Vec::new(),
+            require: false,
+            filter: None,
+            repeat: 0,
+            fields: None,
+            one: BTreeMap::new(),
+            many: BTreeMap::new(),
+            aggregates: BTreeMap::new(),
+            computed: BTreeMap::new(),
+        }
+    }
 }
 
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+
+/// What each row of a group is made of. Nothing of it stands in the group's document.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rows {
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub one: BTreeMap<String, OneEdge>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub many: BTreeMap<String, ManyEdge>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aggregates: BTreeMap<String, Aggregate>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub computed: BTreeMap<String, String>,
+}
+
+impl Rows {
+    pub fn is_empty(&self) -> bool {
+        self.one.is_empty() && self.many.is_empty() && self.aggregates.is_empty() && self.computed.is_empty()
+    }
+}
+
+/// What rows are grouped by: a column, or `{name in the document: CEL over the row's columns}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupBy {
+    pub name: String,
+    pub expression: String,
+}
+
+impl Serialize for GroupBy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Field { name: self.name.clone(), column: self.expression.clone() }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for GroupBy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Field { name, column } = Field::deserialize(deserializer)?;
+        Ok(Self { name, expression: column })
+    }
 }
 
 /// A column in the document, under its own name or another.
@@ -161,73 +302,170 @@ impl<'de> Deserialize<'de> for OrderBy {
     }
 }
 
-/// A value computed over the children of a node. Written as a map of one member: `{count: items}`, `{sum: items.amount}`.
+/// A value computed over the children of a node. Written as a map with the function: `{count: items}`, `{sum: items.amount}`, `{any: items, value: quantity > 10}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "WrittenAggregate", into = "WrittenAggregate")]
-pub enum Aggregate {
-    /// How many children the named `many` edge has.
-    Count(String),
-    /// The sum of a column over the children of a `many` edge: `edge.column`. NULLs are left out; no children: 0.
-    Sum(Path),
+pub struct Aggregate {
+    pub function: AggregateFunction,
+    /// The name of the `many` edge; `rows` in a roll-up.
+    pub edge: String,
+    pub value: Option<AggregateValue>,
+    /// CEL over the child's columns: only children that meet it count.
+    pub filter: Option<String>,
 }
 
-/// YAML has tags for enums, which nobody wants to write: so a map, with exactly one of its members.
-#[derive(Clone, Serialize, Deserialize)]
+/// What an aggregate does with the values. Sums, averages, extremes and lists leave NULLs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AggregateFunction {
+    /// How many children there are.
+    Count,
+    /// Without any value: 0.
+    Sum,
+    /// Without any value, as all that follow: null.
+    Min,
+    Max,
+    /// Exact for whole numbers and decimals, with six digits after the point or as many as the values have.
+    Avg,
+    /// The different values, in order; without any: an empty list.
+    Distinct,
+    /// Whether some value is true; without any: false.
+    Any,
+    /// Whether no child's value is anything but true.
+    All,
+    /// The value of the first child in the edge's order, be it null.
+    First,
+    Last,
+}
+
+impl AggregateFunction {
+    pub const ALL: [Self; 10] =
+        [Self::Count, Self::Sum, Self::Min, Self::Max, Self::Avg, Self::Distinct, Self::Any, Self::All, Self::First, Self::Last];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Sum => "sum",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::Avg => "avg",
+            Self::Distinct => "distinct",
+            Self::Any => "any",
+            Self::All => "all",
+            Self::First => "first",
+            Self::Last => "last",
+        }
+    }
+}
+
+/// What is aggregated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AggregateValue {
+    /// A column of the child, or one of its own aggregates or computed fields.
+    Member(String),
+    /// CEL over the child's columns.
+    Expression(String),
+}
+
+impl Aggregate {
+    pub fn count(edge: impl Into<String>) -> Self {
+        Self { function: AggregateFunction::Count, edge: edge.into(), value: None, filter: None }
+    }
+
+    /// A function of a member of the children.
+    pub fn of(function: AggregateFunction, edge: impl Into<String>, member: impl Into<String>) -> Self {
+        Self { function, edge: edge.into(), value: Some(AggregateValue::Member(member.into())), filter: None }
+    }
+}
+
+/// YAML has tags for enums, which nobody wants to write: so a map, with the function as a member.
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenAggregate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     count: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    sum: Option<Path>,
+    sum: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    min: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    avg: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    distinct: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    any: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    all: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    filter: Option<String>,
+}
+
+impl WrittenAggregate {
+    fn function(&mut self, function: AggregateFunction) -> &mut Option<String> {
+        match function {
+            AggregateFunction::Count => &mut self.count,
+            AggregateFunction::Sum => &mut self.sum,
+            AggregateFunction::Min => &mut self.min,
+            AggregateFunction::Max => &mut self.max,
+            AggregateFunction::Avg => &mut self.avg,
+            AggregateFunction::Distinct => &mut self.distinct,
+            AggregateFunction::Any => &mut self.any,
+            AggregateFunction::All => &mut self.all,
+            AggregateFunction::First => &mut self.first,
+            AggregateFunction::Last => &mut self.last,
+        }
+    }
 }
 
 impl TryFrom<WrittenAggregate> for Aggregate {
-    type Error = &'static str;
+    type Error = String;
 
-    fn try_from(written: WrittenAggregate) -> Result<Self, Self::Error> {
-        match (written.count, written.sum) {
-            (Some(edge), None) => Ok(Self::Count(edge)),
-            (None, Some(path)) => Ok(Self::Sum(path)),
-            _ => Err("an aggregate has exactly one member: {count: items} or {sum: items.amount}"),
-        }
+    fn try_from(mut written: WrittenAggregate) -> Result<Self, Self::Error> {
+        let found = AggregateFunction::ALL.map(|function| (function, written.function(function).take()));
+        let mut found = found.into_iter().filter_map(|(function, of)| Some((function, of?)));
+        let (Some((function, of)), None) = (found.next(), found.next()) else {
+            return Err("an aggregate has exactly one function: {count: items}, {sum: items.amount}, {sum: items, value: price * quantity}".into());
+        };
+        let name = function.name();
+        let (edge, value) = match (of.split_once('.'), written.value) {
+            (Some((edge, member)), None) if function != AggregateFunction::Count => {
+                (edge.to_owned(), Some(AggregateValue::Member(member.to_owned())))
+            }
+            (None, Some(expression)) if function != AggregateFunction::Count => {
+                (of, Some(AggregateValue::Expression(expression)))
+            }
+            (None, None) if function == AggregateFunction::Count => (of, None),
+            _ if function == AggregateFunction::Count => {
+                return Err(format!("{of:?}: expected {{count: items}}, or {{count: items, where: …}} to count some of them"));
+            }
+            _ => {
+                return Err(format!(
+                    "{of:?}: expected edge.column, such as {{{name}: items.amount}}, or {{{name}: items, value: …}}"
+                ));
+            }
+        };
+        Ok(Self { function, edge, value, filter: written.filter })
     }
 }
 
 impl From<Aggregate> for WrittenAggregate {
     fn from(aggregate: Aggregate) -> Self {
-        match aggregate {
-            Aggregate::Count(edge) => Self { count: Some(edge), sum: None },
-            Aggregate::Sum(path) => Self { count: None, sum: Some(path) },
-        }
-    }
-}
-
-/// `edge.column`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Path {
-    pub edge: String,
-    pub column: String,
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.edge, self.column)
-    }
-}
-
-impl Serialize for Path {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Path {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match text.split_once('.') {
-            Some((edge, column)) => Ok(Self { edge: edge.to_owned(), column: column.to_owned() }),
-            None => Err(D::Error::custom(format!("{text:?}: expected edge.column, such as items.amount"))),
-        }
+        let mut written = Self { filter: aggregate.filter, ..Self::default() };
+        let (of, value) = match aggregate.value {
+            Some(AggregateValue::Member(member)) => (format!("{}.{member}", aggregate.edge), None),
+            Some(AggregateValue::Expression(expression)) => (aggregate.edge, Some(expression)),
+            None => (aggregate.edge, None),
+        };
+        *written.function(aggregate.function) = Some(of);
+        written.value = value;
+        written
     }
 }
 

@@ -153,15 +153,8 @@ impl<'c> Graph<'c> {
             let entity = names::unique(&candidates, |name| taken.contains(name));
             taken.insert(entity.clone());
             let edges = self.edges(&root.name, None, &mut vec![&root.name], 0);
-            entities.push(EntityDefinition {
-                entity,
-                table: root.name.clone(),
-                key: Vec::new(),
-                fields: None,
-                one: edges.one,
-                many: edges.many,
-                aggregates: BTreeMap::new(),
-            });
+            let definition = EntityDefinition::new(entity, root.name.clone());
+            entities.push(EntityDefinition { one: edges.one, many: edges.many, ..definition });
         }
         entities
     }
@@ -191,17 +184,8 @@ impl<'c> Graph<'c> {
                 // A mentioned row's own parts are its own affair: only what it mentions in turn belongs here.
                 let inner = self.edges(&reference.key.referenced, Some(reference), path, mentions + 1);
                 path.pop();
-                let edge = OneEdge {
-                    table: reference.key.referenced.clone(),
-                    by: reference.columns.clone(),
-                    references: Vec::new(),
-                    require: false,
-                    fields: None,
-                    one: inner.one,
-                    many: BTreeMap::new(),
-                    aggregates: BTreeMap::new(),
-                };
-                edges.one.insert(name, edge);
+                let edge = OneEdge::new(reference.key.referenced.clone(), reference.columns.clone());
+                edges.one.insert(name, OneEdge { one: inner.one, ..edge });
             }
         }
         if mentions > 0 {
@@ -215,18 +199,8 @@ impl<'c> Graph<'c> {
             path.push(&reference.key.table);
             let inner = self.edges(&reference.key.table, Some(reference), path, 0);
             path.pop();
-            let edge = ManyEdge {
-                table: reference.key.table.clone(),
-                by: reference.columns.clone(),
-                references: Vec::new(),
-                order_by: Vec::new(),
-                require: false,
-                fields: None,
-                one: inner.one,
-                many: inner.many,
-                aggregates: BTreeMap::new(),
-            };
-            edges.many.insert(name, edge);
+            let edge = ManyEdge::new(reference.key.table.clone(), reference.columns.clone());
+            edges.many.insert(name, ManyEdge { one: inner.one, many: inner.many, ..edge });
         }
         edges
     }

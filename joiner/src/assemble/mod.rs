@@ -9,10 +9,12 @@ use schemas::change::EntityKey;
 use schemas::plan::NodeId;
 
 mod aggregate;
+mod compute;
 
 use aggregate::Running;
+use compute::Sums;
 
-use crate::catalog::{Entity, Many, Node};
+use crate::catalog::{Entity, Group, Many, Node};
 use crate::error::Error;
 use crate::state::key;
 use crate::state::row::{Row, Spans};
@@ -43,6 +45,20 @@ pub(crate) struct Assembler<'a> {
 struct Scratch {
     spans: Spans,
     key: Vec<u8>,
+    members: Members,
+}
+
+/// Where the members of a document stand in it: `one` edges, `many` edges, aggregates, computed fields. Fields stand in the row.
+type Members = Vec<(usize, usize)>;
+
+/// What came of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// The node's filter leaves it out: as far as the entity goes, there is no such row.
+    LeftOut,
+    /// Something that is required is missing.
+    Incomplete,
+    Document,
 }
 
 /// The text of an entity key.
@@ -86,11 +102,14 @@ impl<'a> Assembler<'a> {
         let index = self.entity.nodes[0].rows;
         start_key(index, &mut prefix);
         prefix.extend_from_slice(key);
+        if let Some(group) = &self.entity.group {
+            return self.group(group, &prefix, out);
+        }
         if self.reading != Reading::Twice || !self.view.catalog.indexes[index].suffix.is_empty() {
             return self.first(0, &prefix, out);
         }
         if let Some(written) = self.view.overlay.and_then(|overlay| overlay.get(index, &prefix)) {
-            return written.as_deref().map_or(Ok(false), |row| self.document_of_row(row, out));
+            return written.as_deref().map_or(Ok(false), |row| Ok(self.document_of_row(row, out)? == Made::Document));
         }
         let (mut last, mut row) = std::mem::take(&mut self.root);
         if last != prefix {
@@ -98,14 +117,42 @@ impl<'a> Assembler<'a> {
             row = database.get(index, &prefix, <[u8]>::to_vec)?;
             last = prefix;
         }
-        let present = row.as_deref().map_or(Ok(false), |row| self.document_of_row(row, out));
+        let made = row.as_deref().map_or(Ok(Made::LeftOut), |row| self.document_of_row(row, out));
         self.root = (last, row);
-        present
+        Ok(made? == Made::Document)
     }
 
     /// Appends the document of a root whose row has been read already.
-    pub(crate) fn document_of_row(&mut self, row: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
-        self.node(0, row, out, &mut Vec::new())
+    pub(crate) fn document_of_row(&mut self, row: &[u8], out: &mut Vec<u8>) -> Result<Made, Error> {
+        self.node(0, row, out, &mut Sums::none())
+    }
+
+    /// Appends the document of a group: its rows are aggregated, and are not in it. Without any row there is none.
+    fn group(&mut self, group: &'a Group, prefix: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
+        let mut cursor = self.cursor(0)?;
+        let writes = self.view.writes(self.entity.nodes[0].rows);
+        let (mut sums, mut first, mut document) = (Sums::of(&group.aggregates), None, Vec::new());
+        let visited = cursor.visit(prefix, writes, |_, row| {
+            document.clear();
+            if self.node(0, row, &mut document, &mut sums)? == Made::Document && first.is_none() {
+                first = Some(row.to_vec());
+            }
+            Ok(true)
+        });
+        self.cursors[0] = Some(cursor);
+        visited?;
+        let Some(first) = first else { return Ok(false) };
+        let mut spans = Spans::default();
+        let row = spans.read(&first);
+        for (name, slot) in &group.fields {
+            out.extend_from_slice(name);
+            put(row.get(*slot), out);
+        }
+        let mut members = Members::new();
+        sums.write(out, Some(&mut members));
+        compute::write(&self.entity.name, &group.computed, row, out, &mut members);
+        out.push(b'}');
+        Ok(true)
     }
 
     fn cursor(&mut self, node: NodeId) -> Result<Cursor<'a>, Error> {
@@ -124,78 +171,75 @@ impl<'a> Assembler<'a> {
         let index = self.entity.nodes[node].rows;
         if self.view.catalog.indexes[index].suffix.is_empty() {
             let view = self.view;
-            return Ok(view.get(index, prefix, |row| self.node(node, row, out, &mut Vec::new()))?.transpose()?.unwrap_or(false));
+            let made = view.get(index, prefix, |row| self.node(node, row, out, &mut Sums::none()))?.transpose()?;
+            return Ok(made == Some(Made::Document));
         }
         let mut cursor = self.cursor(node)?;
-        let mut present = false;
+        let mut made = Made::LeftOut;
         let visited = cursor.visit(prefix, self.view.writes(index), |_, row| {
-            present = self.node(node, row, out, &mut Vec::new())?;
-            Ok(false)
+            made = self.node(node, row, out, &mut Sums::none())?;
+            Ok(made == Made::LeftOut)
         });
         self.cursors[node] = Some(cursor);
-        visited.map(|()| present)
+        visited.map(|()| made == Made::Document)
     }
 
-    /// Appends the document of a row at a node; false (and nothing appended) when something required is missing. `sums`: the aggregates of the parent over this node.
-    fn node(&mut self, id: NodeId, bytes: &[u8], out: &mut Vec<u8>, sums: &mut Vec<(usize, Running)>) -> Result<bool, Error> {
+    /// Appends the document of a row at a node, or nothing. `sums`: the aggregates of the parent, among them those over this node.
+    fn node(&mut self, id: NodeId, bytes: &[u8], out: &mut Vec<u8>, sums: &mut Sums<'a>) -> Result<Made, Error> {
         let start = out.len();
         let node: &'a Node = &self.entity.nodes[id];
         let mut spans = std::mem::take(&mut self.scratch[id].spans);
         let row = spans.read(bytes);
+        if node.filter.is_some_and(|slot| row.get(slot) != b"true") {
+            self.scratch[id].spans = spans;
+            return Ok(Made::LeftOut);
+        }
+        let mut members = std::mem::take(&mut self.scratch[id].members);
+        members.clear();
         for (name, slot) in &node.fields {
             out.extend_from_slice(name);
             put(row.get(*slot), out);
         }
-        let present = self.edges(node, row, out)?;
+        let present = self.edges(node, row, out, &mut members)?;
         if present {
-            if node.fields.is_empty() && node.ones.is_empty() && node.manys.is_empty() {
+            compute::write(&self.entity.name, &node.computed, row, out, &mut members);
+            if out.len() == start {
                 out.push(b'{');
             }
             out.push(b'}');
-            for (slot, running) in sums {
-                running.add(row.get(*slot));
-            }
+            sums.add(id, row, out, &members);
         } else {
             out.truncate(start);
         }
-        self.scratch[id].spans = spans;
-        Ok(present)
+        let scratch = &mut self.scratch[id];
+        (scratch.spans, scratch.members) = (spans, members);
+        Ok(if present { Made::Document } else { Made::Incomplete })
     }
 
-    fn edges(&mut self, node: &'a Node, row: Row<'_>, out: &mut Vec<u8>) -> Result<bool, Error> {
+    /// Appends edges and aggregates; false when something that is required is missing.
+    fn edges(&mut self, node: &'a Node, row: Row<'_>, out: &mut Vec<u8>, members: &mut Members) -> Result<bool, Error> {
         for (name, child) in &node.ones {
             out.extend_from_slice(name);
+            let start = out.len();
             if !self.one(*child, row, out)? {
                 if self.entity.nodes[*child].require {
                     return Ok(false);
                 }
                 out.extend_from_slice(b"null");
             }
+            members.push((start, out.len()));
         }
-        let mut sums: Vec<Vec<(usize, Running)>> = Vec::new();
+        let mut sums = Sums::of(&node.aggregates);
         for many in &node.manys {
             out.extend_from_slice(&many.name);
-            let over = node.aggregates.iter().filter(|aggregate| aggregate.over == many.node);
-            let mut running: Vec<(usize, Running)> =
-                over.map(|aggregate| (aggregate.slot, Running::new(aggregate.kind))).collect();
-            let children = self.many(many, row, out, &mut running)?;
+            let start = out.len();
+            let children = self.many(many, row, out, &mut sums)?;
             if children == 0 && self.entity.nodes[many.node].require {
                 return Ok(false);
             }
-            sums.push(running);
+            members.push((start, out.len()));
         }
-        for aggregate in &node.aggregates {
-            out.extend_from_slice(&aggregate.name);
-            let which = node.manys.iter().position(|many| many.node == aggregate.over).unwrap_or_default();
-            let nth = node
-                .aggregates
-                .iter()
-                .filter(|other| other.over == aggregate.over)
-                .position(|other| std::ptr::eq(other, aggregate));
-            if let Some((_, running)) = nth.and_then(|nth| sums[which].get(nth)) {
-                running.write(out);
-            }
-        }
+        sums.write(out, node.spans.then_some(members));
         Ok(true)
     }
 
@@ -239,13 +283,7 @@ impl<'a> Assembler<'a> {
         self.kept(node).insert(key.into(), document.map(Into::into));
     }
 
-    fn many(
-        &mut self,
-        many: &Many,
-        parent: Row<'_>,
-        out: &mut Vec<u8>,
-        sums: &mut Vec<(usize, Running)>,
-    ) -> Result<usize, Error> {
+    fn many(&mut self, many: &Many, parent: Row<'_>, out: &mut Vec<u8>, sums: &mut Sums<'a>) -> Result<usize, Error> {
         out.push(b'[');
         let Some(prefix) = self.child_prefix(many.node, parent)? else {
             out.push(b']');
@@ -260,7 +298,7 @@ impl<'a> Assembler<'a> {
                 if count > 0 {
                     out.push(b',');
                 }
-                if self.node(many.node, row, out, sums)? {
+                if self.node(many.node, row, out, sums)? == Made::Document {
                     count += 1;
                 } else {
                     out.truncate(start);
@@ -272,11 +310,15 @@ impl<'a> Assembler<'a> {
                 let mut children = Vec::new();
                 let visited = cursor.visit(&prefix, writes, |_, row| {
                     let start = documents.len();
-                    if self.node(many.node, row, &mut documents, sums)? {
-                        children.push((self.sort_key(many, order, row)?, start, documents.len()));
+                    let key = self.sort_key(many, order, row)?;
+                    sums.place = Some(key);
+                    let made = self.node(many.node, row, &mut documents, sums)?;
+                    if let (Made::Document, Some(key)) = (made, sums.place.take()) {
+                        children.push((key, start, documents.len()));
                     }
                     Ok(true)
                 });
+                sums.place = None;
                 children.sort_by(|a, b| a.0.cmp(&b.0));
                 for (_, start, end) in &children {
                     if count > 0 {
@@ -311,6 +353,7 @@ impl<'a> Assembler<'a> {
     }
 }
 
+/// Appends a fragment; nothing at all is null.
 fn put(fragment: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(if fragment.is_empty() { b"null" } else { fragment });
 }

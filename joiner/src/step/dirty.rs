@@ -5,6 +5,8 @@
 //! frontiers (in the columns that matter), so they stand in the state after the step, with the indexes that lead upwards from them. The row at the place was changed by an event of the step, and its image at one of the
 //! frontiers is the before or after image of an event; walking up from that image goes through just those rows above, and reaches the root. What is reached without need costs an assembly: its
 //! document has not changed, and is dropped.
+//!
+//! Rows that a node's filter leaves out are not there, as far as the argument goes: a row that comes to meet it comes, one that ceases to goes. Whether a row meets it is a slot of the row, so both images say it.
 
 use schemas::plan::NodeId;
 
@@ -50,10 +52,12 @@ impl<'a> Dirty<'a> {
             }
             _ => SlotMask::ALL,
         };
-        for &(entity, node, mask) in &table.places {
-            if mask.meets(changed) {
-                for image in [&before, &after].into_iter().flatten() {
-                    self.up(entity, node, image)?;
+        for place in &table.places {
+            if place.mask.meets(changed) {
+                // A row that the place's filter leaves out, or left out, is not part of any document there.
+                let takes_part = |image: &&Vec<&[u8]>| place.filter.is_none_or(|slot| image.get(slot).copied() == Some(b"true"));
+                for image in [&before, &after].into_iter().flatten().filter(takes_part) {
+                    self.up(place.entity, place.node, image)?;
                 }
             }
         }

@@ -4,13 +4,13 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use schemas::change::EntityKey;
-use schemas::entity::{Aggregate, EntityDefinition, Field, ManyEdge, OneEdge};
+use schemas::entity::{Aggregate, AggregateFunction, AggregateValue, EntityDefinition, Field, GroupBy, ManyEdge, OneEdge};
 use schemas::event::Row;
 use schemas::table::{Column, SqlType};
 use schemas::value::Value;
 use serde_json::{Map, Value as Json, json};
 
-use crate::world::{Database, World};
+use crate::world::{COMPUTED, D, Database, F2, FILTERS, K2, M, U, VALUES, World};
 
 /// Hundredths of a number.
 fn hundredths(value: &Value) -> Option<i128> {
@@ -59,12 +59,115 @@ fn equal(left: (&Column, &Value), right: (&Column, &Value)) -> bool {
     hundredths(left.1) == hundredths(right.1)
 }
 
-struct Body<'a> {
-    fields: &'a Option<Vec<Field>>,
-    one: &'a BTreeMap<String, OneEdge>,
-    many: &'a BTreeMap<String, ManyEdge>,
-    aggregates: &'a BTreeMap<String, Aggregate>,
+fn whole(value: &Value) -> Option<i64> {
+    if let Value::Int(n) = value { Some(*n) } else { None }
 }
+
+/// What the filters of the world mean.
+fn meets(filter: Option<&String>, row: &Row) -> bool {
+    let Some(filter) = filter else { return true };
+    match FILTERS.iter().position(|known| known == filter).unwrap() {
+        0 => whole(&row[D]).is_some_and(|d| d >= 1),
+        1 => hundredths(&row[M]).is_some_and(|m| m > 50),
+        2 => whole(&row[U]) != Some(2) && whole(&row[F2]) != Some(0),
+        3 => whole(&row[D]).is_none_or(|d| d < 2),
+        _ => whole(&row[K2]).unwrap() + whole(&row[U]).unwrap() > 1,
+    }
+}
+
+/// What its expressions mean.
+fn evaluate(expression: &str, row: &Row) -> Value {
+    let number = |n: Option<i64>| n.map_or(Value::Null, Value::Int);
+    let money = |n: Option<i128>| n.map_or(Value::Null, |mantissa| Value::Decimal { mantissa, scale: 2 });
+    if let Some(nth) = VALUES.iter().position(|known| *known == expression) {
+        return match nth {
+            0 => number(whole(&row[D]).map(|d| d + whole(&row[U]).unwrap())),
+            1 => money(hundredths(&row[M]).map(|m| m * 2)),
+            _ => Value::Bool(row[U] == Value::Int(1)),
+        };
+    }
+    match COMPUTED.iter().position(|known| *known == expression).unwrap_or_else(|| panic!("{expression}")) {
+        0 => number(whole(&row[D]).map(|d| d * 2 + 1)),
+        1 => money(hundredths(&row[M]).map(|m| m + 25)),
+        _ => Value::Text(if row[U] == Value::Int(1) { "one" } else { "other" }.to_owned()),
+    }
+}
+
+/// `hundredths / 100 / count` with six digits, rounded half away from zero.
+fn average(hundredths: i128, count: usize) -> String {
+    let (numerator, denominator) = (hundredths.abs() * 10_000, count as i128);
+    let millionths = (2 * numerator + denominator) / (2 * denominator);
+    let sign = if hundredths < 0 && millionths > 0 { "-" } else { "" };
+    format!("{sign}{}.{:06}", millionths / 1_000_000, millionths % 1_000_000)
+}
+
+/// NULL first; numbers by their value, text by code point.
+fn order(a: &Value, b: &Value) -> Ordering {
+    match (a, b) {
+        (Value::Text(a), Value::Text(b)) => a.cmp(b),
+        _ => hundredths(a).cmp(&hundredths(b)),
+    }
+}
+
+/// An aggregate over the values of children, in their order.
+fn aggregated(function: AggregateFunction, values: &[Value], of_decimals: bool) -> Json {
+    let known: Vec<&Value> = values.iter().filter(|value| **value != Value::Null).collect();
+    let sum: i128 = known.iter().filter_map(|value| hundredths(value)).sum();
+    let json = |value: Option<&Value>| value.map_or(Json::Null, Value::to_json);
+    match function {
+        AggregateFunction::Count => json!(values.len()),
+        AggregateFunction::Sum if of_decimals => {
+            json!(format!("{}{}.{:02}", if sum < 0 { "-" } else { "" }, sum.abs() / 100, sum.abs() % 100))
+        }
+        AggregateFunction::Sum => json!(i64::try_from(sum / 100).unwrap()),
+        // Of equals, the first.
+        AggregateFunction::Min => json(known.iter().copied().reduce(|a, b| if order(b, a).is_lt() { b } else { a })),
+        AggregateFunction::Max => json(known.iter().copied().reduce(|a, b| if order(b, a).is_gt() { b } else { a })),
+        AggregateFunction::Avg if known.is_empty() => Json::Null,
+        AggregateFunction::Avg => json!(average(sum, known.len())),
+        AggregateFunction::Distinct => {
+            let mut known = known;
+            known.sort_by(|a, b| order(a, b));
+            known.dedup_by(|a, b| order(a, b).is_eq());
+            Json::Array(known.into_iter().map(Value::to_json).collect())
+        }
+        AggregateFunction::Any => json!(values.contains(&Value::Bool(true))),
+        AggregateFunction::All => json!(values.iter().all(|value| *value == Value::Bool(true))),
+        AggregateFunction::First => json(values.first()),
+        AggregateFunction::Last => json(values.last()),
+    }
+}
+
+struct Body<'a> {
+    fields: Option<&'a [Field]>,
+    one: BTreeMap<String, OneEdge>,
+    many: BTreeMap<String, ManyEdge>,
+    aggregates: &'a BTreeMap<String, Aggregate>,
+    computed: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Body<'a> {
+    fn of_one(name: &str, edge: &'a OneEdge) -> Self {
+        let mut one = edge.one.clone();
+        if edge.repeat > 0 {
+            one.insert(name.to_owned(), OneEdge { repeat: edge.repeat - 1, ..edge.clone() });
+        }
+        let (fields, many) = (edge.fields.as_deref(), edge.many.clone());
+        Self { fields, one, many, aggregates: &edge.aggregates, computed: &edge.computed }
+    }
+
+    fn of_many(name: &str, edge: &'a ManyEdge) -> Self {
+        let mut many = edge.many.clone();
+        if edge.repeat > 0 {
+            many.insert(name.to_owned(), ManyEdge { repeat: edge.repeat - 1, ..edge.clone() });
+        }
+        let (fields, one) = (edge.fields.as_deref(), edge.one.clone());
+        Self { fields, one, many, aggregates: &edge.aggregates, computed: &edge.computed }
+    }
+}
+
+/// The rows of an edge that stand in the document, with their documents.
+type Children<'a> = (usize, Vec<(&'a Row, Json)>);
 
 pub(crate) struct Brute<'a> {
     pub(crate) world: &'a World,
@@ -97,20 +200,100 @@ impl Brute<'_> {
 
     pub(crate) fn entities(&self, definition: &EntityDefinition) -> BTreeMap<EntityKey, Json> {
         let table = self.table(&definition.table);
+        if !definition.group_by.is_empty() {
+            return self.groups(table, definition);
+        }
         let schema = &self.world.tables[table];
         let key: Vec<usize> = if definition.key.is_empty() {
             schema.key.clone()
         } else {
             definition.key.iter().map(|name| self.column(table, name)).collect()
         };
-        let body =
-            Body { fields: &definition.fields, one: &definition.one, many: &definition.many, aggregates: &definition.aggregates };
+        let body = Body {
+            fields: definition.fields.as_deref(),
+            one: definition.one.clone(),
+            many: definition.many.clone(),
+            aggregates: &definition.aggregates,
+            computed: &definition.computed,
+        };
         let mut first: BTreeMap<EntityKey, Option<Json>> = BTreeMap::new();
-        for row in self.rows(table) {
+        for row in self.rows(table).into_iter().filter(|row| meets(definition.filter.as_ref(), row)) {
             let parts = key.iter().map(|&column| normal(&schema.columns[column], &row[column]).unwrap());
             first.entry(EntityKey::from_parts(parts)).or_insert_with(|| self.document(table, row, &body));
         }
         first.into_iter().filter_map(|(key, document)| Some((key, document?))).collect()
+    }
+
+    fn groups(&self, table: usize, definition: &EntityDefinition) -> BTreeMap<EntityKey, Json> {
+        let schema = &self.world.tables[table];
+        let rows = &definition.rows;
+        let (one, many) = (rows.one.clone(), rows.many.clone());
+        let body = Body { fields: Some(&[]), one, many, aggregates: &rows.aggregates, computed: &rows.computed };
+        // The text of a part, and the part.
+        let part = |by: &GroupBy, row: &Row| match schema.column(&by.expression) {
+            Some(column) => Some((normal(&schema.columns[column], &row[column])?, row[column].to_json())),
+            None => {
+                assert_eq!(by.expression, "u + 1");
+                let n = whole(&row[U]).unwrap() + 1;
+                Some((n.to_string(), json!(n)))
+            }
+        };
+        let mut groups: BTreeMap<EntityKey, (Vec<Json>, Vec<(&Row, Json)>)> = BTreeMap::new();
+        for row in self.rows(table).into_iter().filter(|row| meets(definition.filter.as_ref(), row)) {
+            let parts: Option<Vec<_>> = definition.group_by.iter().map(|by| part(by, row)).collect();
+            if let (Some(parts), Some(document)) = (parts, self.document(table, row, &body)) {
+                let (texts, values): (Vec<String>, Vec<Json>) = parts.into_iter().unzip();
+                groups.entry(EntityKey::from_parts(texts)).or_insert_with(|| (values, Vec::new())).1.push((row, document));
+            }
+        }
+        let document = |(values, rows): (Vec<Json>, Vec<(&Row, Json)>)| {
+            let mut document = Map::new();
+            for (by, value) in definition.group_by.iter().zip(values) {
+                document.insert(by.name.clone(), value);
+            }
+            let count = rows.len();
+            let kept = BTreeMap::from([("rows", (table, rows))]);
+            self.aggregate(&definition.aggregates, &kept, &mut document);
+            document.insert("many".into(), json!(count > 2));
+            Json::Object(document)
+        };
+        groups.into_iter().map(|(key, group)| (key, document(group))).collect()
+    }
+
+    fn aggregate(
+        &self,
+        aggregates: &BTreeMap<String, Aggregate>,
+        kept: &BTreeMap<&str, Children<'_>>,
+        document: &mut Map<String, Json>,
+    ) {
+        for (name, aggregate) in aggregates {
+            let (child, rows) = &kept[aggregate.edge.as_str()];
+            let schema = &self.world.tables[*child];
+            let rows = rows.iter().filter(|(row, _)| meets(aggregate.filter.as_ref(), row));
+            let value = |(row, document): &(&Row, Json)| match &aggregate.value {
+                None => Value::Null,
+                Some(AggregateValue::Expression(expression)) => evaluate(expression, row),
+                Some(AggregateValue::Member(member)) => match schema.column(member) {
+                    Some(column) => row[column].clone(),
+                    None => Value::Int(document[member].as_i64().unwrap()),
+                },
+            };
+            let values: Vec<Value> = rows.map(value).collect();
+            let of_decimals = match &aggregate.value {
+                Some(AggregateValue::Member(member)) => member == "m",
+                Some(AggregateValue::Expression(expression)) => expression == VALUES[1],
+                None => false,
+            };
+            let mut result = aggregated(aggregate.function, &values, of_decimals);
+            if let (AggregateFunction::Sum, Some(AggregateValue::Expression(_))) = (aggregate.function, &aggregate.value)
+                && of_decimals
+                && values.iter().all(|value| *value == Value::Null)
+            {
+                // How many digits there would be, only a value tells.
+                result = json!("0");
+            }
+            document.insert(name.clone(), result);
+        }
     }
 
     fn matching(&self, parent: (usize, &Row), parent_columns: &[String], child: usize, child_columns: &[String]) -> Vec<&Row> {
@@ -138,21 +321,23 @@ impl Brute<'_> {
                 }
             }
         }
-        for (name, edge) in body.one {
+        for (name, edge) in &body.one {
             let child = self.table(&edge.table);
-            let inner = Body { fields: &edge.fields, one: &edge.one, many: &edge.many, aggregates: &edge.aggregates };
-            let found = self.matching((table, row), &edge.by, child, &edge.references);
+            let inner = Body::of_one(name, edge);
+            let mut found = self.matching((table, row), &edge.by, child, &edge.references);
+            found.retain(|row| meets(edge.filter.as_ref(), row));
             let one = found.first().and_then(|row| self.document(child, row, &inner));
             if one.is_none() && edge.require {
                 return None;
             }
             document.insert(name.clone(), one.unwrap_or(Json::Null));
         }
-        let mut kept: BTreeMap<&str, (usize, Vec<&Row>)> = BTreeMap::new();
-        for (name, edge) in body.many {
+        let mut kept: BTreeMap<&str, Children<'_>> = BTreeMap::new();
+        for (name, edge) in &body.many {
             let child = self.table(&edge.table);
-            let inner = Body { fields: &edge.fields, one: &edge.one, many: &edge.many, aggregates: &edge.aggregates };
-            let found = self.matching((table, row), &edge.references, child, &edge.by);
+            let inner = Body::of_many(name, edge);
+            let mut found = self.matching((table, row), &edge.references, child, &edge.by);
+            found.retain(|row| meets(edge.filter.as_ref(), row));
             let mut children: Vec<(&Row, Json)> =
                 found.into_iter().filter_map(|row| Some((row, self.document(child, row, &inner)?))).collect();
             if children.is_empty() && edge.require {
@@ -166,22 +351,14 @@ impl Brute<'_> {
                 });
                 parts.into_iter().find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
             });
-            kept.insert(name, (child, children.iter().map(|(row, _)| *row).collect()));
-            document.insert(name.clone(), Json::Array(children.into_iter().map(|(_, document)| document).collect()));
+            document.insert(name.clone(), Json::Array(children.iter().map(|(_, document)| document.clone()).collect()));
+            kept.insert(name, (child, children));
         }
-        for (name, aggregate) in body.aggregates {
-            let value = match aggregate {
-                Aggregate::Count(edge) => json!(kept[edge.as_str()].1.len()),
-                Aggregate::Sum(path) => {
-                    let (child, rows) = &kept[path.edge.as_str()];
-                    let column = self.column(*child, &path.column);
-                    let sum: i128 = rows.iter().filter_map(|row| hundredths(&row[column])).sum();
-                    if self.world.tables[*child].columns[column].sql_type == SqlType::Int {
-                        json!(i64::try_from(sum / 100).unwrap())
-                    } else {
-                        json!(format!("{}{}.{:02}", if sum < 0 { "-" } else { "" }, sum.abs() / 100, sum.abs() % 100))
-                    }
-                }
+        self.aggregate(body.aggregates, &kept, &mut document);
+        for (name, expression) in body.computed {
+            let value = match expression.strip_prefix("size(").and_then(|rest| rest.strip_suffix(')')) {
+                Some(edge) => json!(kept[edge].1.len()),
+                None => evaluate(expression, row).to_json(),
             };
             document.insert(name.clone(), value);
         }

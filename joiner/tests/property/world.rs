@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use schemas::entity::{Aggregate, EntityDefinition, Field, ManyEdge, OneEdge, OrderBy, Path};
+use schemas::entity::{
+    Aggregate, AggregateFunction, AggregateValue, EntityDefinition, Field, GroupBy, ManyEdge, OneEdge, OrderBy, Rows as GroupRows,
+};
 use schemas::event::{ChangeEvent, Op, Row};
 use schemas::plan::Plan;
 use schemas::table::{Column, TableSchema};
@@ -22,6 +24,21 @@ pub(crate) const M: usize = 5;
 pub(crate) const X: usize = 6;
 pub(crate) const U: usize = 7;
 const NAMES: [&str; 8] = ["k1", "k2", "f1", "f2", "d", "m", "x", "u"];
+
+/// What rows are filtered by; `brute` knows what they mean.
+pub(crate) const FILTERS: [&str; 5] = ["d >= 1", "m > 0.5", "u != 2 && f2 != 0", "d == null || d < 2", "k2 + u > 1"];
+/// Numbers, and a yes or no.
+pub(crate) const VALUES: [&str; 3] = ["d + u", "m * 2", "u == 1"];
+pub(crate) const COMPUTED: [&str; 3] = ["d * 2 + 1", "m + 0.25", "u == 1 ? \"one\" : \"other\""];
+
+/// What hangs on a node.
+#[derive(Default)]
+struct Edges {
+    one: BTreeMap<String, OneEdge>,
+    many: BTreeMap<String, ManyEdge>,
+    aggregates: BTreeMap<String, Aggregate>,
+    computed: BTreeMap<String, String>,
+}
 
 /// Rows by the normal form of their key.
 pub(crate) type Rows = BTreeMap<Vec<String>, Row>;
@@ -53,48 +70,64 @@ impl World {
 
     fn entity(&self, dice: &mut Dice, n: usize) -> EntityDefinition {
         let table = dice.below(self.tables.len());
-        let (one, many, aggregates) = self.edges(dice, 0);
+        let definition = EntityDefinition::new(format!("e{n}"), self.tables[table].name.clone());
+        let filter = filter(dice, 25);
+        if dice.chance(20) {
+            return self.roll_up(dice, EntityDefinition { filter, ..definition });
+        }
+        let edges = self.edges(dice, 0);
         let composite = self.tables[table].key.len() == 2;
         EntityDefinition {
-            entity: format!("e{n}"),
-            table: self.tables[table].name.clone(),
             // Several rows may then have one entity key.
             key: if composite && dice.chance(20) { vec!["k1".into()] } else { Vec::new() },
+            filter,
             fields: fields(dice),
-            one,
-            many,
-            aggregates,
+            one: edges.one,
+            many: edges.many,
+            aggregates: edges.aggregates,
+            computed: edges.computed,
+            ..definition
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn edges(
-        &self,
-        dice: &mut Dice,
-        depth: usize,
-    ) -> (BTreeMap<String, OneEdge>, BTreeMap<String, ManyEdge>, BTreeMap<String, Aggregate>) {
-        let (mut one, mut many, mut aggregates) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    fn roll_up(&self, dice: &mut Dice, definition: EntityDefinition) -> EntityDefinition {
+        let rows = self.edges(dice, 2);
+        let groups = [&["k1"][..], &["f1"], &["f1", "d"], &["u + 1"], &["k2", "u + 1"]];
+        let part = |expression: &&str| GroupBy { name: format!("by {expression}"), expression: (*expression).to_owned() };
+        let group_by = dice.pick(&groups).iter().map(part).collect();
+        let mut aggregates = aggregates(dice, "rows", "", &rows.aggregates);
+        aggregates.insert("n".into(), Aggregate::count("rows"));
+        let computed = [("many".to_owned(), "n > 2".to_owned())].into();
+        let rows = GroupRows { one: rows.one, many: rows.many, aggregates: rows.aggregates, computed: rows.computed };
+        EntityDefinition { group_by, rows, aggregates, computed, ..definition }
+    }
+
+    fn edges(&self, dice: &mut Dice, depth: usize) -> Edges {
+        let mut edges = Edges::default();
         let columns = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
         let count = if depth >= 3 { 0 } else { dice.below(3 - usize::from(depth > 1)) + usize::from(depth == 0) };
         for n in 0..count {
             let table = dice.pick(&self.tables).name.clone();
-            let (inner_one, inner_many, inner_aggregates) = self.edges(dice, depth + 1);
-            let require = dice.chance(15);
+            let inner = self.edges(dice, depth + 1);
+            let (require, filter) = (dice.chance(15), filter(dice, 20));
+            let repeat = if depth == 2 && dice.chance(25) { 1 + dice.below(2) } else { 0 };
             if dice.chance(45) {
                 let (by, references) = dice
                     .pick(&[(&["f1"][..], &["k1"][..]), (&["f1", "f2"], &["k1", "k2"]), (&["k1"], &["k1"]), (&["f2"], &["d"])])
                     .to_owned();
                 let edge = OneEdge {
-                    table,
-                    by: columns(by),
                     references: columns(references),
                     require,
+                    filter,
+                    repeat,
                     fields: fields(dice),
-                    one: inner_one,
-                    many: inner_many,
-                    aggregates: inner_aggregates,
+                    one: inner.one,
+                    many: inner.many,
+                    aggregates: inner.aggregates,
+                    computed: inner.computed,
+                    ..OneEdge::new(table, columns(by))
                 };
-                one.insert(format!("o{n}"), edge);
+                edges.one.insert(format!("o{depth}{n}"), edge);
             } else {
                 let (by, references) = dice
                     .pick(&[
@@ -114,33 +147,33 @@ impl World {
                 } else {
                     Vec::new()
                 };
-                let name = format!("m{n}");
-                if dice.chance(40) {
-                    aggregates.insert(format!("count{n}"), Aggregate::Count(name.clone()));
-                }
-                for column in ["d", "m"] {
-                    if dice.chance(30) {
-                        aggregates.insert(
-                            format!("sum{n}{column}"),
-                            Aggregate::Sum(Path { edge: name.clone(), column: column.into() }),
-                        );
-                    }
+                let name = format!("m{depth}{n}");
+                edges.aggregates.extend(aggregates(dice, &name, &n.to_string(), &inner.aggregates));
+                if dice.chance(15) {
+                    edges.computed.insert(format!("size{n}"), format!("size({name})"));
                 }
                 let edge = ManyEdge {
-                    table,
-                    by: columns(by),
                     references: columns(references),
                     order_by,
                     require,
+                    filter,
+                    repeat,
                     fields: fields(dice),
-                    one: inner_one,
-                    many: inner_many,
-                    aggregates: inner_aggregates,
+                    one: inner.one,
+                    many: inner.many,
+                    aggregates: inner.aggregates,
+                    computed: inner.computed,
+                    ..ManyEdge::new(table, columns(by))
                 };
-                many.insert(name, edge);
+                edges.many.insert(name, edge);
             }
         }
-        (one, many, aggregates)
+        for (n, text) in COMPUTED.iter().enumerate() {
+            if dice.chance(8) {
+                edges.computed.insert(format!("computed{n}"), (*text).to_owned());
+            }
+        }
+        edges
     }
 
     pub(crate) fn empty(&self) -> Database {
@@ -306,4 +339,42 @@ fn fields(dice: &mut Dice) -> Option<Vec<Field>> {
             .map(|column| Field { name: if dice.chance(20) { format!("{column} \"é\"") } else { column.clone() }, column })
             .collect(),
     )
+}
+
+fn filter(dice: &mut Dice, percent: usize) -> Option<String> {
+    dice.chance(percent).then(|| (*dice.pick(&FILTERS)).to_owned())
+}
+
+/// Aggregates over an edge; `inner`: those that its rows have.
+fn aggregates(dice: &mut Dice, edge: &str, suffix: &str, inner: &BTreeMap<String, Aggregate>) -> BTreeMap<String, Aggregate> {
+    let mut found = BTreeMap::new();
+    if dice.chance(40) {
+        found.insert(format!("count{suffix}"), Aggregate { filter: filter(dice, 30), ..Aggregate::count(edge) });
+    }
+    for column in ["d", "m"] {
+        if dice.chance(30) {
+            found.insert(format!("sum{suffix}{column}"), Aggregate::of(AggregateFunction::Sum, edge, column));
+        }
+    }
+    for function in AggregateFunction::ALL {
+        use AggregateFunction::{All, Any, Avg, Count, Distinct, First, Last, Max, Min, Sum};
+        if function == Count || !dice.chance(8) {
+            continue;
+        }
+        let expression = |text: &str| AggregateValue::Expression(text.to_owned());
+        let value = match function {
+            Any | All => expression(VALUES[2]),
+            First | Last | Distinct if dice.chance(50) => AggregateValue::Member("x".into()),
+            Count | Sum | Avg | Min | Max | First | Last | Distinct if dice.chance(50) => expression(VALUES[dice.below(2)]),
+            _ => AggregateValue::Member((*dice.pick(&["d", "m", "u"])).to_owned()),
+        };
+        let aggregate = Aggregate { function, edge: edge.to_owned(), value: Some(value), filter: filter(dice, 30) };
+        found.insert(format!("{}{suffix}", function.name()), aggregate);
+    }
+    // Of what the rows have counted themselves.
+    let counted = inner.iter().find(|(_, aggregate)| aggregate.function == AggregateFunction::Count);
+    if let Some((name, _)) = counted.filter(|_| dice.chance(40)) {
+        found.insert(format!("inner{suffix}"), Aggregate::of(AggregateFunction::Sum, edge, name.clone()));
+    }
+    found
 }

@@ -2,45 +2,74 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{AggregateKind, Node, NodeId, Plan};
+use super::{AggregateKind, Computed, DERIVED, Node, NodeId, Plan, ResolvedAggregate};
 use crate::table::{Column, SqlType};
 
 pub(super) fn schema(plan: &Plan) -> Value {
-    let mut schema = node(plan, 0);
+    let mut schema = if plan.group.is_some() { group(plan) } else { node(&plan.nodes, 0) };
     if let Value::Object(members) = &mut schema {
         members.insert("title".into(), json!(plan.entity.as_ref()));
     }
     schema
 }
 
-fn node(plan: &Plan, id: NodeId) -> Value {
-    let node: &Node = &plan.nodes[id];
+/// The schema of a node's document.
+pub(super) fn node(nodes: &[Node], id: NodeId) -> Value {
+    let node: &Node = &nodes[id];
     let mut properties = Map::new();
     for field in &node.fields {
         properties.insert(field.name.clone(), column(&node.table.columns[field.column]));
     }
     for &child in &node.ones {
-        let one = self::node(plan, child);
-        let child = &plan.nodes[child];
+        let one = self::node(nodes, child);
+        let child = &nodes[child];
         let schema = if child.require { one } else { json!({"anyOf": [one, {"type": "null"}]}) };
         properties.insert(child.name.clone(), schema);
     }
     for &child in &node.manys {
-        let least = u8::from(plan.nodes[child].require);
-        properties.insert(
-            plan.nodes[child].name.clone(),
-            json!({"type": "array", "items": self::node(plan, child), "minItems": least}),
-        );
+        let least = u8::from(nodes[child].require);
+        let items = self::node(nodes, child);
+        properties.insert(nodes[child].name.clone(), json!({"type": "array", "items": items, "minItems": least}));
     }
-    for aggregate in &node.aggregates {
+    values(&node.aggregates, &node.computed, &mut properties);
+    object(properties)
+}
+
+/// The schema of a roll-up's document.
+fn group(plan: &Plan) -> Value {
+    let mut properties = Map::new();
+    if let Some(group) = &plan.group {
+        for field in &group.fields {
+            let schema = match field.column.checked_sub(DERIVED).and_then(|nth| plan.derived.get(nth)) {
+                Some(derived) => derived.expression.returns().json_schema(),
+                None => column(&plan.root().table.columns[field.column]),
+            };
+            properties.insert(field.name.clone(), schema);
+        }
+        values(&group.aggregates, &group.computed, &mut properties);
+    }
+    object(properties)
+}
+
+fn values(aggregates: &[ResolvedAggregate], computed: &[Computed], properties: &mut Map<String, Value>) {
+    for aggregate in aggregates {
         let schema = match aggregate.kind {
             AggregateKind::Count => json!({"type": "integer", "minimum": 0}),
-            AggregateKind::SumInt { .. } => json!({"type": "integer"}),
+            AggregateKind::SumInt => json!({"type": "integer"}),
             AggregateKind::SumDecimal { .. } => json!({"type": "string", "format": "decimal"}),
-            AggregateKind::SumFloat { .. } => json!({"type": "number"}),
+            AggregateKind::SumFloat => json!({"type": "number"}),
+            AggregateKind::Any | AggregateKind::All => json!({"type": "boolean"}),
+            AggregateKind::Distinct => json!({"type": "array", "items": aggregate.of.json_schema()}),
+            _ => aggregate.returns().json_schema(),
         };
         properties.insert(aggregate.name.clone(), schema);
     }
+    for computed in computed {
+        properties.insert(computed.name.clone(), computed.expression.returns().json_schema());
+    }
+}
+
+fn object(properties: Map<String, Value>) -> Value {
     let required: Vec<&String> = properties.keys().collect();
     json!({"type": "object", "required": required, "properties": properties, "additionalProperties": false})
 }

@@ -7,7 +7,7 @@ use crate::TableName;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     #[error(
-        "{file}: {message}. An entity definition has `entity`, `table`, and where wanted `key`, `fields`, `one`, `many`, `aggregates`"
+        "{file}: {message}. An entity definition has `entity`, `table`, and where wanted `key`, `fields`, `one`, `many`, `aggregates`, `computed`, `where`, `group_by`, `rows`"
     )]
     Yaml { file: String, message: String },
     #[error(
@@ -52,8 +52,22 @@ pub enum Mistake {
     DuplicateName { name: String },
     #[error("{column:?} stands twice in the key: name each column once")]
     DuplicateKey { column: String },
-    #[error("aggregate {aggregate:?} sums {column:?} of {table}, which is {sql_type}: only numbers can be summed")]
-    NotSummable { aggregate: String, table: TableName, column: String, sql_type: String },
+    #[error("aggregate {aggregate:?} is the {function} of {what}, which is {of}: {}", takes(.function))]
+    NotAggregable { aggregate: String, function: &'static str, what: String, of: String },
+    #[error("`{place}`: {error}")]
+    Expression { place: String, error: expressions::CompileError },
+    #[error(
+        "`{place}` depends on {column:?}, a `max` column: changes do not always record its value, so nothing can hang on it. `computed` can use it"
+    )]
+    NotRecorded { column: String, place: String },
+    #[error("`group_by`: {expression} is {of}: group by numbers, text, dates and times")]
+    NotGroupable { expression: String, of: String },
+    #[error(
+        "`group_by` and `{member}` exclude each other: a roll-up's document is made of `group_by`, `aggregates` and `computed`. What each row needs stands in `rows`"
+    )]
+    Grouped { member: &'static str },
+    #[error("`rows` is what the rows of a roll-up are made of: add `group_by`, or put its members into the definition itself")]
+    NotGrouped,
     #[error("deeper than {limit} levels. Does the definition refer back to itself in a cycle? Cut it where the document should end", limit = super::DEPTH_LIMIT)]
     TooDeep,
 }
@@ -64,28 +78,12 @@ impl PlanError {
     }
 }
 
-/// `: did you mean "orders"?`, or nothing where no name is near.
-pub(super) fn hint<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let limit = 1 + written.chars().count() / 4;
-    let nearest = known.into_iter().map(|name| (distance(written, name), name)).min();
-    match nearest {
-        Some((distance, name)) if distance <= limit => format!(": did you mean {name:?}?"),
-        _ => String::new(),
+/// What an aggregate's function takes.
+fn takes(function: &str) -> &'static str {
+    match function {
+        "sum" => "only numbers can be summed",
+        "avg" => "only numbers have an average",
+        "any" | "all" => "a yes or no is needed",
+        _ => "only values that are in an order can be compared",
     }
-}
-
-/// Levenshtein's distance, without regard to case.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().flat_map(char::to_lowercase).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().flat_map(char::to_lowercase).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::error::hint;
+use expressions::hint;
+
 use super::{
-    AggregateKind, DEPTH_LIMIT, Edge, KeyPart, KeyType, Link, Mistake, Node, NodeId, OrderPart, Plan, PlanError,
-    ResolvedAggregate, ResolvedField,
+    DEPTH_LIMIT, Derived, Edge, KeyPart, KeyType, Link, Mistake, Node, NodeId, OrderPart, Plan, PlanError, ResolvedField,
 };
 use crate::TableName;
 use crate::entity::{Aggregate, EntityDefinition, Field, ManyEdge, OneEdge, OrderBy};
-use crate::table::{SqlType, TableSchema};
+use crate::table::TableSchema;
 
 type Tables<'a> = &'a dyn Fn(&TableName) -> Option<Arc<TableSchema>>;
 
@@ -32,25 +32,50 @@ pub(super) fn resolve(definition: &EntityDefinition, tables: Tables<'_>) -> Resu
     if !bytes.next().is_some_and(|byte| byte.is_ascii_lowercase()) || !bytes.all(plain) {
         return Err(PlanError::Name { entity: name.clone() });
     }
-    let mut resolver = Resolver { entity: name, tables, nodes: Vec::new(), known: table_names(definition) };
+    let known = table_names(definition);
+    let mut resolver = Resolver { entity: name, tables, nodes: Vec::new(), derived: Vec::new(), known };
     let table = resolver.table(name, &definition.table)?;
     let place = Place { path: name.clone(), table };
-    let key = if definition.key.is_empty() {
+    let grouped = !definition.group_by.is_empty();
+    resolver.either_grouped_or_not(&place, definition)?;
+    let (fields, key) = if grouped {
+        resolver.group_key(&place, &definition.group_by)?
+    } else if definition.key.is_empty() {
         let remedy = ", or in the definition's `key`";
-        resolver.table_key(&place, remedy)?
+        (Vec::new(), resolver.table_key(&place, remedy)?)
     } else {
-        resolver.key_parts(&place, &definition.key, "key")?
+        (Vec::new(), resolver.key_parts(&place, &definition.key, "key")?)
     };
-    let own_key = if place.table.key.is_empty() { key.clone() } else { resolver.table_key(&place, "")? };
-    let body = Body {
-        fields: definition.fields.as_deref(),
-        one: &definition.one,
-        many: &definition.many,
-        aggregates: &definition.aggregates,
+    let own_key = if place.table.key.is_empty() && !grouped { key.clone() } else { resolver.table_key(&place, "")? };
+    let filter = resolver.filter(&place, definition.filter.as_deref())?;
+    let root = Header {
+        name: name.clone(),
+        parent: None,
+        edge: Edge::Root,
+        link: Vec::new(),
+        require: false,
+        filter,
+        own_key: own_key.clone(),
     };
-    let root = Header { name: name.clone(), parent: None, edge: Edge::Root, link: Vec::new(), require: false, own_key };
-    resolver.node(&place, root, &key, &body, 1)?;
-    Ok(Plan { entity: name.as_str().into(), definition: definition.clone(), key, nodes: resolver.nodes })
+    let group = if grouped {
+        let rows = &definition.rows;
+        let body =
+            Body { fields: Some(&[]), one: &rows.one, many: &rows.many, aggregates: &rows.aggregates, computed: &rows.computed };
+        resolver.node(&place, root, &own_key, &body, 1)?;
+        Some(resolver.group(&place, definition, fields)?)
+    } else {
+        let body = Body {
+            fields: definition.fields.as_deref(),
+            one: &definition.one,
+            many: &definition.many,
+            aggregates: &definition.aggregates,
+            computed: &definition.computed,
+        };
+        resolver.node(&place, root, &key, &body, 1)?;
+        None
+    };
+    let Resolver { nodes, derived, .. } = resolver;
+    Ok(Plan { entity: name.as_str().into(), definition: definition.clone(), key, nodes, derived, group })
 }
 
 /// Every table that the definition names: what a misspelt one may have meant.
@@ -70,20 +95,22 @@ fn table_names(definition: &EntityDefinition) -> BTreeSet<String> {
     }
     let mut names = BTreeSet::from([definition.table.to_string()]);
     walk(&definition.one, &definition.many, &mut names, 1);
+    walk(&definition.rows.one, &definition.rows.many, &mut names, 1);
     names
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     entity: &'a str,
     tables: Tables<'a>,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) derived: Vec<Derived>,
     known: BTreeSet<String>,
 }
 
 /// Where in the definition, and over which table.
-struct Place {
-    path: String,
-    table: Arc<TableSchema>,
+pub(super) struct Place {
+    pub(super) path: String,
+    pub(super) table: Arc<TableSchema>,
 }
 
 /// What a definition, a `one` and a `many` edge have in common.
@@ -92,6 +119,7 @@ struct Body<'a> {
     one: &'a BTreeMap<String, OneEdge>,
     many: &'a BTreeMap<String, ManyEdge>,
     aggregates: &'a BTreeMap<String, Aggregate>,
+    computed: &'a BTreeMap<String, String>,
 }
 
 /// What is known of a node before its body has been resolved.
@@ -101,12 +129,29 @@ struct Header {
     edge: Edge,
     link: Vec<Link>,
     require: bool,
+    filter: Option<usize>,
     own_key: Vec<KeyPart>,
 }
 
 impl Resolver<'_> {
-    fn mistake(&self, node: &str, mistake: Mistake) -> PlanError {
+    pub(super) fn mistake(&self, node: &str, mistake: Mistake) -> PlanError {
         PlanError::Definition { entity: self.entity.to_owned(), node: node.to_owned(), mistake: Box::new(mistake) }
+    }
+
+    /// `group_by` and what a tree is made of exclude each other.
+    fn either_grouped_or_not(&self, place: &Place, definition: &EntityDefinition) -> Result<(), PlanError> {
+        let grouped = !definition.group_by.is_empty();
+        let tree = [
+            ("key", !definition.key.is_empty()),
+            ("fields", definition.fields.is_some()),
+            ("one", !definition.one.is_empty()),
+            ("many", !definition.many.is_empty()),
+        ];
+        match tree.into_iter().find(|(_, present)| *present) {
+            Some((member, _)) if grouped => Err(self.mistake(&place.path, Mistake::Grouped { member })),
+            _ if !grouped && !definition.rows.is_empty() => Err(self.mistake(&place.path, Mistake::NotGrouped)),
+            _ => Ok(()),
+        }
     }
 
     fn table(&self, path: &str, name: &TableName) -> Result<Arc<TableSchema>, PlanError> {
@@ -123,7 +168,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn column(&self, place: &Place, name: &str, within: &str) -> Result<usize, PlanError> {
+    pub(super) fn column(&self, place: &Place, name: &str, within: &str) -> Result<usize, PlanError> {
         let names = || place.table.columns.iter().map(|column| column.name.as_str());
         place.table.column(name).ok_or_else(|| {
             let (table, column, within) = (place.table.name.clone(), name.to_owned(), within.to_owned());
@@ -132,7 +177,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn key_part(&self, place: &Place, column: usize, within: &str) -> Result<KeyPart, PlanError> {
+    pub(super) fn key_part(&self, place: &Place, column: usize, within: &str) -> Result<KeyPart, PlanError> {
         let declared = &place.table.columns[column];
         match KeyType::of(declared) {
             Some(key_type) => Ok(KeyPart { column, key_type }),
@@ -175,8 +220,9 @@ impl Resolver<'_> {
             return Err(self.mistake(&place.path, Mistake::TooDeep));
         }
         let fields = self.fields(place, body.fields)?;
-        let names =
-            fields.iter().map(|field| &field.name).chain(body.one.keys()).chain(body.many.keys()).chain(body.aggregates.keys());
+        let edges = body.one.keys().chain(body.many.keys());
+        let values = body.aggregates.keys().chain(body.computed.keys());
+        let names = fields.iter().map(|field| &field.name).chain(edges).chain(values);
         let mut seen = BTreeSet::new();
         if let Some(name) = names.into_iter().find(|name| !seen.insert(name.as_str())) {
             return Err(self.mistake(&place.path, Mistake::DuplicateName { name: name.clone() }));
@@ -190,10 +236,12 @@ impl Resolver<'_> {
             edge: header.edge,
             link: header.link,
             require: header.require,
+            filter: header.filter,
             fields,
             ones: Vec::new(),
             manys: Vec::new(),
             aggregates: Vec::new(),
+            computed: Vec::new(),
             own_key: header.own_key,
         });
         for (name, edge) in body.one {
@@ -208,6 +256,7 @@ impl Resolver<'_> {
             let aggregate = self.aggregate(place, id, name, aggregate)?;
             self.nodes[id].aggregates.push(aggregate);
         }
+        self.nodes[id].computed = self.computed(place, id, body.computed)?;
         Ok(id)
     }
 
@@ -239,10 +288,28 @@ impl Resolver<'_> {
         let on_parent = Place { path: place.path.clone(), table: parent.table.clone() };
         let by = self.columns(&on_parent, &edge.by, "by")?;
         let link = self.link(&place.path, &parent.table, &by, &place.table, &references, references.len())?;
-        let header =
-            Header { name: name.to_owned(), parent: Some(parent_id), edge: Edge::One, link, require: edge.require, own_key };
+        let filter = self.filter(&place, edge.filter.as_deref())?;
+        let header = Header {
+            name: name.to_owned(),
+            parent: Some(parent_id),
+            edge: Edge::One,
+            link,
+            require: edge.require,
+            filter,
+            own_key,
+        };
         let key: Vec<KeyPart> = header.own_key.clone();
-        let body = Body { fields: edge.fields.as_deref(), one: &edge.one, many: &edge.many, aggregates: &edge.aggregates };
+        let mut inner = edge.one.clone();
+        if edge.repeat > 0 {
+            self.repeats(&place, name, &mut inner, OneEdge { repeat: edge.repeat - 1, ..edge.clone() })?;
+        }
+        let body = Body {
+            fields: edge.fields.as_deref(),
+            one: &inner,
+            many: &edge.many,
+            aggregates: &edge.aggregates,
+            computed: &edge.computed,
+        };
         self.node(&place, header, &key, &body, depth + 1)
     }
 
@@ -267,16 +334,36 @@ impl Resolver<'_> {
         let by = self.columns(&place, &edge.by, "by")?;
         let link = self.link(&place.path, &parent.table, &references, &place.table, &by, references.len())?;
         let order_by = self.order_by(&place, &edge.order_by)?;
+        let filter = self.filter(&place, edge.filter.as_deref())?;
         let header = Header {
             name: name.to_owned(),
             parent: Some(parent_id),
             edge: Edge::Many { order_by },
             link,
             require: edge.require,
+            filter,
             own_key: own_key.clone(),
         };
-        let body = Body { fields: edge.fields.as_deref(), one: &edge.one, many: &edge.many, aggregates: &edge.aggregates };
+        let mut inner = edge.many.clone();
+        if edge.repeat > 0 {
+            self.repeats(&place, name, &mut inner, ManyEdge { repeat: edge.repeat - 1, ..edge.clone() })?;
+        }
+        let body = Body {
+            fields: edge.fields.as_deref(),
+            one: &edge.one,
+            many: &inner,
+            aggregates: &edge.aggregates,
+            computed: &edge.computed,
+        };
         self.node(&place, header, &own_key, &body, depth + 1)
+    }
+
+    /// Puts an edge into itself, a level less deep.
+    fn repeats<E>(&self, place: &Place, name: &str, edges: &mut BTreeMap<String, E>, edge: E) -> Result<(), PlanError> {
+        match edges.insert(name.to_owned(), edge) {
+            None => Ok(()),
+            Some(_) => Err(self.mistake(&place.path, Mistake::DuplicateName { name: name.to_owned() })),
+        }
     }
 
     fn columns(&self, place: &Place, names: &[String], within: &str) -> Result<Vec<usize>, PlanError> {
@@ -333,37 +420,5 @@ impl Resolver<'_> {
                 }
             })
             .collect()
-    }
-
-    fn aggregate(&self, place: &Place, id: NodeId, name: &str, aggregate: &Aggregate) -> Result<ResolvedAggregate, PlanError> {
-        let edge = match aggregate {
-            Aggregate::Count(edge) => edge,
-            Aggregate::Sum(path) => &path.edge,
-        };
-        let names = || self.nodes[id].manys.iter().map(|&child| self.nodes[child].name.as_str());
-        let Some(over) = self.nodes[id].manys.iter().copied().find(|&child| self.nodes[child].name == *edge) else {
-            let (hint, known) = (hint(edge, names()), names().collect::<Vec<_>>().join(", "));
-            let (aggregate, edge) = (name.to_owned(), edge.clone());
-            return Err(self.mistake(&place.path, Mistake::UnknownEdge { aggregate, edge, hint, known }));
-        };
-        let kind = match aggregate {
-            Aggregate::Count(_) => AggregateKind::Count,
-            Aggregate::Sum(path) => {
-                let child = Place { path: place.path.clone(), table: self.nodes[over].table.clone() };
-                let column = self.column(&child, &path.column, "sum")?;
-                match child.table.columns[column].sql_type {
-                    SqlType::TinyInt | SqlType::SmallInt | SqlType::Int | SqlType::BigInt => AggregateKind::SumInt { column },
-                    SqlType::Decimal { scale, .. } => AggregateKind::SumDecimal { column, scale },
-                    SqlType::Money | SqlType::SmallMoney => AggregateKind::SumDecimal { column, scale: 4 },
-                    SqlType::Real | SqlType::Float => AggregateKind::SumFloat { column },
-                    sql_type => {
-                        let (table, column) = (child.table.name.clone(), path.column.clone());
-                        let (aggregate, sql_type) = (name.to_owned(), sql_type.to_string());
-                        return Err(self.mistake(&place.path, Mistake::NotSummable { aggregate, table, column, sql_type }));
-                    }
-                }
-            }
-        };
-        Ok(ResolvedAggregate { name: name.to_owned(), over, kind })
     }
 }

@@ -56,7 +56,7 @@ fn a_definition_becomes_a_tree_of_indexes() {
     assert_eq!(plan.key, [KeyPart { column: 0, key_type: KeyType::Int }]);
     assert_eq!(plan.nodes[1].link, [Link { parent_column: 1, own_column: 0, key_type: KeyType::Int }]);
     assert_eq!(plan.nodes[2].link, [Link { parent_column: 0, own_column: 0, key_type: KeyType::Int }]);
-    assert_eq!(plan.root().aggregates[1].kind, AggregateKind::SumDecimal { column: 2, scale: 2 });
+    assert_eq!(plan.root().aggregates[1].kind, AggregateKind::SumDecimal { scale: 2 });
     let used = plan.used_columns();
     assert_eq!(used[&TableName::new("dbo", "orders")], [0, 1, 2].into());
     assert_eq!(used[&TableName::new("dbo", "items")], [0, 1, 2].into());
@@ -168,4 +168,115 @@ fn what_a_column_is_used_for_is_told_with_its_place() {
     assert_eq!(whole("dbo.customers"), ["order.customer (publishes every column)"]);
     assert_eq!(whole("dbo.items"), [""; 0]);
     assert_eq!(plan.places(&"dbo.items".parse().unwrap()).len(), 1);
+}
+
+/// The tables that the examples of the documentation stand on.
+fn shop(name: &TableName) -> Option<Arc<TableSchema>> {
+    let orders = [("id", "int"), ("customer_id", "int"), ("status", "varchar(10)"), ("placed_at", "datetime2(0)")];
+    let items = [
+        ("order_id", "int"),
+        ("line_no", "int"),
+        ("product_id", "int"),
+        ("price", "decimal(10,2)"),
+        ("quantity", "int"),
+        ("returned", "bit"),
+        ("note", "nvarchar(max)"),
+    ];
+    let tables = [
+        table("dbo.orders", &orders, &["id"]),
+        table("dbo.order_items", &items, &["order_id", "line_no"]),
+        table("dbo.customers", &[("id", "int"), ("name", "nvarchar(50)"), ("tier", "varchar(10)")], &["id"]),
+        table("dbo.products", &[("id", "int"), ("sku", "varchar(20)"), ("name", "nvarchar(50)")], &["id"]),
+        table("dbo.categories", &[("id", "int"), ("parent_id", "int"), ("name", "nvarchar(50)")], &["id"]),
+    ];
+    tables.into_iter().find(|table| table.name == *name)
+}
+
+fn resolve_in_shop(text: &str) -> Result<Plan, PlanError> {
+    Plan::resolve(&EntityDefinition::from_yaml("example.yaml", text)?, &shop)
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_definitions() {
+    let schema = jsonschema::validator_for(&crate::entity::definition_schema()).unwrap();
+    let page = include_str!("../../../docs/entities.md");
+    let mut found = 0;
+    for block in page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
+        let plan = resolve_in_shop(block).unwrap_or_else(|error| panic!("{error}\n{block}"));
+        let written: serde_json::Value = serde_yaml_ng::from_str(block).unwrap();
+        assert!(
+            schema.is_valid(&written),
+            "{:?}\n{block}",
+            schema.iter_errors(&written).map(|e| e.to_string()).collect::<Vec<_>>()
+        );
+        // What is written again is the same definition.
+        let again = serde_yaml_ng::to_string(&plan.definition).unwrap();
+        assert_eq!(EntityDefinition::from_yaml("again.yaml", &again).unwrap(), plan.definition);
+        jsonschema::validator_for(&plan.info().document_schema).unwrap();
+        found += 1;
+    }
+    assert_eq!(found, 6);
+}
+
+#[test]
+fn what_is_computed_of_a_row_is_derived_and_its_columns_are_not_kept() {
+    let plan = resolve_in_shop(
+        "entity: e\ntable: dbo.orders\nfields: [id]\nwhere: status != \"X\"\nmany: {i: {table: dbo.order_items, by: [order_id], fields: [], where: returned}}\n\
+         aggregates: {n: {count: i, where: quantity > 1}, t: {sum: i, value: price * quantity}, q: {sum: i.quantity}}\ncomputed: {c: t > 1 && placed_at > \"2024-01-01\"}",
+    )
+    .unwrap();
+    let texts: Vec<&str> = plan.derived.iter().map(|derived| derived.expression.text()).collect();
+    assert_eq!(texts, ["status != \"X\"", "quantity > 1", "price * quantity"]);
+    let columns = |node: usize| plan.node_columns(&plan.nodes[node]).into_iter().collect::<Vec<_>>();
+    // The status is read, the placing kept; a filter that is a column stays one.
+    assert_eq!(columns(0), [0, 3, DERIVED]);
+    assert_eq!(columns(1), [0, 1, 4, 5, DERIVED + 1, DERIVED + 2]);
+    assert_eq!(plan.used_columns()[&TableName::new("dbo", "orders")], [0, 2, 3].into());
+    let uses = |table: &str, column: &str| {
+        plan.uses(&table.parse().unwrap(), column).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(uses("dbo.orders", "status"), ["e (where)"]);
+    assert_eq!(uses("dbo.orders", "placed_at"), ["e.c (computed)"]);
+    assert_eq!(uses("dbo.order_items", "quantity"), ["e.n (count over e.i)", "e.q (sum over e.i)", "e.t (sum over e.i)"]);
+}
+
+#[test]
+fn mistakes_in_what_is_computed_are_named() {
+    for (text, expected) in [
+        (
+            "where: statsu == \"X\"",
+            "at order: `where`: the expression `statsu == \"X\"`: line 1, column 1: nothing here is called \"statsu\": did you mean \"status\"?",
+        ),
+        ("where: id", "in `id`: int where bool is needed"),
+        ("computed: {c: totl + 1}", "`computed.c`"),
+        (
+            "many: {i: {table: dbo.order_items, by: [order_id], where: note == \"x\"}}",
+            "at order.i: `where` depends on \"note\", a `max` column",
+        ),
+        (
+            "many: {i: {table: dbo.order_items, by: [order_id]}}\naggregates: {a: {sum: i}}",
+            "expected edge.column, such as {sum: items.amount}",
+        ),
+        (
+            "many: {i: {table: dbo.order_items, by: [order_id]}}\naggregates: {a: {sum: i.note}}",
+            "is the sum of \"note\" of dbo.order_items, which is nvarchar(max): only numbers",
+        ),
+        ("many: {i: {table: dbo.order_items, by: [order_id]}}\naggregates: {a: {any: i.price}}", "a yes or no is needed"),
+        (
+            "many: {i: {table: dbo.order_items, by: [order_id]}}\naggregates: {a: {sum: i.price, max: i.price}}",
+            "exactly one function",
+        ),
+        ("many: {i: {table: dbo.order_items, by: [order_id]}}\naggregates: {a: {count: i.price}}", "expected {count: items}"),
+        ("group_by: [status]\nfields: [id]", "`group_by` and `fields` exclude each other"),
+        ("group_by: [status]\naggregates: {a: {count: items}}", "is over \"items\""),
+        ("group_by: [{x: placed_at, y: id}]", "exactly one pair"),
+        ("rows: {computed: {a: id + 1}}", "add `group_by`"),
+        (
+            "many: {i: {table: dbo.order_items, by: [order_id], repeat: 1, many: {i: {table: dbo.order_items, by: [order_id]}}}}",
+            "\"i\" stands twice",
+        ),
+    ] {
+        let message = resolve_in_shop(&format!("entity: order\ntable: dbo.orders\n{text}")).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}\nshould say {expected}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Edge, Node, Plan};
+use super::{ComputedInput, Edge, Node, Plan, ResolvedAggregate};
 use crate::TableName;
 use crate::entity::Field;
 
@@ -32,8 +32,14 @@ pub enum Role {
     /// A node below is joined by it: `items`.
     JoinBelow(String),
     OrderBy,
-    /// It is summed, into the member of this name of the node above.
-    Sum(String),
+    /// A row takes part, or does not, by it.
+    Where,
+    /// Rows are grouped by it.
+    GroupBy,
+    /// A field is computed of it.
+    Computed(String),
+    /// It goes into an aggregate: the function, and the member of the node above.
+    Aggregate(&'static str, String),
 }
 
 impl fmt::Display for Use {
@@ -47,7 +53,10 @@ impl fmt::Display for Use {
             Role::JoinAbove => write!(f, "{path} (join)"),
             Role::JoinBelow(child) => write!(f, "{path}.{child} (join)"),
             Role::OrderBy => write!(f, "{path} (order)"),
-            Role::Sum(name) => write!(f, "{} (sum over {path})", with_member(path, name)),
+            Role::Where => write!(f, "{path} (where)"),
+            Role::GroupBy => write!(f, "{path} (group)"),
+            Role::Computed(name) => write!(f, "{path}.{name} (computed)"),
+            Role::Aggregate(function, name) => write!(f, "{} ({function} over {path})", with_member(path, name)),
         }
     }
 }
@@ -83,8 +92,9 @@ impl Plan {
         let Some(index) = node.table.column(column) else { return Vec::new() };
         let mut roles: Vec<Role> =
             node.fields.iter().filter(|field| field.column == index).map(|field| Role::Field(field.name.clone())).collect();
-        if node.parent.is_none() && self.key.iter().any(|part| part.column == index) {
-            roles.push(Role::EntityKey);
+        let holds = |column: usize| column == index || self.real_columns(column).contains(&index);
+        if node.parent.is_none() && self.key.iter().any(|part| holds(part.column)) {
+            roles.push(if self.group.is_some() { Role::GroupBy } else { Role::EntityKey });
         }
         if node.own_key.iter().any(|part| part.column == index) {
             roles.push(Role::RowKey);
@@ -102,9 +112,22 @@ impl Plan {
         {
             roles.push(Role::OrderBy);
         }
-        let sums = node.parent.map(|parent| &self.nodes[parent].aggregates).into_iter().flatten();
-        let over_this = sums.filter(|sum| self.nodes[sum.over].path == node.path && sum.kind.column() == Some(index));
-        roles.extend(over_this.map(|sum| Role::Sum(sum.name.clone())));
+        if node.filter.is_some_and(holds) {
+            roles.push(Role::Where);
+        }
+        for computed in node.computed.iter().filter(|computed| computed.inputs.contains(&ComputedInput::Column(index))) {
+            roles.push(Role::Computed(computed.name.clone()));
+        }
+        let above: &[ResolvedAggregate] = match (node.parent, &self.group) {
+            (Some(parent), _) => &self.nodes[parent].aggregates,
+            (None, Some(group)) => &group.aggregates,
+            (None, None) => &[],
+        };
+        for aggregate in above.iter().filter(|aggregate| self.nodes[aggregate.over].path == node.path) {
+            if aggregate.columns().any(holds) {
+                roles.push(Role::Aggregate(aggregate.kind.name(), aggregate.name.clone()));
+            }
+        }
         roles.into_iter().map(|role| self.used(node, role)).collect()
     }
 
@@ -117,12 +140,20 @@ impl Plan {
             at = &self.nodes[parent];
         }
         let root = &self.definition;
-        let (mut fields, mut one, mut many) = (&root.fields, &root.one, &root.many);
+        if self.group.is_some() && names.is_empty() {
+            return Some(&[]);
+        }
+        let (mut fields, mut one, mut many) = if self.group.is_some() {
+            (&root.fields, &root.rows.one, &root.rows.many)
+        } else {
+            (&root.fields, &root.one, &root.many)
+        };
         for name in names.into_iter().rev() {
             (fields, one, many) = match (one.get(name), many.get(name)) {
                 (Some(edge), _) => (&edge.fields, &edge.one, &edge.many),
                 (None, Some(edge)) => (&edge.fields, &edge.one, &edge.many),
-                (None, None) => return None,
+                // An edge that repeats itself stands in no definition a second time.
+                (None, None) => return fields.as_deref(),
             };
         }
         fields.as_deref()

@@ -1,0 +1,47 @@
+//! What expressions make of a row, once, when it comes in. Rows of tables over which nothing is derived do not come by here.
+//!
+//! An expression that fails on a row (a division by zero, say) makes null of it: a filter is not met by null, an aggregate leaves it out. Failures are counted.
+
+use expressions::{EvaluationError, Input, Value};
+use schemas::parse::RowView;
+
+use crate::catalog::{DerivedSlot, Table};
+use crate::metrics;
+use crate::state::row;
+
+/// The row under one expression.
+struct Columns<'a> {
+    derived: &'a DerivedSlot,
+    row: RowView<'a>,
+}
+
+impl Input for Columns<'_> {
+    fn get(&self, variable: usize) -> Result<Value<'_>, EvaluationError> {
+        let (Some(&slot), Some((_, of))) = (self.derived.inputs.get(variable), self.derived.expression.variables().get(variable))
+        else {
+            return Ok(Value::Null);
+        };
+        Value::from_fragment(self.row.get(slot), of)
+    }
+}
+
+/// Appends a row: its columns, those that only expressions read left blank, and what is derived of them.
+pub(crate) fn put(table: &Table, row: RowView<'_>, out: &mut Vec<u8>) {
+    for (fragment, blank) in row.values().zip(&table.blank) {
+        row::put(if *blank { b"null" } else { fragment }, out);
+    }
+    let mut fragment = Vec::new();
+    for derived in &table.derived {
+        fragment.clear();
+        let columns = Columns { derived, row };
+        match derived.expression.evaluate(&columns) {
+            Ok(value) => value.write_json(&mut fragment),
+            Err(error) => {
+                metrics::expression_failed(&table.schema.name.to_string());
+                tracing::debug!(table = %table.schema.name, expression = derived.expression.text(), %error, "an expression fails on a row");
+                fragment.extend_from_slice(b"null");
+            }
+        }
+        row::put(&fragment, out);
+    }
+}
