@@ -250,7 +250,11 @@ async fn read(
 ) {
     for number in first.. {
         let result = async {
-            let Some(manifest) = archive.manifest(number).await? else { return Ok(None) };
+            let Some(manifest) = archive.manifest(number).await? else {
+                // Behind the last segment; one that was removed meanwhile is an error, for some shards of it may not have been begun.
+                let last = archive.numbers().await?.map_or(0, |(_, last)| last);
+                return if number <= last { archive.expected(number).await.map(|_| None) } else { Ok(None) };
+            };
             if let Some(gap) = manifest.gap_after(&stream, &at) {
                 return Err(manifest.gap_error(archive.objects.name(), gap));
             }

@@ -169,22 +169,25 @@ impl Manifest {
         }
     }
 
-    /// Whether nothing lies between these positions of a stream and the segment, as far as the archive can tell.
+    /// Whether nothing lies between these positions of a stream and the segment, as far as the archive can tell. To a reader without any position it may be the first that is there; one that has begun has read what was before it in every shard.
     pub(crate) fn follows(&self, stream: &StreamName, after: &Positions) -> bool {
         fn of<'a>(positions: &'a ShardPositions, stream: &StreamName, shard: &ShardId) -> Option<&'a SequenceNumber> {
             positions.get(stream).and_then(|shards| shards.get(shard))
         }
-        after.iter().all(|(shard, after)| {
-            let within = self.shards.get(stream).is_some_and(|shards| shards.contains(shard));
-            if !within {
-                return of(&self.positions, stream, shard).is_none_or(|stood| stood <= after);
-            }
-            match (of(&self.starts, stream, shard), of(&self.begins, stream, shard)) {
-                (Some(start), _) => start <= after,
-                (None, Some(begin)) => reaches(after, begin),
-                (None, None) => true,
-            }
-        })
+        let mut before = self.starts.get(stream).into_iter().flatten();
+        let begun = after.is_empty() || before.all(|(shard, _)| after.contains_key(shard));
+        begun
+            && after.iter().all(|(shard, after)| {
+                let within = self.shards.get(stream).is_some_and(|shards| shards.contains(shard));
+                if !within {
+                    return of(&self.positions, stream, shard).is_none_or(|stood| stood <= after);
+                }
+                match (of(&self.starts, stream, shard), of(&self.begins, stream, shard)) {
+                    (Some(start), _) => start <= after,
+                    (None, Some(begin)) => reaches(after, begin),
+                    (None, None) => true,
+                }
+            })
     }
 
     /// The gap that lies between these positions of a stream and what the segment holds.
@@ -295,5 +298,31 @@ mod tests {
         });
         let text = serde_json::to_vec(&manifest).unwrap();
         assert_eq!(serde_json::from_slice::<Manifest>(&text).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_segment_follows_what_was_read_of_every_shard() {
+        let stream = StreamName("s".into());
+        let at = |shards: &[(&str, u64)]| -> Positions {
+            shards.iter().map(|(shard, number)| (ShardId((*shard).into()), SequenceNumber::from(*number))).collect()
+        };
+        let of = |shards: &[(&str, u64)]| -> ShardPositions { [(stream.clone(), at(shards))].into() };
+        let mut manifest = Manifest::origin().next("w");
+        manifest.shards = [(stream.clone(), ["old", "new"].map(|shard| ShardId(shard.into())).into())].into();
+        (manifest.starts, manifest.begins) = (of(&[("old", 5)]), of(&[("new", 100)]));
+        manifest.positions = of(&[("old", 9), ("new", 110), ("gone", 4)]);
+        // Of the old shard there is more before it, of the new one perhaps, of the one that is not in it nothing.
+        for (after, follows) in [
+            (&[][..], true),
+            (&[("old", 5)], true),
+            (&[("old", 4)], false),
+            (&[("new", 99)], false),
+            (&[("old", 7), ("new", 99)], true),
+            (&[("old", 7), ("new", 98)], false),
+            (&[("old", 5), ("gone", 3)], false),
+            (&[("old", 5), ("gone", 4), ("elsewhere", 1)], true),
+        ] {
+            assert_eq!(manifest.follows(&stream, &at(after)), follows, "{after:?}");
+        }
     }
 }
