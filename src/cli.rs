@@ -145,8 +145,8 @@ pub(crate) struct VerifyArgs {
 pub(crate) enum StreamCommand {
     /// Makes the streams of the configuration that do not exist, and tells where those that do are not as configured.
     ///
-    /// Exit codes: 0 all are there as configured, 3 some differ (they are left as they are), 1 failed.
-    Create(ConfigArgs),
+    /// Exit codes: 0 all are there as configured, 3 some differ (and are left so), 1 failed.
+    Create(StreamCreateArgs),
     /// Shows streams: shards, retention, encryption, size and tags.
     List(StreamListArgs),
     /// Prints events, decoded, one a line, as they come; until Ctrl-C.
@@ -157,6 +157,15 @@ pub(crate) enum StreamCommand {
     Count(StreamCountArgs),
     /// Prints the IAM policy under which a part of the pipeline works on Kinesis.
     Policy(StreamPolicyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StreamCreateArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Change existing streams to what is configured: shards, retention, encryption, tags, the largest record. What would remove records is left and told.
+    #[arg(long)]
+    pub(crate) apply: bool,
 }
 
 #[derive(Debug, Args)]

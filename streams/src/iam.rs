@@ -50,6 +50,8 @@ const OPERATOR: &[&str] = &[
     "kinesis:IncreaseStreamRetentionPeriod",
     "kinesis:StartStreamEncryption",
     "kinesis:UpdateMaxRecordSize",
+    "kinesis:UpdateShardCount",
+    "kinesis:UpdateStreamMode",
 ];
 
 /// The policy that lets the role work on these streams; a name may end in `*`.
@@ -59,7 +61,8 @@ pub fn policy(role: Role, streams: &[StreamName], place: &Place) -> Value {
     let (name, actions, key_action) = match role {
         Role::Producer => ("TributaryProducer", PRODUCER, Some("kms:GenerateDataKey")),
         Role::Consumer => ("TributaryConsumer", CONSUMER, Some("kms:Decrypt")),
-        Role::Operator => ("TributaryOperator", OPERATOR, None),
+        // Kinesis looks at the key when it begins to encrypt with it.
+        Role::Operator => ("TributaryOperator", OPERATOR, Some("kms:DescribeKey")),
     };
     let mut statements = vec![allow(name, actions, json!(arns))];
     match role {
@@ -117,6 +120,7 @@ mod tests {
         assert!(!consumer.to_string().contains("Put") && !consumer.to_string().contains("kms"));
         let operator = policy(Role::Operator, &streams, &place);
         assert_eq!(operator["Statement"][1]["Resource"], "*");
+        assert_eq!(operator["Statement"][2]["Action"], json!(["kms:DescribeKey"]));
     }
 
     #[cfg(feature = "kinesis")]

@@ -34,7 +34,7 @@ pub mod test_support;
 
 pub use error::Error;
 pub use layout::Layout;
-pub use operations::{Capacity, Created, Description, Difference, ShardDescription, StreamSettings, Summary};
+pub use operations::{Capacity, Created, Description, Difference, Setting, ShardDescription, StreamSettings, Summary};
 
 /// A record to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +93,13 @@ pub trait Provider: Send + Sync {
         Err(Error::NotOffered { operation: "create", what: stream.0.clone() })
     }
 
+    /// Brings one setting of an existing stream to what is asked for, while whoever works with the stream goes on, and waits until it is there. False where the store leaves it as it is: only Kinesis
+    /// changes anything, and nothing by which records would be lost.
+    async fn apply(&self, stream: &StreamName, settings: &StreamSettings, setting: Setting) -> Result<bool, Error> {
+        let _ = (stream, settings, setting);
+        Ok(false)
+    }
+
     /// The streams whose names begin with `prefix`, in the order of their names.
     async fn list(&self, prefix: &str) -> Result<Vec<Summary>, Error> {
         Err(Error::NotOffered { operation: "list", what: prefix.to_owned() })
@@ -115,6 +122,12 @@ pub trait Provider: Send + Sync {
     ) -> Result<Box<dyn StreamReader>, Error> {
         let _ = hashes;
         self.reader(stream, after).await
+    }
+
+    /// Whether everything that was ever written to the stream is surely still there. False where some of it has been trimmed, or may have been.
+    async fn is_whole(&self, stream: &StreamName) -> Result<bool, Error> {
+        let _ = stream;
+        Ok(false)
     }
 
     /// The last sequence number of every shard that holds anything (for status, and for tests).

@@ -174,6 +174,10 @@ impl Provider for Memory {
         Ok(Box::new(Reader { name: stream.clone(), stream: held, appended, read, turn: 0 }))
     }
 
+    async fn is_whole(&self, stream: &StreamName) -> Result<bool, Error> {
+        Ok(lock(&self.stream(stream)?.shards).iter().all(|shard| shard.trimmed == 0))
+    }
+
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
         let stream = self.stream(stream)?;
         let shards = lock(&stream.shards);

@@ -61,11 +61,32 @@ pub enum Created {
     Existing { differs: Vec<Difference> },
 }
 
+/// What of a stream can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Setting {
+    Capacity,
+    Retention,
+    Encryption,
+    Tags,
+    RecordSize,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Capacity => "shards",
+            Self::Retention => "retention",
+            Self::Encryption => "encryption",
+            Self::Tags => "tags",
+            Self::RecordSize => "max record size",
+        })
+    }
+}
+
 /// A setting of an existing stream that is not as asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// `shards`, `retention`, `encryption`, `tags` or `max record size`.
-    pub setting: &'static str,
+    pub setting: Setting,
     pub wanted: String,
     pub found: String,
 }
@@ -119,27 +140,27 @@ impl Description {
         let mut differs = Vec::new();
         let mut differ = |setting, wanted: String, found: String| differs.push(Difference { setting, wanted, found });
         if self.capacity != wanted.capacity {
-            differ("shards", wanted.capacity.to_string(), self.capacity.to_string());
+            differ(Setting::Capacity, wanted.capacity.to_string(), self.capacity.to_string());
         }
         if let Some(retention) = wanted.retention.filter(|wanted| self.retention != Some(*wanted)) {
-            differ("retention", hours(retention), self.retention.map_or_else(|| "no limit".to_owned(), hours));
+            differ(Setting::Retention, hours(retention), self.retention.map_or_else(|| "no limit".to_owned(), hours));
         }
         // A key may be named by alias, id or ARN, and the store answers one of them: of two names that differ, only one that is missing is surely another key.
         if let Some(key) = &wanted.encryption_key
             && self.encryption_key.is_none()
         {
-            differ("encryption", key.clone(), "none".to_owned());
+            differ(Setting::Encryption, key.clone(), "none".to_owned());
         }
         for (tag, value) in &wanted.tags {
             if self.tags.get(tag) != Some(value) {
                 let found = self.tags.get(tag).map_or_else(|| "none".to_owned(), |found| format!("{tag}={found}"));
-                differ("tags", format!("{tag}={value}"), found);
+                differ(Setting::Tags, format!("{tag}={value}"), found);
             }
         }
         if let (Some(wanted), Some(found)) = (wanted.max_record_bytes, self.max_record_bytes)
             && wanted > found
         {
-            differ("max record size", format!("{wanted} bytes"), format!("{found} bytes"));
+            differ(Setting::RecordSize, format!("{wanted} bytes"), format!("{found} bytes"));
         }
         differs
     }

@@ -36,7 +36,7 @@ struct Identity {
 pub(super) enum Kept {
     /// All of it, as far as the store knows.
     All,
-    /// It is the first record that is kept: part of it may have been trimmed, which only shows where something is missing.
+    /// It is the first record that is kept: part of it may have been trimmed. That nothing was shows where nothing is missing, and what is missing shows nothing.
     Perhaps,
     /// Some of it has been trimmed.
     NotAll,
@@ -56,6 +56,8 @@ pub(super) struct Report {
     pub(super) gaps: Vec<Range>,
     /// Ranges whose events have been trimmed, at least in part.
     pub(super) trimmed: Vec<Range>,
+    /// What the oldest range that is kept lacks, where the store cannot tell whether it has aged.
+    pub(super) aged_or_missing: Vec<Difference>,
     /// Changes that no record has promised yet.
     pub(super) unpromised: u64,
     /// Records of the event streams that are no events.
@@ -306,8 +308,7 @@ impl Account {
         differing: Vec<(TableName, u64, u64)>,
         stream_of: &impl Fn(&TableName) -> StreamName,
     ) {
-        let less = differing.iter().any(|(_, promised, found)| found < promised);
-        if kept == Kept::NotAll || kept == Kept::Perhaps && less {
+        if kept == Kept::NotAll {
             if self.report.trimmed.last() != Some(&range) {
                 self.report.trimmed.push(range);
             }
@@ -325,7 +326,10 @@ impl Account {
             });
             let between = between.filter(|between| between.after.as_ref() != Some(&between.to)).collect();
             let commit_time_ms = record.commit_time_ms;
-            self.report.differences.push(Difference { table, range, commit_time_ms, promised, found, between });
+            let difference = Difference { table, range, commit_time_ms, promised, found, between };
+            let may_have_aged = kept == Kept::Perhaps && found < promised;
+            let differences = if may_have_aged { &mut self.report.aged_or_missing } else { &mut self.report.differences };
+            differences.push(difference);
         }
     }
 
@@ -450,7 +454,9 @@ mod tests {
         tell(&mut account, &record(1, 2, 3, 2, 7), Kept::Perhaps);
         let report = std::mem::take(&mut account).finish();
         assert!(report.agrees(), "{report:?}");
-        assert_eq!(report.trimmed, [Range { from: lsn(1), to: lsn(2) }, Range { from: lsn(2), to: lsn(3) }]);
+        assert_eq!(report.trimmed, [Range { from: lsn(1), to: lsn(2) }]);
+        let lacking = &report.aged_or_missing[..];
+        assert!(matches!(lacking, [Difference { promised: 2, found: 1, .. }]) && lacking[0].range.to == lsn(3), "{lacking:?}");
         tell(&mut account, &record(1, 1, 2, 0, 0), Kept::All);
         tell(&mut account, &record(1, 3, 4, 0, 0), Kept::All);
         let report = account.finish();

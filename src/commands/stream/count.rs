@@ -62,7 +62,7 @@ async fn count(config: &Config, provider: Arc<dyn Provider>, args: &StreamCountA
             }
             if !followed.contains_key(stream) {
                 let after = before.as_ref().and_then(|before| before.get(stream)).cloned().unwrap_or_default();
-                followed.insert(stream.clone(), Followed::open(&*provider, stream, after).await?);
+                followed.insert(stream.clone(), Followed::open(Arc::clone(&provider), stream, after).await?);
             }
             let Some(reading) = followed.get_mut(stream) else { continue };
             let earlier = before.as_ref().map(|before| before.get(stream));
@@ -116,6 +116,8 @@ type Digest = Option<(usize, Op, Position)>;
 
 /// A stream that is read as far as the records speak of it. Records of other shards that come meanwhile wait, as digests.
 struct Followed {
+    provider: Arc<dyn Provider>,
+    stream: StreamName,
     reader: Box<dyn StreamReader>,
     tips: Positions,
     shards: BTreeMap<ShardId, Shard>,
@@ -132,13 +134,14 @@ struct Shard {
 
 impl Followed {
     /// The tips are asked for after those of the progress stream, so that they are no older than any record that is counted.
-    async fn open(provider: &dyn Provider, stream: &StreamName, after: Positions) -> Result<Self, streams::Error> {
+    async fn open(provider: Arc<dyn Provider>, stream: &StreamName, after: Positions) -> Result<Self, streams::Error> {
         let tips = provider.tips(stream).await?;
         let reader = provider.reader(stream, &after).await?;
         let begun = |(shard, after): (ShardId, SequenceNumber)| {
             (shard, Shard { read: Some(after.clone()), after: Some(after), ..Shard::default() })
         };
-        Ok(Self { reader, tips, shards: after.into_iter().map(begun).collect() })
+        let shards = after.into_iter().map(begun).collect();
+        Ok(Self { provider, stream: stream.clone(), reader, tips, shards })
     }
 
     /// Counts everything up to these positions. `before` are those of the record before, if there is one.
@@ -167,6 +170,10 @@ impl Followed {
                     None => counting.account.unreadable(),
                 }
             }
+        }
+        // Where the streams say less than the store knows. It is asked after reading: what is whole then was whole before.
+        if kept != Kept::All && self.provider.is_whole(&self.stream).await? {
+            kept = Kept::All;
         }
         Ok(kept)
     }
@@ -245,10 +252,16 @@ fn shown(report: &Report) -> String {
     }
     if let (Some(first), Some(last)) = (report.trimmed.first(), report.trimmed.last()) {
         out.push_str(&format!(
-            "{} records in ({}, {}] were not compared: the streams do not keep their events any more, or may not\n",
+            "{} records in ({}, {}] were not compared: the streams do not keep their events any more\n",
             report.trimmed.len(),
             first.from,
             last.to
+        ));
+    }
+    for found in &report.aged_or_missing {
+        out.push_str(&format!(
+            "{}: in ({}, {}], the oldest range that is kept, {} were promised and {} found: the others have aged, or are missing; the stream cannot tell which\n",
+            found.table, found.range.from, found.range.to, found.promised, found.found
         ));
     }
     if report.unpromised > 0 {
@@ -257,8 +270,10 @@ fn shown(report: &Report) -> String {
     if report.unreadable > 0 {
         out.push_str(&format!("{} records are no events: `tributary stream tail` shows them\n", report.unreadable));
     }
-    out.push_str(if report.agrees() {
+    out.push_str(if report.agrees() && report.aged_or_missing.is_empty() {
         "Everything that was promised is there.\n"
+    } else if report.agrees() {
+        "Everything that was promised and is surely still kept is there.\n"
     } else {
         "Streams and progress records differ: look at the ranges above, and read the tables again with `tributary snapshot`.\n"
     });

@@ -29,7 +29,7 @@ use crate::config::Config;
 /// Runs one of the commands. Where AWS refuses a call, the policy that allows it stands below the error.
 pub(super) async fn run(command: StreamCommand) -> anyhow::Result<ExitCode> {
     let (result, config, role) = match &command {
-        StreamCommand::Create(args) => (create::run(args).await, args, Role::Operator),
+        StreamCommand::Create(args) => (create::run(args).await, &args.config, Role::Operator),
         StreamCommand::List(args) => (list::run(args).await, &args.config, Role::Operator),
         StreamCommand::Tail(args) => (tail::run(args).await, &args.config, Role::Consumer),
         StreamCommand::Count(args) => (count::run(args).await, &args.config, Role::Consumer),

@@ -153,6 +153,11 @@ impl Provider for Embedded {
         Ok(Box::new(reader::Reader::start(stream, &self.folder(stream), meta, after)?))
     }
 
+    async fn is_whole(&self, stream: &StreamName) -> Result<bool, Error> {
+        let (options, stream) = (self.options.clone(), stream.clone());
+        blocking(&self.options.path, move || operations::is_whole(&options, &stream)).await
+    }
+
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
         let folder = self.folder(stream);
         let meta = directory::read_meta(&folder, stream)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use schemas::progress::StreamName;
 
 use super::segment::{MAX_RECORD_BYTES, io_error};
-use super::{Options, directory};
+use super::{Options, directory, reader};
 use crate::hash::range_of;
 use crate::{Capacity, Created, Description, Error, ShardDescription, StreamSettings, Summary};
 
@@ -32,6 +32,22 @@ pub(super) fn list(options: &Options, prefix: &str) -> Result<Vec<Summary>, Erro
         found.push(Summary { stream, open_shards });
     }
     Ok(found)
+}
+
+/// The oldest segment of a shard that nothing was removed from begins where the stream did, or behind a crash that left nothing before it.
+pub(super) fn is_whole(options: &Options, stream: &StreamName) -> Result<bool, Error> {
+    let folder = directory::stream_folder(&options.path, stream);
+    let meta = directory::read_meta(&folder, stream)?;
+    for shard in 0..meta.shards {
+        let segments = directory::segments(&folder.join(directory::shard_folder(shard)))?;
+        if let Some(oldest) = segments.first() {
+            match reader::open(oldest)? {
+                Some(oldest) if oldest.header.previous_next == meta.first_sequence => {}
+                _ => return Ok(false),
+            }
+        }
+    }
+    Ok(true)
 }
 
 pub(super) fn describe(options: &Options, stream: &StreamName) -> Result<Description, Error> {

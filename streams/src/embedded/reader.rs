@@ -267,7 +267,7 @@ impl Cursor {
 }
 
 /// None when the segment has been removed.
-fn open(segment: &Segment) -> Result<Option<SegmentReader>, Error> {
+pub(super) fn open(segment: &Segment) -> Result<Option<SegmentReader>, Error> {
     match SegmentReader::open(&segment.path) {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(Some),

@@ -71,6 +71,11 @@ impl Failure {
         Self { kind, message: format!("{code}: {message}") }
     }
 
+    /// That something is not found is not for good: the stream is there, and what is looked for in it may be too young for whoever was asked.
+    pub(super) fn of_a_shard(self) -> Self {
+        Self { kind: Kind::Transient, ..self }
+    }
+
     pub(super) fn into_error(self, operation: &'static str, stream: &StreamName) -> Error {
         let class = match self.kind {
             Kind::NotFound => return Error::NoSuchStream { stream: stream.clone() },
@@ -219,7 +224,13 @@ impl Client {
     }
 
     pub(super) fn attempts(&self) -> Attempts {
-        Attempts::new(&self.options)
+        self.attempts_within(Duration::MAX)
+    }
+
+    /// No longer than this, and no longer than is configured.
+    pub(super) fn attempts_within(&self, most: Duration) -> Attempts {
+        let attempts = Attempts::new(&self.options);
+        Attempts { budget: attempts.budget.min(most), ..attempts }
     }
 
     /// Makes the call until it succeeds, fails for a reason that time does not heal, or has failed for `retry_seconds`.

@@ -3,7 +3,15 @@
 //! # Polling
 //! Kinesis grants five reads a second to all consumers of a shard together. A shard that brings records is read again after `read_interval_ms`; one that brings none ever more seldom, down
 //! to `read_idle_interval_ms`; throttling stretches either. An iterator that has expired (after five minutes of waiting for whoever reads) is replaced by one at the record that was
-//! read last, as if the reader had been started anew: while nobody read, the stream may have been trimmed past it ([`reader`](super::reader)).
+//! read last, as if the reader had been started anew: while nobody read, the stream may have been trimmed past it ([`reader`](super::reader)). Iterators that expire as soon as they are had are a failure like
+//! others.
+//!
+//! # Quiet or trimmed
+//! The record at which a reader comes back may have aged because nothing has been written for so long. A reader that was caught up less than a day ago tells the two apart: what it has not read came after
+//! that, and Kinesis keeps everything for a day at least ([`CaughtUp`]). For a position that somebody has saved there is no such moment.
+//!
+//! # A shard that is gone
+//! A closed shard whose records have all aged is forgotten, perhaps between the look at the shard map and the first read. It has ended then, without a record.
 //!
 //! # Aggregates
 //! A sub-record of a producer that knows its shards is dropped in a shard that does not hold its hash: it has been written again, to the right one. Of other producers' aggregates
@@ -22,6 +30,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ahead::{Ahead, Held};
 use super::client::{Attempts, Client, Failure, Kind, Shard};
+use super::lineage::Lineage;
 use super::reader::Handed;
 use super::{aggregate, bug, joined, oversize, position};
 use crate::config::KinesisOptions;
@@ -53,6 +62,30 @@ pub(super) struct Follow {
     pub(super) sender: mpsc::Sender<Handed>,
     /// The record that was read last by this iterator or subscription.
     pub(super) read: Option<String>,
+    /// When nothing of the shard was left to be read.
+    pub(super) caught_up: Option<CaughtUp>,
+}
+
+/// A moment at which everything that the shard held had been handed over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CaughtUp {
+    at: Instant,
+    /// The clock that runs while a machine sleeps, and may be set.
+    by_the_clock: SystemTime,
+}
+
+impl CaughtUp {
+    /// Kinesis keeps records for 24 hours at least.
+    const KEPT: Duration = Duration::from_secs(23 * 3600);
+
+    pub(super) fn now() -> Self {
+        Self { at: Instant::now(), by_the_clock: SystemTime::now() }
+    }
+
+    /// Whether what came afterwards cannot have been trimmed yet.
+    fn is_recent(self) -> bool {
+        self.at.elapsed() < Self::KEPT && self.by_the_clock.elapsed().is_ok_and(|elapsed| elapsed < Self::KEPT)
+    }
 }
 
 impl Follow {
@@ -67,11 +100,16 @@ impl Follow {
             && self.read.is_none()
             && let Start::At { number, place } = &self.start
             && !self.descended
-            && self.client.options.aged_positions.refuses(&self.stream)
+            && self.refuses()
         {
             return Err(self.trimmed(number, *place, self.shard.ending.as_ref().unwrap_or(&self.shard.starting))?);
         }
         Ok(self.shard.id)
+    }
+
+    /// Whether it is an error that the record to start at is not there.
+    fn refuses(&self) -> bool {
+        self.client.options.aged_positions.refuses(&self.stream) && !self.caught_up.is_some_and(CaughtUp::is_recent)
     }
 
     /// Before another iterator or subscription: it starts at the record that was read last, of which nothing is left to hand over.
@@ -85,22 +123,29 @@ impl Follow {
     async fn poll(&mut self) -> Result<bool, Error> {
         let mut rhythm = Rhythm::new(&self.client.options);
         let mut expected = LEAST_EXPECTED_BYTES;
+        let mut renewals = self.client.attempts();
         'iterator: loop {
             self.come_back();
-            let mut iterator = Some(iterator(&self.client, &self.stream, &self.shard.id, &self.start).await?);
+            let mut iterator = iterator(&self.client, &self.stream, &self.shard, &self.start).await?;
             while let Some(current) = iterator {
                 let held = self.ahead.reserve(expected).await;
-                let asked = Instant::now();
+                let (asked, now) = (Instant::now(), CaughtUp::now());
                 let mut attempts = self.client.attempts();
                 let Some(answer) = get_records(&self.client, &self.stream, &current, &mut attempts).await? else {
+                    drop(held);
+                    expired(&mut renewals, &self.stream).await?;
                     continue 'iterator;
                 };
+                renewals = self.client.attempts();
                 let caught_up = answer.millis_behind_latest().unwrap_or(0) == 0;
                 let GetRecordsOutput { records, next_shard_iterator, .. } = answer;
                 expected = bytes(&records).max(LEAST_EXPECTED_BYTES);
                 let pause = rhythm.pause(records.is_empty(), caught_up, attempts.throttled > 0);
                 if !self.hand_over(records, held).await? {
                     return Ok(false);
+                }
+                if caught_up {
+                    self.caught_up = Some(now);
                 }
                 iterator = next_shard_iterator;
                 if iterator.is_some() {
@@ -158,7 +203,7 @@ impl Follow {
             {
                 if *at == number {
                     from = place + 1;
-                } else if self.client.options.aged_positions.refuses(&self.stream) {
+                } else if self.refuses() {
                     return Err(self.trimmed(at, *place, &number)?);
                 }
             }
@@ -245,30 +290,50 @@ pub(super) fn foreign_position(stream: &StreamName, shard: &ShardId, start: &Sta
     Ok(Some(Error::ForeignPosition { stream: stream.clone(), shard: shard.clone(), after }))
 }
 
-async fn iterator(client: &Client, stream: &StreamName, shard: &ShardId, start: &Start) -> Result<String, Error> {
-    let call = || async {
-        let request = client.sdk.get_shard_iterator().stream_name(&stream.0).shard_id(&shard.0);
-        let request = match start {
-            Start::Oldest => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
-            Start::Time(time) => request.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from(*time)),
-            Start::At { number, .. } => {
-                request.shard_iterator_type(ShardIteratorType::AtSequenceNumber).starting_sequence_number(number)
-            }
-        };
-        Ok(request.send().await?)
-    };
-    let answer = match client.retry(GET_ITERATOR, call).await {
-        Ok(answer) => answer,
-        Err(failure) if failure.kind == Kind::Invalid => {
-            let foreign = foreign_position(stream, shard, start)?;
-            return Err(foreign.unwrap_or_else(|| failure.into_error(GET_ITERATOR, stream)));
+/// None when the shard is gone.
+async fn iterator(client: &Client, stream: &StreamName, shard: &Shard, start: &Start) -> Result<Option<String>, Error> {
+    let request = client.sdk.get_shard_iterator().stream_name(&stream.0).shard_id(&shard.id.0);
+    let request = match start {
+        Start::Oldest => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
+        Start::Time(time) => request.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from(*time)),
+        Start::At { number, .. } => {
+            request.shard_iterator_type(ShardIteratorType::AtSequenceNumber).starting_sequence_number(number)
         }
-        Err(failure) => return Err(failure.into_error(GET_ITERATOR, stream)),
     };
-    answer.shard_iterator.ok_or_else(|| bug(GET_ITERATOR, stream, "an answer without an iterator"))
+    let mut attempts = client.attempts();
+    loop {
+        let failure = match request.clone().send().await {
+            Ok(answer) => {
+                return answer.shard_iterator.map(Some).ok_or_else(|| bug(GET_ITERATOR, stream, "an answer without an iterator"));
+            }
+            Err(error) => Failure::from(error),
+        };
+        let failure = match failure.kind {
+            Kind::NotFound if is_gone(client, stream, shard).await? => return Ok(None),
+            Kind::NotFound => failure.of_a_shard(),
+            Kind::Invalid => {
+                let foreign = foreign_position(stream, &shard.id, start)?;
+                return Err(foreign.unwrap_or_else(|| failure.into_error(GET_ITERATOR, stream)));
+            }
+            _ => failure,
+        };
+        attempts.pause(GET_ITERATOR, failure).await.map_err(|failure| failure.into_error(GET_ITERATOR, stream))?;
+    }
 }
 
-/// The next records; none when the iterator has expired. An iterator that failed may be used again, and answers the same.
+/// Whether there is the stream, and the shard is not in it any more.
+pub(super) async fn is_gone(client: &Client, stream: &StreamName, shard: &Shard) -> Result<bool, Error> {
+    Ok(Lineage::new(&client.shards(stream).await?).is_gone(shard))
+}
+
+/// Waits before an iterator is replaced by another; fails where they have all expired for so long as calls are tried again.
+async fn expired(renewals: &mut Attempts, stream: &StreamName) -> Result<(), Error> {
+    let failure =
+        Failure { kind: Kind::Transient, message: "an iterator has expired, or found nothing, as soon as it was had".into() };
+    renewals.pause(GET_RECORDS, failure).await.map_err(|failure| failure.into_error(GET_RECORDS, stream))
+}
+
+/// The next records; none when the iterator has expired, or what it reads is not found: then another one is to be had, or not. An iterator that failed may be used again, and answers the same.
 async fn get_records(
     client: &Client,
     stream: &StreamName,
@@ -281,7 +346,7 @@ async fn get_records(
             Ok(answer) => return Ok(Some(answer)),
             Err(error) => Failure::from(error),
         };
-        if failure.kind == Kind::ExpiredIterator {
+        if matches!(failure.kind, Kind::ExpiredIterator | Kind::NotFound) {
             return Ok(None);
         }
         attempts.pause(GET_RECORDS, failure).await.map_err(|failure| failure.into_error(GET_RECORDS, stream))?;
@@ -295,17 +360,19 @@ pub(super) async fn last(
     shard: &Shard,
     start: &Start,
 ) -> Result<Option<SequenceNumber>, Error> {
-    let mut last = None;
-    let mut next = Some(iterator(client, stream, &shard.id, start).await?);
+    let (mut last, mut renewals) = (None, client.attempts());
+    let mut next = iterator(client, stream, shard, start).await?;
     while let Some(current) = next {
         let due = Instant::now() + Duration::from_millis(client.options.read_interval_ms.max(1));
         let mut attempts = client.attempts();
         let answer = get_records(client, stream, &current, &mut attempts).await?;
         let Some(answer) = answer else {
-            // Expired: what has been seen is seen again.
-            next = Some(iterator(client, stream, &shard.id, start).await?);
+            // What has been seen is seen again.
+            expired(&mut renewals, stream).await?;
+            next = iterator(client, stream, shard, start).await?;
             continue;
         };
+        renewals = client.attempts();
         let caught_up = answer.millis_behind_latest().unwrap_or(0) == 0;
         for record in answer.records {
             sub_records(stream, shard, record, |_, position, _| last = Some(position))?;

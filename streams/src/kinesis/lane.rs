@@ -19,7 +19,7 @@ use crate::config::KinesisOptions;
 const OPERATION: &str = "PutRecords";
 
 /// A record that has been accepted and not yet acknowledged.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Queued {
     pub(super) hash: u128,
     pub(super) partition_key: String,
@@ -37,8 +37,8 @@ impl Queued {
 pub(super) struct Lane {
     pub(super) shard: Shard,
     pub(super) queue: VecDeque<Queued>,
-    /// What the request in flight carries, in order.
-    pub(super) in_flight: Vec<Queued>,
+    /// What the request in flight carries, in order; shared with the task that sends it.
+    pub(super) in_flight: Arc<Vec<Queued>>,
     pub(super) pace: Pace,
     most_bytes: usize,
 }
@@ -50,49 +50,52 @@ pub(super) struct Answer {
     pub(super) sequence: String,
     /// Attempts that were throttled.
     pub(super) throttled: u32,
+    /// What the Kinesis record came to.
+    pub(super) bytes: usize,
 }
 
 impl Lane {
     pub(super) fn new(shard: Shard, options: &KinesisOptions) -> Self {
         let pace = Pace::new(options.shard_bytes_per_second, options.shard_records_per_second);
-        Self { shard, queue: VecDeque::new(), in_flight: Vec::new(), pace, most_bytes: options.max_record_bytes }
+        Self { shard, queue: VecDeque::new(), in_flight: Arc::default(), pace, most_bytes: options.max_record_bytes }
     }
 
-    /// Moves the next run of records into flight and answers the one Kinesis record that carries them.
-    pub(super) fn launch(&mut self) -> Option<PutRecordsRequestEntry> {
+    /// Moves the next run of records into flight, and answers it. The queue is not empty, and nothing is in flight.
+    pub(super) fn launch(&mut self) -> Arc<Vec<Queued>> {
         // The Kinesis record's own partition key, at most 256 characters of at most 4 bytes, counts as well.
         const OWN_KEY_BYTES: usize = 1024;
-        let mut left = self.pace.request_bytes(self.most_bytes).saturating_sub(aggregate::OVERHEAD_BYTES + OWN_KEY_BYTES);
+        let room = self.pace.request_bytes(self.most_bytes).saturating_sub(aggregate::OVERHEAD_BYTES + OWN_KEY_BYTES);
+        let (mut run, mut cost) = (Vec::new(), 0);
         while let Some(next) = self.queue.front() {
-            let Some(rest) = left.checked_sub(next.cost()) else { break };
-            if self.in_flight.len() == PLACES {
+            // One that is larger than the shard's pace allows still goes, alone.
+            if !run.is_empty() && (cost + next.cost() > room || run.len() == PLACES) {
                 break;
             }
-            left = rest;
-            self.in_flight.extend(self.queue.pop_front());
+            cost += next.cost();
+            run.extend(self.queue.pop_front());
         }
-        if self.in_flight.is_empty() {
-            // One that is larger than the shard's pace allows still goes, alone.
-            self.in_flight.extend(self.queue.pop_front());
-        }
-        let first = self.in_flight.first()?;
-        // The MD5 of the first record's partition key: a key that Kinesis would not take routes all the same, and an aggregate never comes to a shard that holds none of it.
-        let entry = PutRecordsRequestEntry::builder().explicit_hash_key(first.hash.to_string());
-        let entry = match &self.in_flight[..] {
-            [only] if !aggregate::looks_aggregated(&only.data) => {
-                let key = if is_sayable(&only.partition_key) { &only.partition_key } else { "-" };
-                self.pace.spend(key.len() + only.data.len());
-                entry.partition_key(key).data(Blob::new(only.data.to_vec()))
-            }
-            run => {
-                let records = run.iter().map(|record| (&record.partition_key[..], &record.data[..]));
-                let data = aggregate::encode(records);
-                self.pace.spend(aggregate::OWN_KEY.len() + data.len());
-                entry.partition_key(aggregate::OWN_KEY).data(Blob::new(data))
-            }
-        };
-        entry.build().ok()
+        self.pace.spend(cost);
+        self.in_flight = Arc::new(run);
+        Arc::clone(&self.in_flight)
     }
+}
+
+/// The one Kinesis record that carries a run, and what Kinesis counts for it; none for an empty run.
+fn entry(run: &[Queued]) -> Option<(PutRecordsRequestEntry, usize)> {
+    // The MD5 of the first record's partition key: a key that Kinesis would not take routes all the same, and an aggregate never comes to a shard that holds none of it.
+    let entry = PutRecordsRequestEntry::builder().explicit_hash_key(run.first()?.hash.to_string());
+    let (key, data) = match run {
+        [only] if !aggregate::looks_aggregated(&only.data) => {
+            let key = if is_sayable(&only.partition_key) { &only.partition_key } else { "-" };
+            (key, only.data.to_vec())
+        }
+        run => {
+            let records = run.iter().map(|record| (&record.partition_key[..], &record.data[..]));
+            (aggregate::OWN_KEY, aggregate::encode(records))
+        }
+    };
+    let bytes = key.len() + data.len();
+    Some((entry.partition_key(key).data(Blob::new(data)).build().ok()?, bytes))
 }
 
 /// Whether Kinesis takes the key for a record's own. An empty one it refuses, and the 256 characters that it allows may be counted in units of UTF-16.
@@ -100,8 +103,11 @@ fn is_sayable(key: &str) -> bool {
     !key.is_empty() && (key.len() <= 256 || key.encode_utf16().count() <= 256)
 }
 
-/// Puts one record until it is acknowledged. A request of one record succeeds or fails whole, so whatever is tried again is all of it.
-pub(super) async fn put(client: Arc<Client>, stream: StreamName, entry: PutRecordsRequestEntry) -> Result<Answer, Error> {
+/// Puts a run until it is acknowledged. A request of one record succeeds or fails whole, so whatever is tried again is all of it.
+pub(super) async fn put(client: Arc<Client>, stream: StreamName, run: Arc<Vec<Queued>>) -> Result<Answer, Error> {
+    let (entry, bytes) = entry(&run).ok_or_else(|| bug(OPERATION, &stream, "a request without a record"))?;
+    // The lane has it to itself again when this answers.
+    drop(run);
     let mut attempts = client.attempts();
     loop {
         let failure = match client.sdk.put_records().stream_name(&stream.0).records(entry.clone()).send().await {
@@ -113,7 +119,8 @@ pub(super) async fn put(client: Arc<Client>, stream: StreamName, entry: PutRecor
                 match (result.shard_id(), result.sequence_number(), result.error_code()) {
                     (Some(shard), Some(sequence), None) => {
                         let shard = ShardId(shard.to_owned());
-                        return Ok(Answer { shard, sequence: sequence.to_owned(), throttled: attempts.throttled });
+                        let (sequence, throttled) = (sequence.to_owned(), attempts.throttled);
+                        return Ok(Answer { shard, sequence, throttled, bytes });
                     }
                     (_, _, Some(code)) => Failure::from_code(code, result.error_message().unwrap_or_default()),
                     _ => return Err(bug(OPERATION, &stream, "an entry with neither a sequence number nor an error")),

@@ -1,9 +1,9 @@
 //! Kinesis Data Streams.
 //!
 //! - Writing, and why the order of a key is kept whatever fails: [`writer`].
-//! - Reading, over reshards and from any position: [`reader`]; one shard, by polling or by subscription: [`follow`], [`fan_out`].
+//! - Reading, over reshards and from any position: [`reader`], [`lineage`]; one shard, by polling or by subscription: [`follow`], [`fan_out`].
 //! - Events that are too large for a record: [`oversize`].
-//! - Making, listing and describing streams: [`operations`].
+//! - Making, listing and describing streams: [`operations`]; changing them: [`change`].
 //! - Positions: [`position`]. Aggregates: [`aggregate`].
 //!
 //! Not tested against AWS itself: against kinesis-local (shards, reshards, iterators) and against the crate's own stub (partial failures, throttling, lost answers,
@@ -19,14 +19,16 @@ use schemas::ErrorClass;
 use schemas::progress::{SequenceNumber, StreamName};
 
 use crate::config::KinesisOptions;
-use crate::{Created, Description, Error, Positions, Provider, StreamReader, StreamSettings, StreamWriter, Summary};
+use crate::{Created, Description, Error, Positions, Provider, Setting, StreamReader, StreamSettings, StreamWriter, Summary};
 
 mod aggregate;
 mod ahead;
+mod change;
 mod client;
 mod fan_out;
 mod follow;
 mod lane;
+mod lineage;
 mod operations;
 mod oversize;
 mod pace;
@@ -64,6 +66,10 @@ impl Provider for Kinesis {
         operations::create(&self.client, stream, settings).await
     }
 
+    async fn apply(&self, stream: &StreamName, settings: &StreamSettings, setting: Setting) -> Result<bool, Error> {
+        change::apply(&self.client, stream, settings, setting).await
+    }
+
     async fn list(&self, prefix: &str) -> Result<Vec<Summary>, Error> {
         operations::list(&self.client, prefix).await
     }
@@ -87,6 +93,10 @@ impl Provider for Kinesis {
         hashes: RangeInclusive<u128>,
     ) -> Result<Box<dyn StreamReader>, Error> {
         Ok(Box::new(reader::Reader::start(Arc::clone(&self.client), stream, after, hashes).await?))
+    }
+
+    async fn is_whole(&self, stream: &StreamName) -> Result<bool, Error> {
+        operations::is_whole(&self.client, stream).await
     }
 
     /// Kinesis does not say where a shard stands: the youngest records are read, from ten minutes ago, from a day ago, or from the oldest on.

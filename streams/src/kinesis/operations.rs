@@ -1,10 +1,13 @@
 //! Making streams, listing them, describing them.
 //!
 //! A stream is made first and given its settings then, one after the other, each when the stream is active again: Kinesis refuses the next while the last is under way. Who dies in
-//! between leaves a stream without some of its settings; whoever opens it later is told so by a warning, and by `tributary stream create`, since an existing stream is never changed.
+//! between leaves a stream without some of its settings; whoever opens it later is told so by a warning, and by `tributary stream create`, since an existing stream is changed only where somebody asks for
+//! that ([`change`](super::change)).
+//!
+//! Descriptions lag: a stream that has just been made may not be known for a moment to whoever is asked.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_kinesis::types::{
     EncryptionType, RecordDistributionStrategy, StreamDescriptionSummary, StreamMode, StreamModeDetails, StreamStatus,
@@ -13,17 +16,18 @@ use schemas::ErrorClass;
 use schemas::progress::StreamName;
 use tokio::time::Instant;
 
+use super::change;
 use super::client::{Client, Failure, Kind, Shard};
-use crate::{Capacity, Created, Description, Difference, Error, ShardDescription, StreamSettings, Summary};
+use crate::{Capacity, Created, Description, Error, Setting, ShardDescription, StreamSettings, Summary};
 
 /// How long a stream may take to become active.
-const CHANGE: Duration = Duration::from_secs(300);
+pub(super) const CHANGE: Duration = Duration::from_secs(300);
 const HOUR_SECONDS: u64 = 3600;
 /// What Kinesis keeps records for unless it is told otherwise.
 const DEFAULT_RETENTION_HOURS: u64 = 24;
 const DEFAULT_RECORD_BYTES: usize = 1 << 20;
-/// Tags in one call.
-const CALL_TAGS: usize = 10;
+/// A stream that is younger has lost nothing: Kinesis keeps records for 24 hours at least.
+const SURELY_KEPT: Duration = Duration::from_secs(23 * HOUR_SECONDS);
 
 /// The stream as Kinesis sums it up; none when it does not exist.
 async fn summary(client: &Client, stream: &StreamName) -> Result<Option<StreamDescriptionSummary>, Error> {
@@ -36,9 +40,15 @@ async fn summary(client: &Client, stream: &StreamName) -> Result<Option<StreamDe
     }
 }
 
-pub(super) async fn arn(client: &Client, stream: &StreamName) -> Result<String, Error> {
-    let missing = || Error::NoSuchStream { stream: stream.clone() };
-    Ok(summary(client, stream).await?.ok_or_else(missing)?.stream_arn)
+/// The stream as Kinesis sums it up; an error when it does not exist.
+pub(super) async fn existing(client: &Client, stream: &StreamName) -> Result<StreamDescriptionSummary, Error> {
+    summary(client, stream).await?.ok_or_else(|| Error::NoSuchStream { stream: stream.clone() })
+}
+
+pub(super) async fn is_whole(client: &Client, stream: &StreamName) -> Result<bool, Error> {
+    let created = existing(client, stream).await?.stream_creation_timestamp;
+    let age = SystemTime::try_from(created).ok().and_then(|created| created.elapsed().ok());
+    Ok(age.is_some_and(|age| age < SURELY_KEPT))
 }
 
 /// Waits until the stream is active; answers none when there is none.
@@ -47,16 +57,32 @@ async fn settled(
     stream: &StreamName,
     operation: &'static str,
 ) -> Result<Option<StreamDescriptionSummary>, Error> {
+    match summary(client, stream).await? {
+        None => Ok(None),
+        Some(_) => until(client, stream, operation, CHANGE, |_| true).await.map(Some),
+    }
+}
+
+/// Waits until a stream that there is, or that has just been made, is active and as it is to be.
+pub(super) async fn until(
+    client: &Client,
+    stream: &StreamName,
+    operation: &'static str,
+    within: Duration,
+    is_done: impl Fn(&StreamDescriptionSummary) -> bool,
+) -> Result<StreamDescriptionSummary, Error> {
     let since = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {
-        match summary(client, stream).await? {
-            Some(summary) if summary.stream_status == StreamStatus::Active => return Ok(Some(summary)),
-            None => return Ok(None),
-            Some(_) => {}
+        if let Some(summary) = summary(client, stream).await?
+            && summary.stream_status == StreamStatus::Active
+            && is_done(&summary)
+        {
+            return Ok(summary);
         }
-        if since.elapsed() > CHANGE {
-            let message = format!("the stream is not active after {} s", CHANGE.as_secs());
+        if since.elapsed() > within {
+            let message =
+                format!("the stream is not active, or not changed, after {} s; what is under way goes on", within.as_secs());
             return Err(Error::Kinesis { operation, stream: stream.clone(), message, class: ErrorClass::Transient });
         }
         tokio::time::sleep(pause).await;
@@ -75,21 +101,17 @@ pub(super) async fn ensure(client: &Client, stream: &StreamName, settings: &Stre
     // The tags would need a permission and a call more, and how many shards there are by now is the operator's affair.
     let wanted = StreamSettings { tags: BTreeMap::new(), ..settings.clone() };
     let differs = described(stream, &summary, BTreeMap::new(), Vec::new()).differences(&wanted);
-    for difference in differs.iter().filter(|difference| difference.setting != SHARDS) {
+    for difference in differs.iter().filter(|difference| difference.setting != Setting::Capacity) {
         tracing::warn!(%stream, %difference, "the stream is not as it is configured");
     }
     Ok(())
 }
 
-/// The name that [`Difference`] has for the capacity.
-const SHARDS: &str = "shards";
-
 pub(super) async fn create(client: &Client, stream: &StreamName, settings: &StreamSettings) -> Result<Created, Error> {
     if summary(client, stream).await?.is_none() && make(client, stream, settings).await?.is_none() {
         return Ok(Created::New);
     }
-    let differs: Vec<Difference> = describe(client, stream).await?.differences(settings);
-    Ok(Created::Existing { differs })
+    Ok(Created::Existing { differs: describe(client, stream).await?.differences(settings) })
 }
 
 /// Makes the stream and gives it its settings. When somebody else has made it, or is making it, it is left to them, and answered when it is active.
@@ -118,8 +140,7 @@ async fn make(
         Err(Failure { kind: Kind::InUse, .. }) => return settled(client, stream, OPERATION).await,
         Err(failure) => return Err(failure.into_error(OPERATION, stream)),
     }
-    let missing = || Error::NoSuchStream { stream: stream.clone() };
-    let made = settled(client, stream, OPERATION).await?.ok_or_else(missing)?;
+    let made = until(client, stream, OPERATION, CHANGE, |_| true).await?;
     configure(client, stream, settings, &made).await?;
     Ok(None)
 }
@@ -131,39 +152,18 @@ async fn configure(
     made: &StreamDescriptionSummary,
 ) -> Result<(), Error> {
     if let Some(retention) = settings.retention.map(hours).filter(|hours| *hours > DEFAULT_RETENTION_HOURS) {
-        let call = client.sdk.increase_stream_retention_period().stream_name(&stream.0);
-        let call = call.retention_period_hours(i32::try_from(retention).unwrap_or(i32::MAX));
-        change(client, stream, "IncreaseStreamRetentionPeriod", || async { Ok(call.clone().send().await.map(drop)?) }).await?;
+        change::retain(client, stream, retention).await?;
     }
     if let Some(key) = &settings.encryption_key {
-        let call = client.sdk.start_stream_encryption().stream_name(&stream.0).encryption_type(EncryptionType::Kms).key_id(key);
-        change(client, stream, "StartStreamEncryption", || async { Ok(call.clone().send().await.map(drop)?) }).await?;
+        change::encrypt(client, stream, key).await?;
     }
     if let Some(bytes) = settings.max_record_bytes.filter(|bytes| *bytes > DEFAULT_RECORD_BYTES) {
-        let call = client.sdk.update_max_record_size().stream_arn(&made.stream_arn);
-        let call = call.max_record_size_in_kib(i32::try_from(bytes.div_ceil(1024)).unwrap_or(i32::MAX));
-        change(client, stream, "UpdateMaxRecordSize", || async { Ok(call.clone().send().await.map(drop)?) }).await?;
+        change::resize(client, stream, &made.stream_arn, bytes).await?;
     }
-    let tags: Vec<_> = settings.tags.iter().collect();
-    for tags in tags.chunks(CALL_TAGS) {
-        let tags = tags.iter().map(|(tag, value)| ((*tag).clone(), (*value).clone())).collect();
-        let call = client.sdk.add_tags_to_stream().stream_name(&stream.0).set_tags(Some(tags));
-        change(client, stream, "AddTagsToStream", || async { Ok(call.clone().send().await.map(drop)?) }).await?;
-    }
-    Ok(())
+    change::tag(client, stream, &settings.tags).await
 }
 
-async fn change<F: Future<Output = Result<(), Failure>>>(
-    client: &Client,
-    stream: &StreamName,
-    operation: &'static str,
-    call: impl FnMut() -> F,
-) -> Result<(), Error> {
-    client.retry(operation, call).await.map_err(|failure| failure.into_error(operation, stream))?;
-    settled(client, stream, operation).await.map(drop)
-}
-
-fn hours(retention: Duration) -> u64 {
+pub(super) fn hours(retention: Duration) -> u64 {
     retention.as_secs().div_ceil(HOUR_SECONDS).max(DEFAULT_RETENTION_HOURS)
 }
 
@@ -208,8 +208,7 @@ pub(super) async fn list(client: &Client, prefix: &str) -> Result<Vec<Summary>, 
 }
 
 pub(super) async fn describe(client: &Client, stream: &StreamName) -> Result<Description, Error> {
-    let missing = || Error::NoSuchStream { stream: stream.clone() };
-    let summary = summary(client, stream).await?.ok_or_else(missing)?;
+    let summary = existing(client, stream).await?;
     let shards = client.shards(stream).await?;
     Ok(described(stream, &summary, tags(client, stream).await?, shards))
 }
@@ -230,13 +229,20 @@ async fn tags(client: &Client, stream: &StreamName) -> Result<BTreeMap<String, S
     }
 }
 
+pub(super) fn capacity(summary: &StreamDescriptionSummary) -> Capacity {
+    if summary.stream_mode_details.as_ref().is_some_and(|details| details.stream_mode == StreamMode::OnDemand) {
+        Capacity::OnDemand
+    } else {
+        Capacity::Shards(u32::try_from(summary.open_shard_count).unwrap_or_default())
+    }
+}
+
 fn described(
     stream: &StreamName,
     summary: &StreamDescriptionSummary,
     tags: BTreeMap<String, String>,
     mut shards: Vec<Shard>,
 ) -> Description {
-    let on_demand = summary.stream_mode_details.as_ref().is_some_and(|details| details.stream_mode == StreamMode::OnDemand);
     let encrypted = summary.encryption_type == Some(EncryptionType::Kms);
     shards.sort_by(|one, other| (one.first_hash, &one.starting).cmp(&(other.first_hash, &other.starting)));
     let shards = shards.into_iter().map(|shard| ShardDescription {
@@ -250,11 +256,7 @@ fn described(
     });
     Description {
         stream: stream.clone(),
-        capacity: if on_demand {
-            Capacity::OnDemand
-        } else {
-            Capacity::Shards(u32::try_from(summary.open_shard_count).unwrap_or_default())
-        },
+        capacity: capacity(summary),
         retention: u64::try_from(summary.retention_period_hours).ok().map(|hours| Duration::from_secs(hours * HOUR_SECONDS)),
         encryption_key: summary.key_id.clone().filter(|_| encrypted),
         tags,

@@ -23,6 +23,8 @@ const LEAST_REQUEST_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Pace {
     share: f64,
+    /// What was spent last.
+    spent: usize,
     bytes: Option<Bucket>,
     records: Option<Bucket>,
 }
@@ -53,7 +55,7 @@ impl Bucket {
 impl Pace {
     /// Quotas for a second; 0 is none.
     pub(super) fn new(bytes: u64, records: u64) -> Self {
-        Self { share: 1.0, bytes: Bucket::new(bytes), records: Bucket::new(records) }
+        Self { share: 1.0, spent: 0, bytes: Bucket::new(bytes), records: Bucket::new(records) }
     }
 
     /// When the next request may go; none when it may now.
@@ -72,8 +74,17 @@ impl Pace {
         }
     }
 
-    /// A Kinesis record of so many bytes is sent.
+    /// What was sent last came to so many bytes after all.
+    pub(super) fn correct(&mut self, bytes: usize) {
+        if let Some(bucket) = &mut self.bytes {
+            bucket.left += self.spent as f64 - bytes as f64;
+        }
+        self.spent = bytes;
+    }
+
+    /// A Kinesis record of about so many bytes is sent.
     pub(super) fn spend(&mut self, bytes: usize) {
+        self.spent = bytes;
         for (bucket, amount) in [(&mut self.bytes, bytes as f64), (&mut self.records, 1.0)] {
             if let Some(bucket) = bucket {
                 bucket.left -= amount;

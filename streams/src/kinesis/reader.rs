@@ -2,8 +2,8 @@
 //!
 //! # Lineage
 //! A shard is read when its parents have been read to their end: then a key's records are handed over in order over splits and merges. A parent that is no
-//! longer listed has nothing left. The shard map may lag behind the end of a shard: while the children of a finished shard are not listed, the map is asked for again, whatever the
-//! other shards do, and the reader fails when they have not come within the budget of retries.
+//! longer listed has nothing left. The shard map may lag behind the end of a shard, and one answer may be older than the one before: while the children of a finished shard are not listed, the map is asked
+//! for again, whatever the other shards do, and the reader fails when they have not come within the budget of retries.
 //!
 //! A position may say what has been *applied*, which is less than what has been read: a parent's last records may still wait to be applied when the first of its child's are
 //! behind the child's position already. So a named shard does not mean that its ancestors had been finished. Each goes on at its own position, or from its start when it has
@@ -17,11 +17,16 @@
 //! Kinesis does not refuse a position that has been trimmed: it goes on silently with the oldest record there is. So a reader comes back **at** the record that
 //! it has read last, not after it, and skips it: from a saved position, and also when an iterator has expired or a subscription has ended under it. When the first record that comes is another one, the position's own record has been trimmed, and perhaps others after
 //! it; [`AgedPositions`](crate::config::AgedPositions) says what then. An ancestor of a named shard of which nothing at all is left is done, as one that is no longer listed: its descendant's
-//! position is the one that is judged. A position below its shard's starting sequence number is of another stream of the same name.
+//! position is the one that is judged. Of a named shard that is not listed [`lineage`](super::lineage) tells whether all of it was read; a position of one of which that is not sure is refused as well. A position below its
+//! shard's starting sequence number is of another stream of the same name.
+//!
+//! A reader that comes back after a pause of its own knows more than a position says: that it was caught up at some moment. Kinesis keeps every record for a day at least, so until a day has passed nothing
+//! can have been trimmed that it has not read, however quiet the shard has been ([`follow`](super::follow)).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use schemas::progress::{SequenceNumber, ShardId, StreamName};
@@ -32,11 +37,14 @@ use super::ahead::{Ahead, Held};
 use super::client::{Client, Failure, Kind, Shard};
 use super::fan_out;
 use super::follow::{Follow, Start};
+use super::lineage::Lineage;
 use super::{bug, joined, position};
 use crate::{Batch, Error, Positions, StreamReader};
 
 const READ: &str = "GetRecords";
 const LIST: &str = "ListShards";
+/// How long a shard map may lag behind a position that somebody has saved.
+const LAG: Duration = Duration::from_secs(30);
 /// Batches read ahead. Their bytes are bounded apart from this.
 const BATCHES: usize = 256;
 
@@ -59,7 +67,7 @@ impl Reader {
         hashes: RangeInclusive<u128>,
     ) -> Result<Self, Error> {
         // Once here, so that a missing stream is told to whoever opens it.
-        let shards = client.shards(stream).await?;
+        let mut shards = client.shards(stream).await?;
         let consumer = match &client.options.fan_out {
             Some(options) => Some(fan_out::consumer(&client, stream, &options.consumer).await?),
             None => None,
@@ -77,7 +85,14 @@ impl Reader {
             started: HashSet::new(),
             sender,
         };
-        all.take_positions(&shards)?;
+        let mut attempts = all.client.attempts_within(LAG);
+        while let Some(young) = all.take_positions(&shards)? {
+            let message = format!("shard {} has a position, and is not listed", young.shard);
+            if attempts.pause(LIST, Failure { kind: Kind::Transient, message }).await.is_err() {
+                return Err(young.refusal);
+            }
+            shards = all.client.shards(stream).await?;
+        }
         let task = tokio::spawn(async move {
             if let Err(error) = all.run(shards).await {
                 let _ = all.sender.send(Err(error)).await;
@@ -105,6 +120,13 @@ impl StreamReader for Reader {
     }
 }
 
+/// A position whose shard is not listed, and may come to be.
+struct Young {
+    shard: ShardId,
+    /// What is said when it does not.
+    refusal: Error,
+}
+
 /// Starts the shards' tasks.
 struct AllShards {
     client: Arc<Client>,
@@ -123,41 +145,45 @@ struct AllShards {
 }
 
 impl AllShards {
-    /// Judges the positions to start from by the shard map.
-    fn take_positions(&mut self, shards: &[Shard]) -> Result<(), Error> {
-        let listed: HashMap<&ShardId, &Shard> = shards.iter().map(|shard| (&shard.id, shard)).collect();
-        let mut descended = HashSet::new();
-        let mut next: Vec<&ShardId> = self.after.keys().collect();
-        while let Some(id) = next.pop() {
-            for parent in listed.get(id).map_or(&[][..], |shard| &shard.parents) {
-                if descended.insert(parent.clone()) {
-                    next.extend(listed.get_key_value(parent).map(|(id, _)| *id));
-                }
-            }
-        }
+    /// Judges the positions to start from by the shard map. Answers one whose shard may be too young for this map.
+    fn take_positions(&mut self, shards: &[Shard]) -> Result<Option<Young>, Error> {
+        let lineage = Lineage::new(shards);
+        let descended = lineage.ancestors(&self.after);
+        let are_everywhere = lineage.are_everywhere(&self.after, &self.hashes);
         for (id, number) in &self.after {
-            if listed.get(id).is_some_and(|shard| !shard.overlaps(&self.hashes)) {
+            let listed = lineage.get(id);
+            if listed.is_some_and(|shard| !shard.overlaps(&self.hashes)) {
                 continue;
             }
             let foreign = || Error::ForeignPosition { stream: self.stream.clone(), shard: id.clone(), after: number.clone() };
             let (kinesis, _) = position::split(number).ok_or_else(foreign)?;
             let kinesis: SequenceNumber = kinesis.parse().map_err(|_| foreign())?;
-            let oldest = match listed.get(id) {
-                Some(shard) => shard.starting.parse::<SequenceNumber>().ok().filter(|starting| kinesis < *starting),
-                // The shard is gone with all its records, and none of its children has been begun.
-                None if !descended.contains(id) && self.client.options.aged_positions.refuses(&self.stream) => {
-                    let oldest = shards.iter().filter_map(|shard| shard.starting.parse::<SequenceNumber>().ok()).min();
-                    Some(oldest.ok_or_else(foreign)?)
-                }
-                None => None,
-            };
-            if let Some(oldest) = oldest {
+            let trimmed = |oldest: SequenceNumber| -> Result<Error, Error> {
                 let oldest = joined(&self.stream, oldest.as_str(), 0)?;
-                return Err(Error::Trimmed { stream: self.stream.clone(), shard: id.clone(), after: number.clone(), oldest });
+                Ok(Error::Trimmed { stream: self.stream.clone(), shard: id.clone(), after: number.clone(), oldest })
+            };
+            match listed {
+                Some(shard) => {
+                    if let Some(starting) = shard.starting.parse().ok().filter(|starting| kinesis < *starting) {
+                        return Err(trimmed(starting)?);
+                    }
+                }
+                // The shard is gone with all its records, and nothing shows that they had been read.
+                None if !descended.contains(id)
+                    && !are_everywhere
+                    && self.client.options.aged_positions.refuses(&self.stream) =>
+                {
+                    let refusal = trimmed(lineage.oldest().ok_or_else(foreign)?)?;
+                    if lineage.may_be_young(&kinesis) {
+                        return Ok(Some(Young { shard: id.clone(), refusal }));
+                    }
+                    return Err(refusal);
+                }
+                None => {}
             }
         }
         self.descended = descended;
-        Ok(())
+        Ok(None)
     }
 
     async fn run(&mut self, mut shards: Vec<Shard>) -> Result<(), Error> {
@@ -165,7 +191,7 @@ impl AllShards {
         let mut attempts = self.client.attempts();
         loop {
             self.start_ready(&shards, &mut tasks);
-            let lagging = tasks.is_empty() || awaits_children(&shards, &self.finished);
+            let lagging = tasks.is_empty() || Lineage::new(&shards).awaits_children(&self.finished);
             if !lagging {
                 attempts = self.client.attempts();
             }
@@ -184,10 +210,9 @@ impl AllShards {
     }
 
     fn start_ready(&mut self, shards: &[Shard], tasks: &mut JoinSet<Result<ShardId, Error>>) {
-        let wanted = || shards.iter().filter(|shard| shard.overlaps(&self.hashes));
-        let listed: HashSet<&ShardId> = wanted().map(|shard| &shard.id).collect();
-        for shard in wanted() {
-            let ready = shard.parents.iter().all(|parent| self.finished.contains(parent) || !listed.contains(parent));
+        let lineage = Lineage::new(shards);
+        for shard in shards.iter().filter(|shard| shard.overlaps(&self.hashes)) {
+            let ready = lineage.is_ready(shard, &self.hashes, &self.started, &self.finished);
             if !ready || self.finished.contains(&shard.id) || !self.started.insert(shard.id.clone()) {
                 continue;
             }
@@ -204,50 +229,9 @@ impl AllShards {
                 ahead: self.ahead.clone(),
                 sender: self.sender.clone(),
                 read: None,
+                caught_up: None,
             };
             tasks.spawn(follow.run(self.consumer.clone()));
         }
-    }
-}
-
-/// Whether a finished shard's range is not yet taken over by children. One that is no longer listed itself has long had them.
-fn awaits_children(shards: &[Shard], finished: &HashSet<ShardId>) -> bool {
-    shards.iter().filter(|shard| finished.contains(&shard.id)).any(|parent| {
-        // A split makes two children, each from one end of the range; a merge makes one that holds both ends.
-        let taken_over = |hash| shards.iter().any(|child| child.parents.contains(&parent.id) && child.holds(hash));
-        !taken_over(parent.first_hash) || !taken_over(parent.last_hash)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shard(id: &str, hashes: RangeInclusive<u128>, parents: &[&str]) -> Shard {
-        Shard {
-            id: ShardId(id.into()),
-            first_hash: *hashes.start(),
-            last_hash: *hashes.end(),
-            parents: parents.iter().map(|id| ShardId((*id).into())).collect(),
-            starting: "1".into(),
-            ending: None,
-        }
-    }
-
-    #[test]
-    fn a_finished_shard_waits_for_all_its_children_to_be_listed() {
-        let awaits = |shards: &[Shard], finished: &[&str]| {
-            awaits_children(shards, &finished.iter().map(|id| ShardId((*id).into())).collect())
-        };
-        let mut shards = vec![shard("a", 0..=99, &[]), shard("b", 100..=199, &[])];
-        assert!(!awaits(&shards, &[]) && awaits(&shards, &["a"]));
-        shards.push(shard("a0", 0..=49, &["a"]));
-        assert!(awaits(&shards, &["a"]), "one of two children is listed");
-        shards.push(shard("a1", 50..=99, &["a"]));
-        assert!(!awaits(&shards, &["a"]));
-        assert!(awaits(&shards, &["a", "a1", "b"]));
-        shards.push(shard("m", 50..=199, &["a1", "b"]));
-        assert!(!awaits(&shards, &["a", "a1", "b"]));
-        assert!(!awaits(&shards[2..], &["a", "a1", "b"]), "what has aged has had its children");
     }
 }

@@ -10,8 +10,12 @@
 //! An aggregate is routed by its explicit hash key, that of its first record's partition key. When the shard has been split meanwhile, the aggregate
 //! lands in one of the children, whole, together with records that belong to the other. Readers drop those (ours drop each whose hash is not in the shard's range, and the KCL the
 //! whole aggregate as soon as it finds one), and the writer sees that the answered shard is not the expected one. It then (1) begins no request on any lane of the stream,
-//! (2) puts the whole aggregate back at the front of its lane, so that it is there for every kind of reader, (3) waits for the requests that are in flight, (4) reads the shard map again and
-//! deals the queues out to new lanes. A key moves between lanes only at (4), when nothing of it is in flight, and with all its records, in order.
+//! (2) puts the whole aggregate back at the front of its lane, so that it is there for every kind of reader, (3) waits for the requests that are in flight, (4) reads the shard map again, until it
+//! lists every shard that has answered, for one answer may be older than another, and deals the queues out to new lanes. A key moves between lanes only at (4), when nothing of it is in flight, and with all
+//! its records, in order.
+//!
+//! # What runs side by side
+//! A lane's run is aggregated and sent by a task of its own, beside those of other lanes; what all lanes of a stream share is dealing records out to them.
 //!
 //! # Pace
 //! A lane keeps within its shard's quotas by itself, and below them where it is throttled ([`pace`](super::pace)); what waits meanwhile travels together afterwards.
@@ -20,11 +24,11 @@
 //! `flush` answers when every record accepted before it has been acknowledged in a shard whose range holds it (INV-2 rests on this). The position that it names for a
 //! shard is the greatest acknowledged there, in whatever order the answers came: whoever has read up to it has read everything that was flushed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use schemas::progress::{ShardPositions, StreamName};
+use schemas::progress::{ShardId, ShardPositions, StreamName};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -123,11 +127,14 @@ impl Stream {
     async fn append(&self, stream: &StreamName, run: Vec<Queued>, permits: usize) -> Result<(), Error> {
         // The semaphore is never closed; permits come back as records are acknowledged.
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        tokio::select! {
-            permit = self.room.acquire_many(permits) => permit.map_err(|_| self.failure(stream))?.forget(),
+        let permit = tokio::select! {
+            permit = self.room.acquire_many(permits) => permit.map_err(|_| self.failure(stream))?,
             () = self.commands.closed() => return Err(self.failure(stream)),
-        }
-        self.commands.send(Command::Append(run)).await.map_err(|_| self.failure(stream))
+        };
+        self.commands.send(Command::Append(run)).await.map_err(|_| self.failure(stream))?;
+        // Only now: a future that is dropped before gives its room back.
+        permit.forget();
+        Ok(())
     }
 }
 
@@ -191,8 +198,8 @@ struct Task {
     /// By the hashes of their shards, which together are the whole space.
     lanes: Vec<Lane>,
     puts: JoinSet<(usize, Result<Answer, Error>)>,
-    /// The shard map has changed: nothing is sent until nothing is in flight and the lanes are new.
-    stale: bool,
+    /// Shards that have answered and have no lane: the shard map has changed. Nothing is sent until nothing is in flight and the lanes are new.
+    strangers: BTreeSet<ShardId>,
     last: Positions,
     flushes: Vec<oneshot::Sender<Positions>>,
 }
@@ -207,7 +214,7 @@ impl Task {
             run_bytes,
             lanes: Vec::new(),
             puts: JoinSet::new(),
-            stale: false,
+            strangers: BTreeSet::new(),
             last: Positions::new(),
             flushes: Vec::new(),
         };
@@ -217,10 +224,10 @@ impl Task {
 
     async fn work(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), Error> {
         loop {
-            if self.stale && self.puts.is_empty() {
+            if !self.strangers.is_empty() && self.puts.is_empty() {
                 self.renew_lanes().await?;
             }
-            let due = if self.stale { None } else { self.launch() };
+            let due = if self.strangers.is_empty() { self.launch() } else { None };
             if self.puts.is_empty() && self.lanes.iter().all(|lane| lane.queue.is_empty()) {
                 for flush in self.flushes.drain(..) {
                     // Whoever asked may have stopped waiting.
@@ -257,9 +264,9 @@ impl Task {
             }
             if let Some(due) = lane.pace.due(now) {
                 next = Some(next.map_or(due, |next| next.min(due)));
-            } else if let Some(entry) = lane.launch() {
-                let (client, stream) = (Arc::clone(&self.client), self.stream.clone());
-                self.puts.spawn(async move { (index, put(client, stream, entry).await) });
+            } else {
+                let (client, stream, run) = (Arc::clone(&self.client), self.stream.clone(), lane.launch());
+                self.puts.spawn(async move { (index, put(client, stream, run).await) });
             }
         }
         next
@@ -271,15 +278,20 @@ impl Task {
     }
 
     async fn acknowledge(&mut self, index: usize, answer: Answer) -> Result<(), Error> {
-        self.lanes[index].pace.learn(answer.throttled);
-        let sent = std::mem::take(&mut self.lanes[index].in_flight);
-        let lone = sent.len() == 1 && !aggregate::looks_aggregated(&sent[0].data);
-        let range = if answer.shard == self.lanes[index].shard.id || lone { None } else { Some(self.find(&answer.shard).await?) };
-        self.stale |= answer.shard != self.lanes[index].shard.id;
-        let queue = &mut self.lanes[index].queue;
-        if range.is_some_and(|shard| sent.iter().any(|record| !shard.holds(record.hash))) {
-            sent.into_iter().rev().for_each(|record| queue.push_front(record));
-            return Ok(());
+        let lane = &mut self.lanes[index];
+        lane.pace.learn(answer.throttled);
+        lane.pace.correct(answer.bytes);
+        // The task that has sent them is done with them.
+        let sent = Arc::unwrap_or_clone(std::mem::take(&mut lane.in_flight));
+        if answer.shard != lane.shard.id {
+            self.strangers.insert(answer.shard.clone());
+            // One that travels by itself lies where its key belongs, whichever shard that is.
+            let lone = sent.len() == 1 && !aggregate::looks_aggregated(&sent[0].data);
+            if !lone && !holds(&self.find(&answer.shard).await?, &sent) {
+                let queue = &mut self.lanes[index].queue;
+                sent.into_iter().rev().for_each(|record| queue.push_front(record));
+                return Ok(());
+            }
         }
         let permits = sent.iter().map(|record| permits(record, self.run_bytes)).sum();
         self.room.add_permits(permits);
@@ -293,7 +305,7 @@ impl Task {
     }
 
     /// A shard that has just answered. The shard map may take a moment to show it.
-    async fn find(&self, id: &schemas::progress::ShardId) -> Result<Shard, Error> {
+    async fn find(&self, id: &ShardId) -> Result<Shard, Error> {
         let mut attempts = self.client.attempts();
         loop {
             if let Some(shard) = self.client.shards(&self.stream).await?.into_iter().find(|shard| shard.id == *id) {
@@ -312,13 +324,18 @@ impl Task {
     async fn renew_lanes(&mut self) -> Result<(), Error> {
         let mut attempts = self.client.attempts();
         let mut open = loop {
-            let mut open: Vec<_> =
-                self.client.shards(&self.stream).await?.into_iter().filter(|shard| shard.ending.is_none()).collect();
+            let listed = self.client.shards(&self.stream).await?;
+            let is_older = self.strangers.iter().any(|id| listed.iter().all(|shard| shard.id != *id));
+            let mut open: Vec<_> = listed.into_iter().filter(|shard| shard.ending.is_none()).collect();
             open.sort_by_key(|shard| shard.first_hash);
-            if covers_the_space(&open) {
+            if covers_the_space(&open) && !is_older {
                 break open;
             }
-            self.wait_for_map(&mut attempts, "the open shards do not cover the hash space".into()).await?;
+            self.wait_for_map(
+                &mut attempts,
+                "the open shards do not cover the hash space, or one that has answered is not listed".into(),
+            )
+            .await?;
         };
         let lanes = open.drain(..).map(|shard| Lane::new(shard, &self.client.options)).collect();
         for lane in std::mem::replace(&mut self.lanes, lanes) {
@@ -327,7 +344,7 @@ impl Task {
                 self.lanes[new].queue.push_back(record);
             }
         }
-        self.stale = false;
+        self.strangers.clear();
         Ok(())
     }
 }
@@ -337,6 +354,10 @@ async fn until(due: Option<Instant>) {
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
     }
+}
+
+fn holds(shard: &Shard, run: &[Queued]) -> bool {
+    run.iter().all(|record| shard.holds(record.hash))
 }
 
 /// Whether sorted shards are the whole hash space, each hash once. In the middle of a reshard they may not be.
@@ -356,7 +377,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use bytes::Bytes;
-    use schemas::progress::ShardId;
 
     use crate::config::KinesisOptions;
 
@@ -370,7 +390,8 @@ mod tests {
         let half = u128::MAX / 2;
         let lanes = [shard("a", 0, half), shard("b", half + 1, u128::MAX)].map(|shard| {
             let mut lane = Lane::new(shard, &KinesisOptions::default());
-            lane.in_flight.push(Queued { hash: lane.shard.first_hash, partition_key: "k".into(), data: Bytes::from("x") });
+            lane.queue.push_back(Queued { hash: lane.shard.first_hash, partition_key: "k".into(), data: Bytes::from("x") });
+            lane.launch();
             lane
         });
         let mut task = Task {
@@ -380,15 +401,15 @@ mod tests {
             run_bytes: 1 << 20,
             lanes: lanes.into(),
             puts: JoinSet::new(),
-            stale: false,
+            strangers: BTreeSet::new(),
             last: Positions::new(),
             flushes: Vec::new(),
         };
-        let answer = |sequence: &str| Answer { shard: ShardId("c".into()), sequence: sequence.into(), throttled: 0 };
+        let answer = |sequence: &str| Answer { shard: ShardId("c".into()), sequence: sequence.into(), throttled: 0, bytes: 2 };
         task.acknowledge(0, answer("7")).await.unwrap();
         task.acknowledge(1, answer("5")).await.unwrap();
         assert_eq!(task.last, BTreeMap::from([(ShardId("c".into()), "7000000".parse().unwrap())]));
-        assert!(task.stale);
+        assert_eq!(task.strangers, BTreeSet::from([ShardId("c".into())]));
     }
 
     #[test]

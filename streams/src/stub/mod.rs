@@ -1,5 +1,6 @@
 //! A small Kinesis of our own, for what no other stand-in does: entries that fail in the middle of a request, throttling by call and by shard, answers that are lost
-//! after the write, iterators that expire, permissions that are missing, AWS's quotas by shard, trimming; and for benchmarks, where the others measure themselves.
+//! after the write, iterators that expire, subscriptions that end in every way in which they may, a shard map that lags, permissions that are missing, AWS's quotas by shard, trimming; and for
+//! benchmarks, where the others measure themselves.
 //!
 //! It speaks the JSON protocol over HTTP on a free port of the loopback interface, checks no signatures, and keeps everything in memory. Faults come by
 //! count, so a run can be repeated.
@@ -21,9 +22,13 @@ use tokio::task::JoinHandle;
 
 use crate::config::KinesisOptions;
 
+mod shards;
 mod store;
+mod subscription;
 
-use store::{Failed, Quota, Store};
+use shards::{Lag, Quota};
+use store::{Failed, Store};
+use subscription::{Subscription, Subscriptions};
 
 /// A request may carry 10 MiB of data, a third more in base64.
 const REQUEST_BYTES: usize = 16 << 20;
@@ -47,6 +52,23 @@ pub struct Faults {
     pub shard_bytes_per_second: Option<u64>,
     /// Records that a shard takes in a second; more is throttled by entry. AWS's quota is 1,000.
     pub shard_records_per_second: Option<u64>,
+    /// SubscribeToShard calls that are refused: by turns because a subscription is too young, and as an internal failure.
+    pub every_subscribe: u64,
+    /// Events after which a subscription ends; 0: none does by itself. By turns as after five minutes, as taken over, as an internal failure, in the middle of a frame and then the connection's
+    /// end, and in the middle of a frame and broken off.
+    pub subscription_events: u64,
+    /// A subscription sends an event without records, as one that has been on its way, before what has come since to a shard that has been closed since.
+    pub stale_idle: bool,
+    /// Subscriptions do not name the children of a shard that has ended.
+    pub children_untold: bool,
+    /// What subscriptions are refused with as soon as they are made.
+    pub subscription_refused: Option<&'static str>,
+    /// Calls for the shard map, and for a stream's description, that are answered as it was before the last reshard.
+    pub every_map: u64,
+    /// Calls for the shard map that leave out the children that the last reshard made.
+    pub every_children: u64,
+    /// How often a stream that has just been made is not known yet to whoever asks for its description.
+    pub unknown_at_first: u64,
     /// The operation that the caller is not allowed.
     pub forbidden: Option<&'static str>,
     /// How long every call takes at least.
@@ -59,6 +81,11 @@ pub struct Calls {
     pub puts: u64,
     pub entries: u64,
     pub gets: u64,
+    /// For a stream's shard map or description.
+    pub looks: u64,
+    pub subscribes: u64,
+    /// Subscriptions that were made to end.
+    pub ended: u64,
     /// Entries and calls that were made to fail by count.
     pub failed: u64,
     /// Entries that were over a shard's quota.
@@ -70,6 +97,7 @@ struct Stand {
     store: Store,
     faults: Faults,
     calls: Calls,
+    subscriptions: Subscriptions,
 }
 
 type Shared = Arc<Mutex<Stand>>;
@@ -127,9 +155,24 @@ impl Stub {
         lock(&self.stand).calls
     }
 
-    /// Forgets the oldest `count` Kinesis records of a shard, as retention would.
+    /// Forgets the oldest `count` Kinesis records of a shard, as retention would. The stream is older than any retention from then on.
     pub fn trim(&self, stream: &StreamName, shard: &ShardId, count: usize) {
         lock(&self.stand).store.trim(&stream.0, &shard.0, count);
+    }
+
+    /// Whether subscriptions keep back what there is.
+    pub fn hold_subscriptions(&self, hold: bool) {
+        lock(&self.stand).subscriptions.hold(hold);
+    }
+
+    /// Removes all consumers of all streams, as whoever may deregister them would.
+    pub fn remove_consumers(&self) {
+        lock(&self.stand).subscriptions.remove_consumers();
+    }
+
+    /// Forgets a closed shard with all its records, as retention does in the end.
+    pub fn expire(&self, stream: &StreamName, shard: &ShardId) {
+        lock(&self.stand).store.expire(&stream.0, &shard.0);
     }
 }
 
@@ -157,13 +200,19 @@ async fn call(State(stand): State<Shared>, headers: HeaderMap, body: Bytes) -> R
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
-    let answer = carry_out(&mut lock(&stand), operation, &body);
+    let answer = {
+        let mut stand = lock(&stand);
+        let answer = carry_out(&mut stand, operation, &body);
+        stand.subscriptions.wake();
+        answer
+    };
     let good = |text: String| (StatusCode::OK, [(header::CONTENT_TYPE, "application/x-amz-json-1.1")], text).into_response();
     match answer {
         Ok(Answer::Value(value)) => good(value.to_string()),
         Ok(Answer::Text(text)) => good(text),
+        Ok(Answer::Subscription(subscription)) => subscription.response(stand),
         // A body that fails before its first byte breaks the connection.
-        Ok(Answer::Cut) => axum::body::Body::from_stream(Broken).into_response(),
+        Ok(Answer::Cut) => axum::body::Body::from_stream(futures_util::stream::iter([Err::<Bytes, _>(broken())])).into_response(),
         Err(error) => failed(&error),
     }
 }
@@ -172,6 +221,7 @@ enum Answer {
     Value(Value),
     /// JSON, written.
     Text(String),
+    Subscription(Subscription),
     Cut,
 }
 
@@ -185,22 +235,67 @@ fn carry_out(stand: &mut Stand, operation: &str, body: &[u8]) -> Result<Answer, 
     }
     let request = &serde_json::from_slice(body).map_err(malformed)?;
     match operation {
-        "GetRecords" => get_records(stand, request).map(Answer::Text),
-        "CreateStream" => stand.store.create(request).map(Answer::Value),
-        "ListStreams" => stand.store.list(request).map(Answer::Value),
-        "IncreaseStreamRetentionPeriod" => stand.store.retain(request).map(Answer::Value),
-        "StartStreamEncryption" => stand.store.encrypt(request).map(Answer::Value),
-        "UpdateMaxRecordSize" => stand.store.resize(request).map(Answer::Value),
-        "AddTagsToStream" => stand.store.tag(request).map(Answer::Value),
-        "ListTagsForStream" => stand.store.tags(request).map(Answer::Value),
-        "DescribeStreamSummary" => stand.store.describe(request).map(Answer::Value),
-        "ListShards" => stand.store.list_shards(request).map(Answer::Value),
-        "GetShardIterator" => stand.store.iterator(request).map(Answer::Value),
-        "PutRecord" => stand.store.put_record(body).map(Answer::Value),
-        "SplitShard" => stand.store.split(request).map(Answer::Value),
-        "MergeShards" => stand.store.merge(request).map(Answer::Value),
-        _ => Err(Failed::new("UnknownOperationException", format!("the stub does not know {operation:?}"))),
+        "GetRecords" => return get_records(stand, request).map(Answer::Text),
+        "SubscribeToShard" => return subscribe(stand, request).map(Answer::Subscription),
+        _ => {}
     }
+    let lag = look(stand, operation);
+    let Stand { store, faults, subscriptions, .. } = stand;
+    let answer = match operation {
+        "CreateStream" => store.create(request, faults.unknown_at_first),
+        "ListStreams" => store.list(request),
+        "IncreaseStreamRetentionPeriod" => store.retain(request),
+        "StartStreamEncryption" => store.encrypt(request),
+        "UpdateMaxRecordSize" => store.resize(request),
+        "UpdateShardCount" => store.rescale(request),
+        "UpdateStreamMode" => store.set_mode(request),
+        "AddTagsToStream" => store.tag(request),
+        "ListTagsForStream" => store.tags(request),
+        "DescribeStreamSummary" => store.describe(request, lag),
+        "ListShards" => store.list_shards(request, lag),
+        "GetShardIterator" => store.iterator(request),
+        "PutRecord" => store.put_record(body),
+        "SplitShard" => store.split(request),
+        "MergeShards" => store.merge(request),
+        "RegisterStreamConsumer" => subscriptions.register(request),
+        "DescribeStreamConsumer" => subscriptions.describe(request),
+        _ => Err(Failed::new("UnknownOperationException", format!("the stub does not know {operation:?}"))),
+    };
+    answer.map(Answer::Value)
+}
+
+/// How far behind the answer to a call for the shard map or the description is.
+fn look(stand: &mut Stand, operation: &str) -> Lag {
+    let Stand { faults, calls, .. } = stand;
+    if operation != "ListShards" && operation != "DescribeStreamSummary" {
+        return Lag::None;
+    }
+    calls.looks += 1;
+    if hits(calls.looks, faults.every_map) {
+        Lag::Before
+    } else if hits(calls.looks, faults.every_children) {
+        Lag::Childless
+    } else {
+        Lag::None
+    }
+}
+
+fn subscribe(stand: &mut Stand, request: &Value) -> Result<Subscription, Failed> {
+    let Stand { store, faults, calls, subscriptions } = stand;
+    calls.subscribes += 1;
+    if hits(calls.subscribes, faults.every_subscribe) {
+        calls.failed += 1;
+        return Err(if calls.failed.is_multiple_of(2) { internal_failure() } else { subscription::too_young() });
+    }
+    subscriptions.subscribe(store, request)
+}
+
+fn internal_failure() -> Failed {
+    Failed::new("InternalFailure", "Internal service failure, by order of the test")
+}
+
+fn broken() -> std::io::Error {
+    std::io::ErrorKind::ConnectionAborted.into()
 }
 
 fn throttled() -> Failed {
@@ -217,7 +312,7 @@ fn forbidden(operation: &str) -> Failed {
 }
 
 fn put_records(stand: &mut Stand, request: &store::Put<'_>) -> Result<Answer, Failed> {
-    let Stand { store, faults, calls } = stand;
+    let Stand { store, faults, calls, .. } = stand;
     calls.puts += 1;
     if hits(calls.puts, faults.every_put) {
         calls.failed += 1;
@@ -234,11 +329,7 @@ fn put_records(stand: &mut Stand, request: &store::Put<'_>) -> Result<Answer, Fa
             return None;
         }
         calls.failed += 1;
-        Some(if calls.failed.is_multiple_of(2) {
-            throttled()
-        } else {
-            Failed::new("InternalFailure", "Internal service failure, by order of the test")
-        })
+        Some(if calls.failed.is_multiple_of(2) { throttled() } else { internal_failure() })
     })?;
     if hits(calls.puts, faults.every_put_lost) {
         calls.failed += 1;
@@ -252,7 +343,7 @@ fn put_records(stand: &mut Stand, request: &store::Put<'_>) -> Result<Answer, Fa
 }
 
 fn get_records(stand: &mut Stand, request: &Value) -> Result<String, Failed> {
-    let Stand { store, faults, calls } = stand;
+    let Stand { store, faults, calls, .. } = stand;
     calls.gets += 1;
     if hits(calls.gets, faults.every_get) {
         calls.failed += 1;
@@ -263,15 +354,4 @@ fn get_records(stand: &mut Stand, request: &Value) -> Result<String, Failed> {
         return Err(Failed::new("ExpiredIteratorException", "Iterator expired, by order of the test"));
     }
     store.get_records(request)
-}
-
-/// A body that breaks off.
-struct Broken;
-
-impl futures_util::Stream for Broken {
-    type Item = Result<Bytes, std::io::Error>;
-
-    fn poll_next(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
-        std::task::Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionAborted.into())))
-    }
 }

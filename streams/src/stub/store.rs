@@ -1,13 +1,13 @@
 //! The stub's streams.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::shards::{Lag, Quota, Stored, Stream, now_ms};
 use crate::hash::key_hash;
 
 /// What one GetRecords answers at most.
@@ -28,7 +28,7 @@ impl Failed {
         Self { code, message: message.into() }
     }
 
-    fn invalid(message: impl Into<String>) -> Self {
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new("InvalidArgumentException", message)
     }
 }
@@ -38,15 +38,6 @@ pub(super) struct Store {
     streams: BTreeMap<String, Stream>,
     /// The last number given out. Numbers grow over all shards, so a child's are above its parents'.
     last: u64,
-}
-
-struct Stream {
-    shards: Vec<Shard>,
-    on_demand: bool,
-    retention_hours: u64,
-    encryption_key: Option<String>,
-    record_kib: u64,
-    tags: BTreeMap<String, String>,
 }
 
 /// A PutRecords request, its strings where they came.
@@ -70,54 +61,8 @@ struct Entry<'a> {
     data: Cow<'a, str>,
 }
 
-/// What a shard takes in a second.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Quota {
-    pub(super) bytes: Option<u64>,
-    pub(super) records: Option<u64>,
-}
-
-struct Shard {
-    id: String,
-    hashes: (u128, u128),
-    parents: Vec<String>,
-    starting: u64,
-    ending: Option<u64>,
-    records: VecDeque<Stored>,
-    bytes: Allowance,
-    count: Allowance,
-}
-
-struct Stored {
-    number: u64,
-    partition_key: String,
-    /// In base64, as it came and as it goes; nothing here looks into it.
-    data: String,
-    arrival_ms: u64,
-}
-
-/// What a shard may still take, by a quota for a second: filled up as time passes.
-struct Allowance {
-    left: f64,
-    at: Instant,
-}
-
-impl Allowance {
-    fn full() -> Self {
-        Self { left: f64::MAX, at: Instant::now() }
-    }
-
-    fn allows(&mut self, amount: u64, per_second: Option<u64>) -> bool {
-        let Some(per_second) = per_second.map(|per_second| per_second as f64) else { return true };
-        self.left = (self.left + self.at.elapsed().as_secs_f64() * per_second).min(per_second);
-        self.at = Instant::now();
-        // A record of more than a second's worth passes when the allowance is full.
-        self.left >= (amount as f64).min(per_second)
-    }
-}
-
 /// As long as AWS's, so that nobody gets away with 64 bits.
-fn sequence(number: u64) -> String {
+pub(super) fn sequence(number: u64) -> String {
     format!("4959{number:052}")
 }
 
@@ -127,58 +72,33 @@ fn parse_sequence(text: &str) -> Result<u64, Failed> {
     digits.and_then(|digits| digits.parse().ok()).ok_or_else(refused)
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-fn text<'a>(request: &'a Value, field: &str) -> Result<&'a str, Failed> {
+pub(super) fn text<'a>(request: &'a Value, field: &str) -> Result<&'a str, Failed> {
     request[field].as_str().ok_or_else(|| Failed::invalid(format!("{field} is missing")))
 }
 
-impl Shard {
-    /// Whether the quota lets a record of so many bytes in; then it is counted.
-    fn admits(&mut self, bytes: usize, quota: Quota) -> bool {
-        let admits = self.bytes.allows(bytes as u64, quota.bytes) && self.count.allows(1, quota.records);
-        if admits {
-            self.bytes.left -= bytes as f64;
-            self.count.left -= 1.0;
-        }
-        admits
-    }
-}
-
-impl Stream {
-    fn shard(&self, id: &str) -> Result<usize, Failed> {
-        let missing = || Failed::new("ResourceNotFoundException", format!("Shard {id} not found"));
-        self.shards.iter().position(|shard| shard.id == id).ok_or_else(missing)
-    }
-
-    fn open_shard_of(&mut self, hash: u128) -> Option<&mut Shard> {
-        self.shards.iter_mut().find(|shard| shard.ending.is_none() && (shard.hashes.0..=shard.hashes.1).contains(&hash))
-    }
-
-    fn add_shard(&mut self, hashes: (u128, u128), parents: Vec<String>, starting: u64) {
-        self.shards.push(Shard {
-            id: format!("shardId-{:012}", self.shards.len()),
-            hashes,
-            parents,
-            starting,
-            ending: None,
-            records: VecDeque::new(),
-            bytes: Allowance::full(),
-            count: Allowance::full(),
-        });
-    }
-}
-
 impl Store {
-    fn stream(&mut self, request: &Value) -> Result<&mut Stream, Failed> {
-        let name = text(request, "StreamName")?;
+    fn named(&mut self, name: &str) -> Result<&mut Stream, Failed> {
         let missing = || Failed::new("ResourceNotFoundException", format!("Stream {name} not found"));
         self.streams.get_mut(name).ok_or_else(missing)
     }
 
-    pub(super) fn create(&mut self, request: &Value) -> Result<Value, Failed> {
+    fn stream(&mut self, request: &Value) -> Result<&mut Stream, Failed> {
+        self.named(text(request, "StreamName")?)
+    }
+
+    /// The stream, for a change that takes a while.
+    fn changing(&mut self, request: &Value) -> Result<&mut Stream, Failed> {
+        let name = text(request, "StreamName")?;
+        self.named(name)?.change(name)
+    }
+
+    /// As [`changing`](Self::changing), where the request names the stream by its ARN.
+    fn by_arn(&mut self, request: &Value) -> Result<&mut Stream, Failed> {
+        let name = stream_of(text(request, "StreamARN")?);
+        self.named(name)?.change(name)
+    }
+
+    pub(super) fn create(&mut self, request: &Value, unknown: u64) -> Result<Value, Failed> {
         let name = text(request, "StreamName")?;
         let count = request["ShardCount"].as_u64().unwrap_or(4).clamp(1, 10_000);
         if self.streams.contains_key(name) {
@@ -192,6 +112,10 @@ impl Store {
             encryption_key: None,
             record_kib: 1024,
             tags: BTreeMap::new(),
+            created_ms: now_ms(),
+            unknown,
+            updating: 0,
+            reshard: None,
         };
         let width = (u128::MAX / u128::from(count)).saturating_add(1);
         for index in 0..u128::from(count) {
@@ -203,14 +127,20 @@ impl Store {
         Ok(json!({}))
     }
 
-    pub(super) fn describe(&mut self, request: &Value) -> Result<Value, Failed> {
+    pub(super) fn describe(&mut self, request: &Value, lag: Lag) -> Result<Value, Failed> {
         let stream = self.stream(request)?;
-        let open = stream.shards.iter().filter(|shard| shard.ending.is_none()).count();
+        if stream.unknown > 0 {
+            stream.unknown -= 1;
+            return Err(Failed::new("ResourceNotFoundException", "The stream is not known yet"));
+        }
+        let open = stream.seen(lag).filter(|(_, ending)| ending.is_none()).count();
+        let status = if stream.updating > 0 { "UPDATING" } else { "ACTIVE" };
+        stream.updating = stream.updating.saturating_sub(1);
         let name = text(request, "StreamName")?;
         let mut summary = json!({
-            "StreamName": name, "StreamARN": arn(name), "StreamStatus": "ACTIVE", "RetentionPeriodHours": stream.retention_hours,
+            "StreamName": name, "StreamARN": arn(name), "StreamStatus": status, "RetentionPeriodHours": stream.retention_hours,
             "StreamModeDetails": {"StreamMode": if stream.on_demand { "ON_DEMAND" } else { "PROVISIONED" }},
-            "StreamCreationTimestamp": 0, "EnhancedMonitoring": [], "OpenShardCount": open, "MaxRecordSizeInKiB": stream.record_kib,
+            "StreamCreationTimestamp": stream.created_ms as f64 / 1000.0, "EnhancedMonitoring": [], "OpenShardCount": open, "MaxRecordSizeInKiB": stream.record_kib,
         });
         if let Some(key) = &stream.encryption_key {
             summary["EncryptionType"] = "KMS".into();
@@ -228,22 +158,45 @@ impl Store {
 
     pub(super) fn retain(&mut self, request: &Value) -> Result<Value, Failed> {
         let hours = request["RetentionPeriodHours"].as_u64().filter(|hours| (24..=8760).contains(hours));
-        self.stream(request)?.retention_hours = hours.ok_or_else(|| Failed::invalid("RetentionPeriodHours: 24 to 8760"))?;
+        let hours = hours.ok_or_else(|| Failed::invalid("RetentionPeriodHours: 24 to 8760"))?;
+        let stream = self.changing(request)?;
+        if hours < stream.retention_hours {
+            return Err(Failed::invalid("RetentionPeriodHours: less than it is"));
+        }
+        stream.retention_hours = hours;
         Ok(json!({}))
     }
 
     pub(super) fn encrypt(&mut self, request: &Value) -> Result<Value, Failed> {
-        self.stream(request)?.encryption_key = Some(text(request, "KeyId")?.to_owned());
+        self.changing(request)?.encryption_key = Some(text(request, "KeyId")?.to_owned());
         Ok(json!({}))
     }
 
     pub(super) fn resize(&mut self, request: &Value) -> Result<Value, Failed> {
-        let arn = text(request, "StreamARN")?;
-        let name = arn.rsplit('/').next().unwrap_or_default();
-        let missing = || Failed::new("ResourceNotFoundException", format!("Stream {arn} not found"));
-        let stream = self.streams.get_mut(name).ok_or_else(missing)?;
         let kib = request["MaxRecordSizeInKiB"].as_u64().filter(|kib| (1024..=10_240).contains(kib));
-        stream.record_kib = kib.ok_or_else(|| Failed::new("ValidationException", "MaxRecordSizeInKiB: 1024 to 10240"))?;
+        let kib = kib.ok_or_else(|| Failed::new("ValidationException", "MaxRecordSizeInKiB: 1024 to 10240"))?;
+        self.by_arn(request)?.record_kib = kib;
+        Ok(json!({}))
+    }
+
+    pub(super) fn set_mode(&mut self, request: &Value) -> Result<Value, Failed> {
+        self.by_arn(request)?.on_demand = request["StreamModeDetails"]["StreamMode"] == "ON_DEMAND";
+        Ok(json!({}))
+    }
+
+    /// As AWS does, by splits and merges, and to no more than the double and no less than the half.
+    pub(super) fn rescale(&mut self, request: &Value) -> Result<Value, Failed> {
+        let mut last = self.last;
+        let stream = self.changing(request)?;
+        let (target, open) = (request["TargetShardCount"].as_u64().unwrap_or_default() as usize, stream.open().count());
+        if stream.on_demand || target > open * 2 || target * 2 < open || target == 0 {
+            return Err(Failed::invalid(format!("UpdateShardCount from {open} to {target} shards")));
+        }
+        while stream.open().count() != target {
+            last += 1;
+            stream.step_towards(target, last)?;
+        }
+        self.last = last;
         Ok(json!({}))
     }
 
@@ -259,10 +212,10 @@ impl Store {
         Ok(json!({"Tags": tags, "HasMoreTags": false}))
     }
 
-    pub(super) fn list_shards(&mut self, request: &Value) -> Result<Value, Failed> {
-        let shards = self.stream(request)?.shards.iter().map(|shard| {
+    pub(super) fn list_shards(&mut self, request: &Value, lag: Lag) -> Result<Value, Failed> {
+        let shards = self.stream(request)?.seen(lag).map(|(shard, ending)| {
             let mut numbers = json!({"StartingSequenceNumber": sequence(shard.starting)});
-            if let Some(ending) = shard.ending {
+            if let Some(ending) = ending {
                 numbers["EndingSequenceNumber"] = sequence(ending).into();
             }
             let mut description = json!({
@@ -328,36 +281,54 @@ impl Store {
 
     pub(super) fn iterator(&mut self, request: &Value) -> Result<Value, Failed> {
         let name = text(request, "StreamName")?;
+        let shard = text(request, "ShardId")?;
+        let (kind, number) = (text(request, "ShardIteratorType")?, &request["StartingSequenceNumber"]);
+        let from = self.start(name, shard, kind, number, &request["Timestamp"])?;
+        Ok(json!({"ShardIterator": format!("{shard}:{from}:{name}")}))
+    }
+
+    /// The number from which a reader reads that starts in this way.
+    pub(super) fn start(&mut self, name: &str, shard: &str, kind: &str, number: &Value, time: &Value) -> Result<u64, Failed> {
         let last = self.last;
-        let stream = self.stream(request)?;
-        let index = stream.shard(text(request, "ShardId")?)?;
-        let shard = &stream.shards[index];
-        let from = match text(request, "ShardIteratorType")? {
+        let stream = self.named(name)?;
+        let shard = &stream.shards[stream.shard(shard)?];
+        Ok(match kind {
             "TRIM_HORIZON" => 0,
             "LATEST" => last + 1,
             "AT_TIMESTAMP" => {
-                let at = (request["Timestamp"].as_f64().unwrap_or_default() * 1000.0) as u64;
+                let at = (time.as_f64().unwrap_or_default() * 1000.0) as u64;
                 shard.records.iter().find(|record| record.arrival_ms >= at).map_or(last + 1, |record| record.number)
             }
             kind => {
-                let number = parse_sequence(text(request, "StartingSequenceNumber")?)?;
+                let number = parse_sequence(number.as_str().unwrap_or_default())?;
                 if number < shard.starting || number > last {
                     return Err(Failed::invalid("StartingSequenceNumber did not come from this shard"));
                 }
                 if kind == "AFTER_SEQUENCE_NUMBER" { number + 1 } else { number }
             }
-        };
-        Ok(json!({"ShardIterator": format!("{index}:{from}:{name}")}))
+        })
     }
 
     pub(super) fn get_records(&mut self, request: &Value) -> Result<String, Failed> {
         let bad = || Failed::invalid("Invalid ShardIterator");
         let mut parts = text(request, "ShardIterator")?.splitn(3, ':');
-        let (index, from, name) = (parts.next(), parts.next(), parts.next().ok_or_else(bad)?);
-        let index: usize = index.and_then(|index| index.parse().ok()).ok_or_else(bad)?;
+        let (shard, from, name) = (parts.next(), parts.next(), parts.next().ok_or_else(bad)?);
+        let shard = shard.ok_or_else(bad)?;
         let from: u64 = from.and_then(|from| from.parse().ok()).ok_or_else(bad)?;
-        let shard = self.streams.get(name).and_then(|stream| stream.shards.get(index)).ok_or_else(bad)?;
         let limit = request["Limit"].as_u64().unwrap_or(ANSWER_RECORDS).min(ANSWER_RECORDS) as usize;
+        let read = self.read(name, shard, from, limit)?;
+        let mut rest = json!({"MillisBehindLatest": read.behind_ms});
+        if read.children.is_none() {
+            rest["NextShardIterator"] = format!("{shard}:{}:{name}", read.next).into();
+        }
+        Ok(format!(r#"{{"Records":[{}],{}"#, read.records, &rest.to_string()[1..]))
+    }
+
+    /// At most so many records of a shard from a number on.
+    pub(super) fn read(&self, name: &str, shard: &str, from: u64, limit: usize) -> Result<Read, Failed> {
+        let missing = || Failed::new("ResourceNotFoundException", format!("Shard {shard} of {name} not found"));
+        let stream = self.streams.get(name).ok_or_else(missing)?;
+        let shard = &stream.shards[stream.shard(shard)?];
         let start = shard.records.partition_point(|record| record.number < from);
         let (mut bytes, mut next, mut answered, mut records) = (0, from, 0, String::new());
         for record in shard.records.iter().skip(start).take(limit) {
@@ -378,12 +349,15 @@ impl Store {
             answered += 1;
         }
         let waiting = shard.records.get(start + answered);
-        let behind = waiting.map_or(0, |record| now_ms().saturating_sub(record.arrival_ms).max(1));
-        let mut rest = json!({"MillisBehindLatest": behind});
-        if waiting.is_some() || shard.ending.is_none() {
-            rest["NextShardIterator"] = format!("{index}:{next}:{name}").into();
-        }
-        Ok(format!(r#"{{"Records":[{records}],{}"#, &rest.to_string()[1..]))
+        let behind_ms = waiting.map_or(0, |record| now_ms().saturating_sub(record.arrival_ms).max(1));
+        let ended = waiting.is_none() && shard.ending.is_some();
+        Ok(Read { records, answered, next, behind_ms, children: ended.then(|| stream.children(&shard.id)) })
+    }
+
+    /// Whether a shard takes no more records.
+    pub(super) fn is_closed(&self, name: &str, shard: &str) -> bool {
+        let shards = self.streams.get(name).map(|stream| &stream.shards);
+        shards.into_iter().flatten().any(|other| other.id == shard && other.ending.is_some())
     }
 
     pub(super) fn split(&mut self, request: &Value) -> Result<Value, Failed> {
@@ -392,15 +366,7 @@ impl Store {
         let stream = self.stream(request)?;
         let index = stream.shard(text(request, "ShardToSplit")?)?;
         let at: u128 = text(request, "NewStartingHashKey")?.parse().map_err(|_| Failed::invalid("NewStartingHashKey"))?;
-        let shard = &mut stream.shards[index];
-        let (first, last) = shard.hashes;
-        if shard.ending.is_some() || at <= first || at > last {
-            return Err(Failed::invalid("the shard is closed, or the key not inside it"));
-        }
-        shard.ending = Some(number);
-        let parents = vec![shard.id.clone()];
-        stream.add_shard((first, at - 1), parents.clone(), number);
-        stream.add_shard((at, last), parents, number);
+        stream.split(index, at, number)?;
         Ok(json!({}))
     }
 
@@ -410,17 +376,7 @@ impl Store {
         let stream = self.stream(request)?;
         let one = stream.shard(text(request, "ShardToMerge")?)?;
         let other = stream.shard(text(request, "AdjacentShardToMerge")?)?;
-        let (low, high) = if stream.shards[one].hashes.0 < stream.shards[other].hashes.0 { (one, other) } else { (other, one) };
-        let adjacent = stream.shards[low].hashes.1.checked_add(1) == Some(stream.shards[high].hashes.0);
-        if !adjacent || [low, high].iter().any(|index| stream.shards[*index].ending.is_some()) {
-            return Err(Failed::invalid("the shards are closed or not adjacent"));
-        }
-        let hashes = (stream.shards[low].hashes.0, stream.shards[high].hashes.1);
-        let parents = [one, other].map(|index| stream.shards[index].id.clone()).to_vec();
-        for index in [low, high] {
-            stream.shards[index].ending = Some(number);
-        }
-        stream.add_shard(hashes, parents, number);
+        stream.merge(one, other, number)?;
         Ok(json!({}))
     }
 
@@ -428,10 +384,34 @@ impl Store {
         if let Some(stream) = self.streams.get_mut(stream)
             && let Ok(index) = stream.shard(shard)
         {
+            stream.created_ms = 0;
             let records = &mut stream.shards[index].records;
             records.drain(..count.min(records.len()));
         }
     }
+
+    pub(super) fn expire(&mut self, stream: &str, shard: &str) {
+        if let Some(stream) = self.streams.get_mut(stream) {
+            stream.created_ms = 0;
+            let before = stream.shards.len();
+            stream.shards.retain(|other| other.id != shard || other.ending.is_none());
+            // The children of the last reshard have moved forward in the list.
+            let gone = before - stream.shards.len();
+            stream.reshard = stream.reshard.map(|(number, children)| (number, children.saturating_sub(gone)));
+        }
+    }
+}
+
+/// What a read of a shard brings.
+pub(super) struct Read {
+    /// JSON, without brackets.
+    pub(super) records: String,
+    pub(super) answered: usize,
+    /// Where to read on.
+    pub(super) next: u64,
+    pub(super) behind_ms: u64,
+    /// At the end of the shard, its children.
+    pub(super) children: Option<Value>,
 }
 
 fn read_entry(entry: &Entry<'_>, record_kib: u64) -> Result<(Stored, u128), Failed> {
@@ -458,4 +438,9 @@ fn decoded_bytes(base64: &str) -> usize {
 
 fn arn(stream: &str) -> String {
     format!("arn:aws:kinesis:us-east-1:000000000000:stream/{stream}")
+}
+
+/// The stream of an ARN, of its own or of a consumer's below it.
+pub(super) fn stream_of(arn: &str) -> &str {
+    arn.split('/').nth(1).unwrap_or_default()
 }

@@ -194,33 +194,60 @@ async fn a_trimmed_position_is_told() {
     assert!(matches!(error, Error::Trimmed { .. }), "{error}");
 }
 
-/// A reader whose iterator has expired, after a long pause for one, comes back at the record that it has read last.
+/// A reader whose iterator has expired, after a long pause for one, comes back at the record that it has read last. It was not caught up, and what it had not read has been trimmed.
 #[tokio::test]
 async fn a_reader_that_comes_back_behind_what_is_left_is_told() {
     let stub = Stub::start().await.unwrap();
     let shard = ShardId("shardId-000000000000".into());
-    let refusing = connect(KinesisOptions { aged_positions: AgedPositions::Refuse, ..stub.options() }).await;
-    let trusting = connect(KinesisOptions { aged_positions: AgedPositions::Trust, ..stub.options() }).await;
-    let mut numbers = single_records(&refusing, &stream(), 3).await;
-    let (mut told, mut goes_on) =
-        (reader(&refusing, &stream(), &Positions::new()).await, reader(&trusting, &stream(), &Positions::new()).await);
-    let (mut read, mut read_on) = (Read::default(), Read::default());
-    // Every iterator expires, so what is written meanwhile comes by another one: with nothing trimmed, then with the reader's own record and the next gone.
-    for trimmed in [0, 7] {
-        read.count(&mut *told, numbers.len()).await;
-        read_on.count(&mut *goes_on, numbers.len()).await;
-        stub.set_faults(Faults { every_iterator: 1, ..Faults::default() });
-        for number in numbers.len()..numbers.len() + 3 {
-            numbers.push(write(&refusing, &stream(), vec![record("k", number, 10)]).await);
+    // One record at a time, and none ahead of whoever reads.
+    let one_by_one = KinesisOptions { read_records: 1, read_ahead_bytes: 1, ..stub.options() };
+    for policy in [AgedPositions::Refuse, AgedPositions::Trust] {
+        let kinesis = connect(KinesisOptions { aged_positions: policy, ..one_by_one.clone() }).await;
+        let stream = StreamName(format!("behind.{policy:?}"));
+        kinesis.ensure(&stream, 1).await.unwrap();
+        let numbers = single_records(&kinesis, &stream, 9).await;
+        let mut slow = reader(&kinesis, &stream, &Positions::new()).await;
+        let mut read = Read::default();
+        for trimmed in [0, 7] {
+            // Nothing is asked while the last record is with whoever reads; then the iterator has expired.
+            read.count(&mut *slow, read.records.len() + 2).await;
+            stub.set_faults(Faults { every_iterator: 1, ..Faults::default() });
+            stub.trim(&stream, &shard, trimmed);
+            let heal = async {
+                while stub.calls().failed == 0 {
+                    tokio::task::yield_now().await;
+                }
+                stub.set_faults(Faults::default());
+            };
+            let (next, ()) = tokio::join!(slow.next(), heal);
+            match next {
+                Ok(batch) => read.take(batch),
+                Err(error) => {
+                    let Error::Trimmed { after, oldest, .. } = &error else { panic!("{error}") };
+                    assert!(policy == AgedPositions::Refuse && trimmed > 0 && *oldest == numbers[7], "{error}");
+                    assert!(*after > numbers[4], "{error}");
+                }
+            }
         }
-        stub.trim(&stream(), &shard, trimmed);
-        stub.set_faults(Faults::default());
+        if policy == AgedPositions::Trust {
+            read.count(&mut *slow, 7).await;
+            assert_eq!(read.by_key()["k"], [0, 1, 2, 3, 4, 7, 8]);
+        } else {
+            assert_eq!(read.by_key()["k"], [0, 1, 2, 3, 4]);
+        }
     }
-    assert_eq!(read.by_key()["k"], [0, 1, 2, 3, 4, 5]);
-    let error = told.next().await.unwrap_err();
-    assert!(matches!(&error, Error::Trimmed { after, oldest, .. } if *after > numbers[5] && *oldest == numbers[7]), "{error}");
-    read_on.count(&mut *goes_on, 8).await;
-    assert_eq!(read_on.by_key()["k"], [0, 1, 2, 3, 4, 5, 7, 8]);
+}
+
+/// Iterators that expire as soon as they are had are no reason to ask for others for ever.
+#[tokio::test]
+async fn iterators_that_only_ever_expire_end_the_reader() {
+    let stub = Stub::start().await.unwrap();
+    let kinesis = connect(KinesisOptions { retry_seconds: 0, ..stub.options() }).await;
+    stub.set_faults(Faults { every_iterator: 1, ..Faults::default() });
+    let mut reader = reader(&kinesis, &stream(), &Positions::new()).await;
+    let error = tokio::time::timeout(Duration::from_secs(30), reader.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Kinesis { operation: "GetRecords", class: ErrorClass::Transient, .. }), "{error}");
+    assert!(tokio::time::timeout(Duration::from_secs(30), kinesis.tips(&stream())).await.unwrap().is_err());
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod consumers;
+mod fan_out;
 mod faults;
+mod lag;
 mod operations;
 mod operator;
 mod others;

@@ -9,9 +9,9 @@ use streams::config::KinesisOptions;
 use streams::kinesis::Kinesis;
 use streams::stub::{Faults, Stub};
 use streams::test_support::KinesisLocal;
-use streams::{Capacity, Created, Error, Positions, Provider, StreamSettings};
+use streams::{Capacity, Created, Error, Positions, Provider, Setting, StreamSettings};
 
-use crate::support::record;
+use crate::support::{Read, reader, record};
 
 fn settings() -> StreamSettings {
     StreamSettings {
@@ -40,7 +40,7 @@ async fn makes_lists_and_describes(options: KinesisOptions) {
     assert_eq!(kinesis.create(&stream, &settings()).await.unwrap(), Created::Existing { differs: Vec::new() });
     let other = StreamSettings { capacity: Capacity::Shards(4), tags: BTreeMap::from([("a".into(), "b".into())]), ..settings() };
     let Created::Existing { differs } = kinesis.create(&stream, &other).await.unwrap() else { panic!("it is there") };
-    assert_eq!(differs.iter().map(|difference| difference.setting).collect::<Vec<_>>(), ["shards", "tags"]);
+    assert_eq!(differs.iter().map(|difference| difference.setting).collect::<Vec<_>>(), [Setting::Capacity, Setting::Tags]);
     assert_eq!(kinesis.describe(&stream).await.unwrap(), described);
 
     let other = StreamName("other".into());
@@ -91,6 +91,57 @@ async fn ensure_uses_what_is_configured() {
     assert_eq!(described.max_record_bytes, Some(4 << 20));
 }
 
+async fn changes_what_there_is(options: KinesisOptions) {
+    let kinesis = Kinesis::connect(options).await.unwrap();
+    let stream = StreamName("shop.events".into());
+    kinesis.create(&stream, &StreamSettings::shards(2)).await.unwrap();
+    let mut writer = kinesis.writer().await.unwrap();
+    let (keys, mut expected) = (20, BTreeMap::new());
+    for (round, shards) in [(0, 7), (1, 3)] {
+        writer.append(&stream, (0..keys).map(|key| record(&format!("k{key}"), round, 20)).collect()).await.unwrap();
+        let wanted = StreamSettings { capacity: Capacity::Shards(shards), ..settings() };
+        let Created::Existing { differs } = kinesis.create(&stream, &wanted).await.unwrap() else { panic!("it is there") };
+        for difference in &differs {
+            assert!(kinesis.apply(&stream, &wanted, difference.setting).await.unwrap(), "{difference}");
+        }
+        assert_eq!(kinesis.describe(&stream).await.unwrap().differences(&wanted), [], "after {differs:?}");
+        // Whoever writes goes on.
+        writer.flush().await.unwrap();
+        expected = (0..keys).map(|key| (format!("k{key}"), round + 1)).collect();
+    }
+    let mut read = Read::default();
+    read.complete(&mut *reader(&kinesis, &stream, &Positions::new()).await, &expected).await;
+    read.assert_ordered_with_repeats(&expected);
+    // What would remove records is left.
+    let shorter = StreamSettings { retention: Some(Duration::from_secs(24 * 3600)), ..settings() };
+    assert!(!kinesis.apply(&stream, &shorter, Setting::Retention).await.unwrap());
+    assert_eq!(kinesis.describe(&stream).await.unwrap().retention, settings().retention);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn existing_streams_are_changed_to_what_is_asked_for() {
+    let stub = Stub::start().await.unwrap();
+    changes_what_there_is(stub.options()).await;
+    let kinesis = Kinesis::connect(stub.options()).await.unwrap();
+    let stream = StreamName("mode".into());
+    kinesis.ensure(&stream, 2).await.unwrap();
+    for capacity in [Capacity::OnDemand, Capacity::Shards(3)] {
+        let wanted = StreamSettings { capacity, ..StreamSettings::shards(1) };
+        // Descriptions may be older than the change.
+        stub.set_faults(Faults { every_map: 3, ..Faults::default() });
+        assert!(kinesis.apply(&stream, &wanted, Setting::Capacity).await.unwrap());
+        stub.set_faults(Faults::default());
+        assert_eq!(kinesis.describe(&stream).await.unwrap().capacity, capacity);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_kinesis_local_are_changed_to_what_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = KinesisLocal::start(directory.path()).unwrap_or_else(|error| panic!("{error}"));
+    changes_what_there_is(server.options()).await;
+}
+
 #[tokio::test]
 async fn a_missing_permission_is_named_with_its_resource() {
     let stub = Stub::start().await.unwrap();
@@ -99,10 +150,11 @@ async fn a_missing_permission_is_named_with_its_resource() {
     kinesis.ensure(&stream, 1).await.unwrap();
     let mut writer = kinesis.writer().await.unwrap();
     for operation in
-        ["CreateStream", "AddTagsToStream", "StartStreamEncryption", "ListStreams", "ListShards", "PutRecords", "GetRecords"]
+        ["CreateStream", "AddTagsToStream", "StartStreamEncryption", "UpdateShardCount", "ListStreams", "ListShards", "PutRecords", "GetRecords"]
     {
         stub.set_faults(Faults { forbidden: Some(operation), ..Faults::default() });
         let error = match operation {
+            "UpdateShardCount" => kinesis.apply(&stream, &settings(), Setting::Capacity).await.unwrap_err(),
             "ListStreams" => kinesis.list("").await.unwrap_err(),
             "ListShards" => kinesis.reader(&stream, &Positions::new()).await.err().unwrap(),
             "GetRecords" => kinesis.reader(&stream, &Positions::new()).await.unwrap().next().await.unwrap_err(),

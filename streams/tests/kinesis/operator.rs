@@ -60,20 +60,30 @@ impl Operator {
         open
     }
 
-    /// Splits or merges, as chance has it, and waits until the stream is active again.
+    /// Splits or merges, as chance has it, and waits until the stream is active again. What it sees may be old, as what others see: then it looks again.
     pub(crate) async fn reshard(&self, random: &mut StdRng) {
-        let open = self.open_shards().await;
-        if open.len() > 1 && (open.len() > 5 || random.random_bool(0.5)) {
-            let at = random.random_range(0..open.len() - 1);
-            let request = self.client.merge_shards().stream_name(&self.stream.0);
-            request.shard_to_merge(&open[at].0).adjacent_shard_to_merge(&open[at + 1].0).send().await.unwrap();
-        } else {
-            let (id, first, last) = &open[random.random_range(0..open.len())];
-            let middle = first + (last - first) / 3 + 1;
-            let request = self.client.split_shard().stream_name(&self.stream.0);
-            request.shard_to_split(id).new_starting_hash_key(middle.to_string()).send().await.unwrap();
+        loop {
+            let open = self.open_shards().await;
+            let done = if open.len() > 1 && (open.len() > 5 || random.random_bool(0.5)) {
+                let at = random.random_range(0..open.len() - 1);
+                let request = self.client.merge_shards().stream_name(&self.stream.0);
+                request.shard_to_merge(&open[at].0).adjacent_shard_to_merge(&open[at + 1].0).send().await.is_ok()
+            } else if open.is_empty() {
+                false
+            } else {
+                let (id, first, last) = &open[random.random_range(0..open.len())];
+                self.split_at(id, first + (last - first) / 3 + 1).await
+            };
+            if done {
+                break;
+            }
         }
         self.active().await;
+    }
+
+    async fn split_at(&self, shard: &str, at: u128) -> bool {
+        let request = self.client.split_shard().stream_name(&self.stream.0);
+        request.shard_to_split(shard).new_starting_hash_key(at.to_string()).send().await.is_ok()
     }
 
     async fn active(&self) {
@@ -88,11 +98,14 @@ impl Operator {
 
     /// Splits the shard of this hash in the middle.
     pub(crate) async fn split(&self, at: u128) {
-        let (id, first, last) =
-            self.open_shards().await.into_iter().find(|(_, first, last)| (*first..=*last).contains(&at)).unwrap();
-        let middle = first + (last - first) / 2 + 1;
-        let request = self.client.split_shard().stream_name(&self.stream.0);
-        request.shard_to_split(id).new_starting_hash_key(middle.to_string()).send().await.unwrap();
+        loop {
+            let found = self.open_shards().await.into_iter().find(|(_, first, last)| (*first..=*last).contains(&at));
+            if let Some((id, first, last)) = found
+                && self.split_at(&id, first + (last - first) / 2 + 1).await
+            {
+                break;
+            }
+        }
         self.active().await;
     }
 

@@ -1,7 +1,7 @@
 //! AWS's quotas of a shard, 1 MB/s and 1,000 records/s, kept by our stub: the writer keeps within them by itself, shares them, and loses nothing.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use schemas::progress::StreamName;
 use streams::config::KinesisOptions;
@@ -11,18 +11,9 @@ use streams::{Positions, Provider};
 
 use crate::support::{Read, reader, record};
 
-const QUOTAS: Faults = Faults {
-    shard_bytes_per_second: Some(1_000_000),
-    shard_records_per_second: Some(1000),
-    every_entry: 0,
-    every_put: 0,
-    every_put_lost: 0,
-    every_put_cut: 0,
-    every_get: 0,
-    every_iterator: 0,
-    forbidden: None,
-    latency: Duration::ZERO,
-};
+fn quotas() -> Faults {
+    Faults { shard_bytes_per_second: Some(1_000_000), shard_records_per_second: Some(1000), ..Faults::default() }
+}
 
 fn stream() -> StreamName {
     StreamName("shop.dbo.orders".into())
@@ -37,7 +28,7 @@ async fn connect(stub: &Stub, shards: u32) -> Kinesis {
     };
     let kinesis = Kinesis::connect(options).await.unwrap();
     kinesis.ensure(&stream(), shards).await.unwrap();
-    stub.set_faults(QUOTAS);
+    stub.set_faults(quotas());
     kinesis
 }
 
