@@ -138,7 +138,7 @@ fn key(number: usize) -> String {
 }
 
 /// The processor time of this process so far.
-fn core_seconds() -> anyhow::Result<f64> {
+pub(crate) fn core_seconds() -> anyhow::Result<f64> {
     const TICKS: f64 = 100.0;
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, rest) = stat.rsplit_once(')').context("/proc/self/stat")?;

@@ -2,9 +2,10 @@
 //!
 //! Everything measured runs in a process of its own (this program as `bench child …`, or the peer's), one after the other, so that its memory and its processor time are its own; a
 //! peer reads the same rows on the same machine in the same run. What is prepared beforehand is not measured: the rows, the streams, the captured changes.
-//! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`encodings`] the reading of events, [`embedded`] the log in a directory, [`latency`] the whole pipeline, [`kinesis`] the
+//! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`encodings`] the reading of events, [`embedded`] the log in a directory, [`mod@archive`] the archive, [`latency`] the whole pipeline, [`kinesis`] the
 //! way through Kinesis.
 
+mod archive;
 mod decoding;
 mod documents;
 mod embedded;
@@ -74,6 +75,7 @@ enum Child {
     Kinesis(kinesis::KinesisArgs),
     Import(importing::ImportArgs),
     Log(embedded::LogArgs),
+    Archive(archive::ArchiveArgs),
     Pipeline(latency::PipelineArgs),
 }
 
@@ -113,6 +115,7 @@ async fn run(child: Child) -> anyhow::Result<()> {
         Child::Kinesis(args) => kinesis::run(args).await,
         Child::Import(args) => importing::run(args).await,
         Child::Log(args) => embedded::run(args).await,
+        Child::Archive(args) => archive::run(args).await,
         Child::Pipeline(args) => latency::pipeline(args).await,
     }
 }
@@ -159,6 +162,10 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
     if cli.wants(&["log-append", "log-read"]) {
         println!("The embedded log …");
         figures.extend(embedded::figures(&place("log")?)?);
+    }
+    if cli.wants(&["archive-write", "archive-replay"]) {
+        println!("The archive …");
+        figures.extend(archive::figures(&place("archive")?).await?);
     }
     if cli.wants(&["latency"]) {
         println!("Commit to queryable …");
