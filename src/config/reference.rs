@@ -27,6 +27,7 @@ const REQUIRED: &[(&str, &str)] = &[
     ("sinks[sns]", "topic_arn: 'arn:aws:sns:eu-west-1:1:t'"),
     ("sinks[sqs]", "queue_url: 'https://sqs.eu-west-1.amazonaws.com/1/q'"),
     ("sinks[kinesis]", "stream: entities"),
+    ("sinks[search]", "url: 'https://search.example:9200'"),
     ("sinks[webhook]", "{url: 'https://hooks.example/', secrets: [{env: WEBHOOK_SECRET}]}"),
 ];
 

@@ -34,6 +34,8 @@ pub enum SinkConfig {
     Kinesis(crate::kinesis::KinesisConfig),
     #[cfg(feature = "webhook")]
     Webhook(crate::webhook::WebhookConfig),
+    #[cfg(feature = "search")]
+    Search(crate::search::SearchConfig),
 }
 
 impl SinkConfig {
@@ -56,6 +58,8 @@ impl SinkConfig {
             Self::Kinesis(config) => &config.name,
             #[cfg(feature = "webhook")]
             Self::Webhook(config) => &config.name,
+            #[cfg(feature = "search")]
+            Self::Search(config) => &config.name,
         }
     }
 
@@ -91,6 +95,8 @@ pub fn open(config: &SinkConfig) -> Result<Box<dyn Sink>, Error> {
         SinkConfig::Kinesis(config) => Ok(Box::new(crate::kinesis::KinesisSink::new(config.clone()))),
         #[cfg(feature = "webhook")]
         SinkConfig::Webhook(config) => Ok(Box::new(crate::webhook::WebhookSink::new(config.clone()))),
+        #[cfg(feature = "search")]
+        SinkConfig::Search(config) => Ok(Box::new(crate::search::SearchSink::new(config.clone()))),
     }
 }
 
@@ -106,7 +112,7 @@ pub fn open_reader(config: &SinkConfig) -> Result<Option<Arc<dyn EntityReader>>,
     }
 }
 
-#[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "dynamodb", feature = "sns"))]
+#[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "dynamodb", feature = "sns", feature = "sqs", feature = "kinesis", feature = "webhook", feature = "search"))]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
@@ -121,6 +127,13 @@ mod tests {
         assert_eq!(parse("{type: postgres, name: aurora, url: {env: URL}}").unwrap().name(), "aurora");
         assert!(parse("{type: dynamodb, table: entities}").is_ok());
         assert!(parse("{type: sns, topic_arn: 'arn:aws:sns:eu-west-1:1:t'}").is_ok());
+        let sqs = parse("{type: sqs, queue_url: 'https://h/q', event: thin, attributes: {city: customer.city}}").unwrap();
+        assert_eq!(sqs.name(), "sqs");
+        assert_eq!(parse("{type: kinesis, stream: entities, shards: 2}").unwrap().name(), "kinesis");
+        let hook = "{type: webhook, url: {env: URL}, secrets: [{env: S}], allow_networks: [10.20.0.0/16, '::1/128']}";
+        assert_eq!(parse(hook).unwrap().name(), "webhook");
+        assert!(parse("{type: webhook, url: u, secrets: [], allow_networks: [10.20.0.0/40]}").is_err());
+        assert_eq!(parse("{type: search, name: find, url: 'https://h:9200', api_key: {env: K}}").unwrap().name(), "find");
         let error = parse("{type: sqlite, path: a.db, pth: b}").unwrap_err().to_string();
         assert!(error.contains("pth") && error.contains("busy_timeout_ms"), "{error}");
         let error = parse("{type: oracle}").unwrap_err().to_string();

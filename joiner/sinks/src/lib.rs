@@ -28,6 +28,8 @@ pub mod lake;
 mod notification;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "search")]
+pub mod search;
 #[cfg(feature = "sns")]
 pub mod sns;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

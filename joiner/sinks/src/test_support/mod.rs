@@ -7,6 +7,7 @@
 mod ministack;
 mod postgres;
 mod process;
+mod search;
 #[cfg(feature = "postgres")]
 mod raw_copy;
 
@@ -16,3 +17,4 @@ pub use ministack::sdk_config;
 pub use postgres::PostgresServer;
 #[cfg(feature = "postgres")]
 pub use raw_copy::RawCopy;
+pub use search::{SearchFaults, SearchStub};

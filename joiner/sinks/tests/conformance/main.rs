@@ -22,6 +22,7 @@ mod kinesis;
 mod lake;
 mod postgres;
 mod queue;
+mod search;
 mod sns;
 mod sqlite;
 mod sqs;
@@ -169,4 +170,9 @@ async fn kinesis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webhook() {
     run_all(&mut webhook::Endpoint::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn search() {
+    run_all(&mut search::Cluster::start().await).await;
 }
