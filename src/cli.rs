@@ -38,6 +38,9 @@ pub(crate) enum Command {
     /// Holds the table contracts against the live database.
     #[command(subcommand)]
     Schema(SchemaCommand),
+    /// Explains entity definitions, and tries them on rows from a file.
+    #[command(subcommand)]
+    Entity(EntityCommand),
     /// Importer, joiner, sinks and API in one process.
     Run(ConfigArgs),
     /// The importer alone.
@@ -99,6 +102,33 @@ pub(crate) enum SchemaCommand {
     /// Exit codes: 0 every row that the tables can hold keeps its contract, 3 contracts need a new version, which --write makes, 4 some change breaks a
     /// contract, 1 failed.
     Diff(SchemaDiffArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EntityCommand {
+    /// What an entity costs: its tables and what is kept of them, the state's indexes, and how far a change of each table reaches.
+    Explain(EntityExplainArgs),
+    /// Runs a definition on the rows of a file and prints the documents; compares them where the file says what to expect.
+    ///
+    /// Exit codes: 0 as expected, or nothing was expected, 2 documents differ, 1 failed.
+    Test(EntityTestArgs),
+    /// Prints the JSON Schema of entity definitions, for editors.
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EntityExplainArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The entity's name; default: all of them.
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EntityTestArgs {
+    /// YAML or JSON with `definition`, `tables` and, where wanted, `contracts` and `expect`; docs/entities.md has an example. Paths inside it are relative to its folder.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -118,6 +118,7 @@ fn links_lead_somewhere() {
         "ARCHITECTURE.md",
         "docs/archive.md",
         "docs/configuration.md",
+        "docs/entities.md",
         "docs/metrics.md",
         "docs/sinks.md",
         "docs/sqlserver.md",

@@ -3,7 +3,7 @@
 //! What comes out is always the join of the source as it stood at one commit LSN (INV-4). The pieces, from the outside in:
 //! - [`Joiner`] runs everything: `consume` reads the streams, `deliver` writes the sinks; [`Handle`] lets others look in.
 //! - [`Engine`] is the joiner without tasks: `core` decides what may be applied, `step` applies and assembles, `scan` assembles everything.
-//! - `route` turns records into what the core works on, `inputs` knows how far each shard has been read, `buffer` keeps changes until they are complete, `accounting` holds them against what was published, `catalog` is the entity definitions compiled.
+//! - `route` turns records into what the core works on, `inputs` knows how far each shard has been read, `buffer` keeps changes until they are complete, `accounting` holds them against what was published, `catalog` is the entity definitions compiled, `explain` tells what they cost.
 //! - `derive` computes what expressions make of a row; `state` is what is on the disk; `assemble` makes documents of it.
 
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ pub mod deliver;
 mod derive;
 mod engine;
 mod error;
+pub mod explain;
 mod handle;
 mod inputs;
 pub mod metrics;

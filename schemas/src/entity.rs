@@ -24,6 +24,7 @@
 //!   item_count: {count: items}
 //!   total: {sum: items.amount}     # by column, exact for decimals
 //!   net: {sum: items, value: price * quantity, where: not_returned}
+//! limits: {children: 1000, bytes: 1000000}   # lists are cut there, and the document says so
 //! computed:                        # CEL over this node's document, and its other columns
 //!   large: total > 1000 && customer.tier == "gold"
 //! ```
@@ -53,6 +54,8 @@ pub struct EntityDefinition {
     /// Rows that do not meet it do not take part.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// Rolls the rows up: an entity for each group of rows that agree in these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub group_by: Vec<GroupBy>,
@@ -143,6 +146,7 @@ impl EntityDefinition {
             table,
             key: Vec::new(),
             filter: None,
+            limits: None,
             group_by: Vec::new(),
             rows: Rows::default(),
             fields: None,
@@ -199,6 +203,40 @@ fn is_false(value: &bool) -> bool {
 
 fn is_zero(value: &usize) -> bool {
     *value == 0
+}
+
+/// How large a document may become, and what becomes of one that would be larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Children of any one list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub children: Option<usize>,
+    /// Bytes of the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<usize>,
+    #[serde(default)]
+    pub exceeded: Exceeded,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exceeded {
+    /// Lists are cut, and the document says so: it has a member `truncated`.
+    #[default]
+    Truncate,
+    /// The joiner stops.
+    Stop,
+}
+
+impl Limits {
+    /// The member that says whether lists were cut.
+    pub const MARKER: &'static str = "truncated";
+
+    /// Whether documents have [`MARKER`](Self::MARKER).
+    pub fn is_marked(&self) -> bool {
+        self.exceeded == Exceeded::Truncate
+    }
 }
 
 /// What each row of a group is made of. Nothing of it stands in the group's document.

@@ -320,6 +320,17 @@ impl Plan {
     }
 }
 
+impl Node {
+    /// Whether the node's document has a member of this name.
+    fn has_member(&self, nodes: &[Node], name: &str) -> bool {
+        let edges = self.ones.iter().chain(&self.manys).any(|&child| nodes[child].name == name);
+        edges
+            || self.fields.iter().any(|field| field.name == name)
+            || self.aggregates.iter().any(|aggregate| aggregate.name == name)
+            || self.computed.iter().any(|computed| computed.name == name)
+    }
+}
+
 fn computed_columns(computed: &[Computed]) -> impl Iterator<Item = usize> {
     let inputs = computed.iter().flat_map(|computed| &computed.inputs);
     inputs.filter_map(|input| if let ComputedInput::Column(column) = input { Some(*column) } else { None })

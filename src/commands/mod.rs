@@ -5,6 +5,7 @@ mod archive;
 mod check;
 mod completion;
 mod dead_letter;
+mod entity;
 mod init;
 mod replay;
 mod schema;
@@ -31,6 +32,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Init(args) => init::run(&args).await,
         Command::Check(args) => check::run(&args).await,
         Command::Schema(SchemaCommand::Diff(args)) => schema::diff(&args).await,
+        Command::Entity(command) => entity::run(&command),
         Command::Run(args) => {
             pipeline(&args, Parts { importer: true, joiner: true, api: true, archive: Archiving::WhereConfigured }).await
         }

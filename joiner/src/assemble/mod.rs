@@ -10,9 +10,11 @@ use schemas::plan::NodeId;
 
 mod aggregate;
 mod compute;
+mod room;
 
 use aggregate::Running;
 use compute::Sums;
+use room::Room;
 
 use crate::catalog::{Entity, Group, Many, Node};
 use crate::error::Error;
@@ -38,6 +40,8 @@ pub(crate) struct Assembler<'a> {
     reading: Reading,
     /// The root that the database was asked for last: its key, and its row. Roots differ from document to document, and would only drive other rows out of the cache.
     root: (Vec<u8>, Option<Vec<u8>>),
+    /// What is left for the document that is being made, where its definition has limits.
+    room: Option<Room>,
 }
 
 /// Buffers of a node, kept from row to row.
@@ -84,6 +88,7 @@ impl<'a> Assembler<'a> {
             kept_bytes: 0,
             reading,
             root: (Vec::new(), None),
+            room: None,
         }
     }
 
@@ -124,7 +129,14 @@ impl<'a> Assembler<'a> {
 
     /// Appends the document of a root whose row has been read already.
     pub(crate) fn document_of_row(&mut self, row: &[u8], out: &mut Vec<u8>) -> Result<Made, Error> {
-        self.node(0, row, out, &mut Sums::none())
+        let Some(limits) = self.entity.plan.definition.limits else { return self.node(0, row, out, &mut Sums::none()) };
+        self.room = Some(Room::new(limits, out.len()));
+        let made = self.node(0, row, out, &mut Sums::none())?;
+        if let Some(room) = self.room.take().filter(|_| made == Made::Document) {
+            let key = || room::key_of(self.entity, row).unwrap_or_default();
+            room.close(&self.entity.name, key, out)?;
+        }
+        Ok(made)
     }
 
     /// Appends the document of a group: its rows are aggregated, and are not in it. Without any row there is none.
@@ -269,7 +281,10 @@ impl<'a> Assembler<'a> {
         }
         let start = out.len();
         let present = self.first(child, &prefix, out)?;
-        self.keep(child, &prefix, present.then(|| &out[start..]));
+        // Where there are limits, how much of a list is there depends on what stands before it.
+        if self.room.is_none() {
+            self.keep(child, &prefix, present.then(|| &out[start..]));
+        }
         self.scratch[child].key = prefix;
         Ok(present)
     }
@@ -291,23 +306,28 @@ impl<'a> Assembler<'a> {
         };
         let mut cursor = self.cursor(many.node)?;
         let writes = self.view.writes(self.entity.nodes[many.node].rows);
-        let mut count = 0;
+        let (mut count, mut full) = (0, false);
         let visited = match &many.order {
             None => cursor.visit(&prefix, writes, |_, row| {
                 let start = out.len();
                 if count > 0 {
                     out.push(b',');
                 }
-                if self.node(many.node, row, out, sums)? == Made::Document {
-                    count += 1;
-                } else {
+                let made = self.node(many.node, row, out, sums)? == Made::Document;
+                // A list that was cut takes no more, be it ever so small.
+                full |= made && self.is_full(count, out.len());
+                if !made || full {
                     out.truncate(start);
                 }
+                count += usize::from(made);
                 Ok(true)
             }),
             Some(order) => {
                 let mut documents = Vec::new();
                 let mut children = Vec::new();
+                if let Some(room) = &mut self.room {
+                    room.before += out.len();
+                }
                 let visited = cursor.visit(&prefix, writes, |_, row| {
                     let start = documents.len();
                     let key = self.sort_key(many, order, row)?;
@@ -320,11 +340,18 @@ impl<'a> Assembler<'a> {
                 });
                 sums.place = None;
                 children.sort_by(|a, b| a.0.cmp(&b.0));
+                if let Some(room) = &mut self.room {
+                    room.before -= out.len();
+                }
                 for (_, start, end) in &children {
-                    if count > 0 {
-                        out.push(b',');
+                    let length = out.len() + 1 + end - start;
+                    full |= self.is_full(count, length);
+                    if !full {
+                        if count > 0 {
+                            out.push(b',');
+                        }
+                        out.extend_from_slice(&documents[*start..*end]);
                     }
-                    out.extend_from_slice(&documents[*start..*end]);
                     count += 1;
                 }
                 visited
@@ -334,6 +361,11 @@ impl<'a> Assembler<'a> {
         self.scratch[many.node].key = prefix;
         out.push(b']');
         visited.map(|()| count)
+    }
+
+    /// Whether a list of `count` children, in a document that one more would make `length` bytes long, takes no more of them.
+    fn is_full(&mut self, count: usize, length: usize) -> bool {
+        self.room.as_mut().is_some_and(|room| room.is_full(count, length))
     }
 
     fn sort_key(&mut self, many: &Many, order: &[(crate::catalog::SlotPart, bool)], row: &[u8]) -> Result<Vec<u8>, Error> {

@@ -30,6 +30,16 @@ pub fn definition_schema() -> Value {
         "group_by".into(),
         json!({"type": "array", "items": {"$ref": "#/$defs/group"}, "minItems": 1, "description": "Rolls the rows up: an entity for each group of rows that agree in these."}),
     );
+    let limits = [
+        ("children", json!({"type": "integer", "minimum": 0, "description": "Children of any one list."})),
+        ("bytes", json!({"type": "integer", "minimum": 0, "description": "Bytes of the document."})),
+        (
+            "exceeded",
+            json!({"enum": ["truncate", "stop"], "description": "Cut lists and say so in the document (default), or stop."}),
+        ),
+    ];
+    let limits = limits.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
+    properties.insert("limits".into(), object(limits, &[]));
     properties.insert("rows".into(), described("rows", "What each row of a roll-up is made of, for the aggregates over them."));
     let Value::Object(mut schema) = object(properties, &["entity", "table"]) else { return Value::Null };
     schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
@@ -121,7 +131,7 @@ fn aggregate() -> Value {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use crate::entity::{Aggregate, EntityDefinition, ManyEdge, OneEdge, Rows};
+    use crate::entity::{Aggregate, EntityDefinition, Limits, ManyEdge, OneEdge, Rows};
 
     use super::*;
 
@@ -150,6 +160,7 @@ mod tests {
         assert_eq!(keys(&defs["one"]), known::<OneEdge>("table: a.b, by: [], "));
         assert_eq!(keys(&defs["many"]), known::<ManyEdge>("table: a.b, by: [], "));
         assert_eq!(keys(&defs["rows"]), known::<Rows>(""));
+        assert_eq!(keys(&schema["properties"]["limits"]), known::<Limits>(""));
         assert_eq!(keys(&defs["aggregate"]), known::<Aggregate>(""));
         jsonschema::validator_for(&schema).unwrap();
     }

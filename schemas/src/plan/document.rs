@@ -3,10 +3,17 @@
 use serde_json::{Map, Value, json};
 
 use super::{AggregateKind, Computed, DERIVED, Node, NodeId, Plan, ResolvedAggregate};
+use crate::entity::Limits;
 use crate::table::{Column, SqlType};
 
 pub(super) fn schema(plan: &Plan) -> Value {
     let mut schema = if plan.group.is_some() { group(plan) } else { node(&plan.nodes, 0) };
+    if plan.definition.limits.is_some_and(|limits| limits.is_marked()) {
+        schema["properties"][Limits::MARKER] = json!({"type": "boolean"});
+        if let Value::Array(required) = &mut schema["required"] {
+            required.push(json!(Limits::MARKER));
+        }
+    }
     if let Value::Object(members) = &mut schema {
         members.insert("title".into(), json!(plan.entity.as_ref()));
     }

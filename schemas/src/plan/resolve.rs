@@ -9,7 +9,7 @@ use super::{
     DEPTH_LIMIT, Derived, Edge, KeyPart, KeyType, Link, Mistake, Node, NodeId, OrderPart, Plan, PlanError, ResolvedField,
 };
 use crate::TableName;
-use crate::entity::{Aggregate, EntityDefinition, Field, ManyEdge, OneEdge, OrderBy};
+use crate::entity::{Aggregate, EntityDefinition, Field, Limits, ManyEdge, OneEdge, OrderBy};
 use crate::table::TableSchema;
 
 type Tables<'a> = &'a dyn Fn(&TableName) -> Option<Arc<TableSchema>>;
@@ -74,6 +74,10 @@ pub(super) fn resolve(definition: &EntityDefinition, tables: Tables<'_>) -> Resu
         resolver.node(&place, root, &key, &body, 1)?;
         None
     };
+    let marker = definition.limits.filter(Limits::is_marked).map(|_| Limits::MARKER);
+    if let Some(marker) = marker.filter(|marker| resolver.nodes[0].has_member(&resolver.nodes, marker)) {
+        return Err(resolver.mistake(&place.path, Mistake::DuplicateName { name: marker.to_owned() }));
+    }
     let Resolver { nodes, derived, .. } = resolver;
     Ok(Plan { entity: name.as_str().into(), definition: definition.clone(), key, nodes, derived, group })
 }
@@ -146,6 +150,7 @@ impl Resolver<'_> {
             ("fields", definition.fields.is_some()),
             ("one", !definition.one.is_empty()),
             ("many", !definition.many.is_empty()),
+            ("limits", definition.limits.is_some()),
         ];
         match tree.into_iter().find(|(_, present)| *present) {
             Some((member, _)) if grouped => Err(self.mistake(&place.path, Mistake::Grouped { member })),
