@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use importer::check::{CheckItem, Level};
+use schemas::ErrorClass;
 use schemas::contract::{Compatibility, Contract, Difference};
+use schemas::entity::EntityInfo;
+use schemas::plan::Plan;
 use schemas::table::TableSchema;
 
 use super::{archive, stream};
@@ -33,6 +36,8 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     items.extend(of_source);
     items.extend(streams);
     items.extend(archive::check(&config).await);
+    let infos: Vec<_> = plans.iter().map(Plan::info).collect();
+    items.extend(sinks(&config, &infos).await);
     print!("{}", table(&items));
     if let Some(policy) = policy {
         println!("\n{}\n{policy}", stream::MENDS);
@@ -60,6 +65,29 @@ async fn database(config: &Config, contracts: Vec<Contract>) -> anyhow::Result<V
 async fn stream_of_service(config: &Config, service: &Service, contracts: Vec<Contract>) -> anyhow::Result<Vec<CheckItem>> {
     let input = service.provider(None, &config.streams.provider).await?;
     Ok(importer::service::check::check(&config.service_importer(service, contracts), &*input).await)
+}
+
+/// What each sink's target says, without changing anything there.
+async fn sinks(config: &Config, entities: &[EntityInfo]) -> Vec<CheckItem> {
+    let mut items = Vec::new();
+    for entry in &config.sinks {
+        let item = |level, detail| CheckItem { name: format!("sink {}", entry.name()), level, detail, remedy: None };
+        let checked = match entry.open() {
+            Ok(mut sink) => sink.check(entities).await,
+            Err(error) => Err(error),
+        };
+        match checked {
+            Ok(checked) => {
+                let detail = if checked.detail.is_empty() { "not looked at before it is written to".to_owned() } else { checked.detail };
+                items.push(item(Level::Ok, detail));
+                items.extend(checked.warnings.into_iter().map(|warning| item(Level::Warning, warning)));
+            }
+            // What does not answer now may do so when it is needed, and is tried again then.
+            Err(error) if error.class() == ErrorClass::Transient => items.push(item(Level::Warning, error.to_string())),
+            Err(error) => items.push(item(Level::Problem, error.to_string())),
+        }
+    }
+    items
 }
 
 /// How the tables stand to their contracts, in a word: `tributary schema diff` says the rest.

@@ -18,6 +18,8 @@ const OBJECT_STORAGE: &str = "streams.provider.kinesis.oversize.pointer";
 /// What a section needs, so that one more key is all that is new in it.
 const REQUIRED: &[(&str, &str)] = &[
     ("archive", "store: {local: {path: data/archive}}"),
+    ("source.stream", "{name: s, tables: {dbo.t: {}}}"),
+    ("source.stream.tables.*.delete", "when: {/a: 1}"),
     ("streams.provider.embedded", "path: streams"),
     ("streams.provider.kinesis.oversize.pointer.s3", "bucket: b"),
     ("sinks[sqlite]", "path: entities.db"),
@@ -96,7 +98,11 @@ fn merge(into: &mut Value, from: Value) {
 
 /// The least configuration, with this content at a path.
 fn configuration(path: &str, content: Value) -> Value {
-    let mut all = yaml("{source: {name: shop, url: 'sqlserver://sa:x@127.0.0.1/shop'}}");
+    let source = match path.strip_prefix("source.stream") {
+        None => "{source: {name: shop, url: 'sqlserver://sa:x@127.0.0.1/shop'}}",
+        Some(_) => "{source: {name: shop, stream: {name: s, tables: {dbo.t: {}}}}}",
+    };
+    let mut all = yaml(source);
     if !path.starts_with("streams.provider") {
         merge(&mut all, yaml("{streams: {provider: {memory: {}}}}"));
     }
@@ -118,11 +124,14 @@ fn keys(path: &str) -> Option<BTreeSet<String>> {
 
 /// The sections below a key: itself, its values where it is a map, its elements by kind where it is a list.
 fn sections_below(path: &str) -> Vec<String> {
-    // The settings of a mask and a reference to a secret are values; object storage is the same wherever it stands.
+    // The settings of a mask and a reference to a secret are values; object storage and stream stores are the same wherever they stand.
     let value = |keys: &BTreeSet<String>| {
         let mut values = vec![&["env", "file"][..], &["fixed", "hash", "truncate"]];
         if path != OBJECT_STORAGE {
             values.push(&["local", "s3"]);
+        }
+        if path != "streams.provider" {
+            values.push(&["embedded", "kinesis", "memory"]);
         }
         values.iter().any(|names| keys.iter().eq(names.iter()))
     };
@@ -162,7 +171,10 @@ fn in_force(configuration: &Value) -> String {
     let mut config: Config = serde_yaml_ng::from_value(configuration.clone()).unwrap();
     config.check().unwrap();
     config.resolve_paths(folder);
-    let importer = config.importer(Vec::new()).unwrap();
+    let importer = match config.source.stream() {
+        None => format!("{:?}", config.importer(Vec::new()).unwrap()),
+        Some(service) => format!("{:?}", config.service_importer(service, Vec::new())),
+    };
     let streams = (config.prefix(), config.layout(), config.streams.shards, &config.streams.provider);
     let read_from = config.readable_sink().map(sinks::Entry::name);
     let Config { archive, contracts, entities, data, sinks, api, .. } = &config;

@@ -104,3 +104,53 @@ impl Service {
         Ok(streams::config::open(&store).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::Config;
+    use super::*;
+
+    fn config(source: &str) -> anyhow::Result<Config> {
+        let config: Config = serde_yaml_ng::from_str(&format!("{source}streams: {{provider: {{memory: {{}}}}}}\n"))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The documentation's own example is read to the last key, and every key arrives.
+    #[test]
+    fn what_is_documented_is_understood() {
+        let lines = include_str!("service.rs").lines().skip_while(|line| *line != "//! ```yaml").skip(1);
+        let documented: String =
+            lines.take_while(|line| *line != "//! ```").map(|line| format!("{}\n", line.strip_prefix("//! ").unwrap())).collect();
+        let config = config(&documented).unwrap();
+        let service = config.source.stream().unwrap();
+        assert!(matches!(service.provider, Some(Store::Kinesis(_))));
+        let settings = config.service_importer(service, Vec::new());
+        let name: TableName = "shop.payments".parse().unwrap();
+        assert_eq!(settings.output.partition_by, [(name.clone(), "order_id".to_owned())].into());
+        let mapping = &settings.tables[&name];
+        assert_eq!(
+            (mapping.row.to_string(), mapping.columns["order_id"].to_string()),
+            ("/payment".into(), "/context/order".into())
+        );
+        assert_eq!((mapping.when.0.len(), mapping.delete.as_ref().unwrap().key.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_source_is_a_database_or_a_stream() {
+        let refused = |source: &str| format!("{:#}", config(source).unwrap_err());
+        let stream = "stream: {name: s, tables: {dbo.t: {}}}";
+        assert!(refused("source: {name: shop}\n").contains("`url`"));
+        for key in ["url: 'sqlserver://sa@h/d'", "snapshot: {mode: never}", "tables: [dbo.t]", "lease: {dynamodb: {table: t}}"] {
+            let told = refused(&format!("source: {{name: shop, {stream}, {key}}}\n"));
+            assert!(
+                told.contains(&format!("source.{}", key.split(':').next().unwrap())) && told.contains("source.stream"),
+                "{told}"
+            );
+        }
+        assert!(refused("source: {name: shop, stream: {name: s, tables: {dbo.t: {row: data}}}}\n").contains("JSON pointer"));
+        assert!(refused("source: {name: shop, stream: {name: s, tables: {dbo.t: {when: {/a: {}}}}}}\n").contains("list"));
+        assert!(refused("source: {name: shop, stream: {name: s, tables: {}, tick_records: 0}}\n").contains("tick_records"));
+    }
+}

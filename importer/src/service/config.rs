@@ -34,6 +34,8 @@ pub struct ServiceConfig {
     pub tick_bytes: usize,
     /// A tick ends when nothing more has come for this long.
     pub linger: Duration,
+    /// How long a source is quiet before a tick of nothing is published, as SQL Server's capture has one too: readers tell by the progress stream whether they were away for too long.
+    pub heartbeat: Duration,
 }
 
 impl ServiceConfig {
@@ -49,6 +51,7 @@ impl ServiceConfig {
             tick_records: 10_000,
             tick_bytes: 16 << 20,
             linger: Duration::from_millis(5),
+            heartbeat: Duration::from_secs(300),
         }
     }
 }

@@ -11,6 +11,9 @@ use streams::{Batch, Positions, Provider, StreamReader};
 use super::translate::Taken;
 use crate::error::Error;
 
+/// How long the records of a tick that is made again may take before that is told.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// What has come, by shard, in the order of the tick.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
@@ -94,7 +97,13 @@ impl Input {
         let mut gathered =
             Gathered { shards: to.iter().map(|(shard, _)| (shard.clone(), Vec::new())).collect(), ..Gathered::default() };
         while gathered.to() != to {
-            let mut batch = self.next().await?;
+            let mut batch = match tokio::time::timeout(QUIET, self.next()).await {
+                Ok(batch) => batch?,
+                Err(_) => {
+                    tracing::warn!(stream = %self.stream, "the rest of a tick that was being published has not come yet");
+                    continue;
+                }
+            };
             let Some(place) = to.iter().position(|(shard, _)| *shard == batch.shard) else { continue };
             let last = &to[place].1;
             let beyond = batch.records.iter().any(|(number, _)| number > last);

@@ -1,7 +1,7 @@
 //! One session: from opening state and streams to the first failure, tick by tick. The steps, and why each record takes effect once, are argued in [`super`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use schemas::progress::Phase;
 use streams::Provider;
@@ -16,9 +16,6 @@ use crate::metrics;
 use crate::publish::{Publisher, Publishing, Refused};
 use crate::status::{Activity, StatusHandle};
 use crate::verify::records;
-
-/// How long a source is quiet before a tick of nothing is published, as SQL Server's capture does too.
-const HEARTBEAT: Duration = Duration::from_secs(300);
 
 /// What a session is opened with.
 pub(super) struct Opening<'a> {
@@ -100,10 +97,9 @@ impl<'a> Session<'a> {
             self.again(&plan).await?;
         }
         let mut input = Input::open(self.input, &self.config.stream, &self.progress.read).await?;
-        let ServiceConfig { tick_records, tick_bytes, linger, .. } = *self.config;
-        let limits = Limits { records: tick_records, bytes: tick_bytes, patience: HEARTBEAT, linger };
+        let ServiceConfig { tick_records, tick_bytes, linger, heartbeat, .. } = *self.config;
+        let limits = Limits { records: tick_records, bytes: tick_bytes, patience: heartbeat, linger };
         loop {
-            // A tick of nothing says that the source lives: readers tell by the progress stream whether they were away for too long.
             let gathered = input.gather(limits).await?;
             let began = Instant::now();
             let plan = Plan {

@@ -87,6 +87,19 @@ async fn streams_that_take_nothing_for_a_while_hold_the_tick_up() {
     assert_eq!(world.seen().await.tables().len(), 1);
 }
 
+#[tokio::test]
+async fn a_quiet_source_says_that_it_lives() {
+    let mut world = World::new().await;
+    world.config.heartbeat = Duration::from_millis(20);
+    world.say(&[account(1, "ann")]).await;
+    let seen = world.import_until("ticks of nothing", |seen| seen.progress.len() > 4).await;
+    assert_eq!(seen.events.len(), 1);
+    // What comes then is in the next one.
+    world.config.heartbeat = PATIENCE;
+    world.say(&[account(1, "anna")]).await;
+    world.import_until("the change", |seen| seen.events.len() == 2).await;
+}
+
 /// Commands of a service at random, and an importer that is killed at random places; in the end, the tables are what the service said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_killed_each_record_takes_effect_once() {
