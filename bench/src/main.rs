@@ -3,7 +3,7 @@
 //! Everything measured runs in a process of its own (this program as `bench child …`, or the peer's), one after the other, so that its memory and its processor time are its own; a
 //! peer reads the same rows on the same machine in the same run. What is prepared beforehand is not measured: the rows, the streams, the captured changes.
 //! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`encodings`] the reading of events, [`embedded`] the log in a directory, [`mod@archive`] the archive, [`latency`] the whole pipeline, [`kinesis`] the
-//! way through Kinesis.
+//! way through Kinesis, [`sns`] that into a topic.
 
 mod archive;
 mod decoding;
@@ -19,6 +19,7 @@ mod peers;
 mod process;
 mod results;
 mod rows;
+mod sns;
 mod standin;
 mod stream;
 
@@ -71,6 +72,7 @@ enum Child {
     Decode,
     Encoding(encodings::EncodingArgs),
     StandIn,
+    Sns,
     KinesisStub(kinesis::StubArgs),
     Kinesis(kinesis::KinesisArgs),
     Import(importing::ImportArgs),
@@ -111,6 +113,7 @@ async fn run(child: Child) -> anyhow::Result<()> {
         Child::Decode => decoding::run(),
         Child::Encoding(args) => encodings::run(&args),
         Child::StandIn => standin::serve().await,
+        Child::Sns => Box::pin(sns::run()).await,
         Child::KinesisStub(args) => kinesis::serve(&args).await,
         Child::Kinesis(args) => kinesis::run(args).await,
         Child::Import(args) => importing::run(args).await,
@@ -166,6 +169,10 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
     if cli.wants(&["archive-write", "archive-replay"]) {
         println!("The archive …");
         figures.extend(archive::figures(&place("archive")?).await?);
+    }
+    if cli.wants(&["sns-vs-raw"]) {
+        println!("SNS …");
+        figures.push(tokio::task::spawn_blocking(sns::figure).await??);
     }
     if cli.wants(&["latency"]) {
         println!("Commit to queryable …");
