@@ -134,7 +134,8 @@ impl From<Oversize> for OversizeChoices {
     }
 }
 
-/// A reader comes back with a position, and the record at that position is gone. Kinesis cannot say whether others, after it, are gone as well.
+/// A reader comes back with a saved position, and the record at that position is gone. Kinesis cannot say whether others, after it, are gone as well. (A reader that has been running knows when it was caught
+/// up, and so that nothing is.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AgedPositions {

@@ -124,15 +124,20 @@ impl Follow {
         let mut rhythm = Rhythm::new(&self.client.options);
         let mut expected = LEAST_EXPECTED_BYTES;
         let mut renewals = self.client.attempts();
+        // Room that was had for an answer which did not come: the next iterator must not grow old in waiting for it again.
+        let mut room: Option<Held> = None;
         'iterator: loop {
             self.come_back();
             let mut iterator = iterator(&self.client, &self.stream, &self.shard, &self.start).await?;
             while let Some(current) = iterator {
-                let held = self.ahead.reserve(expected).await;
+                let held = match room.take() {
+                    Some(held) => held,
+                    None => self.ahead.reserve(expected).await,
+                };
                 let (asked, now) = (Instant::now(), CaughtUp::now());
                 let mut attempts = self.client.attempts();
                 let Some(answer) = get_records(&self.client, &self.stream, &current, &mut attempts).await? else {
-                    drop(held);
+                    room = Some(held);
                     expired(&mut renewals, &self.stream).await?;
                     continue 'iterator;
                 };
