@@ -9,6 +9,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
+use support::http;
 use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
 use support::process::{text, tributary};
 use support::sqlserver::{Client, SqlServer, capture, execute};
@@ -168,6 +169,40 @@ async fn json_events_come_back() {
 #[tokio::test]
 async fn compressed_avro_events_come_back() {
     what_is_archived_is_replayed_and_builds_a_joiner("  encoding: avro\n  compression: zstd\n").await;
+}
+
+#[tokio::test]
+async fn of_two_archivers_one_waits_and_takes_over() {
+    let (_server, mut client, pipeline) = shop("").await;
+    let config = std::fs::read_to_string(pipeline.config()).unwrap();
+    std::fs::write(pipeline.config(), config + "  lease_seconds: 2\n").unwrap();
+    let (mut process, url) = pipeline.run();
+    pipeline::wait_for_document(&url, "order", "0", LIMIT, |_| true).await;
+    let archive = async || http::json(&format!("{url}/v1/status")).await.map(|status| status["archive"].clone());
+    wait_for("it archives", LIMIT, async || archive().await.filter(|archive| archive["phase"] == "archiving")).await;
+    let mut second = pipeline.start("archive");
+    wait_for("the second waits", LIMIT, async || second.log().contains("waiting to take over").then_some(())).await;
+    change(&mut client, 0..6).await;
+    let all = async || {
+        let status = archive().await?;
+        (status["tables"]["dbo.orders"]["archived"] == 2 + 6 * 2 && status["lag_ms"] == 0).then_some(status)
+    };
+    let status = wait_for("everything is archived", LIMIT, all).await;
+    assert!(status["streams"]["tpch.events"].is_object() && status["missing"] == 0, "{status}");
+    let shown = tributary(&["status", "--url", &url]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains(": archiving, complete up to 0000") && shown.contains("dbo.orders  14"), "{shown}");
+    // Without a word.
+    process.kill();
+    let mut importer = pipeline.start("importer");
+    change(&mut client, 6..9).await;
+    wait_for("the second goes on", LIMIT, async || {
+        let events = plan(&pipeline, &[])["tables"]["dbo.orders"]["events"].as_u64();
+        (events? >= 2 + 9 * 2).then_some(())
+    })
+    .await;
+    assert!(importer.terminate().success() && second.terminate().success());
+    assert!(said(&pipeline, &["verify", "--archive"], 0).contains("Every object is as it was written"));
 }
 
 #[tokio::test]

@@ -143,7 +143,9 @@ impl Sides {
             Some(number) if self.archive.expired(number).await?.is_none() => self.archive.manifest(number).await?,
             _ => None,
         };
-        let Some(gapped) = gapped else { return self.archive.first_after(&self.stream, at).await };
+        // A stream that held nothing before the gap has lost nothing by it.
+        let held = |gapped: &Arc<Manifest>| gapped.positions.get(&self.stream).is_some_and(|shards| !shards.is_empty());
+        let Some(gapped) = gapped.filter(held) else { return self.archive.first_after(&self.stream, at).await };
         let is_restated = last.snapshot.is_some_and(|snapshot| snapshot >= gapped.number);
         match gapped.gaps.last() {
             Some(gap) if !is_restated => Err(gapped.gap_error(self.archive.objects.name(), gap)),

@@ -117,7 +117,7 @@ impl ObjectStore for Dying {
 }
 
 /// The archive holds what the streams hold, and nothing but what its manifests name.
-async fn is_complete(shop: &Shop, objects: &Objects) {
+pub(crate) async fn is_complete(shop: &Shop, objects: &Objects) {
     let archive = open(objects).await;
     let live = contents(shop, &*shop.provider, &ShardPositions::new()).await;
     // What the archive has, the live stream does not any more.

@@ -123,6 +123,12 @@ async fn it_goes_on_over_a_gap_that_is_written_down_and_told_to_everybody() {
     }
     let told = first_error(&fused, &events, &Default::default()).await.to_string();
     assert!(told.contains("has a gap") && told.contains("new snapshot"), "{told}");
+    // Of a table that had no events yet nothing can be missing.
+    let quiet = Layout::Table.stream(PREFIX, &schemas::TableName::new("dbo", "quiet"));
+    memory.ensure(&quiet, 1).await.unwrap();
+    let mut reader = fused.reader(&quiet, &Default::default()).await.unwrap();
+    let next = tokio::time::timeout(std::time::Duration::from_millis(50), reader.next()).await;
+    assert!(next.is_err(), "{next:?}");
     shop.tick(3).await;
     archive_all(&shop, &objects, 1 << 20).await;
     let behind = archive.positions_at(lsn(14)).await.unwrap();

@@ -2,24 +2,14 @@
 
 use std::sync::Arc;
 
-use archive::{Config, Fused, Phase, verify};
+use archive::{Config, Fused, Phase};
 use objects::Objects;
-use schemas::progress::{ShardPositions, StreamName};
+use schemas::progress::StreamName;
 use streams::memory::Memory;
 use streams::{Layout, Provider, Record};
 
-use crate::support::{PREFIX, Shop, Working, archive_all, config, contents, lsn, names, open, wait_for};
-
-async fn is_complete(shop: &Shop, objects: &Objects) {
-    let empty = Memory::new();
-    for stream in shop.streams() {
-        empty.ensure(&stream, 3).await.unwrap();
-    }
-    let live = contents(shop, &*shop.provider, &ShardPositions::new()).await;
-    let fused = Fused::new(open(objects).await, Arc::new(empty));
-    assert_eq!(contents(shop, &fused, &ShardPositions::new()).await, live);
-    assert!(verify(&open(objects).await).await.unwrap().is_sound());
-}
+use crate::archiving::is_complete;
+use crate::support::{PREFIX, Shop, Working, archive_all, config, lsn, names, open, wait_for};
 
 #[tokio::test]
 async fn of_several_archivers_one_works_and_the_others_take_over() {
