@@ -75,7 +75,7 @@ case "${1:-}" in
   build) build ;;
   test)
     build
-    debian python3-venv postgresql-15 freetds-bin openjdk-17-jre-headless chromium chromium-driver
+    debian python3-venv postgresql-15 mariadb-server-core mariadb-client-core freetds-bin openjdk-17-jre-headless chromium chromium-driver
     npm_present
     python "$setup/clients/venv" tests/sqlserver/clients/requirements.txt
     node "$setup/clients" tests/sqlserver/clients/package.json
@@ -93,7 +93,7 @@ case "${1:-}" in
     ;;
   bench)
     build
-    debian python3-venv postgresql-15 openjdk-17-jdk-headless
+    debian python3-venv postgresql-15 mariadb-server-core mariadb-client-core openjdk-17-jdk-headless
     python "$setup/bench/venv" bench/requirements.txt
     python "$setup/clients/venv" tests/sqlserver/clients/requirements.txt
     ;;

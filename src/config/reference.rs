@@ -24,6 +24,7 @@ const REQUIRED: &[(&str, &str)] = &[
     ("streams.provider.kinesis.oversize.pointer.s3", "bucket: b"),
     ("sinks[sqlite]", "path: entities.db"),
     ("sinks[postgres]", "url: 'postgres://u@127.0.0.1/d'"),
+    ("sinks[mysql]", "url: 'mysql://u@127.0.0.1/d'"),
     ("sinks[dynamodb]", "table: t"),
     ("sinks[lake]", "store: {local: {path: lake}}"),
     ("sinks[sns]", "topic_arn: 'arn:aws:sns:eu-west-1:1:t'"),

@@ -22,6 +22,8 @@ pub enum SinkConfig {
     Sqlite(crate::sqlite::SqliteConfig),
     #[cfg(feature = "postgres")]
     Postgres(crate::postgres::PostgresConfig),
+    #[cfg(feature = "mysql")]
+    Mysql(crate::mysql::MysqlConfig),
     #[cfg(feature = "dynamodb")]
     Dynamodb(crate::dynamodb::DynamodbConfig),
     #[cfg(feature = "lake")]
@@ -46,6 +48,8 @@ impl SinkConfig {
             Self::Sqlite(config) => &config.name,
             #[cfg(feature = "postgres")]
             Self::Postgres(config) => &config.name,
+            #[cfg(feature = "mysql")]
+            Self::Mysql(config) => &config.name,
             #[cfg(feature = "dynamodb")]
             Self::Dynamodb(config) => &config.name,
             #[cfg(feature = "lake")]
@@ -70,6 +74,8 @@ impl SinkConfig {
             Self::Sqlite(_) => true,
             #[cfg(feature = "postgres")]
             Self::Postgres(_) => true,
+            #[cfg(feature = "mysql")]
+            Self::Mysql(_) => true,
             #[allow(unreachable_patterns)]
             _ => false,
         }
@@ -83,6 +89,8 @@ pub fn open(config: &SinkConfig) -> Result<Box<dyn Sink>, Error> {
         SinkConfig::Sqlite(config) => Ok(Box::new(crate::sqlite::SqliteSink::new(config.clone()))),
         #[cfg(feature = "postgres")]
         SinkConfig::Postgres(config) => Ok(Box::new(crate::postgres::PostgresSink::new(config.clone())?)),
+        #[cfg(feature = "mysql")]
+        SinkConfig::Mysql(config) => Ok(Box::new(crate::mysql::MysqlSink::new(config.clone())?)),
         #[cfg(feature = "dynamodb")]
         SinkConfig::Dynamodb(config) => Ok(Box::new(crate::dynamodb::DynamodbSink::new(config.clone()))),
         #[cfg(feature = "lake")]
@@ -107,6 +115,8 @@ pub fn open_reader(config: &SinkConfig) -> Result<Option<Arc<dyn EntityReader>>,
         SinkConfig::Sqlite(config) => Ok(Some(Arc::new(crate::sqlite::SqliteReader::new(config)))),
         #[cfg(feature = "postgres")]
         SinkConfig::Postgres(config) => Ok(Some(Arc::new(crate::postgres::PostgresReader::new(config)?))),
+        #[cfg(feature = "mysql")]
+        SinkConfig::Mysql(config) => Ok(Some(Arc::new(crate::mysql::MysqlReader::new(config)?))),
         #[allow(unreachable_patterns)]
         _ => Ok(None),
     }
@@ -145,6 +155,7 @@ mod tests {
         for (yaml, readable) in [
             ("{type: sqlite, path: a.db}", true),
             ("{type: postgres, url: 'postgres://u@127.0.0.1/d'}", true),
+            ("{type: mysql, url: 'mysql://u@127.0.0.1/d'}", true),
             ("{type: dynamodb, table: entities}", false),
             ("{type: sns, topic_arn: 'arn:aws:sns:eu-west-1:1:t'}", false),
         ] {

@@ -4,6 +4,7 @@
 //! sinks:
 //!   - type: postgres
 //!     url: {env: ENTITIES_URL}
+//!     entities: {order: {where: "status == 'OPEN'"}}
 //!     retry: {budget_seconds: 3600}
 //! ```
 
@@ -15,13 +16,17 @@ use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
 
-use crate::{Checked, Error, Rejected, Retry, Sink, SinkConfig, Terms};
+use crate::route::{Router, Routes};
+use crate::{Checked, Error, Held, Rejected, Retry, Sink, SinkConfig, Terms};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Entry {
     /// How a failed write is tried again.
     #[serde(default)]
     pub retry: RetryConfig,
+    /// Which entities it gets, and in what form. Default: all, whole.
+    #[serde(default)]
+    pub entities: Option<Routes>,
     #[serde(flatten)]
     pub sink: SinkConfig,
 }
@@ -65,14 +70,18 @@ impl Entry {
     /// The sink as it is configured. Nothing is contacted before [`Sink::prepare`].
     pub fn open(&self) -> Result<Box<dyn Sink>, Error> {
         let sink = crate::open(&self.sink)?;
-        let terms = sink.terms();
-        Ok(Box::new(Configured { terms: Terms { retry: self.retry.over(terms.retry), ..terms }, sink }))
+        let Terms { form, retry } = sink.terms();
+        // A sink that is routed otherwise holds something else: its form changes with its routes.
+        let form = self.entities.as_ref().map_or(form.clone(), |routes| format!("{form} {routes:?}"));
+        let terms = Terms { form, retry: self.retry.over(retry) };
+        let purpose = format!("sink {}", self.name());
+        Ok(Box::new(Configured { sink, terms, purpose, routes: self.entities.clone(), router: None, loading: false }))
     }
 }
 
 impl From<SinkConfig> for Entry {
     fn from(sink: SinkConfig) -> Self {
-        Self { retry: RetryConfig::default(), sink }
+        Self { retry: RetryConfig::default(), entities: None, sink }
     }
 }
 
@@ -80,32 +89,69 @@ impl From<SinkConfig> for Entry {
 struct Configured {
     sink: Box<dyn Sink>,
     terms: Terms,
+    /// How errors name it.
+    purpose: String,
+    routes: Option<Routes>,
+    /// The routes, once they have been compiled; none where everything is sent as it is.
+    router: Option<Router>,
+    /// Between `begin_load` and the next frontier.
+    loading: bool,
+}
+
+impl Configured {
+    /// The entities as the sink sees them.
+    fn compile(&mut self, entities: &[EntityInfo]) -> Result<Vec<EntityInfo>, Error> {
+        let Some(routes) = &self.routes else { return Ok(entities.to_vec()) };
+        let (router, seen) = Router::compile(&self.purpose, routes, entities)?;
+        self.router = Some(router);
+        Ok(seen)
+    }
 }
 
 #[async_trait]
 impl Sink for Configured {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
-        self.sink.prepare(entities).await
+        self.loading = false;
+        let seen = self.compile(entities)?;
+        self.sink.prepare(&seen).await
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
-        self.sink.write(changes, frontier).await
+        let Some(router) = &self.router else { return self.sink.write(changes, frontier).await };
+        let (routed, mut rejected) = router.route(changes, self.loading);
+        // A frontier is news also where none of its changes is; nothing else is.
+        if !routed.is_empty() || frontier.is_some() {
+            rejected.extend(self.sink.write(&routed, frontier).await?);
+        }
+        if frontier.is_some() {
+            self.loading = false;
+        }
+        Ok(rejected)
     }
 
     async fn begin_load(&mut self) -> Result<(), Error> {
+        self.loading = true;
         self.sink.begin_load().await
     }
 
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
-        self.sink.end_load(entity, version).await
+        match &self.router {
+            Some(router) if !router.sends(entity) => Ok(()),
+            _ => self.sink.end_load(entity, version).await,
+        }
     }
 
     fn terms(&self) -> Terms {
         self.terms.clone()
     }
 
+    async fn held(&mut self) -> Result<Held, Error> {
+        self.sink.held().await
+    }
+
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
-        self.sink.check(entities).await
+        let seen = self.compile(entities)?;
+        self.sink.check(&seen).await
     }
 }
 
@@ -117,7 +163,12 @@ mod tests {
     #[test]
     fn every_kind_has_what_all_have() {
         let entry = |yaml: &str| serde_yaml_ng::from_str::<Entry>(yaml);
-        let retry = entry("{type: sqlite, path: a.db, retry: {longest_pause_ms: 5, dead_letters: 1}}").unwrap().open().unwrap().terms().retry;
+        let retry = entry("{type: sqlite, path: a.db, retry: {longest_pause_ms: 5, dead_letters: 1}}")
+            .unwrap()
+            .open()
+            .unwrap()
+            .terms()
+            .retry;
         assert_eq!((retry.longest_pause.as_millis(), retry.first_pause.as_millis()), (100, 100));
         assert_eq!((retry.dead_letters, retry.budget), (1, Retry::default().budget));
         let error = entry("{type: sqlite, path: a.db, pth: b}").unwrap_err().to_string();
@@ -125,5 +176,60 @@ mod tests {
         let error = entry("{type: sqlite, path: a.db, retry: {budget: 5}}").unwrap_err().to_string();
         assert!(error.contains("budget_seconds"), "{error}");
         assert!(entry("{type: oracle}").unwrap_err().to_string().contains("postgres"));
+    }
+
+    /// What a sink was called with.
+    #[derive(Clone, Default)]
+    struct Recorder(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+    #[async_trait]
+    impl Sink for Recorder {
+        async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
+            let names: Vec<&str> = entities.iter().map(|entity| &*entity.name).collect();
+            self.0.lock().unwrap().push(format!("prepare {}", names.join(" ")));
+            Ok(())
+        }
+
+        async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
+            let shown = |change: &EntityChange| format!("{}={}", change.key, change.document.as_deref().unwrap_or("gone"));
+            let shown: Vec<String> = changes.iter().map(shown).collect();
+            self.0.lock().unwrap().push(format!("write {} {}", shown.join(" "), frontier.is_some()));
+            Ok(Vec::new())
+        }
+
+        async fn end_load(&mut self, entity: &str, _: Lsn) -> Result<(), Error> {
+            self.0.lock().unwrap().push(format!("end {entity}"));
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_routed_sink_sees_what_is_routed_to_it() {
+        let entry: Entry = serde_yaml_ng::from_str("{type: sqlite, path: a.db, entities: {order: {where: n > 1}}}").unwrap();
+        let other: Entry = serde_yaml_ng::from_str("{type: sqlite, path: a.db, entities: {order: {where: n > 2}}}").unwrap();
+        assert_ne!(entry.open().unwrap().terms().form, other.open().unwrap().terms().form, "it is loaded anew");
+        let recorder = Recorder::default();
+        let (sink, routes) = (Box::new(recorder.clone()), entry.entities);
+        let mut sink = Configured { sink, terms: Terms::default(), purpose: String::new(), routes, router: None, loading: false };
+        let schema = serde_json::json!({"type": "object", "properties": {"n": {"type": "integer"}}});
+        let info = |name: &str| EntityInfo { name: name.into(), key: Vec::new(), document_schema: schema.clone() };
+        let change = |entity: &str, n: u32| EntityChange {
+            entity: entity.into(),
+            key: schemas::change::EntityKey::from_text(n.to_string()),
+            version: Lsn::MAX,
+            commit_time_ms: 0,
+            document: Some(format!("{{\"n\":{n}}}").into()),
+        };
+        sink.prepare(&[info("order"), info("note")]).await.unwrap();
+        let all = [change("order", 1), change("order", 2), change("note", 3)];
+        sink.begin_load().await.unwrap();
+        sink.write(&all, None).await.unwrap();
+        sink.end_load("order", Lsn::MAX).await.unwrap();
+        sink.end_load("note", Lsn::MAX).await.unwrap();
+        sink.write(&[], Some(Lsn::MAX)).await.unwrap();
+        sink.write(&all[2..], None).await.unwrap();
+        sink.write(&all, Some(Lsn::MAX)).await.unwrap();
+        let expected = ["prepare order", "write 2={\"n\":2} false", "end order", "write  true", "write 1=gone 2={\"n\":2} true"];
+        assert_eq!(*recorder.0.lock().unwrap(), expected);
     }
 }

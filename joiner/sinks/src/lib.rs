@@ -12,6 +12,7 @@ pub mod cloudevent;
 mod config;
 mod entry;
 mod error;
+mod route;
 mod secret;
 
 #[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
@@ -26,13 +27,15 @@ pub mod kinesis;
 pub mod lake;
 #[cfg(any(feature = "sns", feature = "sqs"))]
 mod notification;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "search")]
 pub mod search;
 #[cfg(feature = "sns")]
 pub mod sns;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -48,6 +51,7 @@ pub mod webhook;
 pub use config::{SinkConfig, open, open_reader};
 pub use entry::{Entry, RetryConfig};
 pub use error::Error;
+pub use route::{Otherwise, Route, Routes, Selected};
 pub use secret::{Secret, SecretReference, UrlSource};
 
 /// A change that the target will never accept, and why. The caller keeps it as a dead letter; the rest of its batch has been written.
@@ -98,11 +102,26 @@ pub trait Sink: Send {
     fn terms(&self) -> Terms {
         Terms::default()
     }
+    /// What the target itself says that it holds; asked after each `prepare`. A target that says less than it once confirmed (it was restored from a backup, or somebody removed a table) is loaded anew.
+    async fn held(&mut self) -> Result<Held, Error> {
+        Ok(Held::Unknown)
+    }
     /// Looks whether [`prepare`](Self::prepare) and the writes after it would do, and changes nothing: for `tributary check`. What stands in the way is the error.
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
         let _ = entities;
         Ok(Checked::default())
     }
+}
+
+/// What a target says that it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// It keeps no frontier, or none that tells.
+    Unknown,
+    /// No load has ended there.
+    Nothing,
+    /// Every change at or below this LSN.
+    UpTo(Lsn),
 }
 
 /// What a look at the target has found.

@@ -22,7 +22,7 @@ use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 
-use crate::{Error, Operator};
+use crate::{Error, Held, Operator};
 
 /// How long tombstones are kept, in the source's time.
 pub(crate) const TOMBSTONE_RETENTION_MS: i64 = 3_600_000;
@@ -121,6 +121,11 @@ pub(crate) fn is_decimal(text: &str) -> bool {
     let (whole, fraction) = digits.split_once('.').map_or((digits, None), |(whole, fraction)| (whole, Some(fraction)));
     let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     all_digits(whole) && (whole == "0" || !whole.starts_with('0')) && fraction.is_none_or(all_digits)
+}
+
+/// What the text of a frontier says, if there is one.
+pub(crate) fn held(target: &str, frontier: Option<&str>) -> Result<Held, Error> {
+    frontier.map_or(Ok(Held::Nothing), |text| parse_lsn(target, text).map(Held::UpTo))
 }
 
 pub(crate) fn parse_lsn(target: &str, text: &str) -> Result<Lsn, Error> {

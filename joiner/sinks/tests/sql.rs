@@ -9,11 +9,12 @@ use schemas::entity::EntityInfo;
 use schemas::table::SqlType;
 use schemas::{ErrorClass, Lsn};
 use serde_json::json;
+use sinks::mysql::{MysqlConfig, MysqlReader, MysqlSink};
 use sinks::postgres::{PostgresConfig, PostgresReader, PostgresSink};
 use sinks::sqlite::{SqliteConfig, SqliteReader, SqliteSink};
-use sinks::test_support::PostgresServer;
+use sinks::test_support::{MysqlServer, PostgresServer};
 use sinks::{EntityReader, Filter, Operator, Query, Sink};
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row, SqliteConnection};
 
 fn lsn(number: u32) -> Lsn {
     let [a, b, c, d] = number.to_be_bytes();
@@ -41,12 +42,16 @@ fn change(key: &str, version: u32, commit_time_ms: i64, document: Option<&str>) 
 /// A sink and a reader of the same place.
 struct Pair(Box<dyn Sink>, Box<dyn EntityReader>);
 
-async fn pairs(server: &PostgresServer, directory: &tempfile::TempDir, schema: &str) -> Vec<Pair> {
+async fn pairs(server: &PostgresServer, mysql: &MysqlServer, directory: &tempfile::TempDir, schema: &str) -> Vec<Pair> {
+    let mut root = MySqlConnection::connect(&mysql.root_url()).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE `{schema}`"))).execute(&mut root).await.unwrap();
+    let mysql = MysqlConfig::new(mysql.url_of(schema));
     let sqlite = SqliteConfig::new(directory.path().join(format!("{schema}.db")));
     let postgres = PostgresConfig { schema: schema.to_owned(), ..PostgresConfig::new(server.url()) };
     let mut pairs = vec![
         Pair(Box::new(SqliteSink::new(sqlite.clone())), Box::new(SqliteReader::new(&sqlite))),
         Pair(Box::new(PostgresSink::new(postgres.clone()).unwrap()), Box::new(PostgresReader::new(&postgres).unwrap())),
+        Pair(Box::new(MysqlSink::new(mysql.clone()).unwrap()), Box::new(MysqlReader::new(&mysql).unwrap())),
     ];
     for Pair(sink, _) in &mut pairs {
         sink.prepare(&[order()]).await.unwrap();
@@ -62,10 +67,14 @@ async fn client(server: &PostgresServer) -> tokio_postgres::Client {
 
 /// One cluster serves every check, in turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_sql_sinks() {
-    let (server, directory) = (PostgresServer::start(), tempfile::tempdir().unwrap());
-    filters_compare_as_documented(pairs(&server, &directory, "filters").await).await;
-    purged_tombstones_still_guard(pairs(&server, &directory, "purge").await).await;
+async fn the_sql_sinks() {
+    let (server, mysql, directory) = (PostgresServer::start(), MysqlServer::start(), tempfile::tempdir().unwrap());
+    filters_compare_as_documented(pairs(&server, &mysql, &directory, "filters").await).await;
+    purged_tombstones_still_guard(pairs(&server, &mysql, &directory, "purge").await).await;
+    a_deletion_waits_for_an_older_upsert_of_another_writer(&server).await;
+    a_deletion_waits_for_another_writer_in_mysql(&mysql).await;
+    rows_that_a_constraint_refuses_are_singled_out_in_mysql(&mysql).await;
+    a_read_only_server_is_waited_for(&server).await;
     a_reader_may_come_before_the_first_write(&server, &directory).await;
     rows_that_a_constraint_refuses_are_singled_out(&server).await;
     a_nul_is_rejected_with_the_reason(&server).await;
@@ -240,4 +249,106 @@ async fn what_is_set_up_wrongly_is_told(server: &PostgresServer) {
     let error = SqliteSink::new(SqliteConfig::new(path)).prepare(&[order()]).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Misconfigured, "{error}");
     assert!(error.to_string().contains("move it away"), "{error}");
+}
+
+/// Waits until something holds; a test that waits in vain fails after half a minute.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// Another writer has looked for tombstones and found none, and its older document is not committed yet.
+async fn a_deletion_waits_for_an_older_upsert_of_another_writer(server: &PostgresServer) {
+    let config = PostgresConfig { schema: "race".to_owned(), ..PostgresConfig::new(server.url()) };
+    let mut sink = PostgresSink::new(config.clone()).unwrap();
+    sink.prepare(&[order()]).await.unwrap();
+    let (other, observer) = (client(server).await, client(server).await);
+    let lock = "SELECT pg_advisory_xact_lock_shared(hashtextextended('race/order', 0))";
+    let insert = format!("INSERT INTO race.\"order\" VALUES ('1', '{}', 0, '{{}}')", lsn(5));
+    other.batch_execute(&format!("BEGIN; {lock}; {insert}")).await.unwrap();
+    let deleting = tokio::spawn(async move {
+        sink.write(&[change("1", 7, 0, None)], Some(lsn(7))).await.unwrap();
+        sink
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    until("the deletion waits", async || observer.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    let mut sink = deleting.await.unwrap();
+    let reader = PostgresReader::new(&config).unwrap();
+    assert_eq!(reader.count("order").await.unwrap(), 0, "what is older does not outlive the deletion");
+    sink.write(&[change("1", 6, 0, Some("{}"))], None).await.unwrap();
+    assert_eq!(reader.count("order").await.unwrap(), 0);
+    for connections in [0, 17] {
+        let error = PostgresSink::new(PostgresConfig { connections, ..config.clone() }).err().unwrap();
+        assert!(error.class() == ErrorClass::Misconfigured && error.to_string().contains("1 to 16"), "{error}");
+    }
+    for connections in [1, 16] {
+        let mut sink = PostgresSink::new(PostgresConfig { connections, ..config.clone() }).unwrap();
+        sink.prepare(&[order()]).await.unwrap();
+        let changes: Vec<_> = (0..5000).map(|n| change(&n.to_string(), 8, 0, Some("{}"))).collect();
+        sink.write(&changes, None).await.unwrap();
+        assert_eq!(reader.count("order").await.unwrap(), 5000);
+    }
+}
+
+/// The same where the lock is that of a row.
+async fn a_deletion_waits_for_another_writer_in_mysql(server: &MysqlServer) {
+    let mut root = MySqlConnection::connect(&server.root_url()).await.unwrap();
+    sqlx::raw_sql("CREATE DATABASE race").execute(&mut root).await.unwrap();
+    let config = MysqlConfig::new(server.url_of("race"));
+    let mut sink = MysqlSink::new(config.clone()).unwrap();
+    sink.prepare(&[order()]).await.unwrap();
+    let mut other = MySqlConnection::connect(&server.url_of("race")).await.unwrap();
+    let insert = format!("INSERT INTO `order` VALUES ('1', '{}', 0, '{{}}')", lsn(5));
+    for statement in ["BEGIN", "SELECT lsn FROM _tributary_floor WHERE entity = 'order' LOCK IN SHARE MODE", &insert] {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut other).await.unwrap();
+    }
+    let deleting = tokio::spawn(async move { sink.write(&[change("1", 7, 0, None)], Some(lsn(7))).await });
+    let waits = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'";
+    until("the deletion waits", async || sqlx::query(waits).fetch_one(&mut root).await.unwrap().get::<i64, _>(0) == 1).await;
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    deleting.await.unwrap().unwrap();
+    assert_eq!(MysqlReader::new(&config).unwrap().count("order").await.unwrap(), 0);
+}
+
+async fn rows_that_a_constraint_refuses_are_singled_out_in_mysql(server: &MysqlServer) {
+    let mut root = MySqlConnection::connect(&server.root_url()).await.unwrap();
+    sqlx::raw_sql("CREATE DATABASE constrained").execute(&mut root).await.unwrap();
+    let config = MysqlConfig::new(server.url_of("constrained"));
+    let mut sink = MysqlSink::new(config.clone()).unwrap();
+    sink.prepare(&[order()]).await.unwrap();
+    let check = "ALTER TABLE constrained.`order` ADD CONSTRAINT small CHECK (JSON_VALUE(document, '$.n') < 1000)";
+    sqlx::raw_sql(check).execute(&mut root).await.unwrap();
+    let changes: Vec<_> = (0..500)
+        .map(|n| change(&n.to_string(), 2, 0, Some(&format!(r#"{{"n":{}}}"#, if n % 9 == 4 { 1000 } else { n }))))
+        .collect();
+    let rejected = sink.write(&changes, Some(lsn(2))).await.unwrap();
+    assert_eq!(rejected.len(), (0..500).filter(|n| n % 9 == 4).count());
+    assert!(rejected[0].reason.contains("small") && rejected[0].reason.contains("4025"), "{}", rejected[0].reason);
+    assert_eq!(MysqlReader::new(&config).unwrap().count("order").await.unwrap(), (500 - rejected.len()) as u64);
+}
+
+/// As after a failover, while the name still leads to what is a replica now.
+async fn a_read_only_server_is_waited_for(server: &PostgresServer) {
+    let config = PostgresConfig { schema: "failover".to_owned(), ..PostgresConfig::new(server.url()) };
+    let mut sink = PostgresSink::new(config.clone()).unwrap();
+    sink.prepare(&[order()]).await.unwrap();
+    let admin = client(server).await;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tributary'";
+    admin.batch_execute(&format!("ALTER DATABASE entities SET default_transaction_read_only = on; {cut}")).await.unwrap();
+    let changes = [change("1", 1, 0, Some("{}"))];
+    let error = sink.write(&changes, Some(lsn(1))).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "the connection was cut: {error}");
+    let refused = match sink.prepare(&[order()]).await {
+        Ok(()) => sink.write(&changes, Some(lsn(1))).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(refused.class() == ErrorClass::Transient && refused.to_string().contains("read-only"), "{refused}");
+    admin.batch_execute("BEGIN READ WRITE; ALTER DATABASE entities RESET default_transaction_read_only; COMMIT").await.unwrap();
+    sink.prepare(&[order()]).await.unwrap();
+    sink.write(&changes, Some(lsn(1))).await.unwrap();
+    assert_eq!(PostgresReader::new(&config).unwrap().count("order").await.unwrap(), 1);
 }

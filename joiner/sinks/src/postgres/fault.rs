@@ -56,7 +56,7 @@ pub(super) fn by_state(target: &str, message: String, code: &str) -> Error {
             "Grant the user CREATE on the schema, and SELECT, INSERT, UPDATE and DELETE on its tables",
         ),
         "42P01" | "3F000" => {
-            Error::misconfigured(target, message, "Somebody removed it: restart Tributary to have it made again, and load again")
+            Error::misconfigured(target, message, "Somebody removed it: it is made again when the sink is prepared, and loaded")
         }
         _ => match code.get(..2) {
             // Connection, rollback, resources, intervention, system error, feature limits of poolers.

@@ -9,6 +9,11 @@
 //! does not matter; and [`Sink::write`] returns when all parts are committed, so the order of batches stays. What a part has committed when another fails is written again
 //! and found to be there.
 //!
+//! # Writers side by side
+//! Two sinks may write one schema for a while: a successor that was started while its predecessor lives. Upserts of one row are told apart by the guard in the statement. A deletion is not: an older upsert that looks for
+//! its tombstone just before it is committed would bring the row back. So each batch takes a lock of its entities (`pg_advisory_xact_lock`) before it looks, shared where it only upserts, alone where it deletes or ends
+//! a load: whichever comes second sees what the first has committed.
+//!
 //! # A load
 //! - Rows are first copied straight into the entity's table, which is all that an empty one needs: every key is new, and a key that is not fails the copy by the primary key's
 //!   uniqueness. No older version can replace a newer one (INV-5) that way either: after the copy, in the same transaction, the entity's traces of deletion (tombstones and
@@ -32,7 +37,7 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 
 use crate::sql::{self, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS, quote};
-use crate::{Error, Rejected, Sink, UrlSource, check};
+use crate::{Checked, Error, Held, Rejected, Sink, UrlSource, check};
 
 mod connect;
 mod fault;
@@ -142,6 +147,8 @@ impl PostgresSink {
                 "CREATE TABLE IF NOT EXISTS {table} (key text COLLATE \"C\" PRIMARY KEY, version text COLLATE \"C\" NOT NULL, \
                  commit_time_ms bigint NOT NULL, document jsonb NOT NULL)"
             );
+            // What the frontier says of this entity, if there is one, is not so.
+            let create = format!("BEGIN; DELETE FROM _tributary_frontier; {create}; COMMIT");
             client.batch_execute(&create).await.map_err(failed)?;
             return Ok(());
         }
@@ -204,6 +211,7 @@ impl Sink for PostgresSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
         self.writers.clear();
         self.loading = false;
+        self.connector = Connector::new(&self.config)?;
         self.connector.migrate(&self.config.schema).await?;
         let connecting = (0..self.config.connections).map(|_| self.connector.connect(&self.config.schema, 0));
         let clients = try_join_all(connecting).await?;
@@ -233,6 +241,45 @@ impl Sink for PostgresSink {
         rejected.extend(written.map_err(late)?.map_err(|error| classify(self.target(), &error))?);
         self.writers = writers;
         Ok(rejected)
+    }
+
+    async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
+        let connector = Connector::new(&self.config)?;
+        let failed = |error| classify(&connector.target, &error);
+        let client = connector.connect(&self.config.schema, 0).await?;
+        let mut there = 0;
+        for entity in entities {
+            sql::check_name(&connector.target, &entity.name)?;
+            let found = self.columns(&client, &entity.name).await?;
+            if !found.is_empty() {
+                sql::check_shape(&connector.target, entity, &found, &COLUMNS)?;
+                there += 1;
+            }
+        }
+        let ask = "SELECT current_setting('server_version'), pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', \
+                   CASE WHEN to_regnamespace(quote_ident($1)) IS NULL THEN has_database_privilege(current_database(), 'CREATE') \
+                   ELSE has_schema_privilege($1, 'CREATE') END";
+        let row = client.query_one(ask, &[&self.config.schema]).await.map_err(failed)?;
+        let (version, read_only, may_create): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
+        if !may_create {
+            let message =
+                format!("the user may not create in the schema {:?}, or may not create that schema", self.config.schema);
+            return Err(Error::misconfigured(
+                &connector.target,
+                message,
+                "Grant it CREATE on the schema, or on the database where the schema is to be made",
+            ));
+        }
+        let read_only = read_only.then(|| format!("{} is read-only: it is written to once that has changed", connector.target));
+        let detail = format!("{}, {version}, {there} of {} tables are there", connector.target, entities.len());
+        Ok(Checked { detail, warnings: read_only.into_iter().collect() })
+    }
+
+    async fn held(&mut self) -> Result<Held, Error> {
+        let mut writers = self.take_writers()?;
+        let text = writers[0].frontier().await.map_err(|error| classify(self.target(), &error))?;
+        self.writers = writers;
+        sql::held(self.target(), text.as_deref())
     }
 
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {

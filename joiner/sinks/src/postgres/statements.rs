@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
+use futures_util::future::try_join_all;
 use schemas::Lsn;
 use schemas::change::EntityChange;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement, Transaction};
 
 use super::fault::{describe, is_about_data};
@@ -18,6 +20,8 @@ pub(super) const TEMPORARY_TABLE: &str = "CREATE TEMPORARY TABLE _tributary_batc
 /// From here on `COPY` is faster than arrays: it costs two round trips more.
 const COPY_FROM_ROWS: usize = 200;
 const COPY_CHUNK_BYTES: usize = 256 * 1024;
+/// Statements that are sent together.
+const MOST_WAITING: usize = 16;
 
 /// The statements that a connection has prepared, by their text: a small batch is then one round trip a statement.
 #[derive(Default)]
@@ -34,25 +38,58 @@ impl Statements {
     }
 }
 
-/// One batch's transaction.
+/// A statement's parameter, until it has been sent.
+type Parameter<'a> = Box<dyn ToSql + Sync + Send + 'a>;
+
+/// One batch's transaction. Small statements wait until they are sent together, one behind the other without waiting for answers: a small batch takes three round trips, of which BEGIN and COMMIT are two.
 pub(super) struct Batch<'a> {
     transaction: &'a Transaction<'a>,
     statements: &'a mut Statements,
+    waiting: Vec<(Statement, Vec<Parameter<'a>>)>,
     /// Whether the temporary table has been filled in this transaction already.
     filled: bool,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(transaction: &'a Transaction<'a>, statements: &'a mut Statements) -> Self {
-        Self { transaction, statements, filled: false }
+        Self { transaction, statements, waiting: Vec::new(), filled: false }
+    }
+
+    async fn later(&mut self, statement: String, parameters: Vec<Parameter<'a>>) -> Result<(), Error> {
+        let statement = self.statements.prepared(self.transaction, statement).await?;
+        self.waiting.push((statement, parameters));
+        if self.waiting.len() < MOST_WAITING { Ok(()) } else { self.send().await }
+    }
+
+    /// Sends what waits, in its order, and waits for all answers. The first that is refused fails all behind it.
+    pub(super) async fn send(&mut self) -> Result<(), Error> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let transaction = self.transaction;
+        // A statement is handed to the connection when its future is polled for the first time, and these are polled in their order.
+        try_join_all(waiting.iter().map(async |(statement, parameters)| {
+            let parameters: Vec<&(dyn ToSql + Sync)> =
+                parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect();
+            transaction.execute(statement, &parameters).await.map(|_| ())
+        }))
+        .await?;
+        Ok(())
+    }
+
+    /// Keeps other writers' deletions of this entity away until the transaction ends; to delete (`alone`), all its other writers. Statements after it see what those have committed.
+    pub(super) async fn lock(&mut self, entity: &'a str, alone: bool) -> Result<(), Error> {
+        let function = if alone { "pg_advisory_xact_lock" } else { "pg_advisory_xact_lock_shared" };
+        self.later(lock_statement(function), vec![Box::new(entity)]).await
     }
 
     /// Writes what is newer than what is there, taking it for granted that the database will have it.
-    pub(super) async fn upsert(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+    pub(super) async fn upsert(&mut self, entity: &str, changes: &[&'a EntityChange]) -> Result<(), Error> {
         match changes.len() {
             0 => Ok(()),
-            COPY_FROM_ROWS.. => self.send_by_copy(entity, changes).await,
-            _ => self.send_as_arrays(entity, changes).await,
+            COPY_FROM_ROWS.. => {
+                self.send().await?;
+                self.send_by_copy(entity, changes).await
+            }
+            _ => self.upsert_later(entity, changes).await,
         }
     }
 
@@ -60,14 +97,19 @@ impl<'a> Batch<'a> {
     pub(super) async fn upsert_what_is_taken(
         &mut self,
         entity: &str,
-        changes: &[&EntityChange],
+        changes: &[&'a EntityChange],
         rejected: &mut Vec<Rejected>,
     ) -> Result<(), Error> {
+        self.send().await?;
         // Ranges still to be written, the first on top. Halving keeps the good rows of a poisoned batch in few statements.
         let mut ranges = vec![changes];
         while let Some(range) = ranges.pop() {
             self.transaction.batch_execute("SAVEPOINT tributary").await?;
-            match self.upsert(entity, range).await {
+            let written = match self.upsert(entity, range).await {
+                Ok(()) => self.send().await,
+                refused => refused,
+            };
+            match written {
                 Ok(()) => self.transaction.batch_execute("RELEASE SAVEPOINT tributary").await?,
                 Err(error) if is_about_data(&error) => {
                     self.transaction.batch_execute("ROLLBACK TO SAVEPOINT tributary; RELEASE SAVEPOINT tributary").await?;
@@ -85,14 +127,13 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    async fn send_as_arrays(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+    async fn upsert_later(&mut self, entity: &str, changes: &[&'a EntityChange]) -> Result<(), Error> {
         let source = "(SELECT key, version, commit_time_ms, document::jsonb FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) \
                       AS u (key, version, commit_time_ms, document)) AS b";
-        let statement = self.statements.prepared(self.transaction, upsert_statement(entity, source)).await?;
         let Columns { keys, versions, times } = Columns::of(changes);
         let documents: Vec<&str> = changes.iter().map(|change| change.document.as_deref().unwrap_or("null")).collect();
-        self.transaction.execute(&statement, &[&keys, &versions, &times, &documents]).await?;
-        Ok(())
+        let parameters: Vec<Parameter<'a>> = vec![Box::new(keys), Box::new(versions), Box::new(times), Box::new(documents)];
+        self.later(upsert_statement(entity, source), parameters).await
     }
 
     async fn send_by_copy(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
@@ -136,7 +177,7 @@ impl<'a> Batch<'a> {
         row.try_get(0)
     }
 
-    pub(super) async fn delete(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+    pub(super) async fn delete(&mut self, entity: &'a str, changes: &[&'a EntityChange]) -> Result<(), Error> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -149,19 +190,14 @@ impl<'a> Batch<'a> {
         let mark = "INSERT INTO _tributary_tombstone AS d (entity, key, version, commit_time_ms) SELECT $1, key, version, commit_time_ms \
                     FROM unnest($2::text[], $3::text[], $4::bigint[]) AS b (key, version, commit_time_ms) ON CONFLICT (entity, key) \
                     DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms WHERE excluded.version > d.version";
-        let remove = self.statements.prepared(self.transaction, remove).await?;
-        self.transaction.execute(&remove, &[&keys, &versions]).await?;
-        let mark = self.statements.prepared(self.transaction, mark.to_owned()).await?;
-        self.transaction.execute(&mark, &[&entity, &keys, &versions, &times]).await?;
-        Ok(())
+        self.later(remove, vec![Box::new(keys.clone()), Box::new(versions.clone())]).await?;
+        self.later(mark.to_owned(), vec![Box::new(entity), Box::new(keys), Box::new(versions), Box::new(times)]).await
     }
 
     pub(super) async fn frontier(&mut self, frontier: Lsn) -> Result<(), Error> {
         let statement = "INSERT INTO _tributary_frontier AS f (part, lsn) VALUES ('all', $1) \
                          ON CONFLICT (part) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
-        let statement = self.statements.prepared(self.transaction, statement.to_owned()).await?;
-        self.transaction.execute(&statement, &[&frontier.to_string()]).await?;
-        Ok(())
+        self.later(statement.to_owned(), vec![Box::new(frontier.to_string())]).await
     }
 }
 
@@ -180,6 +216,11 @@ impl<'a> Columns<'a> {
             times: changes.iter().map(|change| change.commit_time_ms).collect(),
         }
     }
+}
+
+/// One lock for each entity of a schema.
+fn lock_statement(function: &str) -> String {
+    format!("SELECT {function}(hashtextextended(current_schema() || '/' || $1::text, 0))")
 }
 
 /// The guarded upsert from `source`, whose alias `b` has the table's columns.
@@ -242,6 +283,7 @@ pub(super) async fn purge(transaction: &Transaction<'_>, before_ms: i64) -> Resu
 pub(super) async fn end_load(client: &mut Client, entity: &str, version: Lsn) -> Result<(), Error> {
     let version = version.to_string();
     let transaction = client.transaction().await?;
+    transaction.execute(&lock_statement("pg_advisory_xact_lock"), &[&entity]).await?;
     transaction.execute(&format!("DELETE FROM {} WHERE version < $1", quote(entity)), &[&version]).await?;
     let raise = "INSERT INTO _tributary_floor AS f (entity, lsn) VALUES ($1, $2) \
                  ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";

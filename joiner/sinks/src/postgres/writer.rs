@@ -31,6 +31,10 @@ impl Writer {
         Ok(Self { client, statements: Statements::default(), copies: false })
     }
 
+    pub(super) async fn frontier(&mut self) -> Result<Option<String>, Error> {
+        self.client.query_one("SELECT min(lsn) FROM _tributary_frontier", &[]).await?.try_get(0)
+    }
+
     /// From now on documents of a load are written.
     pub(super) async fn begin_load(&mut self) -> Result<(), Error> {
         self.copies = true;
@@ -70,16 +74,21 @@ impl Writer {
 
     /// Copies rows straight into their tables. Answers false, and has written nothing, where a deletion of something newer may be on record.
     async fn copy(&mut self, changes: &[&EntityChange]) -> Result<bool, Error> {
+        let groups = sql::group(changes);
         let transaction = self.client.transaction().await?;
         let mut batch = Batch::new(&transaction, &mut self.statements);
-        for (entity, group) in sql::group(changes) {
+        for (entity, group) in &groups {
+            batch.lock(entity, false).await?;
+            batch.send().await?;
             batch.copy(&quote(entity), &group.upserts).await?;
             let least = group.upserts.iter().map(|change| change.version).min();
             if batch.may_be_outdated(entity, least.unwrap_or(Lsn::MAX)).await? {
+                drop(batch);
                 transaction.rollback().await?;
                 return Ok(false);
             }
         }
+        drop(batch);
         transaction.commit().await?;
         Ok(true)
     }
@@ -106,10 +115,12 @@ impl Writer {
         ending: Ending,
         singling_out: bool,
     ) -> Result<Vec<Rejected>, Error> {
+        let groups = sql::group(changes);
         let transaction = self.client.transaction().await?;
         let mut batch = Batch::new(&transaction, &mut self.statements);
         let mut rejected = Vec::new();
-        for (entity, group) in sql::group(changes) {
+        for (entity, group) in &groups {
+            batch.lock(entity, !group.deletions.is_empty()).await?;
             if singling_out {
                 batch.upsert_what_is_taken(entity, &group.upserts, &mut rejected).await?;
             } else {
@@ -120,6 +131,8 @@ impl Writer {
         if let Some(frontier) = ending.frontier {
             batch.frontier(frontier).await?;
         }
+        batch.send().await?;
+        drop(batch);
         if let Some(before_ms) = ending.purge_before_ms {
             statements::purge(&transaction, before_ms).await?;
         }

@@ -17,7 +17,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{AssertSqlSafe, Connection, Row, Sqlite, Transaction};
 
 use crate::sql::{self, Group, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS, quote};
-use crate::{Error, Rejected, Sink, check};
+use crate::{Checked, Error, Held, Rejected, Sink, check};
 
 mod reader;
 
@@ -94,19 +94,32 @@ impl SqliteSink {
     }
 
     async fn create_table(&self, connection: &mut SqliteConnection, entity: &EntityInfo) -> Result<(), Error> {
-        sql::check_name(&self.target, &entity.name)?;
         let failed = |error| classify(&self.target, error);
+        if self.look_at_table(connection, entity).await? {
+            return Ok(());
+        }
+        // What the frontier says of this entity, if there is one, is not so.
+        sqlx::query("DELETE FROM _tributary_frontier").execute(&mut *connection).await.map_err(failed)?;
         let create = format!(
             "CREATE TABLE IF NOT EXISTS {} (key TEXT PRIMARY KEY NOT NULL, version TEXT NOT NULL, commit_time_ms INTEGER NOT NULL, document TEXT NOT NULL) STRICT",
             quote(&entity.name)
         );
-        sqlx::query(AssertSqlSafe(create)).execute(&mut *connection).await.map_err(failed)?;
+        sqlx::query(AssertSqlSafe(create)).execute(&mut *connection).await.map_err(failed).map(|_| ())
+    }
+
+    /// Refuses a table of another shape. Answers whether it is there.
+    async fn look_at_table(&self, connection: &mut SqliteConnection, entity: &EntityInfo) -> Result<bool, Error> {
+        sql::check_name(&self.target, &entity.name)?;
         let columns = sqlx::query("SELECT name, type FROM pragma_table_info(?1) ORDER BY cid")
             .bind(&*entity.name)
             .fetch_all(connection)
             .await;
-        let found: Vec<(String, String)> = columns.map_err(failed)?.iter().map(|row| (row.get(0), row.get(1))).collect();
-        sql::check_shape(&self.target, entity, &found, &COLUMNS)
+        let columns = columns.map_err(|error| classify(&self.target, error))?;
+        let found: Vec<(String, String)> = columns.iter().map(|row| (row.get(0), row.get(1))).collect();
+        if !found.is_empty() {
+            sql::check_shape(&self.target, entity, &found, &COLUMNS)?;
+        }
+        Ok(!found.is_empty())
     }
 
     async fn write_all(
@@ -157,6 +170,33 @@ impl Sink for SqliteSink {
         self.write_all(&mut connection, &accepted, frontier).await.map_err(|error| classify(&self.target, error))?;
         self.connection = Some(connection);
         Ok(rejected)
+    }
+
+    async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
+        let mut there = 0;
+        let known = self.config.path.exists();
+        if known {
+            let options = SqliteConnectOptions::new().filename(&self.config.path).read_only(true).create_if_missing(false);
+            let failed = |error| classify(&self.target, error);
+            let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+            for entity in entities {
+                there += usize::from(self.look_at_table(&mut connection, entity).await?);
+            }
+        }
+        let made = if known { "" } else { "to be made, " };
+        Ok(Checked {
+            detail: format!("{}, {made}{there} of {} tables are there", self.target, entities.len()),
+            warnings: Vec::new(),
+        })
+    }
+
+    async fn held(&mut self) -> Result<Held, Error> {
+        let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
+        let text =
+            sqlx::query_scalar::<_, Option<String>>("SELECT min(lsn) FROM _tributary_frontier").fetch_one(&mut connection).await;
+        let text = text.map_err(|error| classify(&self.target, error))?;
+        self.connection = Some(connection);
+        sql::held(&self.target, text.as_deref())
     }
 
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {

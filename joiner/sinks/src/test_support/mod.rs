@@ -1,10 +1,11 @@
-//! Real targets for tests: a PostgreSQL cluster and the AWS stand-in, each started on a free port of the loopback interface and stopped when dropped.
+//! Real targets for tests: a PostgreSQL cluster, a MariaDB server and the AWS stand-in, each started on a free port of the loopback interface and stopped when dropped.
 //!
 //! Failures panic with what to do: this is for tests alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod ministack;
+mod mysql;
 mod postgres;
 mod process;
 mod search;
@@ -14,6 +15,7 @@ mod raw_copy;
 pub use ministack::Ministack;
 #[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
 pub use ministack::sdk_config;
+pub use mysql::MysqlServer;
 pub use postgres::PostgresServer;
 #[cfg(feature = "postgres")]
 pub use raw_copy::RawCopy;

@@ -288,3 +288,98 @@ pub(super) async fn a_target_that_was_down_is_caught_up(target: &mut dyn Target)
         assert_eq!(held.len(), 2);
     }
 }
+
+/// A document that goes deep, a long one, a NUL, a number of many digits: what one target holds and another does not.
+pub(super) async fn what_only_some_targets_hold_never_fails_a_batch(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    let deep = (0..60).fold(json!("bottom"), |inner, _| json!({"a": inner}));
+    let strange = [
+        ("deep", json!({"n": deep})),
+        ("long", json!({"text": "x".repeat(5 << 20)})),
+        ("nul", json!({"text": "a\u{0}b"})),
+        ("digits", json!({"n": 12_345_678_901_234_567_890_u64})),
+    ];
+    let mut changes: Vec<_> = strange.iter().map(|(key, document)| upsert("order", key, 1, document)).collect();
+    changes.insert(2, upsert("order", "plain", 1, &json!({"n": 1})));
+    let rejected = sink.write(&changes, None).await.unwrap();
+    let held = target.held().await;
+    assert_eq!(held["order/plain"].1, json!({"n": 1}));
+    for (key, document) in &strange {
+        match rejected.iter().find(|rejected| rejected.change.key.as_str() == *key) {
+            Some(rejected) => assert!(!rejected.reason.is_empty() && !held.contains_key(&format!("order/{key}")), "{key}"),
+            None => assert_eq!(&held[&format!("order/{key}")].1, document, "{key}"),
+        }
+    }
+}
+
+pub(super) async fn a_target_that_goes_down_in_the_middle_says_no_more_than_it_holds(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    sink.write(&load_of(1), Some(lsn(1))).await.unwrap();
+    let batch = load_of(2);
+    let (answer, ()) = tokio::join!(sink.write(&batch, Some(lsn(2))), target.down());
+    assert!(answer.as_ref().err().is_none_or(|error| error.class() == ErrorClass::Transient), "{answer:?}");
+    target.up().await;
+    if target.survives_down() {
+        let held = target.held().await;
+        assert_eq!(held.len(), 700);
+        if target.frontier().await == Some(Some(lsn(2))) {
+            assert!(held.values().all(|(version, _)| *version == lsn(2)));
+        }
+        if answer.is_ok() {
+            assert!(held.values().all(|(version, _)| *version == lsn(2)), "what was answered is there");
+        }
+    }
+    sink.prepare(&entities()).await.unwrap();
+    sink.write(&batch, Some(lsn(2))).await.unwrap();
+    let held = target.held().await;
+    assert!(held.len() == 700 && held.values().all(|(version, _)| *version == lsn(2)));
+}
+
+pub(super) async fn a_slow_target_is_given_up_and_tried_again(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    sink.write(&[upsert("order", "1", 1, &json!({"n": 1}))], Some(lsn(1))).await.unwrap();
+    if !target.hold().await {
+        return;
+    }
+    let change = [upsert("order", "1", 2, &json!({"n": 2}))];
+    let error = sink.write(&change, Some(lsn(2))).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+    target.release().await;
+    sink.prepare(&entities()).await.unwrap();
+    sink.write(&change, Some(lsn(2))).await.unwrap();
+    assert_eq!(target.held().await["order/1"].0, lsn(2));
+}
+
+pub(super) async fn a_removed_table_is_made_again_and_said_to_be_empty(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    sink.write(&[upsert("order", "1", 1, &json!({"n": 1}))], Some(lsn(1))).await.unwrap();
+    let kept = sink.held().await.unwrap();
+    if !target.remove().await {
+        return;
+    }
+    assert_eq!(kept, sinks::Held::UpTo(lsn(1)));
+    let change = [upsert("order", "2", 2, &json!({"n": 2}))];
+    let error = sink.write(&change, Some(lsn(2))).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Misconfigured, "{error}");
+    sink.prepare(&entities()).await.unwrap();
+    assert_eq!(sink.held().await.unwrap(), sinks::Held::Nothing);
+    assert_eq!(target.frontier().await, Some(None), "nobody takes it for whole");
+    sink.write(&change, Some(lsn(2))).await.unwrap();
+    assert_eq!(sink.held().await.unwrap(), sinks::Held::UpTo(lsn(2)));
+}
+
+pub(super) async fn a_rotated_secret_is_picked_up(target: &mut dyn Target) {
+    let mut sink = prepared(target).await;
+    sink.write(&[upsert("order", "1", 1, &json!({"n": 1}))], Some(lsn(1))).await.unwrap();
+    if !target.rotate(Rotation::Refused).await {
+        return;
+    }
+    let change = [upsert("order", "1", 2, &json!({"n": 2}))];
+    sink.write(&change, None).await.unwrap_err();
+    let error = sink.prepare(&entities()).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Misconfigured, "{error}");
+    target.rotate(Rotation::Renewed).await;
+    sink.prepare(&entities()).await.unwrap();
+    sink.write(&change, Some(lsn(2))).await.unwrap();
+    assert_eq!(target.held().await["order/1"].0, lsn(2));
+}

@@ -20,6 +20,7 @@ mod duckdb;
 mod dynamodb;
 mod kinesis;
 mod lake;
+mod mysql;
 mod postgres;
 mod queue;
 mod search;
@@ -45,6 +46,19 @@ trait Target: Send + Sync {
     /// From now on the target refuses.
     async fn down(&mut self);
     async fn up(&mut self);
+    /// From now on the target takes what it is sent and does not answer. Answers false where it cannot be made to.
+    async fn hold(&mut self) -> bool {
+        false
+    }
+    async fn release(&mut self) {}
+    /// Changes the secret that the sink is known by. Answers false where there is none.
+    async fn rotate(&mut self, _step: Rotation) -> bool {
+        false
+    }
+    /// Somebody removes the table of orders. Answers false where there is none.
+    async fn remove(&mut self) -> bool {
+        false
+    }
     /// Whether `end_load` removes what has vanished.
     fn tells_vanished(&self) -> bool {
         true
@@ -53,6 +67,15 @@ trait Target: Send + Sync {
     fn survives_down(&self) -> bool {
         true
     }
+}
+
+/// What becomes of a secret.
+#[derive(Clone, Copy, PartialEq)]
+enum Rotation {
+    /// The target knows the new one, and the sink only the old.
+    Refused,
+    /// The new one is where the sink looks for it.
+    Renewed,
 }
 
 fn lsn(number: u32) -> Lsn {
@@ -118,7 +141,12 @@ async fn run_all(target: &mut dyn Target) {
         many_rows_of_several_entities_are_read_back,
         keys_of_any_text_are_kept_apart,
         poison_is_rejected_and_the_rest_is_written,
+        what_only_some_targets_hold_never_fails_a_batch,
         a_target_that_was_down_is_caught_up,
+        a_target_that_goes_down_in_the_middle_says_no_more_than_it_holds,
+        a_slow_target_is_given_up_and_tried_again,
+        a_removed_table_is_made_again_and_said_to_be_empty,
+        a_rotated_secret_is_picked_up,
     );
 }
 
@@ -129,12 +157,17 @@ async fn sqlite() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres() {
-    run_all(&mut postgres::Cluster::start()).await;
+    run_all(&mut postgres::Cluster::start().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lake() {
     run_all(&mut lake::Lake::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql() {
+    run_all(&mut mysql::Server::start()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,30 +1,47 @@
-//! A PostgreSQL cluster of its own; a schema for each case.
+//! A PostgreSQL cluster of its own; a schema for each case, written by a role that may make schemas and no more.
 
-use sinks::EntityReader;
 use sinks::postgres::{PostgresConfig, PostgresReader, PostgresSink};
 use sinks::test_support::PostgresServer;
+use sinks::{EntityReader, SecretReference, UrlSource};
 
 use super::*;
 
 pub(super) struct Cluster {
     server: PostgresServer,
     schema: String,
+    /// Another's connection that holds a table.
+    holder: Option<tokio_postgres::Client>,
+    secrets: tempfile::TempDir,
 }
 
 impl Cluster {
-    pub(super) fn start() -> Self {
-        Self { server: PostgresServer::start(), schema: String::new() }
+    pub(super) async fn start() -> Self {
+        let secrets = tempfile::tempdir().unwrap();
+        std::fs::write(secrets.path().join("password"), "secret").unwrap();
+        let cluster = Self { server: PostgresServer::start(), schema: String::new(), holder: None, secrets };
+        cluster.admin("CREATE ROLE writer LOGIN PASSWORD 'secret'; GRANT CREATE ON DATABASE entities TO writer").await;
+        cluster
     }
 
     fn config(&self) -> PostgresConfig {
-        PostgresConfig { schema: self.schema.clone(), ..PostgresConfig::new(self.server.url()) }
+        let url = UrlSource::Text(self.server.url().replace("tributary:tributary@", "writer@"));
+        let password = Some(SecretReference::File(self.secrets.path().join("password")));
+        PostgresConfig { schema: self.schema.clone(), url, password, write_limit_ms: 3000, ..PostgresConfig::new("") }
+    }
+
+    async fn admin(&self, statements: &str) -> tokio_postgres::Client {
+        let (client, connection) = tokio_postgres::connect(&self.server.url(), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute(statements).await.unwrap();
+        client
     }
 }
 
 #[async_trait::async_trait]
 impl Target for Cluster {
     async fn fresh(&mut self, case: &str) {
-        case.clone_into(&mut self.schema);
+        // At most 63 bytes.
+        self.schema = case[..case.len().min(60)].to_owned();
     }
 
     async fn sink(&self) -> Box<dyn Sink> {
@@ -45,5 +62,31 @@ impl Target for Cluster {
 
     async fn up(&mut self) {
         self.server.up();
+    }
+
+    async fn hold(&mut self) -> bool {
+        let lock = format!("BEGIN; LOCK TABLE \"{}\".\"order\" IN ACCESS EXCLUSIVE MODE", self.schema);
+        self.holder = Some(self.admin(&lock).await);
+        true
+    }
+
+    async fn release(&mut self) {
+        self.holder.take().unwrap().batch_execute("ROLLBACK").await.unwrap();
+    }
+
+    async fn rotate(&mut self, step: Rotation) -> bool {
+        match step {
+            Rotation::Refused => {
+                let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'writer'";
+                self.admin(&format!("ALTER ROLE writer PASSWORD 'rotated'; {end}")).await;
+            }
+            Rotation::Renewed => std::fs::write(self.secrets.path().join("password"), "rotated").unwrap(),
+        }
+        true
+    }
+
+    async fn remove(&mut self) -> bool {
+        self.admin(&format!("DROP TABLE \"{}\".\"order\"", self.schema)).await;
+        true
     }
 }

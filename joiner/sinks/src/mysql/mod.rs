@@ -1,0 +1,264 @@
+//! Entities in MySQL, or what speaks its protocol (Aurora MySQL, MariaDB).
+//!
+//! A batch with a frontier is one transaction: its rows, its deletions and the frontier, so that the database itself says what it holds. Rows travel in multi-row statements of few shapes, prepared once. How stale
+//! writes and deleted entities are told is argued in the `sql` module.
+//!
+//! # The table
+//! As in the other SQL sinks, with two differences of type. `key` is `varbinary(2000)`: most collations of MySQL compare text without its trailing blanks or without regard to case, and two keys must never be one.
+//! (`WHERE key = '42'` finds it all the same.) `document` is `json`, which MariaDB keeps as text.
+//!
+//! # Writers side by side
+//! A batch locks the row of each of its entities in `_tributary_floor` before it looks for tombstones: shared where it only upserts, alone where it deletes. So of a deletion and an older upsert by another writer
+//! one waits for the other, and whichever comes second sees what the first has committed (READ COMMITTED). Upserts of one row are told apart by the guard in the statement: `ON DUPLICATE KEY UPDATE` assigns from left
+//! to right, and the version last.
+//!
+//! A batch without a frontier (of a load, or of a sink that is catching up) is cut into as many parts as there are connections, for the reasons that the PostgreSQL sink gives.
+//!
+//! # What the database refuses
+//! What is no JSON is found before it is sent, as is a change that is larger than `max_allowed_packet`, for which the server would end the connection. Rows that are refused for another reason (a constraint or trigger of
+//! the table's owner) are singled out by halving the batch's groups behind savepoints, and answered as [`Rejected`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::try_join_all;
+use schemas::Lsn;
+use schemas::change::EntityChange;
+use schemas::entity::EntityInfo;
+use serde::Deserialize;
+use sqlx::mysql::MySqlConnection;
+use sqlx::{AssertSqlSafe, Connection, Row};
+
+use crate::sql::{self, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS};
+use crate::{Checked, Error, Held, Rejected, Sink, UrlSource, check};
+
+mod connect;
+mod fault;
+mod reader;
+mod statements;
+mod writer;
+
+use connect::Connector;
+use fault::classify;
+pub use reader::MysqlReader;
+use writer::Writer;
+
+/// A part with fewer rows is not worth a connection of its own.
+const LEAST_PART_ROWS: usize = 250;
+const MOST_CONNECTIONS: usize = 16;
+
+/// The `mysql` sink.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MysqlConfig {
+    /// How status, logs and metrics call it. Default: `mysql`.
+    #[serde(default = "default_name")]
+    pub name: String,
+    /// `mysql://user@host:3306/database?ssl-mode=VERIFY_IDENTITY`, or where the whole of it is kept: `{env: NAME}`, `{file: PATH}`. `ssl-mode` is MySQL's own: `DISABLED`, `PREFERRED` (the default), `REQUIRED`,
+    /// `VERIFY_CA` or `VERIFY_IDENTITY`; `ssl-ca=PATH` names a file of certificate authorities instead of the system's. The database must exist.
+    pub url: UrlSource,
+    /// Where its password is, if not in the URL.
+    #[serde(default)]
+    pub password: Option<crate::SecretReference>,
+    /// One write may take so long. Default: 60000.
+    #[serde(default = "default_write_limit_ms")]
+    pub write_limit_ms: u64,
+    /// Connections that write side by side while it is loaded or catches up, 1 to 16. Default: 2.
+    #[serde(default = "default_connections")]
+    pub connections: usize,
+}
+
+fn default_name() -> String {
+    "mysql".to_owned()
+}
+
+fn default_write_limit_ms() -> u64 {
+    60_000
+}
+
+fn default_connections() -> usize {
+    2
+}
+
+impl MysqlConfig {
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            name: default_name(),
+            url: UrlSource::Text(url.into()),
+            password: None,
+            write_limit_ms: default_write_limit_ms(),
+            connections: default_connections(),
+        }
+    }
+}
+
+pub struct MysqlSink {
+    config: MysqlConfig,
+    connector: Connector,
+    /// One for each connection; none before [`Sink::prepare`] and after an error.
+    writers: Vec<Writer>,
+    writes_since_purge: u32,
+    newest_ms: i64,
+}
+
+impl MysqlSink {
+    pub fn new(config: MysqlConfig) -> Result<Self, Error> {
+        let connector = Connector::new(&config)?;
+        if !(1..=MOST_CONNECTIONS).contains(&config.connections) {
+            let message = format!("connections: {} is not possible", config.connections);
+            let remedy = format!("Give it 1 to {MOST_CONNECTIONS}");
+            return Err(Error::misconfigured(format!("sink {}", config.name), message, remedy));
+        }
+        Ok(Self { config, connector, writers: Vec::new(), writes_since_purge: 0, newest_ms: 0 })
+    }
+
+    fn target(&self) -> &str {
+        &self.connector.target
+    }
+
+    /// The connections, which come back only after a success: one that failed, or was left in the middle of something, is closed, and the server rolls back what was not committed.
+    fn take_writers(&mut self) -> Result<Vec<Writer>, Error> {
+        let writers = std::mem::take(&mut self.writers);
+        if writers.is_empty() {
+            return Err(Error::unavailable(self.target(), "not connected"));
+        }
+        Ok(writers)
+    }
+
+    async fn columns(&self, connection: &mut MySqlConnection, entity: &EntityInfo) -> Result<Vec<(String, String)>, Error> {
+        let statement = "SELECT CAST(column_name AS CHAR), CAST(column_type AS CHAR) FROM information_schema.columns \
+                         WHERE table_schema = database() AND table_name = ? ORDER BY ordinal_position";
+        let rows = sqlx::query(statement).bind(&*entity.name).fetch_all(connection).await;
+        let rows = rows.map_err(|error| classify(self.target(), &error))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Refuses a table of another shape. Answers whether it is there.
+    async fn look_at_table(&self, connection: &mut MySqlConnection, entity: &EntityInfo) -> Result<bool, Error> {
+        sql::check_name(self.target(), &entity.name)?;
+        let found = self.columns(connection, entity).await?;
+        // MariaDB calls it by the type that it keeps it as; MySQL before 8.0.19 says how wide a bigint is shown.
+        let plain = |(name, kind): (String, String)| {
+            let kind = if kind == "longtext" { "json".to_owned() } else { kind };
+            (name, if kind.starts_with("bigint") { "bigint".to_owned() } else { kind })
+        };
+        let found: Vec<(String, String)> = found.into_iter().map(plain).collect();
+        if !found.is_empty() {
+            sql::check_shape(self.target(), entity, &found, &statements::COLUMNS)?;
+        }
+        Ok(!found.is_empty())
+    }
+
+    /// Makes the tables that are missing. Where the frontier speaks of one that is gone, it goes too.
+    async fn ensure_tables(&self, connection: &mut MySqlConnection, entities: &[EntityInfo]) -> Result<(), Error> {
+        let failed = |error| classify(self.target(), &error);
+        for entity in entities {
+            if !self.look_at_table(connection, entity).await? {
+                // DDL commits by itself: first what would be wrong without it.
+                sqlx::query("DELETE FROM _tributary_frontier").execute(&mut *connection).await.map_err(failed)?;
+                let create = statements::create_table(&entity.name);
+                sqlx::query(AssertSqlSafe(create)).execute(&mut *connection).await.map_err(failed)?;
+            }
+            let floor = sqlx::query("INSERT IGNORE INTO _tributary_floor (entity, lsn) VALUES (?, '')").bind(&*entity.name);
+            floor.execute(&mut *connection).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Writes on as many connections as it is worth, and waits for all.
+    async fn write_parts(writers: &mut [Writer], changes: &[&EntityChange]) -> Result<Vec<Rejected>, sqlx::Error> {
+        let parts = changes.len().div_ceil(LEAST_PART_ROWS).clamp(1, writers.len());
+        let size = changes.len().div_ceil(parts).max(1);
+        let written = writers.iter_mut().zip(changes.chunks(size)).map(|(writer, part)| writer.write(part, None, None));
+        Ok(try_join_all(written).await?.concat())
+    }
+
+    async fn write_with(
+        &mut self,
+        writers: &mut [Writer],
+        changes: &[&EntityChange],
+        frontier: Option<Lsn>,
+    ) -> Result<Vec<Rejected>, sqlx::Error> {
+        self.newest_ms = self.newest_ms.max(sql::newest_ms(changes));
+        if frontier.is_none() {
+            return Self::write_parts(writers, changes).await;
+        }
+        self.writes_since_purge += 1;
+        let purge = (self.writes_since_purge >= PURGE_EVERY_WRITES).then_some(self.newest_ms - TOMBSTONE_RETENTION_MS);
+        let rejected = writers[0].write(changes, frontier, purge).await?;
+        if purge.is_some() {
+            self.writes_since_purge = 0;
+        }
+        Ok(rejected)
+    }
+}
+
+#[async_trait]
+impl Sink for MysqlSink {
+    async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
+        self.writers.clear();
+        self.connector = Connector::new(&self.config)?;
+        self.connector.migrate().await?;
+        let connecting = (0..self.config.connections).map(|_| self.connector.connect());
+        let mut connections = try_join_all(connecting).await?;
+        self.ensure_tables(&mut connections[0], entities).await?;
+        let preparing = connections.into_iter().map(Writer::new);
+        self.writers = try_join_all(preparing).await.map_err(|error| classify(self.target(), &error))?;
+        Ok(())
+    }
+
+    async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
+        let mut writers = self.take_writers()?;
+        let packet = writers[0].packet_bytes();
+        let refuse = |change: &EntityChange| check::refusal(change).or_else(|| statements::too_large(change, packet));
+        let (accepted, mut rejected) = check::sort_by(changes, refuse);
+        let limit = Duration::from_millis(self.config.write_limit_ms);
+        let written = tokio::time::timeout(limit, self.write_with(&mut writers, &accepted, frontier)).await;
+        let late = |_| Error::unavailable(self.target(), format!("no answer within {} ms", self.config.write_limit_ms));
+        rejected.extend(written.map_err(late)?.map_err(|error| classify(self.target(), &error))?);
+        self.writers = writers;
+        Ok(rejected)
+    }
+
+    async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
+        let mut writers = self.take_writers()?;
+        // Vanished rows of a large table take as long as they take: no limit here.
+        let removed = writers[0].remove_vanished(entity, version).await;
+        removed.map_err(|error| classify(self.target(), &error))?;
+        self.writers = writers;
+        Ok(())
+    }
+
+    async fn held(&mut self) -> Result<Held, Error> {
+        let mut writers = self.take_writers()?;
+        let text = writers[0].frontier().await.map_err(|error| classify(self.target(), &error))?;
+        self.writers = writers;
+        sql::held(self.target(), text.as_deref())
+    }
+
+    async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
+        let connector = Connector::new(&self.config)?;
+        let failed = |error| classify(&connector.target, &error);
+        let mut connection = connector.connect().await?;
+        let mut there = 0;
+        for entity in entities {
+            there += usize::from(self.look_at_table(&mut connection, entity).await?);
+        }
+        let row = sqlx::query("SELECT version(), CAST(@@global.read_only AS SIGNED), CAST(@@max_allowed_packet AS SIGNED)")
+            .fetch_one(&mut connection)
+            .await;
+        let row = row.map_err(failed)?;
+        let (version, read_only, packet) = (row.get::<String, _>(0), row.get::<i64, _>(1) != 0, row.get::<i64, _>(2));
+        let mut warnings = Vec::new();
+        if read_only {
+            warnings.push(format!("{} is read-only: it is written to once that has changed", connector.target));
+        }
+        if packet < 16 << 20 {
+            warnings.push(format!("max_allowed_packet is {packet} bytes: larger documents become dead letters"));
+        }
+        // A goodbye that gets lost does no harm.
+        let _ = connection.close().await;
+        let detail = format!("{}, {version}, {there} of {} tables are there", connector.target, entities.len());
+        Ok(Checked { detail, warnings })
+    }
+}
