@@ -166,8 +166,10 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The rows of an edge that stand in the document, with their documents.
-type Children<'a> = (usize, Vec<(&'a Row, Json)>);
+/// A row and its document.
+type Documented<'a> = (&'a Row, Json);
+/// The rows of an edge that stand in the document, by their table.
+type Children<'a> = (usize, Vec<Documented<'a>>);
 
 pub(crate) struct Brute<'a> {
     pub(crate) world: &'a World,
@@ -238,7 +240,7 @@ impl Brute<'_> {
                 Some((n.to_string(), json!(n)))
             }
         };
-        let mut groups: BTreeMap<EntityKey, (Vec<Json>, Vec<(&Row, Json)>)> = BTreeMap::new();
+        let mut groups: BTreeMap<EntityKey, (Vec<Json>, Vec<Documented<'_>>)> = BTreeMap::new();
         for row in self.rows(table).into_iter().filter(|row| meets(definition.filter.as_ref(), row)) {
             let parts: Option<Vec<_>> = definition.group_by.iter().map(|by| part(by, row)).collect();
             if let (Some(parts), Some(document)) = (parts, self.document(table, row, &body)) {
@@ -246,7 +248,7 @@ impl Brute<'_> {
                 groups.entry(EntityKey::from_parts(texts)).or_insert_with(|| (values, Vec::new())).1.push((row, document));
             }
         }
-        let document = |(values, rows): (Vec<Json>, Vec<(&Row, Json)>)| {
+        let document = |(values, rows): (Vec<Json>, Vec<Documented<'_>>)| {
             let mut document = Map::new();
             for (by, value) in definition.group_by.iter().zip(values) {
                 document.insert(by.name.clone(), value);

@@ -17,7 +17,7 @@ pub fn definition_schema() -> Value {
     for (name, edges) in [("one", one()), ("many", many())] {
         defs.insert(name.into(), edges);
     }
-    defs.insert("rows".into(), object(members(&["one", "many", "aggregates", "computed"]), &[]));
+    defs.insert("rows".into(), object(&members(&["one", "many", "aggregates", "computed"]), &[]));
     let mut properties = members(&["where", "fields", "one", "many", "aggregates", "computed"]);
     properties.insert(
         "entity".into(),
@@ -39,16 +39,16 @@ pub fn definition_schema() -> Value {
         ),
     ];
     let limits = limits.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
-    properties.insert("limits".into(), object(limits, &[]));
+    properties.insert("limits".into(), object(&limits, &[]));
     properties.insert("rows".into(), described("rows", "What each row of a roll-up is made of, for the aggregates over them."));
-    let Value::Object(mut schema) = object(properties, &["entity", "table"]) else { return Value::Null };
+    let Value::Object(mut schema) = object(&properties, &["entity", "table"]) else { return Value::Null };
     schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
     schema.insert("title".into(), json!("Entity definition"));
     schema.insert("$defs".into(), Value::Object(defs));
     Value::Object(schema)
 }
 
-fn object(properties: Map<String, Value>, required: &[&str]) -> Value {
+fn object(properties: &Map<String, Value>, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 
@@ -97,7 +97,7 @@ fn one() -> Value {
         .insert("references".into(), described("columns", "What they refer to. Default: the referenced table's primary key."));
     let require = "No such row: the parent is left out. Default: the field is null.";
     properties.insert("require".into(), json!({"type": "boolean", "description": require}));
-    object(properties, &["table", "by"])
+    object(&properties, &["table", "by"])
 }
 
 fn many() -> Value {
@@ -107,7 +107,7 @@ fn many() -> Value {
     properties.insert("require".into(), json!({"type": "boolean", "description": "Without any child, the parent is left out."}));
     let order = "The children's order. `-` descends. Default: the child's key.";
     properties.insert("order_by".into(), described("columns", order));
-    object(properties, &["table", "by"])
+    object(&properties, &["table", "by"])
 }
 
 fn aggregate() -> Value {
@@ -123,7 +123,7 @@ fn aggregate() -> Value {
     }
     properties.insert("value".into(), described("cel", "CEL over the child's columns: what is aggregated."));
     properties.insert("where".into(), described("cel", "CEL over the child's columns: only children that meet it count."));
-    let mut schema = object(properties, &[]);
+    let mut schema = object(&properties, &[]);
     schema["oneOf"] = Value::Array(one);
     schema
 }

@@ -39,7 +39,7 @@ pub(super) fn node(nodes: &[Node], id: NodeId) -> Value {
         properties.insert(nodes[child].name.clone(), json!({"type": "array", "items": items, "minItems": least}));
     }
     values(&node.aggregates, &node.computed, &mut properties);
-    object(properties)
+    object(&properties)
 }
 
 /// The schema of a roll-up's document.
@@ -55,7 +55,7 @@ fn group(plan: &Plan) -> Value {
         }
         values(&group.aggregates, &group.computed, &mut properties);
     }
-    object(properties)
+    object(&properties)
 }
 
 fn values(aggregates: &[ResolvedAggregate], computed: &[Computed], properties: &mut Map<String, Value>) {
@@ -76,7 +76,7 @@ fn values(aggregates: &[ResolvedAggregate], computed: &[Computed], properties: &
     }
 }
 
-fn object(properties: Map<String, Value>) -> Value {
+fn object(properties: &Map<String, Value>) -> Value {
     let required: Vec<&String> = properties.keys().collect();
     json!({"type": "object", "required": required, "properties": properties, "additionalProperties": false})
 }
