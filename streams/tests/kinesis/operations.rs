@@ -149,9 +149,16 @@ async fn a_missing_permission_is_named_with_its_resource() {
     let stream = StreamName("shop.events".into());
     kinesis.ensure(&stream, 1).await.unwrap();
     let mut writer = kinesis.writer().await.unwrap();
-    for operation in
-        ["CreateStream", "AddTagsToStream", "StartStreamEncryption", "UpdateShardCount", "ListStreams", "ListShards", "PutRecords", "GetRecords"]
-    {
+    for operation in [
+        "CreateStream",
+        "AddTagsToStream",
+        "StartStreamEncryption",
+        "UpdateShardCount",
+        "ListStreams",
+        "ListShards",
+        "PutRecords",
+        "GetRecords",
+    ] {
         stub.set_faults(Faults { forbidden: Some(operation), ..Faults::default() });
         let error = match operation {
             "UpdateShardCount" => kinesis.apply(&stream, &settings(), Setting::Capacity).await.unwrap_err(),
