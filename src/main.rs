@@ -7,6 +7,7 @@ mod dead_letters;
 #[cfg(feature = "demo")]
 mod demo;
 mod feed;
+mod load_progress;
 mod logging;
 mod pipeline;
 mod resnapshot;

@@ -246,6 +246,11 @@ impl Pipeline {
         self.status.json()
     }
 
+    /// What the joiner says of itself; none where it does not run here.
+    pub(crate) fn joiner(&self) -> Option<joiner::Handle> {
+        self.status.joiner.clone()
+    }
+
     /// What the importer says of itself; none where it does not run here.
     pub(crate) fn importer(&self) -> Option<importer::StatusHandle> {
         self.status.importer.clone()

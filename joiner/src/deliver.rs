@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
 use schemas::{ErrorClass, Lsn};
-use sinks::{Rejected, Sink, Terms};
+use sinks::{Held, Rejected, Sink, Terms};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -205,6 +205,22 @@ impl Delivery {
         Ok(cursor.filter(|cursor| cursor.load == head.load && cursor.form == self.terms.form))
     }
 
+    /// A target that says less than it once confirmed (restored from a backup, a table removed) has lost what the cursor counts on: it is forgotten.
+    async fn distrust(&mut self) -> Result<(), Interrupted> {
+        let held = self.or_stop(async |delivery| delivery.sink.held().await).await??;
+        let Some(cursor) = self.shared.store.cursor(&self.name)? else { return Ok(()) };
+        let lost = match held {
+            Held::Unknown => false,
+            Held::Nothing => true,
+            Held::UpTo(frontier) => frontier < cursor.frontier,
+        };
+        if lost {
+            tracing::warn!(sink = self.name, ?held, confirmed = %cursor.frontier, "sink holds less than it confirmed, and is loaded anew");
+            self.shared.store.forget_cursor(&self.name)?;
+        }
+        Ok(())
+    }
+
     async fn deliver(&mut self) -> Result<(), Interrupted> {
         self.prepare().await?;
         let outbox = Outbox { shared: self.shared.clone() };
@@ -213,6 +229,7 @@ impl Delivery {
         let mut frontier = None;
         let mut ahead: Option<(u64, JoinHandle<Result<Page, Error>>)> = None;
         let mut backlog: Option<Backlog> = None;
+        self.distrust().await?;
         self.redeliver().await?;
         loop {
             self.stop_if_too_many()?;
@@ -260,10 +277,9 @@ impl Delivery {
             // While this page is written, the next is read.
             ahead = (last < head.sequence).then(|| (last, read_page(&outbox, last)));
             let changes = self.coalesce(changes, backlog.as_ref());
-            let store = self.shared.store.clone();
-            blocking(move || store.sync()).await?;
             self.write(&changes, reached).await?;
-            self.shared.store.put_cursor(&self.name, &Cursor { sequence: last, ..cursor })?;
+            let confirmed = reached.map_or(cursor.frontier, |reached| reached.max(cursor.frontier));
+            self.shared.store.put_cursor(&self.name, &Cursor { sequence: last, frontier: confirmed, ..cursor })?;
             self.attempts.succeeded();
             self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.error) = (Some(last), None));
             frontier = reached.or(frontier);
@@ -363,9 +379,22 @@ fn coalesce(changes: Vec<(u64, EntityChange)>) -> Vec<EntityChange> {
     changes.into_iter().filter_map(|(_, change)| latest.pop().filter(|&latest| latest).map(|_| change)).collect()
 }
 
+/// Reads a page and makes it durable, both beside the writing of the one before.
 fn read_page(outbox: &Outbox, after: u64) -> JoinHandle<Result<Page, Error>> {
     let outbox = outbox.clone();
-    tokio::task::spawn_blocking(move || outbox.read_unsynced(after, BATCH_ENTRIES, BATCH_BYTES))
+    tokio::task::spawn_blocking(move || {
+        let page = outbox.read_unsynced(after, BATCH_ENTRIES, BATCH_BYTES)?;
+        let store = &outbox.shared.store;
+        match &page {
+            Page::Changes { changes, head } if changes.last().is_some_and(|(last, _)| *last < head.sequence) => {
+                store.sync_to(head.sequence)?
+            }
+            // Its frontier goes to the sink as well, and may have moved without an entry.
+            Page::Changes { .. } => store.sync()?,
+            Page::Trimmed { .. } => {}
+        }
+        Ok(page)
+    })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {

@@ -17,7 +17,7 @@ use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use schemas::progress::Phase;
-use sinks::{Rejected, Retry, Sink, Terms};
+use sinks::{Held, Rejected, Retry, Sink, Terms};
 use streams::memory::Memory;
 use support::{change, config, encode, lsn, order, orders, publish, read, record};
 use tokio::task::JoinHandle;
@@ -126,6 +126,10 @@ impl Sink for Target {
     async fn end_load(&mut self, _: &str, _: Lsn) -> Result<(), sinks::Error> {
         self.inner.loads.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    async fn held(&mut self) -> Result<Held, sinks::Error> {
+        Ok(self.frontier().map_or(Held::Nothing, Held::UpTo))
     }
 
     fn terms(&self) -> Terms {
@@ -403,6 +407,26 @@ async fn a_sink_that_is_written_in_another_form_is_loaded_anew() {
         let running = start(dir.path(), &provider, target.named());
         until("the sink", || running.sink().state == SinkState::Following && running.sink().behind == 0).await;
         assert_eq!(target.inner.loads.load(Ordering::SeqCst), loads, "{form}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_has_lost_what_it_confirmed_is_loaded_anew() {
+    let (dir, provider, target) = (tempfile::tempdir().unwrap(), Memory::new(), Target::new());
+    let running = start(dir.path(), &provider, target.named());
+    load(&provider, 3).await;
+    until("the load", || target.frontier() == Some(lsn(5))).await;
+    update(&provider, 1..=2, 6, "new", "paid").await;
+    until("the change", || target.frontier() == Some(lsn(6))).await;
+    running.stop().await;
+    for (frontier, loads) in [(Some(lsn(6)), 1), (Some(lsn(5)), 2), (None, 3)] {
+        *target.inner.frontier.lock().unwrap() = frontier;
+        target.inner.held.lock().unwrap().clear();
+        let running = start(dir.path(), &provider, target.named());
+        until("the sink", || running.sink().state == SinkState::Following && running.sink().behind == 0).await;
+        assert_eq!(target.inner.loads.load(Ordering::SeqCst), loads);
+        assert_eq!(target.document("1").is_some(), loads > 1, "what the target says is believed");
         running.stop().await;
     }
 }

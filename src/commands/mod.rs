@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Command, ConfigArgs, SchemaCommand};
 use crate::config::Config;
 use crate::pipeline::{Archiving, Parts, Pipeline};
-use crate::snapshot_progress;
+use crate::{load_progress, snapshot_progress};
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
@@ -63,13 +63,14 @@ async fn pipeline(args: &ConfigArgs, parts: Parts) -> anyhow::Result<ExitCode> {
         println!("API on http://{address}");
     }
     let over = CancellationToken::new();
+    let loads = pipeline.joiner().map(|joiner| tokio::spawn(load_progress::show(joiner, over.clone())));
     let bar = pipeline.importer().map(|importer| tokio::spawn(snapshot_progress::show(importer, over.clone())));
     let ended = tokio::select! {
         ended = pipeline.failed() => ended,
         interrupted = interrupted() => interrupted,
     };
     over.cancel();
-    if let Some(bar) = bar {
+    for bar in bar.into_iter().chain(loads) {
         bar.await?;
     }
     ended?;

@@ -112,5 +112,8 @@ fn load_scan(shared: &Shared, threads: usize, out: &mpsc::Sender<Loaded>) -> Res
         }
     }
     // Rows of a step that is still being assembled are in the snapshot; its outbox entries come after the head, and are written once more.
-    Ok(Some((Cursor { load: standing.load, sequence: standing.head, form: String::new() }, standing.frontier)))
+    Ok(Some((
+        Cursor { load: standing.load, sequence: standing.head, form: String::new(), frontier: standing.frontier },
+        standing.frontier,
+    )))
 }

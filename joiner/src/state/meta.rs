@@ -209,4 +209,7 @@ pub(crate) struct Cursor {
     /// In which form its changes were written ([`sinks::Terms::form`]).
     #[serde(default)]
     pub(crate) form: String,
+    /// The last frontier that it confirmed.
+    #[serde(default)]
+    pub(crate) frontier: Lsn,
 }

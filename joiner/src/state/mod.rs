@@ -222,6 +222,12 @@ impl Store {
         self.write(batch, true)
     }
 
+    pub(crate) fn forget_cursor(&self, sink: &str) -> Result<(), Error> {
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.family(Family::Meta)?, format!("{CURSOR}{sink}"));
+        self.write(batch, true)
+    }
+
     pub(crate) fn put_dead_letter(&self, batch: &mut WriteBatch, place: &str, letter: &serde_json::Value) -> Result<(), Error> {
         batch.put_cf(self.family(Family::Meta)?, format!("{DEAD}{place}"), letter.to_string());
         Ok(())
