@@ -3,14 +3,17 @@
 //! # Items
 //! | attribute | value |
 //! |---|---|
-//! | `pk` (or what `key_attribute` says) | `entity#key`; the partition key, no sort key |
-//! | `entity`, `key` | the parts of `pk` |
+//! | `pk` (or what `key_attribute` says) | `entity#key`, the partition key; with `sort_key_attribute`, `entity#` and the first part of the entity key |
+//! | what `sort_key_attribute` says | the other parts, so that one query gets the entities that share the first: the lines of an order in their order ([`keys`]) |
+//! | `entity`, `key` | the entity's kind and its key's text |
 //! | `version` | the LSN's text, which sorts as the LSN does |
 //! | `commit_time_ms` | N |
 //! | `document` | M, or S with the JSON text, as `document` says; absent in a tombstone |
+//! | `document_at` | in place of `document`: the object in `oversize` that holds the JSON text of a document too large for an item |
+//! | a member's path, as `customer.id` | the member, where an index of `indexes` is over it |
 //! | `deleted`, `expires_at` | of a tombstone: `true`, and when DynamoDB's time-to-live removes it |
 //!
-//! The item `_tributary#frontier` holds `lsn`: everything at or below it is in the table. No entity's name starts with an underscore.
+//! The item `_tributary#frontier` (with a sort key, `-`) holds `lsn`: everything at or below it is in the table. No entity's name starts with an underscore.
 //!
 //! # Why an older version never replaces a newer one (INV-5)
 //! Every item is written by itself, by a put that DynamoDB makes only if the item is not there or its version is not newer; in which order puts arrive does not matter. A
@@ -29,8 +32,16 @@
 //! - A load that is repeated over a table that has a frontier (after a changed definition) leaves it where it is: until the load's end, documents of both definitions stand
 //!   beside each other under it.
 //!
-//! # Numbers
-//! A number of the document becomes N as it is written there; DynamoDB keeps 38 digits. The source's decimals are strings in the document and stay strings.
+//! An item and the frontier could share a transaction (`TransactWriteItems`), and so could up to a hundred items: at twice the price of each write and a tenth of the speed, for a promise that a batch of
+//! thousands still does not get. So this stays as it is, and is told.
+//!
+//! # Types
+//! A number of the document becomes N as it is written there; one that DynamoDB would not hold exactly (38 digits, 1e-130 to 9.99e125) makes its change a dead letter. The source's decimals are strings in the document and
+//! stay strings, or become N with `decimals: number`. Binary values, base64 in the document, become B. An index is over N for numbers and decimals, B for binary values, S for what else is text.
+//!
+//! # Throttling
+//! Requests that DynamoDB throttles are made again with growing pauses by the client. When that is not enough the batch fails as throttled and half as many puts are under way the next time; each batch that succeeds
+//! adds some again, up to `in_flight`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -39,22 +50,33 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
 
-use crate::{Error, Rejected, Sink, aws, check};
+use crate::{Checked, Error, Rejected, Sink, aws, check};
 
 mod item;
+mod keys;
+mod oversize;
 mod table;
 
-pub use item::DocumentForm;
+pub use item::{DecimalForm, DocumentForm};
+pub use keys::IndexConfig;
+
+use item::Unfit;
+use keys::Shapes;
+use oversize::Oversize;
 
 const FRONTIER_KEY: &str = "_tributary#frontier";
+/// Its sort key, where the table has one.
+const FRONTIER_SORT: &str = "-";
 const SECONDS_PER_DAY: u64 = 86_400;
+const THROTTLED: [&str; 4] =
+    ["ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "LimitExceededException"];
 
 /// The `dynamodb` sink.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -68,6 +90,18 @@ pub struct DynamodbConfig {
     /// Its partition key. Default: `pk`.
     #[serde(default = "default_key_attribute")]
     pub key_attribute: String,
+    /// Its sort key: then the partition key holds the first part of the entity key, and this the others. Default: none.
+    #[serde(default)]
+    pub sort_key_attribute: Option<String>,
+    /// Global secondary indexes over members of the document. Default: none.
+    #[serde(default)]
+    pub indexes: Vec<IndexConfig>,
+    /// `string` (default) or `number`: how decimals are kept in a map.
+    #[serde(default)]
+    pub decimals: DecimalForm,
+    /// Object storage for documents that are too large for an item. Without it, such a change is a dead letter.
+    #[serde(default)]
+    pub oversize: Option<objects::Config>,
     /// `map` (default) or `json`.
     #[serde(default)]
     pub document: DocumentForm,
@@ -107,6 +141,10 @@ impl DynamodbConfig {
             name: default_name(),
             table: table.into(),
             key_attribute: default_key_attribute(),
+            sort_key_attribute: None,
+            indexes: Vec::new(),
+            decimals: DecimalForm::default(),
+            oversize: None,
             document: DocumentForm::default(),
             tombstone_days: default_tombstone_days(),
             in_flight: default_in_flight(),
@@ -119,8 +157,17 @@ impl DynamodbConfig {
 pub struct DynamodbSink {
     config: DynamodbConfig,
     target: String,
+    /// One that the process has already; otherwise it is made anew in each `prepare`, with the credentials that are there then.
+    given: Option<Client>,
     client: Option<Client>,
+    shapes: Shapes,
+    oversize: Option<Oversize>,
+    /// Puts under way at once, at present.
+    window: usize,
 }
+
+/// Puts that a batch without throttling adds to those under way.
+const WINDOW_STEP: usize = 4;
 
 /// How one put ended.
 enum Put {
@@ -133,47 +180,79 @@ enum Put {
 impl DynamodbSink {
     pub fn new(config: DynamodbConfig) -> Self {
         let target = format!("DynamoDB table {}", config.table);
-        Self { config, target, client: None }
+        let window = config.in_flight.max(1);
+        Self { config, target, given: None, client: None, shapes: Shapes::default(), oversize: None, window }
     }
 
     /// With an AWS configuration that the process has already.
     pub fn with_sdk_config(config: DynamodbConfig, sdk: &SdkConfig) -> Self {
         let mut sink = Self::new(config);
-        sink.client = Some(Client::new(sdk));
+        sink.given = Some(Client::new(sdk));
         sink
     }
 
+    async fn new_client(&mut self) -> Client {
+        let client = match &self.given {
+            Some(given) => given.clone(),
+            None => Client::new(&aws::load(self.config.region.as_deref(), self.config.endpoint_url.as_deref()).await),
+        };
+        self.client.insert(client).clone()
+    }
+
     async fn client(&mut self) -> Client {
-        if let Some(client) = &self.client {
-            return client.clone();
+        match &self.client {
+            Some(client) => client.clone(),
+            None => self.new_client().await,
         }
-        let sdk = aws::load(self.config.region.as_deref(), self.config.endpoint_url.as_deref()).await;
-        self.client.insert(Client::new(&sdk)).clone()
+    }
+
+    /// What the configuration says of the entities, or what is wrong with it.
+    fn shapes_of(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
+        Shapes::of(entities, &self.config.indexes)
+            .map_err(|reason| Error::misconfigured(&self.target, reason, "Correct the sink's `indexes`"))
     }
 
     fn failed<E: ProvideErrorMetadata + std::error::Error + 'static, R: std::fmt::Debug + 'static>(
         &self,
         error: &SdkError<E, R>,
     ) -> Error {
-        aws::classify(&self.target, error.code(), error.message(), &DisplayErrorContext(error).to_string())
+        let code = error.code();
+        if code.is_some_and(|code| THROTTLED.contains(&code)) {
+            let said = format!("{} [{}]", error.message().unwrap_or("slow down"), code.unwrap_or_default());
+            return Error::throttled(&self.target, said, None);
+        }
+        aws::classify(&self.target, code, error.message(), &DisplayErrorContext(error).to_string())
     }
 
     async fn put(&self, client: &Client, change: &EntityChange) -> Result<Put, Error> {
-        let item = match item::from_change(change, &self.config, self.expires_at()) {
+        let make = |pointer: Option<&str>| item::from_change(change, &self.config, &self.shapes, self.expires_at(), pointer);
+        let (mut made, mut pointer) = (make(None), None);
+        if let (Err(Unfit::Large(_)), Some(oversize)) = (&made, &self.oversize) {
+            let at = oversize.put(change).await?;
+            made = make(Some(&at));
+            pointer = Some(at);
+        }
+        let item = match made {
             Ok(item) => item,
-            Err(reason) => return Ok(Put::Refused(reason)),
+            Err(unfit) => return Ok(Put::Refused(unfit.to_string())),
         };
         let answer = client
             .put_item()
             .table_name(&self.config.table)
             .set_item(Some(item))
+            .set_return_values(self.oversize.is_some().then_some(ReturnValue::AllOld))
             .condition_expression("attribute_not_exists(#version) OR #version <= :version")
             .expression_attribute_names("#version", "version")
             .expression_attribute_values(":version", AttributeValue::S(change.version.to_string()))
             .send()
             .await;
         match answer {
-            Ok(_) => Ok(Put::Written),
+            Ok(answer) => {
+                if let Some(oversize) = &self.oversize {
+                    oversize.replaced(answer.attributes(), pointer.as_deref()).await;
+                }
+                Ok(Put::Written)
+            }
             Err(error) => match error.as_service_error() {
                 Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(Put::Stale),
                 Some(refused) if refused.code() == Some("ValidationException") => {
@@ -192,10 +271,12 @@ impl DynamodbSink {
 
     async fn put_frontier(&self, client: &Client, frontier: Lsn) -> Result<(), Error> {
         let lsn = AttributeValue::S(frontier.to_string());
-        let answer = client
-            .put_item()
+        let mut put = client.put_item().item(&self.config.key_attribute, AttributeValue::S(FRONTIER_KEY.to_owned()));
+        if let Some(sort) = &self.config.sort_key_attribute {
+            put = put.item(sort, AttributeValue::S(FRONTIER_SORT.to_owned()));
+        }
+        let answer = put
             .table_name(&self.config.table)
-            .item(&self.config.key_attribute, AttributeValue::S(FRONTIER_KEY.to_owned()))
             .item("lsn", lsn.clone())
             .condition_expression("attribute_not_exists(lsn) OR lsn < :lsn")
             .expression_attribute_values(":lsn", lsn)
@@ -212,9 +293,20 @@ impl DynamodbSink {
 
 #[async_trait]
 impl Sink for DynamodbSink {
-    async fn prepare(&mut self, _entities: &[EntityInfo]) -> Result<(), Error> {
-        let client = self.client().await;
+    async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
+        self.shapes = self.shapes_of(entities)?;
+        self.oversize = match &self.config.oversize {
+            Some(config) => Some(Oversize::open(config, &self.target).await?),
+            None => None,
+        };
+        let client = self.new_client().await;
         self.ensure_table(&client).await
+    }
+
+    async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
+        self.shapes = self.shapes_of(entities)?;
+        let client = self.new_client().await;
+        self.look(&client).await
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
@@ -227,9 +319,20 @@ impl Sink for DynamodbSink {
             let client = &client;
             async move { this.put(client, &change).await.map(|put| (change, put)) }
         });
-        let mut puts = puts.buffer_unordered(self.config.in_flight.max(1));
+        let mut puts = puts.buffer_unordered(self.window);
         let mut stale = 0u64;
-        while let Some((change, put)) = puts.try_next().await? {
+        loop {
+            let (change, put) = match puts.try_next().await {
+                Ok(Some(done)) => done,
+                Ok(None) => break,
+                Err(error) => {
+                    drop(puts);
+                    if matches!(error, Error::Throttled { .. }) {
+                        self.window = (self.window / 2).max(1);
+                    }
+                    return Err(error);
+                }
+            };
             match put {
                 Put::Written => {}
                 Put::Stale => stale += 1,
@@ -237,6 +340,7 @@ impl Sink for DynamodbSink {
             }
         }
         drop(puts);
+        self.window = (self.window + WINDOW_STEP).min(self.config.in_flight.max(1));
         if stale > 0 {
             tracing::debug!(target_name = %self.target, stale, "newer versions were there already");
         }

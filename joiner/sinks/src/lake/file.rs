@@ -205,6 +205,7 @@ impl Layout {
             (tag::BYTES, Some(bytes.to_string())),
             (tag::FIRST, first.map(String::from)),
             (tag::LAST, last.map(String::from)),
+            (tag::ORDER, Some(self.order.name())),
             (tag::OLDEST, Some(oldest.into())),
             (tag::NEWEST, Some(newest.into())),
         ]
@@ -214,7 +215,7 @@ impl Layout {
         tags.extend(moved_from.map(|commit| (tag::COMMIT.to_owned(), Some(commit.to_string()))));
         let name = format!("part-{}.zstd.parquet", uuid::Uuid::new_v4());
         let (path, partition_values) = if self.changes {
-            let date = rows::date(rows.first().map_or(0, |row| day_ms(row)));
+            let date = rows::date(rows.first().map_or(0, day_ms));
             (format!("date={date}/{name}"), BTreeMap::from([(DATE.to_owned(), Some(date))]))
         } else {
             (name, BTreeMap::new())

@@ -32,6 +32,8 @@ pub(super) mod tag {
     /// Its least and greatest key in the order of keys.
     pub(in super::super) const FIRST: &str = "tributary.first";
     pub(in super::super) const LAST: &str = "tributary.last";
+    /// The order of keys.
+    pub(in super::super) const ORDER: &str = "tributary.order";
     /// Its least and greatest version.
     pub(in super::super) const OLDEST: &str = "tributary.oldest";
     pub(in super::super) const NEWEST: &str = "tributary.newest";
@@ -48,6 +50,7 @@ pub(super) struct File {
     pub(super) bytes: usize,
     pub(super) first: Box<str>,
     pub(super) last: Box<str>,
+    pub(super) order: Box<str>,
     pub(super) oldest: Lsn,
     pub(super) newest: Lsn,
     pub(super) load: Option<Lsn>,
@@ -62,6 +65,7 @@ impl File {
             bytes: get(tag::BYTES)?.parse().ok()?,
             first: get(tag::FIRST)?.into(),
             last: get(tag::LAST)?.into(),
+            order: get(tag::ORDER)?.into(),
             oldest: get(tag::OLDEST)?.parse().ok()?,
             newest: get(tag::NEWEST)?.parse().ok()?,
             load: get(tag::LOAD).and_then(|version| version.parse().ok()),

@@ -151,8 +151,8 @@ impl LakeSink {
     }
 
     /// The changes as rows, by entity, and those that the lake cannot hold.
-    fn rows(&self, changes: &[EntityChange]) -> Result<(HashMap<Arc<str>, Vec<Row>>, Vec<Rejected>), Error> {
-        let mut rows: HashMap<Arc<str>, Vec<Row>> = HashMap::new();
+    fn rows(&self, changes: &[EntityChange]) -> Result<(RowsOf, Vec<Rejected>), Error> {
+        let mut rows = RowsOf::new();
         let mut rejected = Vec::new();
         for change in changes {
             let table = self.tables.get(&change.entity);
@@ -173,7 +173,7 @@ impl LakeSink {
         }
     }
 
-    async fn append(&mut self, mut rows: HashMap<Arc<str>, Vec<Row>>, frontier: Option<Lsn>) -> Result<(), Error> {
+    async fn append(&mut self, mut rows: RowsOf, frontier: Option<Lsn>) -> Result<(), Error> {
         let with_rows = self.tables.iter_mut().filter_map(|(entity, table)| Some((table, rows.remove(entity)?)));
         let settled = try_join_all(with_rows.map(|(table, rows)| table.append(rows, frontier))).await?;
         let settled: usize = settled.into_iter().sum();
@@ -204,6 +204,9 @@ impl LakeSink {
         Ok(())
     }
 }
+
+/// Rows by entity.
+type RowsOf = HashMap<Arc<str>, Vec<Row>>;
 
 /// A change as a row, or why there can be none.
 fn row(change: &EntityChange, columns: &[rows::Column]) -> Result<Row, String> {

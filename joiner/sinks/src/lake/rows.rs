@@ -281,6 +281,11 @@ impl KeyOrder {
         Self { numeric: info.key.iter().map(|(_, kind)| whole(kind)).collect() }
     }
 
+    /// Its name: `n` for each part that goes by its value, `t` for one that goes by its text.
+    pub(super) fn name(&self) -> String {
+        self.numeric.iter().map(|numeric| if *numeric { 'n' } else { 't' }).collect()
+    }
+
     /// Bytes that sort as the key does. Different keys have different ones: the text itself stands at the end.
     pub(super) fn place(&self, key: &str) -> Box<[u8]> {
         let mut place = Vec::with_capacity(2 * key.len() + 16);

@@ -72,6 +72,11 @@ impl Table {
         let (mut changes, mut current) = (Log::open(changes).await?, Log::open(current).await?);
         ensure(&mut changes, &changes_layout).await?;
         ensure(&mut current, &current_layout).await?;
+        if current.snapshot.files.values().any(|file| *file.order != *current_layout.order.name()) {
+            let remedy = "Point the sink's `store` elsewhere, or remove the entity's folder; the sink is loaded anew then";
+            let message = "the types of the key's parts have changed, by which its rows are ordered";
+            return Err(Error::misconfigured(&current.place.name, message, remedy));
+        }
         let files = &changes.snapshot.files;
         let recent = if files.is_empty() { Recent::of_nothing() } else { Recent::default() };
         let written_us = files.values().map(|file| file.add.modification_time * 1000 + 999).max().unwrap_or(0);

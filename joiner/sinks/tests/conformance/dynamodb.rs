@@ -11,13 +11,15 @@ pub(super) struct Table {
     stack: Ministack,
     sdk: aws_config::SdkConfig,
     name: String,
+    /// Whether the table has a sort key.
+    parted: bool,
 }
 
 impl Table {
-    pub(super) async fn start() -> Self {
+    pub(super) async fn start(parted: bool) -> Self {
         let stack = Ministack::start();
         let sdk = stack.sdk_config().await;
-        Self { stack, sdk, name: String::new() }
+        Self { stack, sdk, name: String::new(), parted }
     }
 }
 
@@ -40,7 +42,9 @@ impl Target for Table {
     }
 
     async fn sink(&self) -> Box<dyn Sink> {
-        Box::new(DynamodbSink::with_sdk_config(DynamodbConfig::new(&self.name), &self.sdk))
+        let sort_key_attribute = self.parted.then(|| "sk".to_owned());
+        let config = DynamodbConfig { sort_key_attribute, ..DynamodbConfig::new(&self.name) };
+        Box::new(DynamodbSink::with_sdk_config(config, &self.sdk))
     }
 
     async fn held(&self) -> Held {
@@ -52,7 +56,8 @@ impl Target for Table {
             let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
             let (Some(entity), Some(document)) = (text("entity"), item.get("document")) else { continue };
             let key = text("key").unwrap();
-            assert_eq!(text("pk").unwrap(), format!("{entity}#{key}"));
+            let of_key = if self.parted { key.split(',').next().unwrap() } else { &key };
+            assert_eq!(text("pk").unwrap(), format!("{entity}#{of_key}"));
             held.insert(format!("{entity}/{key}"), (text("version").unwrap().parse().unwrap(), from_attribute(document)));
         }
         held
@@ -60,8 +65,11 @@ impl Target for Table {
 
     async fn frontier(&self) -> Option<Option<Lsn>> {
         let key = AttributeValue::S("_tributary#frontier".to_owned());
-        let answer =
-            Client::new(&self.sdk).get_item().table_name(&self.name).key("pk", key).consistent_read(true).send().await.unwrap();
+        let mut get = Client::new(&self.sdk).get_item().table_name(&self.name).key("pk", key);
+        if self.parted {
+            get = get.key("sk", AttributeValue::S("-".to_owned()));
+        }
+        let answer = get.consistent_read(true).send().await.unwrap();
         Some(answer.item.map(|item| item["lsn"].as_s().unwrap().parse().unwrap()))
     }
 

@@ -172,7 +172,12 @@ async fn mysql() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dynamodb() {
-    run_all(&mut dynamodb::Table::start().await).await;
+    run_all(&mut dynamodb::Table::start(false).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dynamodb_with_a_sort_key() {
+    run_all(&mut dynamodb::Table::start(true).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

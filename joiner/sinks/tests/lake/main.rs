@@ -348,3 +348,13 @@ async fn the_query_of_the_documentation_tells_what_is_newest() {
     let expected: Vec<_> = (0..KEYS).map(|key| (key, version(key))).filter(|(key, version)| !is_gone(*key, *version)).collect();
     assert_eq!(newest, expected);
 }
+
+#[tokio::test]
+async fn a_key_of_another_type_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut sink = prepared(config(directory.path()), numbered()).await;
+    sink.write(&batch(1), Some(lsn(1))).await.unwrap();
+    let other = EntityInfo { key: vec![("id".to_owned(), SqlType::UniqueIdentifier)], ..numbered() };
+    let error = LakeSink::new(config(directory.path())).prepare(&[other]).await.unwrap_err();
+    assert!(error.class() == ErrorClass::Misconfigured && error.to_string().contains("types of the key"), "{error}");
+}
