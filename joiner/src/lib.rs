@@ -4,7 +4,7 @@
 //! - [`Joiner`] runs everything: `consume` reads the streams, `deliver` writes the sinks; [`Handle`] lets others look in.
 //! - [`Engine`] is the joiner without tasks: `core` decides what may be applied, `step` applies and assembles, `scan` assembles everything.
 //! - `route` turns records into what the core works on, `inputs` knows how far each shard has been read, `buffer` keeps changes until they are complete, `accounting` holds them against what was published, `catalog` is the entity definitions compiled, `explain` tells what they cost.
-//! - `derive` computes what expressions make of a row; `state` is what is on the disk; `assemble` makes documents of it.
+//! - `derive` computes what expressions make of a row; `state` is what is on the disk, `checkpoint` hands it out as it stands at one instant; `assemble` makes documents of it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ mod accounting;
 mod assemble;
 mod buffer;
 mod catalog;
+pub mod checkpoint;
 mod consume;
 mod core;
 pub mod dead_letters;

@@ -15,6 +15,7 @@ use schemas::progress::ShardPositions;
 use serde::{Deserialize, Serialize};
 
 use crate::accounting::Unknown;
+use crate::checkpoint::Facts;
 use crate::error::Error;
 use crate::reread::Rereads;
 
@@ -85,13 +86,50 @@ fn write_durably(directory: &Path, text: &[u8]) -> std::io::Result<()> {
 
 /// Whether a directory holds a state that can be read, whosever it is. Answers its incarnation.
 pub(crate) fn recognize(path: &Path) -> Result<u64, Error> {
+    Ok(read(path)?.incarnation)
+}
+
+fn read(path: &Path) -> Result<Identity, Error> {
     let bytes = std::fs::read(path.join(IDENTITY_FILE)).map_err(|_| Error::NoState { path: path.to_owned() })?;
     let found: Identity = serde_json::from_slice(&bytes)
         .map_err(|error| Error::Corrupt { path: path.to_owned(), what: format!("{IDENTITY_FILE}: {error}") })?;
     if found.tributary_joiner_state != FORMAT {
         return Err(Error::Format { path: path.to_owned(), found: found.tributary_joiner_state, expected: FORMAT });
     }
-    Ok(found.incarnation)
+    Ok(found)
+}
+
+/// What a checkpoint of a state says of it.
+pub(crate) fn facts(path: &Path, frontier: Lsn, commit_time_ms: i64) -> Result<Facts, Error> {
+    let Identity { tributary_joiner_state: format, source, definitions, .. } = read(path)?;
+    Ok(Facts { format, source, definitions, frontier, commit_time_ms })
+}
+
+/// Holds a checkpoint against what [`claim`] would ask of its state.
+pub(crate) fn check_facts(place: &Path, facts: &Facts, source: &str, definitions: &str) -> Result<(), Error> {
+    let ours = Identity {
+        tributary_joiner_state: FORMAT,
+        source: source.to_owned(),
+        definitions: definitions.to_owned(),
+        incarnation: 0,
+    };
+    check(place, restored(facts), &ours).map(|_| ())
+}
+
+/// Writes the identity of a state that is made of a checkpoint.
+pub(crate) fn seal(path: &Path, facts: &Facts) -> Result<(), Error> {
+    let disk = |error: std::io::Error| Error::Disk { path: path.to_owned(), what: error.to_string() };
+    let text = serde_json::to_string_pretty(&restored(facts)).map_err(std::io::Error::other).map_err(disk)?;
+    write_durably(path, text.as_bytes()).map_err(disk)
+}
+
+fn restored(facts: &Facts) -> Identity {
+    Identity {
+        tributary_joiner_state: facts.format,
+        source: facts.source.clone(),
+        definitions: facts.definitions.clone(),
+        incarnation: new_incarnation(),
+    }
 }
 
 fn check(path: &Path, found: Identity, ours: &Identity) -> Result<u64, Error> {

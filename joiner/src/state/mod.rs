@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
 
 pub(crate) mod cache;
@@ -63,6 +64,8 @@ impl Family {
     }
 }
 
+/// The database's folder in the state's directory.
+pub const DATABASE: &str = "db";
 const STANDING: &[u8] = b"standing";
 const CURSOR: &str = "cursor/";
 pub(crate) const DEAD: &str = "dead/";
@@ -112,7 +115,7 @@ impl Store {
         let cache = Cache::new_lru_cache(memory.block_cache_bytes);
         let families =
             Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, memory, &cache)));
-        let database = path.join("db");
+        let database = path.join(DATABASE);
         let db = DB::open_cf_descriptors(&options, database, families).map_err(|error| Error::rocksdb(path, &error))?;
         let store = Self { db, path: path.to_owned(), incarnation, synced: AtomicU64::new(0) };
         store.clear(&[Family::Spill])?;
@@ -121,6 +124,16 @@ impl Store {
 
     pub(crate) fn db(&self) -> &DB {
         &self.db
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a folder that holds what a kill at this instant would leave: see [`crate::checkpoint`].
+    pub(crate) fn checkpoint(&self, folder: &Path) -> Result<(), Error> {
+        let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(folder));
+        made.map_err(|error| Error::rocksdb(folder, &error))
     }
 
     pub(crate) const fn incarnation(&self) -> u64 {

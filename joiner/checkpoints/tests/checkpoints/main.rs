@@ -1,0 +1,12 @@
+//! Checkpoints on object storage that fails, with processes that are killed, and of a joiner that goes on from them.
+
+#![allow(clippy::unwrap_used)]
+
+mod fencing;
+mod folders;
+mod joined;
+mod killed;
+#[path = "../../../tests/support/mod.rs"]
+mod shop;
+mod steps;
+mod store;
