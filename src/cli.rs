@@ -66,6 +66,11 @@ pub(crate) enum Command {
     /// What was set aside: events that the joiner cannot use, changes of entities that a sink does not take.
     #[command(subcommand)]
     DeadLetter(DeadLetterCommand),
+    /// Checkpoints of the joiner's state that are kept under a name.
+    #[command(subcommand)]
+    Savepoint(SavepointCommand),
+    /// Makes a checkpoint the joiner's state, in place of the one that is there; the process has to be stopped. Its next start goes on from there.
+    Restore(RestoreArgs),
     /// Makes, shows and reads the streams.
     #[command(subcommand)]
     Stream(StreamCommand),
@@ -361,6 +366,54 @@ pub(crate) enum DeadLetterCommand {
     Retry(DeadLetterChangeArgs),
     /// Forgets them.
     Drop(DeadLetterChangeArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SavepointCommand {
+    /// Makes a checkpoint now, and keeps it until it is dropped.
+    Create(SavepointCreateArgs),
+    /// Shows the checkpoints that there are, with the names of savepoints.
+    List(SavepointListArgs),
+    /// Takes a savepoint's name away: it is then a checkpoint like others.
+    Drop(SavepointDropArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SavepointCreateArgs {
+    /// Default: the present time.
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) api: ApiArgs,
+    /// Make it of the state that this configuration names, of a process that does not run.
+    #[arg(long, short, conflicts_with_all = ["url", "token_env"])]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SavepointListArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SavepointDropArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// A savepoint's name, a checkpoint's number, or `latest`.
+    pub(crate) which: String,
+    /// This directory, which has to be empty, instead of the configuration's state.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
 }
 
 /// Where dead letters are.

@@ -11,6 +11,7 @@ mod load_progress;
 mod logging;
 mod pipeline;
 mod resnapshot;
+mod savepoints;
 mod snapshot_progress;
 mod status;
 

@@ -24,6 +24,7 @@ use crate::config::{Config, table_of};
 use crate::dead_letters::Letters;
 use crate::feed::Feed;
 use crate::resnapshot::Resnapshot;
+use crate::savepoints::Savepoints;
 use crate::status::{Status, StatusExtra};
 
 /// Which parts run.
@@ -63,6 +64,7 @@ pub(crate) struct Pipeline {
     reader: Option<Arc<dyn EntityReader>>,
     status: Status,
     snapshots: Option<Arc<dyn api::Snapshots>>,
+    savepoints: Option<Arc<dyn api::Savepoints>>,
 }
 
 impl Pipeline {
@@ -91,6 +93,7 @@ impl Pipeline {
         streams::metrics::describe();
         archive::metrics::describe();
         joiner::metrics::describe();
+        checkpoints::metrics::describe();
         api::describe_metrics();
 
         let (report, ended) = mpsc::channel(8);
@@ -105,6 +108,7 @@ impl Pipeline {
             reader: reader.clone(),
             status: Status::new(&config.source.name, extra),
             snapshots: None,
+            savepoints: None,
         };
         let provider = streams::config::open(&config.streams.provider).await?;
         let infos = plans.iter().map(Plan::info).collect();
@@ -127,6 +131,7 @@ impl Pipeline {
         if let (Some(server), Some(reader)) = (server, reader) {
             let status = pipeline.status.clone();
             let snapshots = pipeline.snapshots.clone();
+            let savepoints = pipeline.savepoints.clone();
             let dead_letters = pipeline.status.joiner.as_ref().map(|joiner| Letters(joiner.dead_letters()));
             let served = api::Parts {
                 entities: infos,
@@ -137,6 +142,7 @@ impl Pipeline {
                 feed,
                 snapshots,
                 dead_letters: dead_letters.map(|letters| Arc::new(letters) as Arc<dyn api::DeadLetters>),
+                savepoints,
                 status: Arc::new(move || status.json()),
                 metrics: Arc::new(move || metrics.render()),
             };
@@ -199,9 +205,13 @@ impl Pipeline {
         provider: Arc<dyn Provider>,
         report: &Report,
     ) -> anyhow::Result<Arc<dyn api::ChangeFeed>> {
-        let mut settings = joiner::Config::new(config.data.join("state"), plans, &config.source.name, config.prefix());
-        settings.layout = config.layout();
-        settings.schemas = config.schemas()?;
+        let settings = config.joiner(plans)?;
+        let kept = config.open_checkpoints().await?;
+        let mut restored = None;
+        if let (Some(checkpoints), Some(wanted)) = (&kept, &config.checkpoints) {
+            restored = Box::pin(checkpoints::begin_with(checkpoints, &settings, wanted.restore)).await?;
+        }
+        let state_dir = settings.state_dir.clone();
         let joiner =
             tokio::task::spawn_blocking(move || Joiner::open(settings)).await.context("opening the joiner's state")??;
         let handle = joiner.handle();
@@ -210,6 +220,16 @@ impl Pipeline {
             .iter()
             .map(|sink| Ok(joiner::NamedSink { name: sink.name().to_owned(), sink: sink.open()? }))
             .collect::<anyhow::Result<Vec<_>>>()?;
+        if let (Some(checkpoints), Some(wanted)) = (kept, &config.checkpoints) {
+            let service = checkpoints::Service::new(checkpoints, wanted, handle.clone(), &state_dir, restored);
+            self.status.checkpoints = Some(service.status());
+            self.savepoints = Some(Arc::new(Savepoints(service.asking())));
+            let shutdown = self.shutdown.clone();
+            self.spawn("checkpoints", report, async move {
+                service.run(shutdown).await;
+                Ok(())
+            });
+        }
         let feed = Arc::new(Feed::new(handle.outbox()));
         self.status.joiner = Some(handle);
         let shutdown = self.shutdown.clone();

@@ -17,6 +17,7 @@ pub(crate) struct Status {
     pub(crate) importer: Option<importer::StatusHandle>,
     pub(crate) joiner: Option<joiner::Handle>,
     pub(crate) archiver: Option<archive::StatusHandle>,
+    pub(crate) checkpoints: Option<checkpoints::StatusHandle>,
     /// For the speed of the snapshot.
     watch: Arc<Mutex<SnapshotWatch>>,
     extra: Option<StatusExtra>,
@@ -25,7 +26,15 @@ pub(crate) struct Status {
 impl Status {
     /// `name` is the source's.
     pub(crate) fn new(name: &str, extra: Option<StatusExtra>) -> Self {
-        Self { name: name.to_owned(), importer: None, joiner: None, archiver: None, watch: Arc::default(), extra }
+        Self {
+            name: name.to_owned(),
+            importer: None,
+            joiner: None,
+            archiver: None,
+            checkpoints: None,
+            watch: Arc::default(),
+            extra,
+        }
     }
 
     /// The members are described at [`api::StatusSource`].
@@ -50,6 +59,9 @@ impl Status {
         }
         if let Some(archiver) = &self.archiver {
             status["archive"] = json!(archiver.get());
+        }
+        if let Some(checkpoints) = &self.checkpoints {
+            status["checkpoints"] = json!(checkpoints.get());
         }
         if let Some(extra) = &self.extra {
             status["demo"] = extra();

@@ -8,6 +8,7 @@ mod dead_letter;
 mod entity;
 mod init;
 mod replay;
+mod savepoint;
 mod schema;
 mod snapshot;
 #[cfg(feature = "demo")]
@@ -44,6 +45,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(&args).await,
         Command::Snapshot(args) => snapshot::run(&args).await,
         Command::DeadLetter(command) => dead_letter::run(command).await,
+        Command::Savepoint(command) => savepoint::run(command).await,
+        Command::Restore(args) => savepoint::restore(args).await,
         Command::Status(args) => status::run(&args).await,
         Command::Stream(command) => stream::run(command).await,
         #[cfg(feature = "demo")]

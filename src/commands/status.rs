@@ -60,6 +60,9 @@ fn shown(status: &Value) -> String {
     if status["archive"].is_object() {
         archive_lines(&status["archive"], &mut out);
     }
+    if status["checkpoints"].is_object() {
+        checkpoint_lines(&status["checkpoints"], &mut out);
+    }
     let sinks = status["sinks"].as_array().map_or(&[][..], Vec::as_slice);
     if !sinks.is_empty() {
         out.push_str("\nsinks\n");
@@ -151,6 +154,23 @@ fn joiner_lines(joiner: &Value, out: &mut String) {
         count(&joiner["dead_letters"])
     ));
     notices(&joiner["failure"], std::slice::from_ref(&joiner["warning"]), out);
+}
+
+fn checkpoint_lines(checkpoints: &Value, out: &mut String) {
+    let last = &checkpoints["last"];
+    let made = match last["number"].as_u64() {
+        Some(number) => format!("number {number} up to {}", text(&last["frontier"])),
+        None => "none made by this process yet".to_owned(),
+    };
+    out.push_str(&format!("\ncheckpoints {}: {}, {made}\n", text(&checkpoints["store"]), text(&checkpoints["phase"])));
+    let restored = &checkpoints["restored"];
+    if let Some(number) = restored["number"].as_u64() {
+        out.push_str(&format!(
+            "  the state was restored from number {number}, which held everything up to {}\n",
+            text(&restored["frontier"])
+        ));
+    }
+    notices(&checkpoints["error"], &[], out);
 }
 
 fn archive_lines(archive: &Value, out: &mut String) {

@@ -16,6 +16,8 @@
 //!   provider: {embedded: {path: data/streams}}
 //! archive:                            # default: none
 //!   store: {local: {path: data/archive}}  # or {s3: {bucket: shop-archive, region: eu-central-1}}
+//! checkpoints:                        # of the joiner's state; default: none
+//!   store: {local: {path: /mnt/checkpoints}}  # or {s3: {bucket: shop-checkpoints, region: eu-central-1}}
 //! contracts: schemas/tables           # where the table contracts are
 //! entities: schemas/entities          # where the entity definitions are
 //! data: data                          # saved progress and the joiner's state
@@ -38,11 +40,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use archive::Archive;
+use checkpoints::Checkpoints;
 use objects::Objects;
 use schemas::TableName;
 use schemas::contract::Contract;
 use schemas::encoding::{Compression, Encoding, Schemas};
 use schemas::entity::EntityDefinition;
+use schemas::plan::Plan;
 use schemas::table::TableSchema;
 use serde::Deserialize;
 use sinks::{Entry, SinkConfig};
@@ -55,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) streams: Streams,
     #[serde(default)]
     pub(crate) archive: Option<archive::Config>,
+    #[serde(default)]
+    pub(crate) checkpoints: Option<checkpoints::Config>,
     #[serde(default = "default_contracts")]
     pub(crate) contracts: PathBuf,
     #[serde(default = "default_entities")]
@@ -165,6 +171,9 @@ impl Config {
         if let Some(archive) = &mut self.archive {
             archive.store.relative_to(folder);
         }
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.store.relative_to(folder);
+        }
         for sink in &mut self.sinks {
             if let SinkConfig::Sqlite(sqlite) = &mut sink.sink {
                 sqlite.path = folder.join(&sqlite.path);
@@ -191,7 +200,11 @@ impl Config {
     }
 
     /// All that the importer of a service's stream needs.
-    pub(crate) fn service_importer(&self, service: &service::Service, contracts: Vec<Contract>) -> importer::service::ServiceConfig {
+    pub(crate) fn service_importer(
+        &self,
+        service: &service::Service,
+        contracts: Vec<Contract>,
+    ) -> importer::service::ServiceConfig {
         let mut settings = service.importer(&self.source.name, self.data.join("importer"));
         settings.output = self.output(service.partition_by());
         settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
@@ -228,6 +241,21 @@ impl Config {
         // Boxed: what looks for credentials is large.
         let objects = Box::pin(Objects::open(&archive.store)).await?;
         Ok(Some(Archive::open(objects, &self.source.name, self.prefix(), self.schemas()?).await?))
+    }
+
+    /// The joiner's checkpoints, where there are to be any.
+    pub(crate) async fn open_checkpoints(&self) -> anyhow::Result<Option<Checkpoints>> {
+        let Some(checkpoints) = &self.checkpoints else { return Ok(None) };
+        let objects = Box::pin(Objects::open(&checkpoints.store)).await?;
+        Ok(Some(Checkpoints::open(objects, &self.source.name)))
+    }
+
+    /// All that the joiner needs.
+    pub(crate) fn joiner(&self, plans: Vec<Arc<Plan>>) -> anyhow::Result<joiner::Config> {
+        let mut settings = joiner::Config::new(self.data.join("state"), plans, &self.source.name, self.prefix());
+        settings.layout = self.layout();
+        settings.schemas = self.schemas()?;
+        Ok(settings)
     }
 
     /// The sink that queries read.

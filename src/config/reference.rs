@@ -18,6 +18,7 @@ const OBJECT_STORAGE: &str = "streams.provider.kinesis.oversize.pointer";
 /// What a section needs, so that one more key is all that is new in it.
 const REQUIRED: &[(&str, &str)] = &[
     ("archive", "store: {local: {path: data/archive}}"),
+    ("checkpoints", "store: {local: {path: data/checkpoints}}"),
     ("source.stream", "{name: s, tables: {dbo.t: {}}}"),
     ("source.stream.tables.*.delete", "when: {/a: 1}"),
     ("streams.provider.embedded", "path: streams"),
@@ -178,8 +179,8 @@ fn in_force(configuration: &Value) -> String {
     };
     let streams = (config.prefix(), config.layout(), config.streams.shards, &config.streams.provider);
     let read_from = config.readable_sink().map(sinks::Entry::name);
-    let Config { archive, contracts, entities, data, sinks, api, .. } = &config;
-    format!("{:?}", (importer, streams, archive, contracts, entities, data, sinks, read_from, api))
+    let Config { archive, checkpoints, contracts, entities, data, sinks, api, .. } = &config;
+    format!("{:?}", (importer, streams, archive, checkpoints, contracts, entities, data, sinks, read_from, api))
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! | `GET /v1/changes` | server-sent events: changes and progress; `entity`, `key`, `from`, `Last-Event-ID` |
 //! | `POST /v1/sources/{source}/snapshots` | has a table, or a range of its keys, read again beside the tail |
 //! | `GET /v1/dead-letters`, `POST /v1/dead-letters/retry`, `POST /v1/dead-letters/drop` | what the joiner has set aside |
+//! | `POST /v1/savepoints` | has a checkpoint of the joiner's state made, under a name |
 //! | `GET /v1/status` | lag, frontier, counts |
 //! | `GET /metrics`, `/healthz`, `/readyz`, `/openapi.json`, `/` | Prometheus, liveness, readiness, this table for machines, the web page |
 //!
@@ -34,6 +35,7 @@ mod openapi;
 mod page;
 mod parameters;
 mod problem;
+mod savepoints;
 mod server;
 mod snapshots;
 
@@ -41,5 +43,6 @@ pub use config::{Config, Error};
 pub use dead_letters::{DeadLetters, WhichLetters};
 pub use feed::{ChangeFeed, FeedError, Head, Page, StatusSource};
 pub use metrics::describe as describe_metrics;
+pub use savepoints::{SavepointRefusal, Savepoints};
 pub use server::{KeyNormalizer, MetricsSource, Parts, Server, serve};
 pub use snapshots::{SnapshotRefusal, SnapshotRequest, Snapshots};

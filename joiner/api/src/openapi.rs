@@ -176,6 +176,7 @@ fn general() -> Map<String, Value> {
             letters_request("Has the entities of refused changes written again, as they stand then"),
         ),
         ("/v1/dead-letters/drop".to_owned(), letters_request("Forgets dead letters")),
+        ("/v1/savepoints".to_owned(), savepoints()),
         ("/v1/entities".to_owned(), plain("The kinds of entities", "application/json", &["401", "503"])),
         ("/v1/changes".to_owned(), changes),
         ("/v1/status".to_owned(), plain("Lag, frontier and counts", "application/json", &["401"])),
@@ -210,6 +211,17 @@ fn letters_request(summary: &str) -> Value {
     let mut responses = problems(&["400", "401", "415", "501", "503"]);
     responses.insert("200".to_owned(), json!({"description": "How many.", "content": {"application/json": {}}}));
     json!({"post": {"summary": summary, "responses": responses, "requestBody": {"required": true, "content": {"application/json": {"schema": body}}}}})
+}
+
+fn savepoints() -> Value {
+    let body = json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}, "additionalProperties": false});
+    let mut responses = problems(&["400", "401", "409", "415", "501", "503"]);
+    responses.insert("200".to_owned(), json!({"description": "It is there.", "content": {"application/json": {}}}));
+    let summary = "Has a checkpoint of the joiner's state made, under a name";
+    json!({"post": {
+        "operationId": "create_savepoint", "summary": summary, "responses": responses,
+        "requestBody": {"required": true, "content": {"application/json": {"schema": body}}},
+    }})
 }
 
 fn snapshots() -> Value {

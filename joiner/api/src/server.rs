@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::freshness::Freshness;
 use crate::guard::Guard;
-use crate::{ChangeFeed, Config, DeadLetters, Error, Snapshots, StatusSource};
+use crate::{ChangeFeed, Config, DeadLetters, Error, Savepoints, Snapshots, StatusSource};
 
 /// Renders the process's metrics in Prometheus's text format.
 pub type MetricsSource = Arc<dyn Fn() -> String + Send + Sync>;
@@ -36,6 +36,8 @@ pub struct Parts {
     pub snapshots: Option<Arc<dyn Snapshots>>,
     /// `None` where this process has no joiner: its dead letters are then answered 501.
     pub dead_letters: Option<Arc<dyn DeadLetters>>,
+    /// `None` where this process makes no checkpoints: asking for a savepoint is then answered 501.
+    pub savepoints: Option<Arc<dyn Savepoints>>,
     pub status: Arc<dyn StatusSource>,
     pub metrics: MetricsSource,
 }
@@ -125,6 +127,7 @@ fn routes(shared: Arc<Shared>, guard: Guard) -> Router {
         .route("/v1/dead-letters", get(crate::dead_letters::list))
         .route("/v1/dead-letters/retry", post(crate::dead_letters::retry))
         .route("/v1/dead-letters/drop", post(crate::dead_letters::remove))
+        .route("/v1/savepoints", post(crate::savepoints::create))
         .route("/v1/status", get(crate::page::status))
         .route("/metrics", get(crate::page::metrics))
         .route("/openapi.json", get(crate::openapi::get))

@@ -3,7 +3,7 @@
 //! The body is JSON, `{"table": "dbo.orders", "from": [17], "to": [20]}`; `from` and `to` are the first and the last key, each an array of the key's columns in their order (a single
 //! value stands for an array of one), and may be left out. The answer is 202 with the generation under which the table is read; how far that is stands in the status.
 //!
-//! This, and what is done with dead letters, are the only requests that change anything. Without a token, what keeps a web page elsewhere from sending them through this machine's browser is the content type: a browser
+//! This, savepoints, and what is done with dead letters, are the only requests that change anything. Without a token, what keeps a web page elsewhere from sending them through this machine's browser is the content type: a browser
 //! asks first whether it may send JSON to another origin, and nothing here says that it may. So any other content type is refused, as is a name that is not ours
 //! ([`crate::guard`]).
 

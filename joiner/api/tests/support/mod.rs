@@ -209,6 +209,7 @@ impl Fixture {
             feed: with_feed.then(|| Arc::clone(&feed) as Arc<dyn ChangeFeed>),
             snapshots: with_feed.then(|| Arc::new(Recorder::default()) as Arc<dyn api::Snapshots>),
             dead_letters: with_feed.then(|| Arc::new(Letters::default()) as Arc<dyn api::DeadLetters>),
+            savepoints: with_feed.then(|| Arc::new(Named) as Arc<dyn api::Savepoints>),
             status: Arc::new(move || shown.lock().unwrap().clone()),
             metrics: Arc::new(|| "tributary_up 1\n".to_owned()),
         };
@@ -362,6 +363,20 @@ impl Events {
             if event.kind == "progress" && event.data["lsn"] == lsn(frontier).to_string() {
                 return event;
             }
+        }
+    }
+}
+
+/// Makes a savepoint of any name but one.
+struct Named;
+
+#[async_trait::async_trait]
+impl api::Savepoints for Named {
+    async fn create(&self, name: String) -> Result<serde_json::Value, api::SavepointRefusal> {
+        match name.as_str() {
+            "taken" => Err(api::SavepointRefusal::Exists("there is one".into())),
+            "a/b" => Err(api::SavepointRefusal::BadName("no slashes".into())),
+            name => Ok(json!({"name": name})),
         }
     }
 }
