@@ -82,12 +82,8 @@ pub enum Error {
          were taken out. Correct its name or its provider in `source.stream`, or remove the importer's data directory to begin with the oldest record that it keeps"
     )]
     InputChanged { stream: StreamName, shard: ShardId, sequence: SequenceNumber },
-    #[error(
-        "stream {stream}, the service's, shard {shard}, record {sequence}{}: {problem}. Have the mapping or the contract fit it, or set such records aside with \
-         `on_bad_record: dead_letter` (`on_unmatched` for those of no table); nothing of its tick has been published",
-        table.as_ref().map_or_else(String::new, |table| format!(", of {table}"))
-    )]
-    BadRecord { table: Option<TableName>, stream: StreamName, shard: ShardId, sequence: SequenceNumber, problem: String },
+    #[error(transparent)]
+    BadRecord(Box<BadRecord>),
     #[error(
         "mapping or contracts have changed while tick {lsn} was being published, and some of it is out under the earlier ones: start once with the earlier ones, until that tick is \
          published, and change them then"
@@ -106,6 +102,22 @@ pub enum Error {
         "{path}: the rows that are kept of a service's stream cannot be used: {what}. Look at the disk and the rights; a copy of the data directory may stand in, or remove it to begin anew"
     )]
     Rows { path: PathBuf, what: String, class: ErrorClass },
+}
+
+/// A record of a service's stream that cannot be what it is to be.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "stream {stream}, the service's, shard {shard}, record {sequence}{}: {problem}. Have the mapping or the contract fit it, or set such records aside with \
+     `on_bad_record: dead_letter` (`on_unmatched` for those of no table); nothing of its tick has been published",
+    table.as_ref().map_or_else(String::new, |table| format!(", of {table}"))
+)]
+pub struct BadRecord {
+    /// The table that it was to be of, if that is known.
+    pub table: Option<TableName>,
+    pub stream: StreamName,
+    pub shard: ShardId,
+    pub sequence: SequenceNumber,
+    pub problem: String,
 }
 
 impl Error {

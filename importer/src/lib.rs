@@ -44,7 +44,7 @@ mod verify;
 pub use check::check;
 pub use config::{BreakingPolicy, CompatiblePolicy, Config, GapPolicy, LeaseConfig, Output, SnapshotConfig, SnapshotMode, TableFilter};
 pub use controls::{ControlsError, Mask, TableControls};
-pub use error::Error;
+pub use error::{BadRecord, Error};
 pub use handle::{AskedRange, ImporterHandle, RequestError};
 pub use importer::Importer;
 pub use publish::dead_letter_stream;

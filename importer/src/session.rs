@@ -117,7 +117,8 @@ impl<'a> Session<'a> {
             published.push(Publishing { contract, breaks });
         }
         let mut publisher =
-            Publisher::new(&config.output, provider, published, &catalog.database, lease.epoch, record_limit, status.clone()).await?;
+            Publisher::new(&config.output, provider, published, &catalog.database, lease.epoch, record_limit, status.clone())
+                .await?;
         publisher.go_on_from(saved.positions.clone());
         let clock = clock.of_server(&mut client).await?;
         let (status, tables) = (status.clone(), Arc::new(read));

@@ -283,7 +283,8 @@ fn in_force(config: &Config, status: &StatusHandle, contract: Contract, shown: &
         let levels = contract.compare(shown).iter().map(Difference::compatibility).max();
         levels == Some(Compatibility::Compatible)
     };
-    let Some(folder) = config.output.contracts_dir.as_ref().filter(|_| config.on_compatible_change == CompatiblePolicy::Write) else {
+    let Some(folder) = config.output.contracts_dir.as_ref().filter(|_| config.on_compatible_change == CompatiblePolicy::Write)
+    else {
         return contract;
     };
     if !compatible(&contract) {

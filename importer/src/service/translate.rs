@@ -19,7 +19,7 @@ use serde_json::Value as Json;
 use super::config::{BadRecordPolicy, Pointer, ServiceConfig, TableMapping, UnmatchedPolicy};
 use super::state::{Plan, RowKey, State, kept};
 use super::value;
-use crate::error::Error;
+use crate::error::{BadRecord, Error};
 
 /// Characters of an offending value that are shown.
 const SHOWN: usize = 80;
@@ -201,7 +201,7 @@ impl Making<'_> {
         }
         let (Taken { shard, sequence, .. }, stream) = (record.clone(), self.translator.stream.clone());
         let table = table.map(|table| self.translator.tables[table].contract.table.name.clone());
-        Err(Error::BadRecord { table, stream, shard, sequence, problem: problem.to_string() })
+        Err(Error::BadRecord(Box::new(BadRecord { table, stream, shard, sequence, problem: problem.to_string() })))
     }
 
     /// What an event does to its row; none where it deletes one that is not known.
