@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn the_specifications_own_example_is_signed_alike() {
         let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-        let keys = Keys::new("webhook", &[secret.clone()]).unwrap();
+        let keys = Keys::new("webhook", std::slice::from_ref(&secret)).unwrap();
         let signature = keys.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#);
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         let both = Keys::new("webhook", &[Secret::new("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"), secret]).unwrap();
