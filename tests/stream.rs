@@ -17,7 +17,7 @@ use schemas::table::{Column, SqlType, TableSchema};
 use schemas::{Lsn, TableName};
 use serde_json::{Value, json};
 use streams::embedded::{Embedded, Options};
-use streams::stub::Stub;
+use streams::stub::{Faults, Stub};
 use streams::test_support::KinesisLocal;
 use streams::{Provider, Record, StreamWriter};
 use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
@@ -424,6 +424,31 @@ async fn a_missing_permission_is_named_with_the_policy_that_mends_it() {
     std::fs::write(pipeline.config(), config.replace(provider, "  provider: {memory: {}}")).unwrap();
     assert!(said(&pipeline, &["policy", "--role", "producer"], 1).contains("not on Kinesis"));
     assert!(said(&pipeline, &["list"], 1).contains("memory"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_refused_is_told_with_what_is_missing_and_holds_up_no_other() {
+    let kinesis = Stub::start().await.unwrap();
+    let store = |settings: &str| {
+        format!(
+            "{{kinesis: {{region: us-east-1, endpoint: '{}', stand_in_credentials: true{settings}}}}}\n  layout: shared",
+            kinesis.endpoint()
+        )
+    };
+    let (server, _client, pipeline) = shop(&store("")).await;
+    assert_eq!(said(&pipeline, &["create"], 0).matches("created  ").count(), 3);
+    pipeline.configure(&server, &(store(", retention_hours: 48, tags: {team: shop}") + "\n  shards: 2"), SINK);
+    kinesis.set_faults(Faults { forbidden: Some("UpdateShardCount"), ..Faults::default() });
+    let applied = said(&pipeline, &["create", "--apply"], 1);
+    let refused =
+        applied.lines().find(|line| line.starts_with("refused  tpch.events  shards: ")).unwrap_or_else(|| panic!("{applied}"));
+    assert!(refused.contains("lacks kinesis:UpdateShardCount on arn:aws:kinesis:"), "{refused}");
+    assert_eq!(applied.matches("  retention: 48 h, where it was 24 h").count(), 3, "{applied}");
+    assert_eq!(applied.matches("  tags: team=shop, where it was none").count(), 3, "{applied}");
+    let (_, policy) = applied.split_once("The IAM policy that mends it:\n").unwrap_or_else(|| panic!("{applied}"));
+    assert!(policy.contains("\"kinesis:UpdateShardCount\""), "{policy}");
+    kinesis.set_faults(Faults::default());
+    assert!(said(&pipeline, &["create", "--apply"], 0).contains("changed  tpch.events  shards: 2 shards, where it was 1 shard"));
 }
 
 /// A pipeline's folder without a source: a contract, and streams that a test writes itself.

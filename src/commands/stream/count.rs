@@ -270,7 +270,7 @@ fn shown(report: &Report) -> String {
     if report.unreadable > 0 {
         out.push_str(&format!("{} records are no events: `tributary stream tail` shows them\n", report.unreadable));
     }
-    out.push_str(if report.agrees() && report.aged_or_missing.is_empty() {
+    out.push_str(if report.agrees() && report.aged_or_missing.is_empty() && report.trimmed.is_empty() {
         "Everything that was promised is there.\n"
     } else if report.agrees() {
         "Everything that was promised and is surely still kept is there.\n"
