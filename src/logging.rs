@@ -40,8 +40,21 @@ pub(crate) fn start(format: LogFormat, verbose: u8) {
         1 => "debug",
         _ => "trace",
     };
-    let ours =
-        ["tributary", "schemas", "streams", "archive", "importer", "source", "joiner", "sinks", "api", "sqlserver", "tds", "cdc"];
+    let ours = [
+        "tributary",
+        "schemas",
+        "streams",
+        "archive",
+        "importer",
+        "source",
+        "joiner",
+        "checkpoints",
+        "sinks",
+        "api",
+        "sqlserver",
+        "tds",
+        "cdc",
+    ];
     let directives = ours.iter().fold(
         // The driver warns of every connection without TLS, which the configuration asked for.
         "warn,tiberius=error".to_owned(),

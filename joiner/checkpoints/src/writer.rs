@@ -76,7 +76,7 @@ impl Checkpoints {
         loop {
             let next = self.numbers().await?.last().map_or(1, |last| last + 1);
             let entry = Manifest { number: next, epoch: next, writer: name.clone(), made_ms: now_ms, checkpoint: None };
-            if !self.create_entry(&entry).await? {
+            if self.create_entry(&entry).await?.is_some() {
                 tracing::info!(number = next, "another process takes the checkpoints over at the same time");
                 continue;
             }
@@ -89,13 +89,14 @@ impl Checkpoints {
         }
     }
 
-    /// Whether the entry is there now, and ours; `false`: another's is.
-    async fn create_entry(&self, entry: &Manifest) -> Result<bool, Error> {
+    /// Creates an entry; answers the one that has its place already, if that is another one.
+    async fn create_entry(&self, entry: &Manifest) -> Result<Option<Manifest>, Error> {
         let path = manifest::entry_path(entry.number);
         if self.objects.create(&path, self.json(&path, entry)?).await? == Creation::Created {
-            return Ok(true);
+            return Ok(None);
         }
-        Ok(self.entry(entry.number).await?.ok_or_else(|| self.unsettled(&path))? == *entry)
+        let found = self.entry(entry.number).await?.ok_or_else(|| self.unsettled(&path))?;
+        Ok((found != *entry).then_some(found))
     }
 }
 
@@ -124,17 +125,30 @@ impl Writer {
         let uploaded_bytes = new.iter().map(|file| file.bytes).sum();
         self.upload(folder, &new).await?;
         let checkpoint = Checkpoint { state, files };
-        let (epoch, writer) = (self.epoch, self.name.clone());
-        let entry = Manifest { number, epoch, writer, made_ms: now_ms, checkpoint: Some(checkpoint.clone()) };
-        if !self.checkpoints.create_entry(&entry).await? {
-            return Err(self.superseded(number));
-        }
-        (self.number, self.attempt, self.base) = (number, 0, Some(entry));
+        let number = self.commit(&checkpoint, now_ms).await?;
         self.still_newest().await?;
         if let Some(name) = savepoint {
             self.checkpoints.name_it(name, number).await?;
         }
         Ok(Made { number, bytes: checkpoint.bytes(), state: checkpoint.state, uploaded_bytes, made_ms: now_ms })
+    }
+
+    /// Makes the checkpoint exist, under the next number. An attempt whose answer was lost may have taken that: then it is the checkpoint before this one.
+    async fn commit(&mut self, checkpoint: &Checkpoint, now_ms: i64) -> Result<u64, Error> {
+        loop {
+            let (number, epoch, writer) = (self.number + 1, self.epoch, self.name.clone());
+            let entry = Manifest { number, epoch, writer, made_ms: now_ms, checkpoint: Some(checkpoint.clone()) };
+            let found = self.checkpoints.create_entry(&entry).await?;
+            let done = found.is_none();
+            let ours = found.unwrap_or(entry);
+            if ours.writer != self.name {
+                return Err(self.superseded(number));
+            }
+            (self.number, self.attempt, self.base) = (number, 0, Some(ours));
+            if done {
+                return Ok(number);
+            }
+        }
     }
 
     fn superseded(&self, number: u64) -> Error {

@@ -47,6 +47,43 @@ async fn a_checkpoint_is_there_whole_or_not_at_all_wherever_its_process_dies() {
 }
 
 #[tokio::test]
+async fn a_process_for_which_a_step_fails_goes_on_and_is_not_superseded_by_itself() {
+    for answer_lost in [false, true] {
+        for at in 0.. {
+            let world = World::default();
+            let (stumbling, steps) = world.stumbling(at, answer_lost);
+            let mut failed = 0;
+            let mut writer = match stumbling.take_over(1).await {
+                Ok(writer) => writer,
+                Err(_) => stumbling.take_over(2).await.unwrap(),
+            };
+            for n in 4..=6 {
+                // Tried again later: with another folder, at another time.
+                let made = match writer.save(folder(n).path(), facts(), None, 10 * i64::from(n)).await {
+                    Ok(made) => made,
+                    Err(error) => {
+                        failed += 1;
+                        assert_eq!(error.class(), schemas::ErrorClass::Transient, "{error}");
+                        writer.save(folder(n + 10).path(), facts(), None, 10 * i64::from(n) + 1).await.unwrap()
+                    }
+                };
+                assert_eq!(world.latest().await.number, made.number);
+                if writer.expire(KEEP_ONE, 1).await.is_err() {
+                    writer.expire(KEEP_ONE, 1).await.unwrap();
+                }
+            }
+            let restored = world.restored(&world.latest().await).await;
+            assert!(restored == generation(6) || restored == generation(16), "step {at}");
+            world.holds_only_what_is_named().await;
+            assert!(failed <= 1);
+            if steps.begun() <= at {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_restore_is_whole_or_not_at_all_wherever_its_process_dies() {
     let world = World::default();
     let mut writer = world.checkpoints().take_over(1).await.unwrap();

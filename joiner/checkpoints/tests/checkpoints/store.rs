@@ -27,6 +27,8 @@ pub(crate) struct Steps {
     /// From this step on nothing succeeds; of that step itself, either nothing comes to be, or only the answer is lost.
     last: usize,
     answer_lost: bool,
+    /// That step alone fails, and the process lives on.
+    once: bool,
     /// The process falls asleep before this step.
     sleep_at: AtomicUsize,
     pub(crate) asleep: Notify,
@@ -34,9 +36,9 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    fn new(last: usize, answer_lost: bool) -> Arc<Self> {
+    fn new(last: usize, answer_lost: bool, once: bool) -> Arc<Self> {
         let (begun, sleep_at) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
-        Arc::new(Self { begun, last, answer_lost, sleep_at, asleep: Notify::new(), wake: Semaphore::new(0) })
+        Arc::new(Self { begun, last, answer_lost, once, sleep_at, asleep: Notify::new(), wake: Semaphore::new(0) })
     }
 
     pub(crate) fn begun(&self) -> usize {
@@ -54,7 +56,8 @@ impl Steps {
             self.asleep.notify_one();
             let _awake = self.wake.acquire().await;
         }
-        (step < self.last || (step == self.last && self.answer_lost), step < self.last)
+        let answered = step < self.last || (self.once && step > self.last);
+        (answered || (step == self.last && self.answer_lost), answered)
     }
 }
 
@@ -143,12 +146,17 @@ impl World {
 
     /// The same, of a process that dies at a step.
     pub(crate) fn dying(&self, last: usize, answer_lost: bool) -> (Checkpoints, Arc<Steps>) {
-        self.process(Steps::new(last, answer_lost))
+        self.process(Steps::new(last, answer_lost, false))
+    }
+
+    /// The same, of a process for which one step fails.
+    pub(crate) fn stumbling(&self, at: usize, answer_lost: bool) -> (Checkpoints, Arc<Steps>) {
+        self.process(Steps::new(at, answer_lost, true))
     }
 
     /// The same, of a process that can be put to sleep.
     pub(crate) fn sleeping(&self) -> (Checkpoints, Arc<Steps>) {
-        self.process(Steps::new(usize::MAX, false))
+        self.process(Steps::new(usize::MAX, false, false))
     }
 
     pub(crate) async fn names(&self, folder: &str) -> Vec<String> {
