@@ -49,4 +49,4 @@ lint:
 bench:
 	@tests/setup.sh bench
 	cargo test -p schemas --test flink
-	cargo run --release -p bench -- $(ARGS)
+	cargo run --release -p bench --features arrow -- $(ARGS)

@@ -8,12 +8,15 @@
 mod archive;
 mod decoding;
 mod documents;
+mod dynamodb;
 mod embedded;
 mod encodings;
 mod importing;
 mod join;
 mod joining;
 mod kinesis;
+#[cfg(feature = "arrow")]
+mod lake;
 mod latency;
 mod peers;
 mod process;
@@ -173,6 +176,15 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
     if cli.wants(&["sns-vs-raw"]) {
         println!("SNS …");
         figures.push(tokio::task::spawn_blocking(sns::figure).await??);
+    }
+    if cli.wants(&["dynamodb-vs-raw"]) {
+        println!("DynamoDB …");
+        figures.push(dynamodb::figure().await?);
+    }
+    #[cfg(feature = "arrow")]
+    if cli.wants(&["lake-vs-arrow"]) {
+        println!("The lake …");
+        figures.push(lake::figure(&place("lake")?).await?);
     }
     if cli.wants(&["latency"]) {
         println!("Commit to queryable …");
