@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use async_trait::async_trait;
 use clap::Args;
 use joiner::{Config, Handle, Joiner, NamedSink, NullSink};
 use schemas::Lsn;
-use schemas::change::EntityKey;
-use schemas::entity::EntityDefinition;
+use schemas::change::{EntityChange, EntityKey};
+use schemas::entity::{EntityDefinition, EntityInfo};
 use schemas::plan::Plan;
-use sinks::Sink;
+use sinks::{Rejected, Sink};
 use sinks::postgres::{PostgresConfig, PostgresSink};
 use streams::Provider;
 use tokio::sync::watch;
@@ -36,6 +37,9 @@ pub(crate) struct JoinArgs {
     /// Writes to this Postgres instead of nowhere.
     #[arg(long, conflicts_with = "record")]
     postgres: Option<String>,
+    /// Has a second sink that cannot be reached.
+    #[arg(long)]
+    down: bool,
     /// Writes the documents, batch by batch, to files in this folder.
     #[arg(long)]
     record: Option<PathBuf>,
@@ -58,7 +62,7 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<()> {
     let sink = sink(&args, published.loaded)?;
 
     let started = Instant::now();
-    let (handle, task, stop) = start(state.path(), published.layout, Arc::new(provider), sink).await?;
+    let (handle, task, stop) = start(state.path(), published.layout, Arc::new(provider), sink, args.down).await?;
     reach(&handle, published.loaded, &task).await?;
     let load_seconds = started.elapsed().as_secs_f64();
     let written = handle.status().sinks.first().map_or(0, |sink| sink.written);
@@ -87,17 +91,51 @@ fn sink(args: &JoinArgs, loaded: Lsn) -> anyhow::Result<Box<dyn Sink>> {
     }
 }
 
+/// Is loaded, and cannot be reached from then on.
+#[derive(Default)]
+struct Down {
+    loaded: bool,
+}
+
+impl Down {
+    fn answer(&self) -> Result<(), sinks::Error> {
+        if self.loaded { Err(sinks::Error::unavailable("down", "connection refused")) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Sink for Down {
+    async fn prepare(&mut self, _entities: &[EntityInfo]) -> Result<(), sinks::Error> {
+        self.answer()
+    }
+
+    async fn write(&mut self, _changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, sinks::Error> {
+        self.answer()?;
+        self.loaded = frontier.is_some();
+        Ok(Vec::new())
+    }
+
+    async fn end_load(&mut self, _entity: &str, _version: Lsn) -> Result<(), sinks::Error> {
+        Ok(())
+    }
+}
+
 async fn start(
     state: &Path,
     layout: streams::Layout,
     provider: Arc<dyn Provider>,
     sink: Box<dyn Sink>,
+    beside_one_down: bool,
 ) -> anyhow::Result<(Handle, JoinHandle<Result<(), joiner::Error>>, CancellationToken)> {
     let mut config = Config::new(state, vec![plan()?], SOURCE, SOURCE);
     config.layout = layout;
     let joiner = tokio::task::spawn_blocking(move || Joiner::open(config)).await??;
     let (handle, stop) = (joiner.handle(), CancellationToken::new());
-    let task = tokio::spawn(joiner.run(provider, vec![NamedSink { name: SINK.to_owned(), sink }], stop.clone()));
+    let mut sinks = vec![NamedSink { name: SINK.to_owned(), sink }];
+    if beside_one_down {
+        sinks.push(NamedSink { name: "down".to_owned(), sink: Box::new(Down::default()) });
+    }
+    let task = tokio::spawn(joiner.run(provider, sinks, stop.clone()));
     Ok((handle, task, stop))
 }
 

@@ -3,26 +3,24 @@
 //! Everything measured runs in a process of its own (this program as `bench child …`, or the peer's), one after the other, so that its memory and its processor time are its own; a
 //! peer reads the same rows on the same machine in the same run. What is prepared beforehand is not measured: the rows, the streams, the captured changes.
 //! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`encodings`] the reading of events, [`embedded`] the log in a directory, [`mod@archive`] the archive, [`latency`] the whole pipeline, [`kinesis`] the
-//! way through Kinesis, [`sns`] that into a topic.
+//! way through Kinesis, [`sns`] that into a topic, [`sql`] that into MySQL and SQLite.
 
 mod archive;
 mod decoding;
 mod documents;
-mod dynamodb;
 mod embedded;
 mod encodings;
 mod importing;
 mod join;
 mod joining;
 mod kinesis;
-#[cfg(feature = "arrow")]
-mod lake;
 mod latency;
 mod peers;
 mod process;
 mod results;
 mod rows;
 mod sns;
+mod sql;
 mod standin;
 mod stream;
 
@@ -76,6 +74,7 @@ enum Child {
     Encoding(encodings::EncodingArgs),
     StandIn,
     Sns,
+    Sql(sql::SqlArgs),
     KinesisStub(kinesis::StubArgs),
     Kinesis(kinesis::KinesisArgs),
     Import(importing::ImportArgs),
@@ -115,6 +114,7 @@ async fn run(child: Child) -> anyhow::Result<()> {
         Child::Copy(args) => documents::copy(args).await,
         Child::Decode => decoding::run(),
         Child::Encoding(args) => encodings::run(&args),
+        Child::Sql(args) => sql::run(&args).await,
         Child::StandIn => standin::serve().await,
         Child::Sns => Box::pin(sns::run()).await,
         Child::KinesisStub(args) => kinesis::serve(&args).await,
@@ -177,14 +177,9 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
         println!("SNS …");
         figures.push(tokio::task::spawn_blocking(sns::figure).await??);
     }
-    if cli.wants(&["dynamodb-vs-raw"]) {
-        println!("DynamoDB …");
-        figures.push(dynamodb::figure().await?);
-    }
-    #[cfg(feature = "arrow")]
-    if cli.wants(&["lake-vs-arrow"]) {
-        println!("The lake …");
-        figures.push(lake::figure(&place("lake")?).await?);
+    if cli.wants(&["mysql-vs-raw", "sqlite-vs-raw"]) {
+        println!("Into MySQL and SQLite …");
+        figures.extend(tokio::task::spawn_blocking(sql::figures).await??);
     }
     if cli.wants(&["latency"]) {
         println!("Commit to queryable …");
@@ -193,7 +188,8 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
     for (nth, &scale) in cli.scales.iter().enumerate() {
         let flink = cli.wants(&["first-load-vs-flink", "updates-vs-flink"]);
         let postgres = nth == 0 && cli.wants(&["postgres-vs-copy", "postgres-updates-vs-copy"]);
-        if !flink && !postgres {
+        let down = nth == 0 && cli.wants(&["sink-down"]);
+        if !flink && !postgres && !down {
             continue;
         }
         println!("Writing the input of scale {scale} …");
@@ -204,6 +200,9 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
             let mut figures = Vec::new();
             if flink {
                 figures.extend(joining::against_flink(&input)?);
+            }
+            if down {
+                figures.push(joining::beside_a_sink_that_is_down(&input)?);
             }
             if postgres {
                 figures.extend(joining::against_copy(&input)?);
