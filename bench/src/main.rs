@@ -8,12 +8,15 @@
 mod archive;
 mod decoding;
 mod documents;
+mod dynamodb;
 mod embedded;
 mod encodings;
 mod importing;
 mod join;
 mod joining;
 mod kinesis;
+#[cfg(feature = "arrow")]
+mod lake;
 mod latency;
 mod peers;
 mod process;
@@ -172,6 +175,15 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
     if cli.wants(&["archive-write", "archive-replay"]) {
         println!("The archive …");
         figures.extend(archive::figures(&place("archive")?).await?);
+    }
+    if cli.wants(&["dynamodb-vs-raw"]) {
+        println!("DynamoDB …");
+        figures.push(dynamodb::figure().await?);
+    }
+    #[cfg(feature = "arrow")]
+    if cli.wants(&["lake-vs-arrow"]) {
+        println!("The lake …");
+        figures.push(lake::figure(&place("lake")?).await?);
     }
     if cli.wants(&["sns-vs-raw"]) {
         println!("SNS …");
