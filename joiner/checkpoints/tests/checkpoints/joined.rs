@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use checkpoints::{Checkpoints, Error, Retention, Which, begin_with};
+use checkpoints::{Checkpoints, Error, Retention, Service, Which, begin_with};
 use joiner::Engine;
-use objects::{Config, Objects, S3Options};
+use objects::{Config, LocalOptions, Objects, S3Options};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use schemas::event::ChangeEvent;
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
 use sinks::test_support::Ministack;
 use streams::{Batch, Layout};
+use tokio_util::sync::CancellationToken;
 
 use crate::shop::{ORDER, change, config, encode, item, items, lsn, order, orders, plan, read, record};
 use crate::store::World;
@@ -253,6 +254,34 @@ async fn a_state_of_another_format_source_or_definition_is_refused_before_anythi
     assert!(begin_with(&world.checkpoints(), &ours, true).await.unwrap().is_some());
     assert_eq!(begin_with(&world.checkpoints(), &ours, true).await.unwrap(), None);
     assert_eq!(history.holds(&Engine::open(&ours).unwrap()), 1);
+}
+
+#[tokio::test]
+async fn a_service_makes_savepoints_until_another_process_has_taken_over() {
+    let (world, directory) = (World::default(), tempfile::tempdir().unwrap());
+    let history = History::new(&mut ChaCha8Rng::seed_from_u64(4), 2, 3);
+    let ours = config(&directory.path().join("state"));
+    let mut engine = Engine::open(&ours).unwrap();
+    history.feed(&mut engine, 1);
+    let wanted = checkpoints::Config::new(Config::Local(LocalOptions { path: "nowhere".into() }));
+    let service = Service::new(world.checkpoints(), &wanted, engine.handle(), &ours.state_dir, None);
+    let (status, asking, stop) = (service.status(), service.asking(), CancellationToken::new());
+    let running = tokio::spawn(service.run(stop.clone()));
+    let made = asking.savepoint("one").await.unwrap();
+    assert_eq!((status.get().last.unwrap().number, made.state.frontier), (made.number, engine.frontier()));
+    assert!(matches!(asking.savepoint("one").await, Err(Error::Exists { .. })));
+    let mut other = world.checkpoints().take_over(1).await.unwrap();
+    assert!(matches!(asking.savepoint("two").await, Err(Error::Superseded { .. })));
+    assert!(matches!(asking.savepoint("three").await, Err(Error::Ended { .. })));
+    assert_eq!(status.get().phase, checkpoints::Phase::Superseded);
+    stop.cancel();
+    running.await.unwrap();
+    // The joiner goes on, and nothing is left beside its state.
+    history.feed(&mut engine, 2);
+    assert_eq!(history.holds(&engine), 2);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    save(&mut other, &engine, directory.path(), None).await;
+    assert_eq!(world.checkpoints().list().await.unwrap().len(), 2);
 }
 
 #[tokio::test]
