@@ -66,7 +66,9 @@ pub(crate) fn against_flink(input: &Input) -> anyhow::Result<Vec<Figure>> {
 /// [sink-down]: updates beside a second sink that was loaded and then cannot be reached, against the same without it.
 pub(crate) fn beside_a_sink_that_is_down(input: &Input) -> anyhow::Result<Figure> {
     let folder = path(&input.folder)?;
-    let run = |more: &[&str]| median_run(RUNS, "update_seconds", || measure(&mut child(&[&["join", folder, "--updates"], more].concat())?));
+    let run = |more: &[&str]| {
+        median_run(RUNS, "update_seconds", || measure(&mut child(&[&["join", folder, "--updates"], more].concat())?))
+    };
     let (alone, beside) = (run(&[])?, run(&["--down"])?);
     let rate = |run: &Measured| run.get("update_seconds").map(|seconds| input.published.changes as f64 / seconds);
     let figure = Figure::rate("sink-down", "changes/s", rate(&beside)?, "without the sink that is down", Some(rate(&alone)?));

@@ -42,7 +42,9 @@ mod tail;
 mod verify;
 
 pub use check::check;
-pub use config::{BreakingPolicy, CompatiblePolicy, Config, GapPolicy, LeaseConfig, Output, SnapshotConfig, SnapshotMode, TableFilter};
+pub use config::{
+    BreakingPolicy, CompatiblePolicy, Config, GapPolicy, LeaseConfig, Output, SnapshotConfig, SnapshotMode, TableFilter,
+};
 pub use controls::{ControlsError, Mask, TableControls};
 pub use error::{BadRecord, Error};
 pub use handle::{AskedRange, ImporterHandle, RequestError};

@@ -78,7 +78,8 @@ async fn sinks(config: &Config, entities: &[EntityInfo]) -> Vec<CheckItem> {
         };
         match checked {
             Ok(checked) => {
-                let detail = if checked.detail.is_empty() { "not looked at before it is written to".to_owned() } else { checked.detail };
+                let detail =
+                    if checked.detail.is_empty() { "not looked at before it is written to".to_owned() } else { checked.detail };
                 items.push(item(Level::Ok, detail));
                 items.extend(checked.warnings.into_iter().map(|warning| item(Level::Warning, warning)));
             }

@@ -122,7 +122,17 @@ pub fn open_reader(config: &SinkConfig) -> Result<Option<Arc<dyn EntityReader>>,
     }
 }
 
-#[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "dynamodb", feature = "sns", feature = "sqs", feature = "kinesis", feature = "webhook", feature = "search"))]
+#[cfg(all(
+    test,
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "dynamodb",
+    feature = "sns",
+    feature = "sqs",
+    feature = "kinesis",
+    feature = "webhook",
+    feature = "search"
+))]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;

@@ -25,10 +25,10 @@ mod http;
 pub mod kinesis;
 #[cfg(feature = "lake")]
 pub mod lake;
-#[cfg(any(feature = "sns", feature = "sqs"))]
-mod notification;
 #[cfg(feature = "mysql")]
 pub mod mysql;
+#[cfg(any(feature = "sns", feature = "sqs"))]
+mod notification;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "search")]

@@ -8,9 +8,9 @@ mod ministack;
 mod mysql;
 mod postgres;
 mod process;
-mod search;
 #[cfg(feature = "postgres")]
 mod raw_copy;
+mod search;
 
 pub use ministack::Ministack;
 #[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
