@@ -251,12 +251,16 @@ async fn what_is_set_up_wrongly_is_told(server: &PostgresServer) {
     assert!(error.to_string().contains("move it away"), "{error}");
 }
 
+/// How often is looked. InnoDB's tables of transactions are made anew only where nobody has read them for a tenth of a second
+/// (<https://dev.mysql.com/doc/refman/8.4/en/innodb-information-schema-internal-data.html>): whoever looks more often sees what was when the looking began.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(150);
+
 /// Waits until something holds; a test that waits in vain fails after half a minute.
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 
