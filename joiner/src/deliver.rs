@@ -256,7 +256,13 @@ impl Delivery {
                 }
                 continue;
             };
-            self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.state) = (Some(cursor.sequence), SinkState::Following));
+            self.shared.with_sink(&self.name, |sink| {
+                sink.cursor = Some(cursor.sequence);
+                // Where a write has failed, another attempt does not make it any better: only a write that is taken does.
+                if sink.error.is_none() {
+                    sink.state = SinkState::Following;
+                }
+            });
             let sequence = cursor.sequence;
             backlog = self.look_ahead(backlog, sequence, head.sequence).await?;
             let reading = ahead.take().filter(|(after, _)| *after == sequence).map(|(_, reading)| reading);
@@ -281,7 +287,8 @@ impl Delivery {
             let confirmed = reached.map_or(cursor.frontier, |reached| reached.max(cursor.frontier));
             self.shared.store.put_cursor(&self.name, &Cursor { sequence: last, frontier: confirmed, ..cursor })?;
             self.attempts.succeeded();
-            self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.error) = (Some(last), None));
+            self.shared.with_sink(&self.name, |sink| sink.cursor = Some(last));
+            self.state(SinkState::Following, None);
             frontier = reached.or(frontier);
             self.left_out.clear();
         }

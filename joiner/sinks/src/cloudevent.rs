@@ -18,6 +18,11 @@ use std::fmt::Write;
 use schemas::change::EntityChange;
 use serde::Deserialize;
 
+/// The `source` of events where the configuration names none.
+pub(crate) fn default_source() -> String {
+    "/tributary".to_owned()
+}
+
 /// How much of an entity an event carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -22,7 +22,7 @@ use streams::config::KinesisOptions;
 use streams::kinesis::Kinesis;
 use streams::{Provider, Record, StreamWriter};
 
-use crate::cloudevent::Detail;
+use crate::cloudevent::{self, Detail};
 use crate::{Checked, Error, Rejected, Sink, check};
 
 /// Kinesis's limit of a partition key.
@@ -55,7 +55,7 @@ pub struct KinesisConfig {
     #[serde(default = "default_max_record_bytes")]
     pub max_record_bytes: usize,
     /// The events' `source`. Default: `/tributary`.
-    #[serde(default = "default_source")]
+    #[serde(default = "cloudevent::default_source")]
     pub source: String,
     /// `full` (default), `thin` or `full_if_it_fits`.
     #[serde(default)]
@@ -73,10 +73,6 @@ pub struct KinesisConfig {
 
 fn default_name() -> String {
     "kinesis".to_owned()
-}
-
-fn default_source() -> String {
-    "/tributary".to_owned()
 }
 
 fn default_shards() -> u32 {
@@ -101,7 +97,7 @@ impl KinesisConfig {
             retention_hours: None,
             encryption_key: None,
             max_record_bytes: default_max_record_bytes(),
-            source: default_source(),
+            source: cloudevent::default_source(),
             event: Detail::default(),
             notify_load: default_notify_load(),
             region: None,

@@ -43,7 +43,7 @@ pub mod sqlite;
 pub mod sqs;
 #[cfg(feature = "test-support")]
 pub mod test_support;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "postgres"))]
 mod tls;
 #[cfg(feature = "webhook")]
 pub mod webhook;

@@ -22,7 +22,7 @@ use aws_sdk_sns::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
 use serde::Deserialize;
 
-use crate::cloudevent::Detail;
+use crate::cloudevent::{self, Detail};
 use crate::notification::{Facts, Fate, Message, MessageSink, Service, Shape, deduplication_id, group_id};
 use crate::{Error, aws};
 
@@ -39,7 +39,7 @@ pub struct SnsConfig {
     /// The topic, standard or FIFO. It must exist.
     pub topic_arn: String,
     /// The events' `source`. Default: `/tributary`.
-    #[serde(default = "default_source")]
+    #[serde(default = "cloudevent::default_source")]
     pub source: String,
     /// `full` (default), `thin` or `full_if_it_fits`.
     #[serde(default)]
@@ -65,16 +65,12 @@ fn default_name() -> String {
     "sns".to_owned()
 }
 
-fn default_source() -> String {
-    "/tributary".to_owned()
-}
-
 impl SnsConfig {
     pub fn new(topic_arn: impl Into<String>) -> Self {
         Self {
             name: default_name(),
             topic_arn: topic_arn.into(),
-            source: default_source(),
+            source: cloudevent::default_source(),
             event: Detail::default(),
             attributes: BTreeMap::new(),
             number_attributes: BTreeMap::new(),

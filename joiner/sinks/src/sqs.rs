@@ -17,7 +17,7 @@ use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
 use serde::Deserialize;
 
-use crate::cloudevent::Detail;
+use crate::cloudevent::{self, Detail};
 use crate::notification::{Facts, Fate, Message, MessageSink, Service, Shape, deduplication_id, group_id};
 use crate::{Error, aws};
 
@@ -34,7 +34,7 @@ pub struct SqsConfig {
     /// The queue, standard or FIFO. It must exist.
     pub queue_url: String,
     /// The events' `source`. Default: `/tributary`.
-    #[serde(default = "default_source")]
+    #[serde(default = "cloudevent::default_source")]
     pub source: String,
     /// `full` (default), `thin` or `full_if_it_fits`.
     #[serde(default)]
@@ -60,16 +60,12 @@ fn default_name() -> String {
     "sqs".to_owned()
 }
 
-fn default_source() -> String {
-    "/tributary".to_owned()
-}
-
 impl SqsConfig {
     pub fn new(queue_url: impl Into<String>) -> Self {
         Self {
             name: default_name(),
             queue_url: queue_url.into(),
-            source: default_source(),
+            source: cloudevent::default_source(),
             event: Detail::default(),
             attributes: BTreeMap::new(),
             number_attributes: BTreeMap::new(),

@@ -1,6 +1,6 @@
 //! Connections: one URL for both drivers, tokio-postgres for the data and sqlx for the migrations.
 
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -8,12 +8,11 @@ use sqlx::{AssertSqlSafe, Connection};
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
 use super::PostgresConfig;
 use super::fault::{by_state, classify};
-use crate::Error;
 use crate::sql::quote;
+use crate::{Error, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that went away without a word is noticed after this long.
@@ -62,7 +61,9 @@ impl Connector {
     /// Opens a connection whose unqualified names are in `schema`. `statement_limit_ms` 0: none.
     pub(super) async fn connect(&self, schema: &str, statement_limit_ms: u64) -> Result<Client, Error> {
         let failed = |error| classify(&self.target, &error);
-        let (client, connection) = self.config.connect(MakeRustlsConnect::new(self.tls()?)).await.map_err(failed)?;
+        let authorities = self.root_certificates.as_deref().map(Path::new);
+        let tls = tls::client_config(&self.target, "sslrootcert", authorities)?;
+        let (client, connection) = self.config.connect(MakeRustlsConnect::new(tls)).await.map_err(failed)?;
         let target = self.target.clone();
         // The task ends with the connection, which ends when the client is dropped.
         tokio::spawn(async move {
@@ -73,30 +74,6 @@ impl Connector {
         let setup = format!("SET search_path TO {}, pg_temp; SET statement_timeout TO {statement_limit_ms}", quote(schema));
         client.batch_execute(&setup).await.map_err(failed)?;
         Ok(client)
-    }
-
-    fn tls(&self) -> Result<ClientConfig, Error> {
-        let mut roots = RootCertStore::empty();
-        match &self.root_certificates {
-            Some(path) => {
-                use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
-                let unreadable = |error: String| {
-                    Error::misconfigured(&self.target, format!("sslrootcert {path}: {error}"), "Name a file of PEM certificates")
-                };
-                let certificates = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
-                for certificate in certificates {
-                    let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
-                    roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
-                }
-            }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            }
-        }
-        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| Error::unexpected(&self.target, error))?;
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
     }
 
     /// Makes the schema and brings our own tables up to date. sqlx takes an advisory lock meanwhile, so several may come at once.

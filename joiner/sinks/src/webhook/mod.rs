@@ -42,7 +42,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::cloudevent::Detail;
+use crate::cloudevent::{self, Detail};
 use crate::http::guard::{Guard, host_of};
 use crate::http::{Answer, Http};
 use crate::{Checked, Error, Rejected, Retry, SecretReference, Sink, Terms, UrlSource, check, tls};
@@ -73,7 +73,7 @@ pub struct WebhookConfig {
     /// What they are signed with, the newest secret first: `whsec_` and the base64 of 24 to 64 bytes. Every one of them signs, so an endpoint can be moved from one to the next.
     pub secrets: Vec<SecretReference>,
     /// The events' `source`. Default: `/tributary`.
-    #[serde(default = "default_source")]
+    #[serde(default = "cloudevent::default_source")]
     pub source: String,
     /// `full` (default), `thin` or `full_if_it_fits`.
     #[serde(default)]
@@ -105,10 +105,6 @@ fn default_name() -> String {
     "webhook".to_owned()
 }
 
-fn default_source() -> String {
-    "/tributary".to_owned()
-}
-
 fn default_max_event_bytes() -> usize {
     256 << 10
 }
@@ -131,7 +127,7 @@ impl WebhookConfig {
             name: default_name(),
             url: UrlSource::Text(url.into()),
             secrets: secrets.into_iter().collect(),
-            source: default_source(),
+            source: cloudevent::default_source(),
             event: Detail::default(),
             max_event_bytes: default_max_event_bytes(),
             in_flight: default_in_flight(),
