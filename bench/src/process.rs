@@ -1,7 +1,7 @@
 //! Other processes: started in a group of their own, their memory watched, their last line read.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -121,6 +121,13 @@ impl Served {
         self.values.get(key).copied().with_context(|| format!("the process did not report {key}: {:?}", self.values))
     }
 
+    /// Writes a line to its standard input.
+    pub(crate) fn tell(&mut self, word: &str) -> anyhow::Result<()> {
+        let input = self.child.stdin.as_mut().context("the process has no standard input")?;
+        writeln!(input, "{word}")?;
+        Ok(input.flush()?)
+    }
+
     /// Ends it: its peak memory in MB.
     pub(crate) fn stop(mut self) -> anyhow::Result<f64> {
         drop(self.child.stdin.take());
@@ -144,6 +151,18 @@ impl Drop for Served {
 pub(crate) async fn input_ended() -> anyhow::Result<()> {
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     Ok(())
+}
+
+/// The lines of standard input, until it ends: the other side of [`Served::tell`].
+pub(crate) fn told() -> tokio::sync::mpsc::Receiver<String> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::task::spawn_blocking(move || {
+        for line in std::io::stdin().lines() {
+            // Whoever reads no more has ended.
+            let Ok(true) = line.map(|line| sender.blocking_send(line).is_ok()) else { return };
+        }
+    });
+    receiver
 }
 
 /// `key=value` words.

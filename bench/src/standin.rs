@@ -8,10 +8,13 @@ use tokio::net::TcpStream;
 use tokio_util::compat::{Compat, TokioAsyncWriteCompatExt};
 
 use crate::joining::child;
-use crate::process::{Served, input_ended};
+use crate::process::{Served, told};
 
 pub(crate) const DATABASE: &str = "bench";
 pub(crate) const PASSWORD: &str = "Tributary-1";
+
+/// What the process is told, a word a line.
+const REPLAY: &str = "replay";
 
 /// The process: serves until its standard input ends.
 pub(crate) async fn serve() -> anyhow::Result<()> {
@@ -23,7 +26,13 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
     })
     .await?;
     println!("port={}", running.address().port());
-    input_ended().await?;
+    let mut told = told();
+    while let Some(word) = told.recv().await {
+        match word.as_str() {
+            REPLAY => running.replay_changes(true),
+            other => bail!("{other:?} is nothing that the stand-in can be told"),
+        }
+    }
     Ok(running.stop().await?)
 }
 
@@ -52,6 +61,11 @@ impl StandIn {
         let stream = TcpStream::connect(config.get_addr()).await?;
         stream.set_nodelay(true)?;
         Ok(Box::pin(tiberius::Client::connect(config, stream.compat_write())).await?)
+    }
+
+    /// From here on change tables do not change, and equal questions to them get the answer of the first.
+    pub(crate) fn replay(&mut self) -> anyhow::Result<()> {
+        self.process.tell(REPLAY)
     }
 
     pub(crate) fn stop(self) -> anyhow::Result<f64> {

@@ -163,6 +163,12 @@ impl Running {
         jobs::fail_capture(&self.shared, database, failure)
     }
 
+    /// On: an answer from change tables is given again when the same is asked again, without looking, until this is called with off: for measurements over changes that were all captured
+    /// before. Each call forgets what was kept.
+    pub fn replay_changes(&self, on: bool) {
+        self.shared.recordings.switch(on);
+    }
+
     /// How SQL Server Agent shows in `sys.dm_server_services`; stopped, no capture or cleanup runs.
     pub fn set_agent_running(&self, running: bool) {
         self.shared.set_agent_running(running);

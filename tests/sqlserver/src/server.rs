@@ -14,6 +14,7 @@ use crate::catalog::{self, same};
 use crate::clock::Clock;
 use crate::functions::{self, SharedCounters};
 use crate::parse::Statement;
+use crate::session::recordings::Recordings;
 use crate::{Availability, Error, Options, message, session};
 
 pub(crate) const SERVER_NAME: &str = "TRIBUTARY";
@@ -124,6 +125,7 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     pub(crate) wake: (Mutex<bool>, Condvar),
     address: Mutex<Option<SocketAddr>>,
+    pub(crate) recordings: Recordings,
 }
 
 impl Shared {
@@ -166,6 +168,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             wake: (Mutex::new(false), Condvar::new()),
             address: Mutex::new(None),
+            recordings: Recordings::default(),
         };
         for name in ["master", "tempdb", "model", "msdb"] {
             shared.add_database(name)?;

@@ -19,6 +19,7 @@ mod permissions;
 mod procedures;
 pub(crate) use procedures::Arguments;
 mod query;
+pub(crate) mod recordings;
 mod rename;
 mod temporary;
 mod transaction;

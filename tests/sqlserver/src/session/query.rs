@@ -149,10 +149,13 @@ impl Session {
         if !t.assigns.is_empty() {
             return self.select_assign(t, response);
         }
-        let rows = self.stream(t, &mut |row| match row {
-            Streamed::Columns(c) => response.columns(c),
-            Streamed::Row(values) => response.row(values),
-            Streamed::Closed(answer) => *answer = response.is_closed(),
+        let replayed = self.replay(t, response);
+        let rows = replayed.unwrap_or_else(|| {
+            self.stream(t, &mut |row| match row {
+                Streamed::Columns(c) => response.columns(c),
+                Streamed::Row(values) => response.row(values),
+                Streamed::Closed(answer) => *answer = response.is_closed(),
+            })
         })?;
         self.last.borrow_mut().rowcount = rows as i64;
         response.done(Some(rows));

@@ -11,7 +11,7 @@ use crate::data::{Column, Value};
 use crate::encode::{self, Misfit};
 use crate::options::Options;
 use crate::packet::{self, HEADER_BYTES};
-use crate::session::{Cancel, Command, EnvChange, Parameter, Response, SqlError};
+use crate::session::{Cancel, Command, EnvChange, Parameter, Recording, Response, SqlError};
 use crate::token::{self, Done, done};
 use crate::type_info::Wire;
 
@@ -58,6 +58,7 @@ pub(crate) struct Answer<'a> {
     command: Option<Command>,
     guess: Command,
     rows: u64,
+    recording: Option<Recording>,
     cut_after_rows: Option<u64>,
     closed: bool,
     /// The answer is lost by a fault: nothing of it is sent.
@@ -90,6 +91,7 @@ impl<'a> Answer<'a> {
             command: None,
             guess: Command::Update,
             rows: 0,
+            recording: None,
             cut_after_rows: None,
             closed: false,
             lost: false,
@@ -361,6 +363,10 @@ impl Response for Answer<'_> {
             Ok(()) if self.cut_after_rows == Some(self.rows) => self.cut_in_row(start),
             Ok(()) => {
                 self.rows += 1;
+                if let Some(recording) = &mut self.recording {
+                    recording.rows += 1;
+                    recording.bytes.extend_from_slice(&self.payload[start..]);
+                }
                 self.flush_full();
             }
             Err((misfit, column)) => {
@@ -370,7 +376,31 @@ impl Response for Answer<'_> {
         }
     }
 
+    fn may_replay(&self) -> bool {
+        self.in_result && self.cut_after_rows.is_none()
+    }
+
+    fn record(&mut self) {
+        self.recording = Some(Recording::default());
+    }
+
+    fn recorded(&mut self) -> Option<Recording> {
+        self.recording.take().filter(|_| !self.broken && !self.idle())
+    }
+
+    fn replay(&mut self, recording: &Recording) {
+        for bytes in recording.bytes.chunks(FLUSH_BYTES) {
+            if self.idle() {
+                return;
+            }
+            self.payload.extend_from_slice(bytes);
+            self.flush_full();
+        }
+        self.rows += recording.rows;
+    }
+
     fn done(&mut self, rows: Option<u64>) {
+        self.recording = None;
         if self.idle() {
             return;
         }

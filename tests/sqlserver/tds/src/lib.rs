@@ -47,5 +47,6 @@ pub use error::Error;
 pub use faults::{Fault, Faults};
 pub use options::{Certificate, Encryption, Limits, Options, Version};
 pub use session::{
-    Batch, Call, Cancel, Command, EnvChange, Isolation, Login, Parameter, Response, Server, Session, SqlError, TransactionRequest,
+    Batch, Call, Cancel, Command, EnvChange, Isolation, Login, Parameter, Recording, Response, Server, Session, SqlError,
+    TransactionRequest,
 };

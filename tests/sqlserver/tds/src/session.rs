@@ -140,6 +140,20 @@ pub enum Command {
     Other,
 }
 
+/// Rows of a result set as they go over the wire.
+#[derive(Debug, Clone, Default)]
+pub struct Recording {
+    pub rows: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Recording {
+    /// In bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 /// Where a session writes the answer to one request. Rows are sent as they come, in packets of the negotiated size, with backpressure: a
 /// call blocks while the client does not read. After the connection is lost, or the client has asked to stop by an attention, every call is a no-op
 /// (but `env_change` after an attention: the client must know of its transaction) and `is_closed` is true.
@@ -151,6 +165,18 @@ pub trait Response {
     fn command(&mut self, _command: Command) {}
     /// One row of the result set that was started last.
     fn row(&mut self, values: &[Value]);
+    /// Whether the rows of the result set that was started last can be kept as they are sent, and rows that were kept be sent in their place.
+    fn may_replay(&self) -> bool {
+        false
+    }
+    /// From now on rows are kept as they are sent, until [`Response::recorded`] or the end of the result set.
+    fn record(&mut self) {}
+    /// What has been kept since [`Response::record`].
+    fn recorded(&mut self) -> Option<Recording> {
+        None
+    }
+    /// Sends rows of an equal result set that were kept.
+    fn replay(&mut self, _recording: &Recording) {}
     /// Ends a statement: with a row count for SELECT and DML (`None`: no count, as after SET or DDL). The protocol layer chooses DONE, DONEINPROC
     /// or DONEPROC and sets the MORE bit.
     fn done(&mut self, rows: Option<u64>);

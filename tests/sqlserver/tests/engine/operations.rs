@@ -241,3 +241,38 @@ async fn hundreds_of_tables_are_enabled_and_probed_quickly() {
     drop(sql);
     running.stop().await.unwrap();
 }
+
+/// All rows of an answer, as text.
+async fn answer(sql: &mut super::Sql, query: &str) -> Vec<String> {
+    let rows = sql.query(query, &[&1i32]).await.unwrap().into_first_result().await.unwrap();
+    rows.iter().map(|row| format!("{:?}", row.cells().collect::<Vec<_>>())).collect()
+}
+
+#[tokio::test]
+async fn answers_from_change_tables_are_replayed_as_long_as_somebody_wants_it() {
+    let running = captured().await;
+    let insert = |from: u32| {
+        let rows: Vec<String> = (from..from + 900).map(|id| format!("({id}, 1, {id}, NULLIF({}, 3))", id % 7)).collect();
+        running.execute(&format!("INSERT INTO dbo.orders VALUES {}", rows.join(", "))).unwrap();
+        running.capture_now("shop").unwrap();
+    };
+    insert(1000);
+    let mut sql = sa(&running).await;
+    let all = "SELECT * FROM cdc.dbo_orders_CT WHERE __$operation > @P1 ORDER BY __$start_lsn, __$seqval";
+    let function = "SELECT *, @P1 AS p FROM cdc.fn_cdc_get_all_changes_dbo_orders(sys.fn_cdc_get_min_lsn('dbo_orders'), sys.fn_cdc_get_max_lsn(), N'all')";
+    let before = answer(&mut sql, all).await;
+    assert_eq!(before.len(), 900);
+    running.replay_changes(true);
+    for _ in 0..3 {
+        assert_eq!(answer(&mut sql, all).await, before);
+        assert_eq!(answer(&mut sql, function).await.len(), 900);
+    }
+    insert(2000);
+    assert_eq!(answer(&mut sql, all).await, before, "replayed");
+    assert_eq!(int(&mut sql, "SELECT COUNT(*) FROM dbo.orders").await, 1803, "tables of users are read");
+    assert_eq!(int(&mut sql, "SELECT COUNT(*) FROM cdc.dbo_orders_CT WHERE __$operation > 1").await, 1800, "another question");
+    running.replay_changes(false);
+    let after = answer(&mut sql, all).await;
+    assert_eq!((after.len(), &after[..900]), (1800, &before[..]));
+    running.stop().await.unwrap();
+}
