@@ -13,6 +13,7 @@
 //!     by: [customer_id]            # columns of the parent that hold the reference
 //!     references: [id]             # default: the referenced table's primary key
 //!     require: true                # no such row: the parent is left out (inner join); default false: the field is null
+//!     fan_out: lazy                # many orders of one customer are told of its changes bit by bit
 //! many:                            # children: the other table holds this one's key
 //!   items:
 //!     table: dbo.order_items
@@ -89,6 +90,9 @@ pub struct OneEdge {
     /// Rows that do not meet it do not take part.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+    /// When those who refer to a row that has changed are told.
+    #[serde(default, skip_serializing_if = "FanOut::is_strict")]
+    pub fan_out: FanOut,
     /// How many levels more the edge repeats itself within itself: for tables that refer to themselves.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repeat: usize,
@@ -167,6 +171,7 @@ impl OneEdge {
             references: Vec::new(),
             require: false,
             filter: None,
+            fan_out: FanOut::Strict,
             repeat: 0,
             fields: None,
             one: BTreeMap::new(),
@@ -194,6 +199,23 @@ impl ManyEdge {
             aggregates: BTreeMap::new(),
             computed: BTreeMap::new(),
         }
+    }
+}
+
+/// When the documents that refer to a changed row, directly or through others, are told of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FanOut {
+    /// With everything else that was committed at the same time: nothing is seen before all of them are assembled.
+    #[default]
+    Strict,
+    /// Where they are many, bit by bit, beside later changes.
+    Lazy,
+}
+
+impl FanOut {
+    fn is_strict(&self) -> bool {
+        *self == Self::Strict
     }
 }
 

@@ -108,6 +108,8 @@ pub struct Node {
     pub link: Vec<Link>,
     /// Whether the parent is left out when there is no such row.
     pub require: bool,
+    /// Of a `one` edge: whether those who refer to a row may be told of its changes bit by bit.
+    pub lazy: bool,
     /// The (derived) column that says whether a row takes part.
     pub filter: Option<usize>,
     /// In the order of the document.

@@ -97,6 +97,8 @@ fn one() -> Value {
         .insert("references".into(), described("columns", "What they refer to. Default: the referenced table's primary key."));
     let require = "No such row: the parent is left out. Default: the field is null.";
     properties.insert("require".into(), json!({"type": "boolean", "description": require}));
+    let fan_out = "When documents are told of a change of the row that they refer to: all at once with the rest of the commit (strict, default), or, where they are many, bit by bit beside later changes (lazy).";
+    properties.insert("fan_out".into(), json!({"enum": ["strict", "lazy"], "description": fan_out}));
     object(&properties, &["table", "by"])
 }
 

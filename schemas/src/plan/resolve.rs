@@ -9,7 +9,7 @@ use super::{
     DEPTH_LIMIT, Derived, Edge, KeyPart, KeyType, Link, Mistake, Node, NodeId, OrderPart, Plan, PlanError, ResolvedField,
 };
 use crate::TableName;
-use crate::entity::{Aggregate, EntityDefinition, Field, Limits, ManyEdge, OneEdge, OrderBy};
+use crate::entity::{Aggregate, EntityDefinition, FanOut, Field, Limits, ManyEdge, OneEdge, OrderBy};
 use crate::table::TableSchema;
 
 type Tables<'a> = &'a dyn Fn(&TableName) -> Option<Arc<TableSchema>>;
@@ -241,6 +241,7 @@ impl Resolver<'_> {
             edge: header.edge,
             link: header.link,
             require: header.require,
+            lazy: false,
             filter: header.filter,
             fields,
             ones: Vec::new(),
@@ -315,7 +316,9 @@ impl Resolver<'_> {
             aggregates: &edge.aggregates,
             computed: &edge.computed,
         };
-        self.node(&place, header, &key, &body, depth + 1)
+        let id = self.node(&place, header, &key, &body, depth + 1)?;
+        self.nodes[id].lazy = edge.fan_out == FanOut::Lazy;
+        Ok(id)
     }
 
     fn many(
