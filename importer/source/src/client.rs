@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use tiberius::{AuthMethod, ColumnData, EncryptionLevel, Query, QueryItem, Row};
-use tokio::net::TcpStream;
 use tokio_util::compat::{Compat, TokioAsyncWriteCompatExt};
 
 use super::error::Error;
+use super::network::Wire;
 use super::reach::Place;
 use super::source::{Encryption, Source, SourceError};
 
@@ -23,7 +23,7 @@ const PACKET_BYTES: u32 = 16_384;
 
 /// A connection.
 pub struct Client {
-    inner: tiberius::Client<Compat<TcpStream>>,
+    inner: tiberius::Client<Compat<Box<dyn Wire>>>,
 }
 
 /// Errors that the server answers to a login, which mean that it is refused.
@@ -39,11 +39,12 @@ impl Client {
             port: source.port,
             instance: source.instance.as_deref(),
             at_once: source.multi_subnet_failover,
+            network: &source.network,
         };
         match Self::connect_to(source, &place).await {
             // A gateway (Azure, an availability group's listener) may name another place, once.
             Err(ConnectError::Routed { host, port }) => {
-                let routed = Place { host: &host, port, instance: None, at_once: false };
+                let routed = Place { host: &host, port, instance: None, at_once: false, network: &source.network };
                 match Self::connect_to(source, &routed).await {
                     Ok(client) => Ok(client),
                     Err(ConnectError::Failed(error)) => Err(error),
@@ -59,9 +60,9 @@ impl Client {
 
     async fn connect_to(source: &Source, place: &Place<'_>) -> Result<Self, ConnectError> {
         let configuration = configuration(source, place).map_err(|error| ConnectError::Failed(error.into()))?;
-        let tcp = place.connect().await.map_err(ConnectError::Failed)?;
+        let wire = place.connect().await.map_err(ConnectError::Failed)?;
         // The handshake's state is large, and needed once.
-        match Box::pin(tiberius::Client::connect(configuration, tcp.compat_write())).await {
+        match Box::pin(tiberius::Client::connect(configuration, wire.compat_write())).await {
             Ok(inner) => Ok(Self { inner }),
             Err(tiberius::error::Error::Routing { host, port }) => Err(ConnectError::Routed { host, port }),
             Err(error) => Err(ConnectError::Failed(connect_error(source, place.address(), error))),

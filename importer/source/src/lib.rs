@@ -4,7 +4,7 @@
 //! driver's values into ours, with [`clr`] for the types that are objects, [`catalog`] reads what is captured, [`keys`] which columns tell rows apart, [`changes`] and [`cursor`] read change
 //! tables and [`rows`] source tables, [`fence`] reads them as of one LSN, [`clock`] makes moments of the server's zoneless times, [`health`] says how capture
 //! is doing, [`retention`] how long what waits is safe, [`identity`] whether the database is still the same, [`recount`] counts again, [`error`] says what
-//! each failure means.
+//! each failure means, [`network`] what connections go over.
 
 mod browser;
 pub mod catalog;
@@ -19,6 +19,7 @@ pub mod fence;
 pub mod health;
 pub mod identity;
 pub mod keys;
+pub mod network;
 mod password;
 mod reach;
 pub mod recount;

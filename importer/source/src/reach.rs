@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, lookup_host};
 
 use super::browser;
 use super::error::Error;
+use super::network::{Network, Wire};
 
 /// How long a TCP connection may take, whatever is tried for it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +27,7 @@ pub(super) struct Place<'a> {
     pub(super) instance: Option<&'a str>,
     /// All addresses at once.
     pub(super) at_once: bool,
+    pub(super) network: &'a Network,
 }
 
 impl Place<'_> {
@@ -37,14 +39,17 @@ impl Place<'_> {
         }
     }
 
-    pub(super) async fn connect(&self) -> Result<TcpStream, Error> {
+    pub(super) async fn connect(&self) -> Result<Box<dyn Wire>, Error> {
         let unreachable = |message: String| Error::Unreachable { address: self.address(), message };
+        if let Some(other) = &self.network.0 {
+            return other.dial(self.host, self.port).await.map_err(|error| unreachable(error.to_string()));
+        }
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, self.try_addresses())
             .await
             .map_err(|_| unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
             .map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
-        Ok(tcp)
+        Ok(Box::new(tcp))
     }
 
     async fn try_addresses(&self) -> Result<TcpStream, String> {

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use schemas::ErrorClass;
 use serde::Deserialize;
 
+use super::network::Network;
 pub use super::password::Password;
 use super::url::parse_url;
 
@@ -111,6 +112,7 @@ pub struct Source {
     pub host_in_certificate: Option<String>,
     pub read_only: bool,
     pub multi_subnet_failover: bool,
+    pub network: Network,
 }
 
 impl fmt::Display for Source {
@@ -187,6 +189,7 @@ impl Source {
             host_in_certificate: None,
             read_only: false,
             multi_subnet_failover: false,
+            network: Network::default(),
         }
     }
 
@@ -247,6 +250,7 @@ fn resolve(settings: &SourceSettings, environment: &dyn Fn(&str) -> Option<Strin
         host_in_certificate: settings.host_in_certificate.clone().or(url.host_in_certificate),
         read_only: settings.read_only.or(url.read_only).unwrap_or(false),
         multi_subnet_failover: settings.multi_subnet_failover.or(url.multi_subnet_failover).unwrap_or(false),
+        network: Network::default(),
     };
     if source.trust_certificate && source.ca_file.is_some() {
         return Err(SourceError::TrustConflict);

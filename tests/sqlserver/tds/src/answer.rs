@@ -9,7 +9,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::data::{Column, Value};
 use crate::encode::{self, Misfit};
-use crate::options::Options;
+use crate::options::{Options, Sessions};
 use crate::packet::{self, HEADER_BYTES};
 use crate::session::{Cancel, Command, EnvChange, Parameter, Recording, Response, SqlError};
 use crate::token::{self, Done, done};
@@ -220,7 +220,14 @@ impl<'a> Answer<'a> {
         if self.lost && !matches!(chunk, Chunk::Cut { .. }) {
             return;
         }
-        if !self.closed && self.chunks.blocking_send(chunk).is_err() {
+        if self.closed {
+            return;
+        }
+        let sent = match self.options.sessions {
+            Sessions::Threads => self.chunks.blocking_send(chunk).is_ok(),
+            Sessions::InPlace => self.chunks.try_send(chunk).is_ok(),
+        };
+        if !sent {
             self.closed = true;
             self.cancel.set();
         }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::answer::Chunk;
 use crate::error::{Error, Result, malformed};
 use crate::login::{self, Login7};
-use crate::options::{Encryption, Options};
+use crate::options::{Encryption, Options, Sessions};
 use crate::packet::{self, DEFAULT_PACKET_BYTES, Message, kind};
 use crate::prelogin::{Prelogin, Scope};
 use crate::session::{Cancel, Command, Server, SqlError};
@@ -30,6 +30,8 @@ use crate::worker::{self, Job};
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Groups of packets on their way from a session to the network.
 const CHUNKS_UNDER_WAY: usize = 4;
+/// The same where the session may not wait: more than any answer has.
+const CHUNKS_IN_PLACE: usize = 1 << 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -62,7 +64,7 @@ pub async fn serve(
                     }
                     let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
                     connections.spawn(async move {
-                        match Box::pin(run(stream, &shared, stopped)).await {
+                        match Box::pin(run(log_in(stream, &shared), &shared, stopped)).await {
                             Ok(()) => tracing::debug!(%peer, "connection closed"),
                             Err(error) => tracing::debug!(%peer, %error, "connection ended"),
                         }
@@ -82,16 +84,39 @@ pub async fn serve(
     Ok(())
 }
 
+/// Serves one connection over any stream until either side ends it; without the strict TLS that comes before the first byte.
+pub async fn converse<S>(stream: S, server: Arc<dyn Server>, options: Options) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let acceptors = match options.encryption {
+        Encryption::Off => None,
+        _ => Some(Acceptors::new(&options.certificate)?),
+    };
+    let shared = Arc::new(Shared { server, options: Arc::new(options), acceptors });
+    let (_stop, stopped) = watch::channel(false);
+    let logging_in = async {
+        match agree(stream, &shared).await? {
+            Some((stream, message)) => open(stream, &shared, &message, false).await,
+            None => Ok(None),
+        }
+    };
+    run(logging_in, &shared, stopped).await
+}
+
 struct Shared {
     server: Arc<dyn Server>,
     options: Arc<Options>,
     acceptors: Option<Acceptors>,
 }
 
-async fn run(stream: TcpStream, shared: &Arc<Shared>, mut stopped: watch::Receiver<bool>) -> Result<()> {
-    stream.set_nodelay(true)?;
+async fn run(
+    logging_in: impl Future<Output = Result<Option<LoggedIn>>>,
+    shared: &Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<()> {
     let limit = shared.options.limits.login_timeout;
-    let login = timeout_at(Instant::now() + limit, log_in(stream, shared));
+    let login = timeout_at(Instant::now() + limit, logging_in);
     let opened = tokio::select! {
         opened = login => opened.map_err(|_| Error::LoginTimeout { seconds: limit.as_secs() })??,
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
@@ -135,15 +160,19 @@ struct Opened {
     packet_bytes: u16,
 }
 
+/// A connection, and what comes in on it.
+type LoggedIn = (Opened, ReadHalf<Box<dyn Stream>>);
+
 /// From the TCP connection to the answer to the login; `None` when there is nothing to go on with.
-async fn log_in(stream: TcpStream, shared: &Arc<Shared>) -> Result<Option<(Opened, ReadHalf<Box<dyn Stream>>)>> {
+async fn log_in(stream: TcpStream, shared: &Arc<Shared>) -> Result<Option<LoggedIn>> {
+    stream.set_nodelay(true)?;
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
         return Ok(None);
     }
     let offered = shared.options.encryption;
     let strict = first[0] == TLS_HANDSHAKE;
-    let (mut stream, message): (Box<dyn Stream>, Message) = if strict {
+    let (stream, message): (Box<dyn Stream>, Message) = if strict {
         let Some(acceptors) = &shared.acceptors else { return Err(Error::Unsupported { what: "encryption" }) };
         let mut stream = acceptors.strict.accept(stream).await?;
         let Some(message) = read_login(&mut stream, shared).await? else { return Ok(None) };
@@ -164,10 +193,15 @@ async fn log_in(stream: TcpStream, shared: &Arc<Shared>) -> Result<Option<(Opene
             None => return Ok(None),
         }
     };
+    open(stream, shared, &message, strict).await
+}
+
+/// Answers the login message.
+async fn open(mut stream: Box<dyn Stream>, shared: &Arc<Shared>, message: &Message, strict: bool) -> Result<Option<LoggedIn>> {
     if message.kind != kind::LOGIN7 {
         return malformed("login", "another message stands in its place");
     }
-    answer_login(&mut stream, shared, &message, strict).await.map(|opened| {
+    answer_login(&mut stream, shared, message, strict).await.map(|opened| {
         opened.map(|(jobs, chunks, cancel, ended, packet_bytes)| {
             let (reader, writer) = tokio::io::split(stream);
             (Opened { writer, jobs, chunks, cancel, ended, packet_bytes }, reader)
@@ -180,7 +214,7 @@ async fn read_login<S: AsyncRead + Unpin>(stream: &mut S, shared: &Shared) -> Re
 }
 
 /// Prelogin, TLS inside it as agreed, and the login message.
-async fn agree(mut stream: TcpStream, shared: &Shared) -> Result<Option<(Box<dyn Stream>, Message)>> {
+async fn agree<S: Stream + 'static>(mut stream: S, shared: &Shared) -> Result<Option<(Box<dyn Stream>, Message)>> {
     let Some(message) = read_login(&mut stream, shared).await? else { return Ok(None) };
     let offered = shared.options.encryption;
     if message.kind != kind::PRELOGIN {
@@ -210,7 +244,7 @@ async fn agree(mut stream: TcpStream, shared: &Shared) -> Result<Option<(Box<dyn
     }))
 }
 
-type LoggedIn = (mpsc::Sender<Job>, mpsc::Receiver<Chunk>, Cancel, oneshot::Receiver<()>, u16);
+type Accepted = (mpsc::Sender<Job>, mpsc::Receiver<Chunk>, Cancel, oneshot::Receiver<()>, u16);
 
 /// Asks the engine, on the session's new thread, and answers the client.
 async fn answer_login(
@@ -218,7 +252,7 @@ async fn answer_login(
     shared: &Arc<Shared>,
     message: &Message,
     strict: bool,
-) -> Result<Option<LoggedIn>> {
+) -> Result<Option<Accepted>> {
     let options = &shared.options;
     let login = Login7::parse(&message.payload)?;
     let tds_version = match login.agreed_version(strict) {
@@ -235,7 +269,10 @@ async fn answer_login(
     } else {
         let cancel = Cancel::default();
         let (jobs, job_queue) = mpsc::channel(1);
-        let (chunk_queue, chunks) = mpsc::channel(CHUNKS_UNDER_WAY);
+        let (chunk_queue, chunks) = mpsc::channel(match options.sessions {
+            Sessions::Threads => CHUNKS_UNDER_WAY,
+            Sessions::InPlace => CHUNKS_IN_PLACE,
+        });
         let (logged_in, outcome) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let session = worker::Start {

@@ -41,11 +41,11 @@ mod type_info;
 mod worker;
 
 pub use collation::Collation;
-pub use connection::serve;
+pub use connection::{converse, serve};
 pub use data::{Column, DataType, Length, Value};
 pub use error::Error;
 pub use faults::{Fault, Faults};
-pub use options::{Certificate, Encryption, Limits, Options, Version};
+pub use options::{Certificate, Encryption, Limits, Options, Sessions, Version};
 pub use session::{
     Batch, Call, Cancel, Command, EnvChange, Isolation, Login, Parameter, Recording, Response, Server, Session, SqlError,
     TransactionRequest,

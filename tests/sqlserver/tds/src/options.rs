@@ -56,6 +56,16 @@ pub struct Limits {
     pub cursor_rows: usize,
 }
 
+/// Where the calls of a [`Session`](crate::Session) are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sessions {
+    /// On a thread of each connection's own: they may block.
+    #[default]
+    Threads,
+    /// In the connection's task: they must not block. Everything then happens in an order that the runtime alone decides, as a simulation needs it.
+    InPlace,
+}
+
 /// All options of [`crate::serve`].
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -68,6 +78,7 @@ pub struct Options {
     pub collation: Collation,
     pub limits: Limits,
     pub faults: Faults,
+    pub sessions: Sessions,
 }
 
 impl Default for Version {
@@ -101,6 +112,7 @@ impl Default for Options {
             collation: Collation::LATIN1_GENERAL_CP1_CI_AS,
             limits: Limits::default(),
             faults: Faults::default(),
+            sessions: Sessions::default(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The session's thread: takes requests one at a time, has the engine answer them, and keeps what belongs to the protocol of a session
+//! The session's thread, or task ([`Sessions`]): takes requests one at a time, has the engine answer them, and keeps what belongs to the protocol of a session
 //! (prepared statements, cursors, the open transaction).
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::answer::{Answer, Chunk, Style};
 use crate::connection::protocol_error;
 use crate::error::{Error, Result};
 use crate::faults::Verdict;
-use crate::options::Options;
+use crate::options::{Options, Sessions};
 use crate::packet::kind;
 use crate::prepared::Handles;
 use crate::request;
@@ -39,7 +39,12 @@ pub(crate) struct Start {
     pub(crate) end: oneshot::Sender<()>,
 }
 
+/// Runs the session, where the options say.
 pub(crate) fn spawn(start: Start) -> Result<()> {
+    if start.options.sessions == Sessions::InPlace {
+        tokio::spawn(run_in_place(start));
+        return Ok(());
+    }
     // Engines parse deeply nested SQL by recursion.
     const STACK_BYTES: usize = 16 << 20;
     std::thread::Builder::new()
@@ -51,22 +56,44 @@ pub(crate) fn spawn(start: Start) -> Result<()> {
 }
 
 fn run(start: Start) {
-    let Start { server, options, login, cancel, packet_bytes, mut jobs, chunks, logged_in, end } = start;
+    if let Some(mut running) = log_in(start) {
+        while let Some(job) = running.jobs.blocking_recv() {
+            running.worker.answer(&job, &running.chunks);
+        }
+    }
+}
+
+async fn run_in_place(start: Start) {
+    if let Some(mut running) = log_in(start) {
+        while let Some(job) = running.jobs.recv().await {
+            running.worker.answer(&job, &running.chunks);
+        }
+    }
+}
+
+/// A session that is logged in.
+struct Running {
+    worker: Worker,
+    jobs: mpsc::Receiver<Job>,
+    chunks: mpsc::Sender<Chunk>,
+    /// Dropped last.
+    _end: oneshot::Sender<()>,
+}
+
+fn log_in(start: Start) -> Option<Running> {
+    let Start { server, options, login, cancel, packet_bytes, jobs, chunks, logged_in, end } = start;
     match server.login(&login, cancel.clone()) {
         Ok(session) => {
-            if logged_in.send(Ok(session.database())).is_ok() {
-                let mut worker = Worker { session, handles: Handles::default(), options, cancel, packet_bytes, transaction: 0 };
-                while let Some(job) = jobs.blocking_recv() {
-                    worker.answer(&job, &chunks);
-                }
-            }
+            logged_in.send(Ok(session.database())).ok()?;
+            let worker = Worker { session, handles: Handles::default(), options, cancel, packet_bytes, transaction: 0 };
+            Some(Running { worker, jobs, chunks, _end: end })
         }
         Err(error) => {
             // A client that has gone away in the meantime hears nothing, and that is all right.
             let _ = logged_in.send(Err(error));
+            None
         }
     }
-    drop(end);
 }
 
 pub(crate) struct Worker {
