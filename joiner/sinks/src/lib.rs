@@ -53,6 +53,8 @@ pub use entry::{Entry, RetryConfig};
 pub use error::Error;
 pub use route::{Otherwise, Route, Routes, Selected};
 pub use secret::{Secret, SecretReference, UrlSource};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub use sql::shape::{ChildConfig, Deleted, TableConfig, Tables};
 
 /// A change that the target will never accept, and why. The caller keeps it as a dead letter; the rest of its batch has been written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
-//! What the two SQL sinks share: names, the shape of an entity's table, and how a deleted entity stays deleted.
+//! What the SQL sinks share: names, the shape of an entity's tables, and how a deleted entity stays deleted.
 //!
 //! # Layout
-//! One table for each entity, named as the entity: `key` (primary key), `version` (the LSN's text, which sorts as the LSN does), `commit_time_ms`, `document`. It holds live
-//! entities and nothing else, so that other people's SQL needs no condition. Our own tables (`migrations/`) start with an underscore, which no entity's name does.
+//! One table for each entity, named as the entity: `key` (primary key), `version` (the LSN's text, which sorts as the LSN does), `commit_time_ms`, `document`, and the columns that the configuration promotes (`shape`). It holds live
+//! entities and nothing else, so that other people's SQL needs no condition, unless it is told to keep what was deleted. Our own tables (`migrations/`) start with an underscore, which no entity's name does.
 //!
 //! # Why an older version never replaces a newer one (INV-5), although deleted rows are really gone
 //! For a row that is there, its own version guards it. For one that is not, there are two witnesses:
@@ -24,6 +24,16 @@ use schemas::entity::EntityInfo;
 
 use crate::{Error, Held, Operator};
 
+pub(crate) mod cells;
+pub(crate) mod ddl;
+pub(crate) mod kind;
+mod moment;
+pub(crate) mod shape;
+
+use ddl::{FoundColumn, Plan, Recorded};
+use kind::Dialect;
+use shape::Row;
+
 /// How long tombstones are kept, in the source's time.
 pub(crate) const TOMBSTONE_RETENTION_MS: i64 = 3_600_000;
 /// Purging is tried once in so many writes that carried a frontier.
@@ -32,6 +42,14 @@ pub(crate) const PURGE_EVERY_WRITES: u32 = 1_000;
 /// An identifier in double quotes.
 pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An identifier, quoted as this database does.
+pub(crate) fn quote_in(dialect: Dialect, name: &str) -> String {
+    match dialect {
+        Dialect::Mysql => format!("`{}`", name.replace('`', "``")),
+        _ => quote(name),
+    }
 }
 
 /// Refuses names that could not stand as a table's: lower-case letters, digits, `_` and `-` after a letter, at most 63 bytes (PostgreSQL's limit), not `sqlite_…`.
@@ -52,24 +70,26 @@ pub(crate) fn check_name(target: &str, entity: &str) -> Result<(), Error> {
     ))
 }
 
-/// The columns that an entity's table has, in order; `found` is what is there.
-pub(crate) fn check_shape(
-    target: &str,
-    entity: &EntityInfo,
-    found: &[(String, String)],
-    expected: &[(&str, &str)],
-) -> Result<(), Error> {
-    let same = found.len() == expected.len()
-        && found.iter().zip(expected).all(|((name, kind), (n, k))| name == n && kind.eq_ignore_ascii_case(k));
-    if same {
+/// Refuses a table that has not the columns which every entity's table begins with.
+pub(crate) fn check_base(target: &str, entity: &EntityInfo, found: &[FoundColumn], dialect: Dialect) -> Result<(), Error> {
+    let types = match dialect {
+        Dialect::Postgres => ["text", "text", "bigint", "jsonb"],
+        Dialect::Mysql => ["varbinary(2000)", "char(22)", "bigint", "json"],
+        Dialect::Sqlite => ["TEXT", "TEXT", "INTEGER", "TEXT"],
+    };
+    let expected = shape::BASE.into_iter().zip(types);
+    let has = |(name, kind): (&str, &str)| {
+        found.iter().any(|column| column.name == name && ddl::same_type(dialect, kind, &column.type_name))
+    };
+    if expected.clone().all(has) {
         return Ok(());
     }
     let columns = |pairs: Vec<String>| pairs.join(", ");
     let message = format!(
         "the table {:?} exists with columns ({}), but Tributary's has ({})",
         entity.name,
-        columns(found.iter().map(|(name, kind)| format!("{name} {kind}")).collect()),
-        columns(expected.iter().map(|(name, kind)| format!("{name} {kind}")).collect()),
+        columns(found.iter().map(|column| format!("{} {}", column.name, column.type_name)).collect()),
+        columns(expected.map(|(name, kind)| format!("{name} {kind}")).collect()),
     );
     Err(Error::misconfigured(
         target,
@@ -80,28 +100,49 @@ pub(crate) fn check_shape(
 
 /// The changes of one entity in a batch.
 #[derive(Default)]
-pub(crate) struct Group<'a> {
-    pub(crate) upserts: Vec<&'a EntityChange>,
+pub(crate) struct Group<'r, 'a> {
+    pub(crate) upserts: Vec<&'r Row<'a>>,
     pub(crate) deletions: Vec<&'a EntityChange>,
 }
 
 /// Splits a batch by entity and kind, keys in order: neighbours in an index are then written together, and two writers would lock in one order.
-pub(crate) fn group<'a>(changes: &[&'a EntityChange]) -> std::collections::BTreeMap<&'a str, Group<'a>> {
-    let mut groups = std::collections::BTreeMap::<&str, Group<'_>>::new();
-    for change in changes {
-        let group = groups.entry(&change.entity).or_default();
-        if change.document.is_some() { group.upserts.push(change) } else { group.deletions.push(change) }
+pub(crate) fn group<'r, 'a>(rows: &'r [Row<'a>]) -> std::collections::BTreeMap<&'a str, Group<'r, 'a>> {
+    let mut groups = std::collections::BTreeMap::<&str, Group<'_, '_>>::new();
+    for row in rows {
+        let group = groups.entry(&row.change.entity).or_default();
+        if row.change.document.is_some() { group.upserts.push(row) } else { group.deletions.push(row.change) }
     }
     for group in groups.values_mut() {
-        group.upserts.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        group.upserts.sort_unstable_by(|a, b| a.change.key.cmp(&b.change.key));
         group.deletions.sort_unstable_by(|a, b| a.key.cmp(&b.key));
     }
     groups
 }
 
+/// What `_tributary_shape` says of an entity's tables.
+pub(crate) fn recorded(target: &str, text: &str) -> Result<Recorded, Error> {
+    serde_json::from_str(text).map_err(|error| Error::unexpected(target, format!("_tributary_shape: {error}")))
+}
+
+pub(crate) fn recorded_text(target: &str, record: &Recorded) -> Result<String, Error> {
+    serde_json::to_string(record).map_err(|error| Error::unexpected(target, error))
+}
+
+/// What `tributary check` says of tables that are to be more than a place of documents, and of those that are to be changed.
+pub(crate) fn said(info: &EntityInfo, plan: &Plan) -> Vec<String> {
+    if plan.creates && plan.record.is_none() {
+        return Vec::new();
+    }
+    let mut said: Vec<String> = plan.described().map(|statement| format!("will run: {statement}")).collect();
+    if plan.unfilled && !plan.creates {
+        said.push(format!("{} will be loaded anew, to fill what is new there", info.name));
+    }
+    said
+}
+
 /// The latest commit time in a batch, from which the age of tombstones is told.
-pub(crate) fn newest_ms(changes: &[&EntityChange]) -> i64 {
-    changes.iter().map(|change| change.commit_time_ms).max().unwrap_or(0)
+pub(crate) fn newest_ms(rows: &[Row<'_>]) -> i64 {
+    rows.iter().map(|row| row.change.commit_time_ms).max().unwrap_or(0)
 }
 
 pub(crate) fn operator_text(operator: Operator) -> &'static str {

@@ -98,8 +98,10 @@ fn column(column: &Column) -> Value {
         _ => ("string", None),
     };
     let kind = if column.nullable { json!([kind, "null"]) } else { json!(kind) };
+    // What the column is at the source, for those who type columns of their own by it.
+    let declared = column.sql_type.to_string();
     match format {
-        Some(format) => json!({"type": kind, "format": format}),
-        None => json!({"type": kind}),
+        Some(format) => json!({"type": kind, "format": format, "x-sql-type": declared}),
+        None => json!({"type": kind, "x-sql-type": declared}),
     }
 }

@@ -78,6 +78,9 @@ pub(super) fn classify(target: &str, error: &sqlx::Error) -> Error {
         1146 => {
             Error::misconfigured(target, message, "Somebody removed it: it is made again when the sink is prepared, and loaded")
         }
+        1071 | 1117 | 1118 | 1170 => {
+            Error::misconfigured(target, message, "Promote fewer columns, or index fewer, in the sink's `tables`")
+        }
         1054 | 1060 | 1061 | 1072 | 1136 | 1364 => {
             Error::misconfigured(target, message, "The tables are not as Tributary made them: give it a database of its own")
         }

@@ -18,6 +18,8 @@
 //! What is no JSON is found before it is sent, as is a change that is larger than `max_allowed_packet`, for which the server would end the connection. Rows that are refused for another reason (a constraint or trigger of
 //! the table's owner) are singled out by halving the batch's groups behind savepoints, and answered as [`Rejected`].
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,22 +28,24 @@ use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
-use sqlx::mysql::MySqlConnection;
-use sqlx::{AssertSqlSafe, Connection, Row};
+use sqlx::{Connection, Row};
 
+use crate::sql::kind::Dialect;
+use crate::sql::shape::{Row as Written, Shapes};
 use crate::sql::{self, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS};
-use crate::{Checked, Error, Held, Rejected, Sink, UrlSource, check};
+use crate::{Checked, Error, Held, Rejected, Sink, Tables, UrlSource, check};
 
 mod connect;
 mod fault;
 mod reader;
 mod statements;
+mod tables;
 mod writer;
 
 use connect::Connector;
 use fault::classify;
 pub use reader::MysqlReader;
-use writer::Writer;
+use writer::{Ending, Writer};
 
 /// A part with fewer rows is not worth a connection of its own.
 const LEAST_PART_ROWS: usize = 250;
@@ -66,6 +70,9 @@ pub struct MysqlConfig {
     /// Connections that write side by side while it is loaded or catches up, 1 to 16. Default: 2.
     #[serde(default = "default_connections")]
     pub connections: usize,
+    /// Columns, indexes and tables of children beside the documents, by entity. Default: none.
+    #[serde(default)]
+    pub tables: Tables,
 }
 
 fn default_name() -> String {
@@ -88,6 +95,7 @@ impl MysqlConfig {
             password: None,
             write_limit_ms: default_write_limit_ms(),
             connections: default_connections(),
+            tables: Tables::new(),
         }
     }
 }
@@ -97,6 +105,10 @@ pub struct MysqlSink {
     connector: Connector,
     /// One for each connection; none before [`Sink::prepare`] and after an error.
     writers: Vec<Writer>,
+    shapes: Arc<Shapes>,
+    /// Statements that make the indexes which are to be made when the load of their entity has ended.
+    indexes: HashMap<Arc<str>, Vec<String>>,
+    loading: bool,
     writes_since_purge: u32,
     newest_ms: i64,
 }
@@ -109,7 +121,13 @@ impl MysqlSink {
             let remedy = format!("Give it 1 to {MOST_CONNECTIONS}");
             return Err(Error::misconfigured(format!("sink {}", config.name), message, remedy));
         }
-        Ok(Self { config, connector, writers: Vec::new(), writes_since_purge: 0, newest_ms: 0 })
+        let shapes = Arc::new(Shapes::none(Dialect::Mysql));
+        let indexes = HashMap::new();
+        Ok(Self { config, connector, writers: Vec::new(), shapes, indexes, loading: false, writes_since_purge: 0, newest_ms: 0 })
+    }
+
+    fn shapes(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
+        Shapes::resolve(&format!("sink {}", self.config.name), Dialect::Mysql, &self.config.tables, entities)
     }
 
     fn target(&self) -> &str {
@@ -125,68 +143,29 @@ impl MysqlSink {
         Ok(writers)
     }
 
-    async fn columns(&self, connection: &mut MySqlConnection, entity: &EntityInfo) -> Result<Vec<(String, String)>, Error> {
-        let statement = "SELECT CAST(column_name AS CHAR), CAST(column_type AS CHAR) FROM information_schema.columns \
-                         WHERE table_schema = database() AND table_name = ? ORDER BY ordinal_position";
-        let rows = sqlx::query(statement).bind(&*entity.name).fetch_all(connection).await;
-        let rows = rows.map_err(|error| classify(self.target(), &error))?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-    }
-
-    /// Refuses a table of another shape. Answers whether it is there.
-    async fn look_at_table(&self, connection: &mut MySqlConnection, entity: &EntityInfo) -> Result<bool, Error> {
-        sql::check_name(self.target(), &entity.name)?;
-        let found = self.columns(connection, entity).await?;
-        // MariaDB calls it by the type that it keeps it as; MySQL before 8.0.19 says how wide a bigint is shown.
-        let plain = |(name, kind): (String, String)| {
-            let kind = if kind == "longtext" { "json".to_owned() } else { kind };
-            (name, if kind.starts_with("bigint") { "bigint".to_owned() } else { kind })
-        };
-        let found: Vec<(String, String)> = found.into_iter().map(plain).collect();
-        if !found.is_empty() {
-            sql::check_shape(self.target(), entity, &found, &statements::COLUMNS)?;
-        }
-        Ok(!found.is_empty())
-    }
-
-    /// Makes the tables that are missing. Where the frontier speaks of one that is gone, it goes too.
-    async fn ensure_tables(&self, connection: &mut MySqlConnection, entities: &[EntityInfo]) -> Result<(), Error> {
-        let failed = |error| classify(self.target(), &error);
-        for entity in entities {
-            if !self.look_at_table(connection, entity).await? {
-                // DDL commits by itself: first what would be wrong without it.
-                sqlx::query("DELETE FROM _tributary_frontier").execute(&mut *connection).await.map_err(failed)?;
-                let create = statements::create_table(&entity.name);
-                sqlx::query(AssertSqlSafe(create)).execute(&mut *connection).await.map_err(failed)?;
-            }
-            let floor = sqlx::query("INSERT IGNORE INTO _tributary_floor (entity, lsn) VALUES (?, '')").bind(&*entity.name);
-            floor.execute(&mut *connection).await.map_err(failed)?;
-        }
-        Ok(())
-    }
-
     /// Writes on as many connections as it is worth, and waits for all.
-    async fn write_parts(writers: &mut [Writer], changes: &[&EntityChange]) -> Result<Vec<Rejected>, sqlx::Error> {
-        let parts = changes.len().div_ceil(LEAST_PART_ROWS).clamp(1, writers.len());
-        let size = changes.len().div_ceil(parts).max(1);
-        let written = writers.iter_mut().zip(changes.chunks(size)).map(|(writer, part)| writer.write(part, None, None));
+    async fn write_parts(writers: &mut [Writer], rows: &[Written<'_>]) -> Result<Vec<Rejected>, sqlx::Error> {
+        let parts = rows.len().div_ceil(LEAST_PART_ROWS).clamp(1, writers.len());
+        let size = rows.len().div_ceil(parts).max(1);
+        let written = writers.iter_mut().zip(rows.chunks(size)).map(|(writer, part)| writer.write(part, Ending::default()));
         Ok(try_join_all(written).await?.concat())
     }
 
     async fn write_with(
         &mut self,
         writers: &mut [Writer],
-        changes: &[&EntityChange],
+        rows: &[Written<'_>],
         frontier: Option<Lsn>,
     ) -> Result<Vec<Rejected>, sqlx::Error> {
-        self.newest_ms = self.newest_ms.max(sql::newest_ms(changes));
+        self.newest_ms = self.newest_ms.max(sql::newest_ms(rows));
         if frontier.is_none() {
-            return Self::write_parts(writers, changes).await;
+            return Self::write_parts(writers, rows).await;
         }
         self.writes_since_purge += 1;
-        let purge = (self.writes_since_purge >= PURGE_EVERY_WRITES).then_some(self.newest_ms - TOMBSTONE_RETENTION_MS);
-        let rejected = writers[0].write(changes, frontier, purge).await?;
-        if purge.is_some() {
+        let purge_before_ms = (self.writes_since_purge >= PURGE_EVERY_WRITES).then_some(self.newest_ms - TOMBSTONE_RETENTION_MS);
+        let rejected = writers[0].write(rows, Ending { frontier, purge_before_ms, filled: self.loading }).await?;
+        self.loading = false;
+        if purge_before_ms.is_some() {
             self.writes_since_purge = 0;
         }
         Ok(rejected)
@@ -197,13 +176,30 @@ impl MysqlSink {
 impl Sink for MysqlSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
         self.writers.clear();
+        self.loading = false;
         self.connector = Connector::new(&self.config)?;
+        let shapes = self.shapes(entities)?;
         self.connector.migrate().await?;
         let connecting = (0..self.config.connections).map(|_| self.connector.connect());
         let mut connections = try_join_all(connecting).await?;
-        self.ensure_tables(&mut connections[0], entities).await?;
-        let preparing = connections.into_iter().map(Writer::new);
-        self.writers = try_join_all(preparing).await.map_err(|error| classify(self.target(), &error))?;
+        self.indexes = tables::ensure(&mut connections[0], self.target(), &shapes, entities).await?;
+        self.shapes = Arc::new(shapes);
+        let failed = |error| classify(self.target(), &error);
+        let preparing = connections.into_iter().map(|connection| Writer::new(connection, self.shapes.clone()));
+        let mut writers = try_join_all(preparing).await.map_err(failed)?;
+        // Where a load is to come, indexes are made behind it.
+        if writers[0].frontier().await.map_err(failed)?.is_some() {
+            for statements in self.indexes.values() {
+                writers[0].make_indexes(statements).await.map_err(failed)?;
+            }
+            self.indexes.clear();
+        }
+        self.writers = writers;
+        Ok(())
+    }
+
+    async fn begin_load(&mut self) -> Result<(), Error> {
+        self.loading = true;
         Ok(())
     }
 
@@ -212,8 +208,10 @@ impl Sink for MysqlSink {
         let packet = writers[0].packet_bytes();
         let refuse = |change: &EntityChange| check::refusal(change).or_else(|| statements::too_large(change, packet));
         let (accepted, mut rejected) = check::sort_by(changes, refuse);
+        let shapes = self.shapes.clone();
+        let rows = shapes.rows(accepted, &mut rejected);
         let limit = Duration::from_millis(self.config.write_limit_ms);
-        let written = tokio::time::timeout(limit, self.write_with(&mut writers, &accepted, frontier)).await;
+        let written = tokio::time::timeout(limit, self.write_with(&mut writers, &rows, frontier)).await;
         let late = |_| Error::unavailable(self.target(), format!("no answer within {} ms", self.config.write_limit_ms));
         rejected.extend(written.map_err(late)?.map_err(|error| classify(self.target(), &error))?);
         self.writers = writers;
@@ -225,6 +223,9 @@ impl Sink for MysqlSink {
         // Vanished rows of a large table take as long as they take: no limit here.
         let removed = writers[0].remove_vanished(entity, version).await;
         removed.map_err(|error| classify(self.target(), &error))?;
+        if let Some(statements) = self.indexes.remove(entity) {
+            writers[0].make_indexes(&statements).await.map_err(|error| classify(self.target(), &error))?;
+        }
         self.writers = writers;
         Ok(())
     }
@@ -239,17 +240,14 @@ impl Sink for MysqlSink {
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
         let connector = Connector::new(&self.config)?;
         let failed = |error| classify(&connector.target, &error);
+        let shapes = self.shapes(entities)?;
         let mut connection = connector.connect().await?;
-        let mut there = 0;
-        for entity in entities {
-            there += usize::from(self.look_at_table(&mut connection, entity).await?);
-        }
+        let (there, mut warnings) = tables::look(&mut connection, &connector.target, &shapes, entities).await?;
         let row = sqlx::query("SELECT version(), CAST(@@global.read_only AS SIGNED), CAST(@@max_allowed_packet AS SIGNED)")
             .fetch_one(&mut connection)
             .await;
         let row = row.map_err(failed)?;
         let (version, read_only, packet) = (row.get::<String, _>(0), row.get::<i64, _>(1) != 0, row.get::<i64, _>(2));
-        let mut warnings = Vec::new();
         if read_only {
             warnings.push(format!("{} is read-only: it is written to once that has changed", connector.target));
         }

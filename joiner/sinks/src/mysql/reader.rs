@@ -11,9 +11,10 @@ use sqlx::{AssertSqlSafe, Row};
 use super::MysqlConfig;
 use super::connect::Connector;
 use super::fault::classify;
-use super::statements::quote;
-use crate::sql::{self, is_decimal, operator_text};
-use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity};
+use crate::sql::kind::Dialect;
+use crate::sql::shape::live;
+use crate::sql::{self, is_decimal, operator_text, quote_in};
+use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity, Tables};
 
 const CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +24,7 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 pub struct MysqlReader {
     connector: Connector,
     pool: MySqlPool,
+    tables: Tables,
 }
 
 impl MysqlReader {
@@ -31,7 +33,7 @@ impl MysqlReader {
         let connector = Connector::new(config)?;
         let pool = MySqlPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         let pool = pool.connect_lazy_with(connector.options());
-        Ok(Self { connector, pool })
+        Ok(Self { connector, pool, tables: config.tables.clone() })
     }
 
     /// Runs a query with texts as parameters.
@@ -76,7 +78,8 @@ impl EntityReader for MysqlReader {
     }
 
     async fn count(&self, entity: &str) -> Result<u64, Error> {
-        let rows = self.query(format!("SELECT count(*) FROM {}", quote(entity)), &[]).await?;
+        let rows =
+            self.query(format!("SELECT count(*) FROM {} WHERE true{}", quote(entity), live(&self.tables, entity)), &[]).await?;
         Ok(rows.first().map_or(0, |row| row.get::<i64, _>(0)).unsigned_abs())
     }
 
@@ -93,8 +96,9 @@ impl EntityReader for MysqlReader {
     async fn get_with_frontier(&self, entity: &str, key: &EntityKey) -> Result<Reading<Option<StoredEntity>>, Error> {
         let statement = format!(
             "SELECT f.lsn, t.`key`, t.version, CAST(t.document AS CHAR) FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
-             LEFT JOIN {} AS t ON t.`key` = CAST(? AS BINARY)",
-            quote(entity)
+             LEFT JOIN {} AS t ON t.`key` = CAST(? AS BINARY){}",
+            quote(entity),
+            live(&self.tables, entity)
         );
         let rows = self.query(statement, &[key.as_str().to_owned()]).await?;
         let value = rows.first().map(|row| self.stored(row)).transpose()?.flatten();
@@ -103,7 +107,7 @@ impl EntityReader for MysqlReader {
 
     async fn list_with_frontier(&self, query: &Query) -> Result<Reading<Vec<StoredEntity>>, Error> {
         let mut parameters = vec![query.after.as_ref().map_or("", EntityKey::as_str).to_owned()];
-        let mut conditions = String::new();
+        let mut conditions = live(&self.tables, &query.entity).to_owned();
         for filter in &query.filters {
             conditions.push_str(" AND ");
             conditions.push_str(&condition(filter, &mut parameters));
@@ -119,6 +123,10 @@ impl EntityReader for MysqlReader {
         let value = rows.iter().filter_map(|row| self.stored(row).transpose()).collect::<Result<_, _>>()?;
         Ok(Reading { frontier, value })
     }
+}
+
+fn quote(name: &str) -> String {
+    quote_in(Dialect::Mysql, name)
 }
 
 /// `$."a"."b"`.

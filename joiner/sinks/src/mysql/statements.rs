@@ -1,6 +1,6 @@
 //! The statements of a batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use schemas::Lsn;
@@ -10,28 +10,15 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Error, Row, Transaction};
 
 use crate::sql::Group;
+use crate::sql::cells::Cell;
+use crate::sql::shape::{Row as Written, Shape, TableShape};
 
-pub(super) const COLUMNS: [(&str, &str); 4] =
-    [("key", "varbinary(2000)"), ("version", "char(22)"), ("commit_time_ms", "bigint"), ("document", "json")];
 /// Rows in one statement: few shapes, so that each stays prepared.
 const CHUNKS: [usize; 5] = [512, 128, 32, 8, 1];
 /// Documents in one statement: it must fit into a packet, which is four megabytes in the oldest servers.
 const CHUNK_BYTES: usize = 1 << 20;
 /// What a change takes in a packet beside its document and its key.
 const ROW_BYTES: usize = 256;
-
-/// A name in backquotes.
-pub(super) fn quote(name: &str) -> String {
-    format!("`{}`", name.replace('`', "``"))
-}
-
-pub(super) fn create_table(entity: &str) -> String {
-    format!(
-        "CREATE TABLE IF NOT EXISTS {} (`key` varbinary(2000) NOT NULL PRIMARY KEY, version char(22) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, \
-         commit_time_ms bigint NOT NULL, document json NOT NULL) ENGINE = InnoDB",
-        quote(entity)
-    )
-}
 
 /// Why the server would end the connection instead of taking this change, if so.
 pub(super) fn too_large(change: &EntityChange, packet_bytes: usize) -> Option<String> {
@@ -51,7 +38,7 @@ impl Batch<'_> {
     }
 
     /// Keeps other writers of this entity's deletions away, or, to delete, all of them. Answers its floor.
-    pub(super) async fn lock(&mut self, entity: &str, group: &Group<'_>) -> Result<String, Error> {
+    pub(super) async fn lock(&mut self, entity: &str, group: &Group<'_, '_>) -> Result<String, Error> {
         let statement = if group.deletions.is_empty() {
             "SELECT lsn FROM _tributary_floor WHERE entity = ? LOCK IN SHARE MODE"
         } else {
@@ -61,15 +48,15 @@ impl Batch<'_> {
         Ok(row.map(|row| row.get(0)).unwrap_or_default())
     }
 
-    /// The changes that nothing on record says to be outdated.
-    pub(super) async fn current<'c>(
+    /// The rows that nothing on record says to be outdated.
+    pub(super) async fn current<'r, 'c>(
         &mut self,
         entity: &str,
         floor: &str,
-        upserts: &[&'c EntityChange],
-    ) -> Result<Vec<&'c EntityChange>, Error> {
-        let mut current: Vec<&EntityChange> =
-            upserts.iter().copied().filter(|change| floor.is_empty() || change.version.to_string().as_str() >= floor).collect();
+        upserts: &[&'r Written<'c>],
+    ) -> Result<Vec<&'r Written<'c>>, Error> {
+        let above = |row: &&Written<'_>| floor.is_empty() || row.change.version.to_string().as_str() >= floor;
+        let mut current: Vec<&Written<'_>> = upserts.iter().copied().filter(above).collect();
         let any = "SELECT EXISTS (SELECT 1 FROM _tributary_tombstone WHERE entity = ?)";
         let any: i64 = sqlx::query(any).bind(entity).fetch_one(&mut *self.transaction).await?.get(0);
         if any == 0 || current.is_empty() {
@@ -82,40 +69,104 @@ impl Batch<'_> {
                 repeated("?", chunk.len())
             );
             let mut query = sqlx::query(AssertSqlSafe(statement)).bind(entity);
-            for change in chunk {
-                query = query.bind(change.key.as_str().as_bytes());
+            for row in chunk {
+                query = query.bind(row.change.key.as_str().as_bytes());
             }
             let rows = query.fetch_all(&mut *self.transaction).await?;
             gone.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
         }
-        current.retain(|change| {
+        current.retain(|Written { change, .. }| {
             gone.get(change.key.as_str().as_bytes()).is_none_or(|version| *version <= change.version.to_string())
         });
         Ok(current)
     }
 
-    /// Writes what is newer than what is there.
-    pub(super) async fn upsert(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
-        for chunk in chunks(changes) {
-            let statement: Arc<str> = upsert_statement(entity, chunk.len()).into();
+    /// Writes what is newer than what is there, and its children.
+    pub(super) async fn upsert(&mut self, shape: &Shape, rows: &[&Written<'_>]) -> Result<(), Error> {
+        for chunk in chunks(rows) {
+            let statement: Arc<str> = upsert_statement(shape, chunk.len()).into();
             let mut query = sqlx::query(AssertSqlSafe(statement));
-            for change in chunk {
-                let document = change.document.as_deref().unwrap_or("null");
-                query = bind_row(query, change).bind(document);
+            for row in chunk {
+                let document = row.change.document.as_deref().unwrap_or("null");
+                query = bind_row(query, row.change).bind(document);
+                for cell in &row.cells {
+                    query = bind_cell(query, cell);
+                }
+            }
+            query.execute(&mut *self.transaction).await?;
+            if !shape.children.is_empty() {
+                self.replace_children(shape, chunk).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives each entity that has been written the children that it came with: those whose rows have their version. These rows are locked by now.
+    async fn replace_children(&mut self, shape: &Shape, rows: &[&Written<'_>]) -> Result<(), Error> {
+        let condition = vec!["(t.`key` = ? AND t.version = ?)"; rows.len()].join(" OR ");
+        let ask = format!("SELECT t.`key` FROM {} AS t WHERE {condition}", shape.table.quoted);
+        let written = bind_keys(sqlx::query(AssertSqlSafe(ask)), rows).fetch_all(&mut *self.transaction).await?;
+        let written: HashSet<Vec<u8>> = written.iter().map(|row| row.get(0)).collect();
+        if written.is_empty() {
+            return Ok(());
+        }
+        for (nth, child) in shape.children.iter().enumerate() {
+            let child = &child.table;
+            // By the index in any case: whoever reads through the whole table waits for rows that another writer holds, and that one for ours.
+            let remove = format!(
+                "DELETE c FROM {} AS c FORCE INDEX (PRIMARY) WHERE c.`key` IN ({})",
+                child.quoted,
+                repeated("?", written.len())
+            );
+            let remove = sqlx::query(AssertSqlSafe(remove));
+            written.iter().fold(remove, |query, key| query.bind(key.as_slice())).execute(&mut *self.transaction).await?;
+            let of = |row: &&&Written<'_>| written.contains(row.change.key.as_str().as_bytes());
+            let elements: Vec<(&EntityChange, i32, &[Cell<'_>])> = rows
+                .iter()
+                .filter(of)
+                .flat_map(|row| (0..).zip(&row.children[nth]).map(|(position, cells)| (row.change, position, cells.as_slice())))
+                .collect();
+            self.insert_children(child, &elements).await?;
+        }
+        Ok(())
+    }
+
+    async fn insert_children(&mut self, child: &TableShape, elements: &[(&EntityChange, i32, &[Cell<'_>])]) -> Result<(), Error> {
+        let mut rest = elements;
+        while let Some(size) = CHUNKS.into_iter().find(|size| *size <= rest.len()) {
+            let (chunk, left) = rest.split_at(size);
+            rest = left;
+            let insert = format!(
+                "INSERT INTO {} (`key`, position{}) VALUES {}",
+                child.quoted,
+                child.names(),
+                repeated(&row_of(2 + child.columns.len()), size)
+            );
+            let mut query = sqlx::query(AssertSqlSafe(insert));
+            for (change, position, cells) in chunk {
+                query = query.bind(change.key.as_str().as_bytes()).bind(*position);
+                for cell in *cells {
+                    query = bind_cell(query, cell);
+                }
             }
             query.execute(&mut *self.transaction).await?;
         }
         Ok(())
     }
 
-    pub(super) async fn delete(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
-        for chunk in chunks(changes) {
-            let condition = vec!["(`key` = ? AND version <= ?)"; chunk.len()].join(" OR ");
-            let mut query = sqlx::query(AssertSqlSafe(format!("DELETE FROM {} WHERE {condition}", quote(entity))));
-            for change in chunk {
-                query = query.bind(change.key.as_str().as_bytes()).bind(change.version.to_string());
+    pub(super) async fn delete(&mut self, shape: &Shape, changes: &[&EntityChange]) -> Result<(), Error> {
+        let table = &shape.table.quoted;
+        for chunk in changes.chunks(CHUNKS[1]) {
+            if shape.keeps_deleted {
+                self.mark_deleted(table, chunk).await?;
+            } else {
+                let condition = vec!["(`key` = ? AND version <= ?)"; chunk.len()].join(" OR ");
+                let mut query = sqlx::query(AssertSqlSafe(format!("DELETE FROM {table} WHERE {condition}")));
+                for change in chunk {
+                    query = query.bind(change.key.as_str().as_bytes()).bind(change.version.to_string());
+                }
+                query.execute(&mut *self.transaction).await?;
             }
-            query.execute(&mut *self.transaction).await?;
             let mark = format!(
                 "INSERT INTO _tributary_tombstone (entity, `key`, version, commit_time_ms) VALUES {} ON DUPLICATE KEY UPDATE \
                  commit_time_ms = IF(VALUES(version) > version, VALUES(commit_time_ms), commit_time_ms), version = GREATEST(version, VALUES(version))",
@@ -123,11 +174,27 @@ impl Batch<'_> {
             );
             let mut query = sqlx::query(AssertSqlSafe(mark));
             for change in chunk {
-                query = bind_row(query.bind(entity), change);
+                query = bind_row(query.bind(&shape.table.name), change);
             }
             query.execute(&mut *self.transaction).await?;
         }
         Ok(())
+    }
+
+    async fn mark_deleted(&mut self, table: &str, changes: &[&EntityChange]) -> Result<(), Error> {
+        let mark: Arc<str> =
+            format!("UPDATE {table} SET deleted = 1, commit_time_ms = ?, version = ? WHERE `key` = ? AND version <= ?").into();
+        for change in changes {
+            let version = change.version.to_string();
+            let query = sqlx::query(AssertSqlSafe(mark.clone())).bind(change.commit_time_ms).bind(&version);
+            query.bind(change.key.as_str().as_bytes()).bind(&version).execute(&mut *self.transaction).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes that every column and child has been filled.
+    pub(super) async fn filled(&mut self) -> Result<(), Error> {
+        self.run("UPDATE _tributary_shape SET filled = 1 WHERE NOT filled").await
     }
 
     pub(super) async fn frontier(&mut self, frontier: Lsn) -> Result<(), Error> {
@@ -157,17 +224,39 @@ fn bind_row<'q>(query: Query<'q, MySql, MySqlArguments>, change: &'q EntityChang
     query.bind(change.key.as_str().as_bytes()).bind(change.version.to_string()).bind(change.commit_time_ms)
 }
 
+/// Key and version of each.
+fn bind_keys<'q>(query: Query<'q, MySql, MySqlArguments>, rows: &[&'q Written<'_>]) -> Query<'q, MySql, MySqlArguments> {
+    rows.iter().fold(query, |query, row| query.bind(row.change.key.as_str().as_bytes()).bind(row.change.version.to_string()))
+}
+
+/// Decimals, dates and times are texts, which the server reads exactly.
+fn bind_cell<'q>(query: Query<'q, MySql, MySqlArguments>, cell: &'q Cell<'_>) -> Query<'q, MySql, MySqlArguments> {
+    match cell {
+        Cell::Null => query.bind(None::<&str>),
+        Cell::Bool(value) => query.bind(*value),
+        Cell::Int(value) => query.bind(*value),
+        Cell::Double(value) => query.bind(*value),
+        Cell::Text(text) => query.bind(&**text),
+        Cell::Bytes(bytes) => query.bind(bytes.as_slice()),
+    }
+}
+
+/// `(?,?,?)`.
+fn row_of(columns: usize) -> String {
+    format!("({})", repeated("?", columns))
+}
+
 fn repeated(text: &str, times: usize) -> String {
     vec![text; times].join(",")
 }
 
-/// Cuts changes into statements: of few lengths, and of documents that together fit into a packet.
-fn chunks<'a, 'c>(changes: &'a [&'c EntityChange]) -> Vec<&'a [&'c EntityChange]> {
+/// Cuts rows into statements: of few lengths, and of documents that together fit into a packet, with the columns that repeat a part of them.
+fn chunks<'s, 'r, 'c>(rows: &'s [&'r Written<'c>]) -> Vec<&'s [&'r Written<'c>]> {
     let mut chunks = Vec::new();
-    let mut rest = changes;
+    let mut rest = rows;
     while !rest.is_empty() {
         let mut bytes = 0;
-        let fitting = rest.iter().take_while(|change| {
+        let fitting = rest.iter().take_while(|Written { change, .. }| {
             bytes += change.document.as_deref().map_or(0, str::len) + change.key.as_str().len();
             bytes <= CHUNK_BYTES
         });
@@ -181,14 +270,20 @@ fn chunks<'a, 'c>(changes: &'a [&'c EntityChange]) -> Vec<&'a [&'c EntityChange]
 }
 
 /// `VALUES()` is what both MySQL and MariaDB know. An equal version replaces as well: a document that is the same changes nothing.
-fn upsert_statement(entity: &str, rows: usize) -> String {
+fn upsert_statement(shape: &Shape, rows: usize) -> String {
+    let columns = &shape.table.columns;
+    let mut set = String::new();
+    for name in columns.iter().map(|column| column.name.as_str()).chain(["document", "commit_time_ms"]) {
+        set.push_str(&format!("{name} = IF(VALUES(version) >= version, VALUES({name}), {name}), "));
+    }
+    if shape.keeps_deleted {
+        set.push_str("deleted = IF(VALUES(version) >= version, 0, deleted), ");
+    }
     format!(
-        "INSERT INTO {} (`key`, version, commit_time_ms, document) VALUES {} ON DUPLICATE KEY UPDATE \
-         document = IF(VALUES(version) >= version, VALUES(document), document), \
-         commit_time_ms = IF(VALUES(version) >= version, VALUES(commit_time_ms), commit_time_ms), \
-         version = GREATEST(version, VALUES(version))",
-        quote(entity),
-        repeated("(?,?,?,?)", rows)
+        "INSERT INTO {} (`key`, version, commit_time_ms, document{}) VALUES {} ON DUPLICATE KEY UPDATE {set}version = GREATEST(version, VALUES(version))",
+        shape.table.quoted,
+        shape.table.names(),
+        repeated(&row_of(4 + columns.len()), rows)
     )
 }
 
@@ -212,8 +307,9 @@ mod tests {
     #[test]
     fn statements_are_of_few_lengths_and_fit_into_a_packet() {
         let lengths = |changes: &[EntityChange]| {
-            let references: Vec<&EntityChange> = changes.iter().collect();
-            chunks(&references).iter().map(|chunk| chunk.len()).collect::<Vec<_>>()
+            let row = |change| Written { change, cells: Vec::new(), children: Vec::new() };
+            let rows: Vec<Written<'_>> = changes.iter().map(row).collect();
+            chunks(&rows.iter().collect::<Vec<_>>()).iter().map(|chunk| chunk.len()).collect::<Vec<_>>()
         };
         assert_eq!(lengths(&vec![change(10); 700]), [512, 128, 32, 8, 8, 8, 1, 1, 1, 1]);
         assert_eq!(lengths(&vec![change(CHUNK_BYTES / 10); 12]), [8, 1, 1, 1, 1]);

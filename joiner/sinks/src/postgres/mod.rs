@@ -26,6 +26,8 @@
 //! every document anyhow, so it is the first to: only when it has refused a batch do we read the documents ourselves, to say what is wrong with which. If that finds
 //! nothing, the batch's groups are halved behind savepoints until the culprits stand alone. These are answered as [`Rejected`].
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,27 +36,28 @@ use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
-use tokio_postgres::Client;
 
-use crate::sql::{self, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS, quote};
-use crate::{Checked, Error, Held, Rejected, Sink, UrlSource, check};
+use crate::sql::kind::Dialect;
+use crate::sql::shape::{Row, Shapes};
+use crate::sql::{self, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS};
+use crate::{Checked, Error, Held, Rejected, Sink, Tables, UrlSource, check};
 
+mod binary;
 mod connect;
 mod fault;
 mod reader;
 mod statements;
+mod tables;
 mod writer;
 
 use connect::Connector;
 use fault::classify;
 pub use reader::PostgresReader;
-use writer::Writer;
+use writer::{Ending, Writer};
 
 /// A part with fewer rows is not worth a connection of its own.
 const LEAST_PART_ROWS: usize = 250;
 const MOST_CONNECTIONS: usize = 16;
-
-const COLUMNS: [(&str, &str); 4] = [("key", "text"), ("version", "text"), ("commit_time_ms", "bigint"), ("document", "jsonb")];
 
 /// The `postgres` sink.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -78,6 +81,9 @@ pub struct PostgresConfig {
     /// Connections that write side by side while it is loaded or catches up, 1 to 16. Default: 2.
     #[serde(default = "default_connections")]
     pub connections: usize,
+    /// Columns, indexes and tables of children beside the documents, by entity. Default: none.
+    #[serde(default)]
+    pub tables: Tables,
 }
 
 fn default_name() -> String {
@@ -105,7 +111,14 @@ impl PostgresConfig {
             schema: default_schema(),
             write_limit_ms: default_write_limit_ms(),
             connections: default_connections(),
+            tables: Tables::new(),
         }
+    }
+}
+
+impl PostgresConfig {
+    fn shapes(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
+        Shapes::resolve(&format!("sink {}", self.name), Dialect::Postgres, &self.tables, entities)
     }
 }
 
@@ -114,6 +127,9 @@ pub struct PostgresSink {
     connector: Connector,
     /// One for each connection; none before [`Sink::prepare`] and after an error.
     writers: Vec<Writer>,
+    shapes: Arc<Shapes>,
+    /// Statements that make the indexes which are to be made when the load of their entity has ended.
+    indexes: HashMap<Arc<str>, Vec<String>>,
     loading: bool,
     writes_since_purge: u32,
     newest_ms: i64,
@@ -130,37 +146,13 @@ impl PostgresSink {
                 format!("Give it 1 to {MOST_CONNECTIONS}"),
             ));
         }
-        Ok(Self { config, connector, writers: Vec::new(), loading: false, writes_since_purge: 0, newest_ms: 0 })
+        let shapes = Arc::new(Shapes::none(Dialect::Postgres));
+        let indexes = HashMap::new();
+        Ok(Self { config, connector, writers: Vec::new(), shapes, indexes, loading: false, writes_since_purge: 0, newest_ms: 0 })
     }
 
     fn target(&self) -> &str {
         &self.connector.target
-    }
-
-    async fn create_table(&self, client: &Client, entity: &EntityInfo) -> Result<(), Error> {
-        sql::check_name(self.target(), &entity.name)?;
-        let table = format!("{}.{}", quote(&self.config.schema), quote(&entity.name));
-        let failed = |error| classify(self.target(), &error);
-        let found = self.columns(client, &entity.name).await?;
-        if found.is_empty() {
-            let create = format!(
-                "CREATE TABLE IF NOT EXISTS {table} (key text COLLATE \"C\" PRIMARY KEY, version text COLLATE \"C\" NOT NULL, \
-                 commit_time_ms bigint NOT NULL, document jsonb NOT NULL)"
-            );
-            // What the frontier says of this entity, if there is one, is not so.
-            let create = format!("BEGIN; DELETE FROM _tributary_frontier; {create}; COMMIT");
-            client.batch_execute(&create).await.map_err(failed)?;
-            return Ok(());
-        }
-        sql::check_shape(self.target(), entity, &found, &COLUMNS)
-    }
-
-    async fn columns(&self, client: &Client, table: &str) -> Result<Vec<(String, String)>, Error> {
-        let statement = "SELECT column_name::text, data_type::text FROM information_schema.columns \
-                         WHERE table_schema = $1 AND table_name = $2 ORDER BY ordinal_position";
-        let rows =
-            client.query(statement, &[&self.config.schema, &table]).await.map_err(|error| classify(self.target(), &error))?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// The connections, which come back only after a success: one that failed, or was left in the middle of something, is closed, and the server rolls back what was not committed.
@@ -173,33 +165,32 @@ impl PostgresSink {
     }
 
     /// Writes on as many connections as it is worth, and waits for all.
-    async fn write_parts(
-        &self,
-        writers: &mut [Writer],
-        changes: &[&EntityChange],
-    ) -> Result<Vec<Rejected>, tokio_postgres::Error> {
-        let parts = changes.len().div_ceil(LEAST_PART_ROWS).clamp(1, writers.len());
-        let size = changes.len().div_ceil(parts).max(1);
-        let written = writers.iter_mut().zip(changes.chunks(size)).map(|(writer, part)| writer.write(part));
+    async fn write_parts(&self, writers: &mut [Writer], rows: &[Row<'_>]) -> Result<Vec<Rejected>, tokio_postgres::Error> {
+        let parts = rows.len().div_ceil(LEAST_PART_ROWS).clamp(1, writers.len());
+        let size = rows.len().div_ceil(parts).max(1);
+        let written = writers.iter_mut().zip(rows.chunks(size)).map(|(writer, part)| writer.write(part));
         Ok(try_join_all(written).await?.concat())
     }
 
     async fn write_with(
         &mut self,
         writers: &mut [Writer],
-        changes: &[&EntityChange],
+        rows: &[Row<'_>],
         frontier: Option<Lsn>,
     ) -> Result<Vec<Rejected>, tokio_postgres::Error> {
-        self.newest_ms = self.newest_ms.max(sql::newest_ms(changes));
-        let Some(frontier) = frontier else { return self.write_parts(writers, changes).await };
+        self.newest_ms = self.newest_ms.max(sql::newest_ms(rows));
+        if frontier.is_none() {
+            return self.write_parts(writers, rows).await;
+        }
         if self.loading {
             try_join_all(writers.iter_mut().map(Writer::end_load)).await?;
-            self.loading = false;
         }
         self.writes_since_purge += 1;
-        let purge = (self.writes_since_purge >= PURGE_EVERY_WRITES).then_some(self.newest_ms - TOMBSTONE_RETENTION_MS);
-        let rejected = writers[0].write_with_frontier(changes, frontier, purge).await?;
-        if purge.is_some() {
+        let purge_before_ms = (self.writes_since_purge >= PURGE_EVERY_WRITES).then_some(self.newest_ms - TOMBSTONE_RETENTION_MS);
+        let ending = Ending { frontier, purge_before_ms, filled: self.loading };
+        let rejected = writers[0].write_guarded(rows, ending).await?;
+        self.loading = false;
+        if purge_before_ms.is_some() {
             self.writes_since_purge = 0;
         }
         Ok(rejected)
@@ -212,14 +203,23 @@ impl Sink for PostgresSink {
         self.writers.clear();
         self.loading = false;
         self.connector = Connector::new(&self.config)?;
+        let shapes = self.config.shapes(entities)?;
         self.connector.migrate(&self.config.schema).await?;
         let connecting = (0..self.config.connections).map(|_| self.connector.connect(&self.config.schema, 0));
-        let clients = try_join_all(connecting).await?;
-        for entity in entities {
-            self.create_table(&clients[0], entity).await?;
+        let mut clients = try_join_all(connecting).await?;
+        self.indexes = tables::ensure(&mut clients[0], self.target(), &self.config.schema, &shapes, entities).await?;
+        self.shapes = Arc::new(shapes);
+        let failed = |error| classify(self.target(), &error);
+        let preparing = clients.into_iter().map(|client| Writer::new(client, self.shapes.clone()));
+        let mut writers = try_join_all(preparing).await.map_err(failed)?;
+        // Where a load is to come, indexes are made behind it.
+        if writers[0].frontier().await.map_err(failed)?.is_some() {
+            for statements in self.indexes.values() {
+                writers[0].make_indexes(statements).await.map_err(failed)?;
+            }
+            self.indexes.clear();
         }
-        let preparing = clients.into_iter().map(Writer::new);
-        self.writers = try_join_all(preparing).await.map_err(|error| classify(self.target(), &error))?;
+        self.writers = writers;
         Ok(())
     }
 
@@ -234,9 +234,11 @@ impl Sink for PostgresSink {
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
         let (accepted, mut rejected) = check::sort_by(changes, check::quick_refusal);
+        let shapes = self.shapes.clone();
+        let rows = shapes.rows(accepted, &mut rejected);
         let mut writers = self.take_writers()?;
         let limit = Duration::from_millis(self.config.write_limit_ms);
-        let written = tokio::time::timeout(limit, self.write_with(&mut writers, &accepted, frontier)).await;
+        let written = tokio::time::timeout(limit, self.write_with(&mut writers, &rows, frontier)).await;
         let late = |_| Error::unavailable(self.target(), format!("no answer within {} ms", self.config.write_limit_ms));
         rejected.extend(written.map_err(late)?.map_err(|error| classify(self.target(), &error))?);
         self.writers = writers;
@@ -246,16 +248,9 @@ impl Sink for PostgresSink {
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
         let connector = Connector::new(&self.config)?;
         let failed = |error| classify(&connector.target, &error);
+        let shapes = self.config.shapes(entities)?;
         let client = connector.connect(&self.config.schema, 0).await?;
-        let mut there = 0;
-        for entity in entities {
-            sql::check_name(&connector.target, &entity.name)?;
-            let found = self.columns(&client, &entity.name).await?;
-            if !found.is_empty() {
-                sql::check_shape(&connector.target, entity, &found, &COLUMNS)?;
-                there += 1;
-            }
-        }
+        let (there, mut warnings) = tables::look(&client, &connector.target, &self.config.schema, &shapes, entities).await?;
         let ask = "SELECT current_setting('server_version'), pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', \
                    CASE WHEN to_regnamespace(quote_ident($1)) IS NULL THEN has_database_privilege(current_database(), 'CREATE') \
                    ELSE has_schema_privilege($1, 'CREATE') END";
@@ -270,9 +265,9 @@ impl Sink for PostgresSink {
                 "Grant it CREATE on the schema, or on the database where the schema is to be made",
             ));
         }
-        let read_only = read_only.then(|| format!("{} is read-only: it is written to once that has changed", connector.target));
+        warnings.extend(read_only.then(|| format!("{} is read-only: it is written to once that has changed", connector.target)));
         let detail = format!("{}, {version}, {there} of {} tables are there", connector.target, entities.len());
-        Ok(Checked { detail, warnings: read_only.into_iter().collect() })
+        Ok(Checked { detail, warnings })
     }
 
     async fn held(&mut self) -> Result<Held, Error> {
@@ -287,6 +282,9 @@ impl Sink for PostgresSink {
         // Vanished rows of a large table take as long as they take: no limit here.
         let removed = writers[0].remove_vanished(entity, version).await;
         removed.map_err(|error| classify(self.target(), &error))?;
+        if let Some(statements) = self.indexes.remove(entity) {
+            writers[0].make_indexes(&statements).await.map_err(|error| classify(self.target(), &error))?;
+        }
         self.writers = writers;
         Ok(())
     }

@@ -12,8 +12,9 @@ use tokio_postgres::{Client, Row};
 use super::PostgresConfig;
 use super::connect::Connector;
 use super::fault::classify;
+use crate::sql::shape::live;
 use crate::sql::{self, is_decimal, operator_text, quote};
-use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity};
+use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity, Tables};
 
 /// Connections kept, and queries at once; the driver pipelines nothing here, so one connection serves one query.
 const CONNECTIONS: usize = 8;
@@ -23,6 +24,7 @@ const STATEMENT_LIMIT_MS: u64 = 10_000;
 pub struct PostgresReader {
     connector: Connector,
     schema: String,
+    tables: Tables,
     idle: Mutex<Vec<Client>>,
     permits: Arc<Semaphore>,
 }
@@ -32,7 +34,13 @@ impl PostgresReader {
     pub fn new(config: &PostgresConfig) -> Result<Self, Error> {
         let connector = Connector::new(config)?;
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        Ok(Self { connector, schema: config.schema.clone(), idle: Mutex::new(Vec::new()), permits })
+        Ok(Self {
+            connector,
+            schema: config.schema.clone(),
+            tables: config.tables.clone(),
+            idle: Mutex::new(Vec::new()),
+            permits,
+        })
     }
 
     /// Runs a query on an idle connection, or on a new one. A connection that failed is not kept; one that a restart of the server had closed is replaced at once.
@@ -82,7 +90,8 @@ impl EntityReader for PostgresReader {
     }
 
     async fn count(&self, entity: &str) -> Result<u64, Error> {
-        let rows = self.query(&format!("SELECT count(*) FROM {}", quote(entity)), &[]).await?;
+        let live = live(&self.tables, entity);
+        let rows = self.query(&format!("SELECT count(*) FROM {} WHERE true{live}", quote(entity)), &[]).await?;
         Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0)).unsigned_abs())
     }
 
@@ -98,8 +107,9 @@ impl EntityReader for PostgresReader {
     async fn get_with_frontier(&self, entity: &str, key: &EntityKey) -> Result<Reading<Option<StoredEntity>>, Error> {
         let statement = format!(
             "SELECT f.lsn, t.key, t.version, t.document::text FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
-             LEFT JOIN {} AS t ON t.key = $1",
-            quote(entity)
+             LEFT JOIN {} AS t ON t.key = $1{}",
+            quote(entity),
+            live(&self.tables, entity)
         );
         let rows = self.query(&statement, &[&key.as_str()]).await?;
         let value = rows.first().map(|row| self.stored(row)).transpose()?.flatten();
@@ -109,7 +119,7 @@ impl EntityReader for PostgresReader {
     async fn list_with_frontier(&self, query: &Query) -> Result<Reading<Vec<StoredEntity>>, Error> {
         let after = query.after.as_ref().map_or("", EntityKey::as_str);
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&after];
-        let mut conditions = String::new();
+        let mut conditions = live(&self.tables, &query.entity).to_owned();
         for filter in &query.filters {
             conditions.push_str(" AND ");
             conditions.push_str(&condition(filter, parameters.len() + 1));

@@ -1,6 +1,6 @@
 //! The statements of a batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
@@ -10,18 +10,36 @@ use schemas::change::EntityChange;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement, Transaction};
 
+use super::binary::{Sent, put_field, put_length};
 use super::fault::{describe, is_about_data};
 use crate::Rejected;
+use crate::sql::cells::Cell;
 use crate::sql::quote;
+use crate::sql::shape::{Row, Shape, TableShape, index_name};
 
-/// Where `COPY` lands; emptied by every commit. It has no index: it is read once, whole.
-pub(super) const TEMPORARY_TABLE: &str = "CREATE TEMPORARY TABLE _tributary_batch \
-    (key text COLLATE \"C\", version text COLLATE \"C\", commit_time_ms bigint, document jsonb) ON COMMIT DELETE ROWS";
 /// From here on `COPY` is faster than arrays: it costs two round trips more.
 const COPY_FROM_ROWS: usize = 200;
 const COPY_CHUNK_BYTES: usize = 256 * 1024;
 /// Statements that are sent together.
 const MOST_WAITING: usize = 16;
+/// Entities whose children go into one statement.
+const PARENTS: usize = 1000;
+
+/// Where `COPY` lands, with the columns of the entity's table; emptied by every commit. It has no index: it is read once, whole.
+pub(super) fn temporary_table(shape: &Shape) -> String {
+    let columns = shape.table.columns.iter().map(|column| format!(", {} {}", column.name, column.kind.postgres_base()));
+    format!(
+        "CREATE TEMPORARY TABLE {} (key text COLLATE \"C\", version text COLLATE \"C\", commit_time_ms bigint, document jsonb{}) \
+         ON COMMIT DELETE ROWS",
+        temporary_name(shape),
+        columns.collect::<String>()
+    )
+}
+
+fn temporary_name(shape: &Shape) -> String {
+    let name = &shape.table.name;
+    quote(&index_name("batch", std::slice::from_ref(name), name))
+}
 
 /// The statements that a connection has prepared, by their text: a small batch is then one round trip a statement.
 #[derive(Default)]
@@ -46,13 +64,13 @@ pub(super) struct Batch<'a> {
     transaction: &'a Transaction<'a>,
     statements: &'a mut Statements,
     waiting: Vec<(Statement, Vec<Parameter<'a>>)>,
-    /// Whether the temporary table has been filled in this transaction already.
-    filled: bool,
+    /// The temporary tables that have been filled in this transaction already.
+    filled: HashSet<String>,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(transaction: &'a Transaction<'a>, statements: &'a mut Statements) -> Self {
-        Self { transaction, statements, waiting: Vec::new(), filled: false }
+        Self { transaction, statements, waiting: Vec::new(), filled: HashSet::new() }
     }
 
     async fn later(&mut self, statement: String, parameters: Vec<Parameter<'a>>) -> Result<(), Error> {
@@ -81,31 +99,37 @@ impl<'a> Batch<'a> {
         self.later(lock_statement(function), vec![Box::new(entity)]).await
     }
 
-    /// Writes what is newer than what is there, taking it for granted that the database will have it.
-    pub(super) async fn upsert(&mut self, entity: &str, changes: &[&'a EntityChange]) -> Result<(), Error> {
-        match changes.len() {
-            0 => Ok(()),
+    /// Writes what is newer than what is there, and its children, taking it for granted that the database will have it.
+    pub(super) async fn upsert(&mut self, shape: &Shape, rows: &[&'a Row<'a>]) -> Result<(), Error> {
+        match rows.len() {
+            0 => return Ok(()),
             COPY_FROM_ROWS.. => {
                 self.send().await?;
-                self.send_by_copy(entity, changes).await
+                self.send_by_copy(shape, rows).await?;
             }
-            _ => self.upsert_later(entity, changes).await,
+            _ => self.upsert_later(shape, rows).await?,
         }
+        for (nth, child) in shape.children.iter().enumerate() {
+            for part in rows.chunks(PARENTS) {
+                self.replace_children(&shape.table, &child.table, nth, part).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The same; rows that the database will not have go to `rejected`.
     pub(super) async fn upsert_what_is_taken(
         &mut self,
-        entity: &str,
-        changes: &[&'a EntityChange],
+        shape: &Shape,
+        rows: &[&'a Row<'a>],
         rejected: &mut Vec<Rejected>,
     ) -> Result<(), Error> {
         self.send().await?;
         // Ranges still to be written, the first on top. Halving keeps the good rows of a poisoned batch in few statements.
-        let mut ranges = vec![changes];
+        let mut ranges = vec![rows];
         while let Some(range) = ranges.pop() {
             self.transaction.batch_execute("SAVEPOINT tributary").await?;
-            let written = match self.upsert(entity, range).await {
+            let written = match self.upsert(shape, range).await {
                 Ok(()) => self.send().await,
                 refused => refused,
             };
@@ -114,7 +138,7 @@ impl<'a> Batch<'a> {
                 Err(error) if is_about_data(&error) => {
                     self.transaction.batch_execute("ROLLBACK TO SAVEPOINT tributary; RELEASE SAVEPOINT tributary").await?;
                     match range {
-                        [change] => rejected.push(Rejected { change: (*change).clone(), reason: describe(&error) }),
+                        [row] => rejected.push(Rejected { change: row.change.clone(), reason: describe(&error) }),
                         _ => {
                             let (first, second) = range.split_at(range.len() / 2);
                             ranges.extend([second, first]);
@@ -127,26 +151,86 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    async fn upsert_later(&mut self, entity: &str, changes: &[&'a EntityChange]) -> Result<(), Error> {
-        let source = "(SELECT key, version, commit_time_ms, document::jsonb FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) \
-                      AS u (key, version, commit_time_ms, document)) AS b";
-        let Columns { keys, versions, times } = Columns::of(changes);
-        let documents: Vec<&str> = changes.iter().map(|change| change.document.as_deref().unwrap_or("null")).collect();
-        let parameters: Vec<Parameter<'a>> = vec![Box::new(keys), Box::new(versions), Box::new(times), Box::new(documents)];
-        self.later(upsert_statement(entity, source), parameters).await
+    async fn upsert_later(&mut self, shape: &Shape, rows: &[&'a Row<'a>]) -> Result<(), Error> {
+        let names = shape.table.names();
+        let source = format!(
+            "(SELECT key, version, commit_time_ms, document::jsonb{names} FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]{}) \
+             AS u (key, version, commit_time_ms, document{names})) AS b",
+            arrays(&shape.table, 5)
+        );
+        let Columns { keys, versions, times } = Columns::of(rows.iter().map(|row| row.change));
+        let documents: Vec<&str> = rows.iter().map(|row| row.change.document.as_deref().unwrap_or("null")).collect();
+        let mut parameters: Vec<Parameter<'a>> = vec![Box::new(keys), Box::new(versions), Box::new(times), Box::new(documents)];
+        push_columns(&mut parameters, &shape.table, rows.iter().map(|row| row.cells.as_slice()));
+        self.later(upsert_statement(shape, &source), parameters).await
     }
 
-    async fn send_by_copy(&mut self, entity: &str, changes: &[&EntityChange]) -> Result<(), Error> {
-        if std::mem::replace(&mut self.filled, true) {
-            self.transaction.batch_execute("TRUNCATE _tributary_batch").await?;
+    async fn send_by_copy(&mut self, shape: &Shape, rows: &[&Row<'_>]) -> Result<(), Error> {
+        let temporary = temporary_name(shape);
+        if !self.filled.insert(temporary.clone()) {
+            self.transaction.batch_execute(&format!("TRUNCATE {temporary}")).await?;
         }
-        self.copy("_tributary_batch", changes).await?;
-        self.transaction.batch_execute(&upsert_statement(entity, "_tributary_batch AS b")).await
+        self.copy(&temporary, shape, rows).await?;
+        self.transaction.batch_execute(&upsert_statement(shape, &format!("{temporary} AS b"))).await
+    }
+
+    /// Gives each entity that has been written the children that it came with: those whose rows have their version.
+    async fn replace_children(
+        &mut self,
+        parent: &TableShape,
+        child: &TableShape,
+        nth: usize,
+        rows: &[&'a Row<'a>],
+    ) -> Result<(), Error> {
+        let (parent, table, names) = (&parent.quoted, &child.quoted, child.names());
+        let Columns { keys, versions, .. } = Columns::of(rows.iter().map(|row| row.change));
+        let remove = format!(
+            "DELETE FROM {table} AS c USING unnest($1::text[], $2::text[]) AS b (key, version), {parent} AS t \
+             WHERE t.key = b.key COLLATE \"C\" AND t.version = b.version COLLATE \"C\" AND c.key = t.key"
+        );
+        self.later(remove, vec![Box::new(keys), Box::new(versions)]).await?;
+        let elements = || rows.iter().flat_map(|row| row.children[nth].iter().map(move |cells| (row.change, cells.as_slice())));
+        let positions: Vec<i32> =
+            rows.iter().flat_map(|row| 0..i32::try_from(row.children[nth].len()).unwrap_or(i32::MAX)).collect();
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let values: String = child.columns.iter().map(|column| format!(", b.{}", column.name)).collect();
+        let insert = format!(
+            "INSERT INTO {table} (key, position{names}) SELECT b.key, b.position{values} FROM unnest($1::text[], $2::text[], $3::integer[]{}) \
+             AS b (key, version, position{names}) JOIN {parent} AS t ON t.key = b.key COLLATE \"C\" AND t.version = b.version COLLATE \"C\"",
+            arrays(child, 4)
+        );
+        let Columns { keys, versions, .. } = Columns::of(elements().map(|(change, _)| change));
+        let mut parameters: Vec<Parameter<'a>> = vec![Box::new(keys), Box::new(versions), Box::new(positions)];
+        push_columns(&mut parameters, child, elements().map(|(_, cells)| cells));
+        self.later(insert, parameters).await
     }
 
     /// Copies rows into a table as they are.
-    pub(super) async fn copy(&mut self, table: &str, changes: &[&EntityChange]) -> Result<(), Error> {
-        let statement = format!("COPY {table} (key, version, commit_time_ms, document) FROM STDIN (FORMAT binary)");
+    pub(super) async fn copy(&mut self, table: &str, shape: &Shape, rows: &[&Row<'_>]) -> Result<(), Error> {
+        let names = shape.table.names();
+        let statement = format!("COPY {table} (key, version, commit_time_ms, document{names}) FROM STDIN (FORMAT binary)");
+        let mut version = VersionText::default();
+        self.copy_rows(statement, rows, |buffer, row| put_row(buffer, shape, row, version.of(row.change.version))).await
+    }
+
+    /// Copies the children of entities that are new.
+    pub(super) async fn copy_children(&mut self, shape: &Shape, rows: &[&Row<'_>]) -> Result<(), Error> {
+        for (nth, child) in shape.children.iter().enumerate() {
+            let table = &child.table;
+            let statement = format!("COPY {} (key, position{}) FROM STDIN (FORMAT binary)", table.quoted, table.names());
+            self.copy_rows(statement, rows, |buffer, row| put_children(buffer, table, row, nth)).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy_rows(
+        &mut self,
+        statement: String,
+        rows: &[&Row<'_>],
+        mut put: impl FnMut(&mut BytesMut, &Row<'_>),
+    ) -> Result<(), Error> {
         let statement = self.statements.prepared(self.transaction, statement).await?;
         let copy = self.transaction.copy_in::<_, Bytes>(&statement).await?;
         let mut copy = std::pin::pin!(copy);
@@ -154,9 +238,8 @@ impl<'a> Batch<'a> {
         // Signature, flags, length of the header's extension.
         buffer.put_slice(b"PGCOPY\n\xff\r\n\0");
         buffer.put_u64(0);
-        let mut version = VersionText::default();
-        for change in changes {
-            put_row(&mut buffer, change, version.of(change.version));
+        for row in rows {
+            put(&mut buffer, row);
             if buffer.len() >= COPY_CHUNK_BYTES {
                 copy.send(buffer.split().freeze()).await?;
                 buffer.reserve(COPY_CHUNK_BYTES + 4096);
@@ -177,21 +260,31 @@ impl<'a> Batch<'a> {
         row.try_get(0)
     }
 
-    pub(super) async fn delete(&mut self, entity: &'a str, changes: &[&'a EntityChange]) -> Result<(), Error> {
+    pub(super) async fn delete(&mut self, shape: &Shape, entity: &'a str, changes: &[&'a EntityChange]) -> Result<(), Error> {
         if changes.is_empty() {
             return Ok(());
         }
-        let Columns { keys, versions, times } = Columns::of(changes);
-        let remove = format!(
-            "DELETE FROM {} AS t USING unnest($1::text[], $2::text[]) AS b (key, version) \
-             WHERE t.key = b.key COLLATE \"C\" AND t.version <= b.version COLLATE \"C\"",
-            quote(entity)
-        );
+        let Columns { keys, versions, times } = Columns::of(changes.iter().copied());
+        let (table, of) =
+            (&shape.table.quoted, "unnest($1::text[], $2::text[], $3::bigint[]) AS b (key, version, commit_time_ms)");
+        let which = "t.key = b.key COLLATE \"C\" AND t.version <= b.version COLLATE \"C\"";
+        let remove = if shape.keeps_deleted {
+            format!(
+                "UPDATE {table} AS t SET deleted = true, version = b.version, commit_time_ms = b.commit_time_ms FROM {of} WHERE {which}"
+            )
+        } else {
+            format!("DELETE FROM {table} AS t USING {of} WHERE {which}")
+        };
         let mark = "INSERT INTO _tributary_tombstone AS d (entity, key, version, commit_time_ms) SELECT $1, key, version, commit_time_ms \
                     FROM unnest($2::text[], $3::text[], $4::bigint[]) AS b (key, version, commit_time_ms) ON CONFLICT (entity, key) \
                     DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms WHERE excluded.version > d.version";
-        self.later(remove, vec![Box::new(keys.clone()), Box::new(versions.clone())]).await?;
+        self.later(remove, vec![Box::new(keys.clone()), Box::new(versions.clone()), Box::new(times.clone())]).await?;
         self.later(mark.to_owned(), vec![Box::new(entity), Box::new(keys), Box::new(versions), Box::new(times)]).await
+    }
+
+    /// Notes that every column and child has been filled.
+    pub(super) async fn filled(&mut self) -> Result<(), Error> {
+        self.later("UPDATE _tributary_shape SET filled = true WHERE NOT filled".to_owned(), Vec::new()).await
     }
 
     pub(super) async fn frontier(&mut self, frontier: Lsn) -> Result<(), Error> {
@@ -209,13 +302,31 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(changes: &[&'a EntityChange]) -> Self {
-        Self {
-            keys: changes.iter().map(|change| change.key.as_str()).collect(),
-            versions: changes.iter().map(|change| change.version.to_string()).collect(),
-            times: changes.iter().map(|change| change.commit_time_ms).collect(),
+    fn of(changes: impl Iterator<Item = &'a EntityChange>) -> Self {
+        let mut columns = Self { keys: Vec::new(), versions: Vec::new(), times: Vec::new() };
+        for change in changes {
+            columns.keys.push(change.key.as_str());
+            columns.versions.push(change.version.to_string());
+            columns.times.push(change.commit_time_ms);
+        }
+        columns
+    }
+}
+
+/// The promoted columns as arrays of parameters, the first of which has this number.
+fn arrays(table: &TableShape, first: usize) -> String {
+    let array = |(column, nth): (&crate::sql::shape::Column, usize)| format!(", ${nth}::{}[]", column.kind.postgres_base());
+    table.columns.iter().zip(first..).map(array).collect()
+}
+
+fn push_columns<'a>(parameters: &mut Vec<Parameter<'a>>, table: &TableShape, rows: impl Iterator<Item = &'a [Cell<'a>]>) {
+    let mut arrays: Vec<Vec<Sent<'a>>> = table.columns.iter().map(|_| Vec::new()).collect();
+    for cells in rows {
+        for ((array, column), cell) in arrays.iter_mut().zip(&table.columns).zip(cells) {
+            array.push(Sent(column.kind, cell));
         }
     }
+    parameters.extend(arrays.into_iter().map(|array| Box::new(array) as Parameter<'a>));
 }
 
 /// One lock for each entity of a schema.
@@ -223,15 +334,27 @@ fn lock_statement(function: &str) -> String {
     format!("SELECT {function}(hashtextextended(current_schema() || '/' || $1::text, 0))")
 }
 
-/// The guarded upsert from `source`, whose alias `b` has the table's columns.
-fn upsert_statement(entity: &str, source: &str) -> String {
-    let table = quote(entity);
+/// The guarded upsert from `source`, whose alias `b` has the table's columns. What differs at an equal version is written too: a load fills columns that are new by documents that are not.
+fn upsert_statement(shape: &Shape, source: &str) -> String {
+    let (table, entity, names) = (&shape.table.quoted, &shape.table.name, shape.table.names());
+    let columns = &shape.table.columns;
+    let with = |prefix: &str| columns.iter().map(|column| format!("{prefix}.{}", column.name)).collect::<Vec<_>>().join(", ");
+    let (mut set, mut differs) = (String::new(), "excluded.document <> t.document".to_owned());
+    if !columns.is_empty() {
+        set = columns.iter().map(|column| format!(", {0} = excluded.{0}", column.name)).collect();
+        differs = format!("{differs} OR ({}) IS DISTINCT FROM ({})", with("excluded"), with("t"));
+    }
+    if shape.keeps_deleted {
+        set.push_str(", deleted = false");
+        differs.push_str(" OR t.deleted");
+    }
+    let values: String = columns.iter().map(|column| format!(", b.{}", column.name)).collect();
     format!(
-        "INSERT INTO {table} AS t (key, version, commit_time_ms, document) SELECT b.key, b.version, b.commit_time_ms, b.document FROM {source} \
+        "INSERT INTO {table} AS t (key, version, commit_time_ms, document{names}) SELECT b.key, b.version, b.commit_time_ms, b.document{values} FROM {source} \
          WHERE NOT EXISTS (SELECT 1 FROM _tributary_tombstone AS d WHERE d.entity = '{entity}' AND d.key = b.key AND d.version > b.version) \
          AND b.version >= coalesce((SELECT f.lsn FROM _tributary_floor AS f WHERE f.entity = '{entity}'), '') \
-         ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document \
-         WHERE excluded.version > t.version OR (excluded.version = t.version AND excluded.document <> t.document)"
+         ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document{set} \
+         WHERE excluded.version > t.version OR (excluded.version = t.version AND ({differs}))"
     )
 }
 
@@ -249,9 +372,10 @@ impl VersionText {
 }
 
 /// One row of `COPY`'s binary format: the number of fields, and each with its length. jsonb's binary form is a version byte and the text.
-fn put_row(buffer: &mut BytesMut, change: &EntityChange, version: &str) {
+fn put_row(buffer: &mut BytesMut, shape: &Shape, row: &Row<'_>, version: &str) {
+    let change = row.change;
     let document = change.document.as_deref().unwrap_or("null");
-    buffer.put_i16(4);
+    put_count(buffer, 4 + row.cells.len());
     for text in [change.key.as_str(), version] {
         put_length(buffer, text.len());
         buffer.put_slice(text.as_bytes());
@@ -261,11 +385,28 @@ fn put_row(buffer: &mut BytesMut, change: &EntityChange, version: &str) {
     put_length(buffer, document.len() + 1);
     buffer.put_u8(1);
     buffer.put_slice(document.as_bytes());
+    for (column, cell) in shape.table.columns.iter().zip(&row.cells) {
+        put_field(buffer, column.kind, cell);
+    }
 }
 
-/// Longer than the format allows cannot be told from negative on the other side; the server refuses a field of `i32::MAX` for its size.
-fn put_length(buffer: &mut BytesMut, length: usize) {
-    buffer.put_i32(i32::try_from(length).unwrap_or(i32::MAX));
+fn put_children(buffer: &mut BytesMut, table: &TableShape, row: &Row<'_>, nth: usize) {
+    let key = row.change.key.as_str();
+    for (position, cells) in (0..).zip(&row.children[nth]) {
+        put_count(buffer, 2 + cells.len());
+        put_length(buffer, key.len());
+        buffer.put_slice(key.as_bytes());
+        buffer.put_i32(4);
+        buffer.put_i32(position);
+        for (column, cell) in table.columns.iter().zip(cells) {
+            put_field(buffer, column.kind, cell);
+        }
+    }
+}
+
+/// How many fields a row has; a table has at most 1,600.
+fn put_count(buffer: &mut BytesMut, count: usize) {
+    buffer.put_i16(i16::try_from(count).unwrap_or(i16::MAX));
 }
 
 /// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there.
@@ -280,16 +421,24 @@ pub(super) async fn purge(transaction: &Transaction<'_>, before_ms: i64) -> Resu
     Ok(())
 }
 
-pub(super) async fn end_load(client: &mut Client, entity: &str, version: Lsn) -> Result<(), Error> {
-    let version = version.to_string();
+pub(super) async fn end_load(client: &mut Client, shape: &Shape, version: Lsn) -> Result<(), Error> {
+    let (entity, table, version) = (shape.table.name.as_str(), &shape.table.quoted, version.to_string());
     let transaction = client.transaction().await?;
     transaction.execute(&lock_statement("pg_advisory_xact_lock"), &[&entity]).await?;
-    transaction.execute(&format!("DELETE FROM {} WHERE version < $1", quote(entity)), &[&version]).await?;
+    let remove = if shape.keeps_deleted {
+        format!("UPDATE {table} SET deleted = true, version = $1 WHERE version < $1 AND NOT deleted")
+    } else {
+        format!("DELETE FROM {table} WHERE version < $1")
+    };
+    transaction.execute(&remove, &[&version]).await?;
     let raise = "INSERT INTO _tributary_floor AS f (entity, lsn) VALUES ($1, $2) \
                  ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
     transaction.execute(raise, &[&entity, &version]).await?;
     transaction.execute("DELETE FROM _tributary_tombstone WHERE entity = $1 AND version <= $2", &[&entity, &version]).await?;
     transaction.commit().await?;
     // A bulk load leaves the planner without figures until autovacuum comes round.
-    client.batch_execute(&format!("ANALYZE {}", quote(entity))).await
+    for table in std::iter::once(&shape.table).chain(shape.children.iter().map(|child| &child.table)) {
+        client.batch_execute(&format!("ANALYZE {}", table.quoted)).await?;
+    }
+    Ok(())
 }

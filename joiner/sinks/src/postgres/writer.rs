@@ -1,5 +1,7 @@
 //! One connection that writes: the transactions of a batch, and what is done when the database refuses one.
 
+use std::sync::Arc;
+
 use schemas::Lsn;
 use schemas::change::EntityChange;
 use tokio_postgres::error::SqlState;
@@ -7,11 +9,14 @@ use tokio_postgres::{Client, Error};
 
 use super::fault::is_about_data;
 use super::statements::{self, Batch, Statements};
-use crate::sql::{self, quote};
+use super::tables;
+use crate::sql;
+use crate::sql::shape::{Row, Shapes};
 use crate::{Rejected, check};
 
 pub(super) struct Writer {
     client: Client,
+    shapes: Arc<Shapes>,
     /// Of this client.
     statements: Statements,
     /// Whether rows of a load are copied straight into their table.
@@ -20,19 +25,31 @@ pub(super) struct Writer {
 
 /// What ends a transaction, beside the rows.
 #[derive(Clone, Copy, Default)]
-struct Ending {
-    frontier: Option<Lsn>,
-    purge_before_ms: Option<i64>,
+pub(super) struct Ending {
+    pub(super) frontier: Option<Lsn>,
+    /// Tombstones that are older and no longer needed are dropped.
+    pub(super) purge_before_ms: Option<i64>,
+    /// A load ends: all columns and children have been filled.
+    pub(super) filled: bool,
 }
 
 impl Writer {
-    pub(super) async fn new(client: Client) -> Result<Self, Error> {
-        client.batch_execute(statements::TEMPORARY_TABLE).await?;
-        Ok(Self { client, statements: Statements::default(), copies: false })
+    pub(super) async fn new(client: Client, shapes: Arc<Shapes>) -> Result<Self, Error> {
+        let tables: Vec<String> = shapes.all().map(|shape| statements::temporary_table(shape)).collect();
+        client.batch_execute(&tables.join("; ")).await?;
+        Ok(Self { client, shapes, statements: Statements::default(), copies: false })
     }
 
+    /// What the database says that it holds; nothing while something in it has not been filled.
     pub(super) async fn frontier(&mut self) -> Result<Option<String>, Error> {
-        self.client.query_one("SELECT min(lsn) FROM _tributary_frontier", &[]).await?.try_get(0)
+        let frontier = "SELECT CASE WHEN EXISTS (SELECT 1 FROM _tributary_shape WHERE NOT filled) THEN NULL \
+                        ELSE (SELECT min(lsn) FROM _tributary_frontier) END";
+        self.client.query_one(frontier, &[]).await?.try_get(0)
+    }
+
+    /// Makes indexes that are missing.
+    pub(super) async fn make_indexes(&mut self, statements: &[String]) -> Result<(), Error> {
+        tables::make_indexes(&self.client, statements).await
     }
 
     /// From now on documents of a load are written.
@@ -48,9 +65,9 @@ impl Writer {
     }
 
     /// A transaction of its own, without a frontier.
-    pub(super) async fn write(&mut self, changes: &[&EntityChange]) -> Result<Vec<Rejected>, Error> {
-        if self.copies && changes.iter().all(|change| change.document.is_some()) {
-            match self.copy(changes).await {
+    pub(super) async fn write(&mut self, rows: &[Row<'_>]) -> Result<Vec<Rejected>, Error> {
+        if self.copies && rows.iter().all(|row| row.change.document.is_some()) {
+            match self.copy(rows).await {
                 Ok(true) => return Ok(Vec::new()),
                 Ok(false) => self.copies = false,
                 Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => self.copies = false,
@@ -59,29 +76,21 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
-        self.write_guarded(changes, Ending::default()).await
-    }
-
-    /// One transaction; with `purge_before_ms` it also drops the tombstones that are older and no longer needed.
-    pub(super) async fn write_with_frontier(
-        &mut self,
-        changes: &[&EntityChange],
-        frontier: Lsn,
-        purge_before_ms: Option<i64>,
-    ) -> Result<Vec<Rejected>, Error> {
-        self.write_guarded(changes, Ending { frontier: Some(frontier), purge_before_ms }).await
+        self.write_guarded(rows, Ending::default()).await
     }
 
     /// Copies rows straight into their tables. Answers false, and has written nothing, where a deletion of something newer may be on record.
-    async fn copy(&mut self, changes: &[&EntityChange]) -> Result<bool, Error> {
-        let groups = sql::group(changes);
+    async fn copy(&mut self, rows: &[Row<'_>]) -> Result<bool, Error> {
+        let groups = sql::group(rows);
         let transaction = self.client.transaction().await?;
         let mut batch = Batch::new(&transaction, &mut self.statements);
         for (entity, group) in &groups {
+            let shape = self.shapes.of(entity);
             batch.lock(entity, false).await?;
             batch.send().await?;
-            batch.copy(&quote(entity), &group.upserts).await?;
-            let least = group.upserts.iter().map(|change| change.version).min();
+            batch.copy(&shape.table.quoted, &shape, &group.upserts).await?;
+            batch.copy_children(&shape, &group.upserts).await?;
+            let least = group.upserts.iter().map(|row| row.change.version).min();
             if batch.may_be_outdated(entity, least.unwrap_or(Lsn::MAX)).await? {
                 drop(batch);
                 transaction.rollback().await?;
@@ -93,13 +102,19 @@ impl Writer {
         Ok(true)
     }
 
-    /// Writes what is newer than what is there. Changes that the database refuses for what they say are found and left out.
-    async fn write_guarded(&mut self, changes: &[&EntityChange], ending: Ending) -> Result<Vec<Rejected>, Error> {
-        match self.write_once(changes, ending, false).await {
+    /// One transaction: writes what is newer than what is there. Changes that the database refuses for what they say are found and left out.
+    pub(super) async fn write_guarded(&mut self, rows: &[Row<'_>], ending: Ending) -> Result<Vec<Rejected>, Error> {
+        match self.write_once(rows, ending, false).await {
             Err(error) if is_about_data(&error) => {}
             written => return written,
         }
-        let (sound, mut rejected) = check::sort_by(changes.iter().copied(), unstorable);
+        let (mut sound, mut rejected) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            match unstorable(row.change) {
+                Some(reason) => rejected.push(Rejected { change: row.change.clone(), reason }),
+                None => sound.push(row.clone()),
+            }
+        }
         let written = match self.write_once(&sound, ending, rejected.is_empty()).await {
             Err(error) if is_about_data(&error) => self.write_once(&sound, ending, true).await,
             written => written,
@@ -108,28 +123,27 @@ impl Writer {
         Ok(rejected)
     }
 
-    /// One transaction. With `singling_out`, rows that the database refuses are set aside instead of failing it.
-    async fn write_once(
-        &mut self,
-        changes: &[&EntityChange],
-        ending: Ending,
-        singling_out: bool,
-    ) -> Result<Vec<Rejected>, Error> {
-        let groups = sql::group(changes);
+    /// With `singling_out`, rows that the database refuses are set aside instead of failing the transaction.
+    async fn write_once(&mut self, rows: &[Row<'_>], ending: Ending, singling_out: bool) -> Result<Vec<Rejected>, Error> {
+        let groups = sql::group(rows);
         let transaction = self.client.transaction().await?;
         let mut batch = Batch::new(&transaction, &mut self.statements);
         let mut rejected = Vec::new();
         for (entity, group) in &groups {
+            let shape = self.shapes.of(entity);
             batch.lock(entity, !group.deletions.is_empty()).await?;
             if singling_out {
-                batch.upsert_what_is_taken(entity, &group.upserts, &mut rejected).await?;
+                batch.upsert_what_is_taken(&shape, &group.upserts, &mut rejected).await?;
             } else {
-                batch.upsert(entity, &group.upserts).await?;
+                batch.upsert(&shape, &group.upserts).await?;
             }
-            batch.delete(entity, &group.deletions).await?;
+            batch.delete(&shape, entity, &group.deletions).await?;
         }
         if let Some(frontier) = ending.frontier {
             batch.frontier(frontier).await?;
+        }
+        if ending.filled {
+            batch.filled().await?;
         }
         batch.send().await?;
         drop(batch);
@@ -142,7 +156,7 @@ impl Writer {
 
     /// Removes the rows that a load of this version has not written.
     pub(super) async fn remove_vanished(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
-        statements::end_load(&mut self.client, entity, version).await
+        statements::end_load(&mut self.client, &self.shapes.of(entity), version).await
     }
 }
 

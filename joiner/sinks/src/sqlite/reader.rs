@@ -8,9 +8,10 @@ use schemas::change::EntityKey;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::sql::shape::live;
 use crate::sql::{self, is_decimal, operator_text, quote};
 use crate::sqlite::{SqliteConfig, classify};
-use crate::{EntityReader, Error, Filter, Operator, Query, Reading, StoredEntity};
+use crate::{EntityReader, Error, Filter, Operator, Query, Reading, StoredEntity, Tables};
 
 const CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,6 +23,7 @@ const IS_DECIMAL: &str = "($x NOT GLOB '?*-*' AND $x NOT GLOB '*[^-0-9.]*' AND $
 pub struct SqliteReader {
     target: String,
     pool: SqlitePool,
+    tables: Tables,
 }
 
 impl SqliteReader {
@@ -34,7 +36,7 @@ impl SqliteReader {
             .busy_timeout(Duration::from_millis(config.busy_timeout_ms));
         let pool =
             SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options);
-        Self { target: format!("SQLite file {}", config.path.display()), pool }
+        Self { target: format!("SQLite file {}", config.path.display()), pool, tables: config.tables.clone() }
     }
 
     fn failed(&self, error: sqlx::Error) -> Error {
@@ -67,7 +69,7 @@ impl EntityReader for SqliteReader {
     }
 
     async fn count(&self, entity: &str) -> Result<u64, Error> {
-        let statement = format!("SELECT count(*) FROM {}", quote(entity));
+        let statement = format!("SELECT count(*) FROM {} WHERE true{}", quote(entity), live(&self.tables, entity));
         let count: i64 =
             sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&self.pool).await.map_err(|error| self.failed(error))?;
         Ok(count.unsigned_abs())
@@ -83,8 +85,9 @@ impl EntityReader for SqliteReader {
 
     async fn get_with_frontier(&self, entity: &str, key: &EntityKey) -> Result<Reading<Option<StoredEntity>>, Error> {
         let statement = format!(
-            "SELECT f.lsn, t.key, t.version, t.document FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f LEFT JOIN {} AS t ON t.key = ?1",
-            quote(entity)
+            "SELECT f.lsn, t.key, t.version, t.document FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f LEFT JOIN {} AS t ON t.key = ?1{}",
+            quote(entity),
+            live(&self.tables, entity)
         );
         let row = sqlx::query(AssertSqlSafe(statement))
             .bind(key.as_str())
@@ -95,7 +98,7 @@ impl EntityReader for SqliteReader {
     }
 
     async fn list_with_frontier(&self, query: &Query) -> Result<Reading<Vec<StoredEntity>>, Error> {
-        let mut conditions = String::new();
+        let mut conditions = live(&self.tables, &query.entity).to_owned();
         let mut values = vec![query.after.as_ref().map_or("", EntityKey::as_str).to_owned()];
         for filter in &query.filters {
             let condition = condition(filter, values.len() + 1);

@@ -23,6 +23,7 @@ mod lake;
 mod mysql;
 mod postgres;
 mod queue;
+mod rich;
 mod search;
 mod sns;
 mod sqlite;
@@ -152,12 +153,22 @@ async fn run_all(target: &mut dyn Target) {
 
 #[tokio::test]
 async fn sqlite() {
-    run_all(&mut sqlite::File::new()).await;
+    run_all(&mut sqlite::File::new(false)).await;
+}
+
+#[tokio::test]
+async fn sqlite_with_columns_and_children() {
+    run_all(&mut sqlite::File::new(true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres() {
-    run_all(&mut postgres::Cluster::start().await).await;
+    run_all(&mut postgres::Cluster::start(false).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_with_columns_and_children() {
+    run_all(&mut postgres::Cluster::start(true).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,7 +178,12 @@ async fn lake() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysql() {
-    run_all(&mut mysql::Server::start()).await;
+    run_all(&mut mysql::Server::start(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql_with_columns_and_children() {
+    run_all(&mut mysql::Server::start(true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

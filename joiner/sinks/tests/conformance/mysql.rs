@@ -14,19 +14,22 @@ pub(super) struct Server {
     /// Another's connection that holds a table.
     holder: Option<MySqlConnection>,
     secrets: tempfile::TempDir,
+    /// With promoted columns and tables of children.
+    rich: bool,
 }
 
 impl Server {
-    pub(super) fn start() -> Self {
+    pub(super) fn start(rich: bool) -> Self {
         let secrets = tempfile::tempdir().unwrap();
         std::fs::write(secrets.path().join("password"), "tributary").unwrap();
-        Self { server: MysqlServer::start(), database: String::new(), holder: None, secrets }
+        Self { server: MysqlServer::start(), database: String::new(), holder: None, secrets, rich }
     }
 
     fn config(&self) -> MysqlConfig {
         let url = self.server.url_of(&self.database).replace(":tributary@", "@");
         let password = SecretReference::File(self.secrets.path().join("password"));
-        MysqlConfig { url: UrlSource::Text(url), password: Some(password), write_limit_ms: 3000, ..MysqlConfig::new("") }
+        let tables = if self.rich { rich::tables() } else { sinks::Tables::new() };
+        MysqlConfig { url: UrlSource::Text(url), password: Some(password), write_limit_ms: 3000, tables, ..MysqlConfig::new("") }
     }
 
     fn reader(&self) -> MysqlReader {
@@ -51,7 +54,8 @@ impl Target for Server {
     }
 
     async fn sink(&self) -> Box<dyn Sink> {
-        Box::new(MysqlSink::new(self.config()).unwrap())
+        let sink = Box::new(MysqlSink::new(self.config()).unwrap());
+        if self.rich { Box::new(rich::Rich(sink)) } else { sink }
     }
 
     async fn held(&self) -> Held {
@@ -90,7 +94,9 @@ impl Target for Server {
     }
 
     async fn remove(&mut self) -> bool {
-        self.admin(&[&format!("DROP TABLE `{}`.`order`", self.database)]).await;
+        // Tables of children refer to it.
+        let drop = format!("DROP TABLE `{}`.`order`", self.database);
+        self.admin(&["SET foreign_key_checks = 0", &drop]).await;
         true
     }
 }

@@ -12,13 +12,15 @@ pub(super) struct Cluster {
     /// Another's connection that holds a table.
     holder: Option<tokio_postgres::Client>,
     secrets: tempfile::TempDir,
+    /// With promoted columns and tables of children.
+    rich: bool,
 }
 
 impl Cluster {
-    pub(super) async fn start() -> Self {
+    pub(super) async fn start(rich: bool) -> Self {
         let secrets = tempfile::tempdir().unwrap();
         std::fs::write(secrets.path().join("password"), "secret").unwrap();
-        let cluster = Self { server: PostgresServer::start(), schema: String::new(), holder: None, secrets };
+        let cluster = Self { server: PostgresServer::start(), schema: String::new(), holder: None, secrets, rich };
         cluster.admin("CREATE ROLE writer LOGIN PASSWORD 'secret'; GRANT CREATE ON DATABASE entities TO writer").await;
         cluster
     }
@@ -26,7 +28,8 @@ impl Cluster {
     fn config(&self) -> PostgresConfig {
         let url = UrlSource::Text(self.server.url().replace("tributary:tributary@", "writer@"));
         let password = Some(SecretReference::File(self.secrets.path().join("password")));
-        PostgresConfig { schema: self.schema.clone(), url, password, write_limit_ms: 3000, ..PostgresConfig::new("") }
+        let tables = if self.rich { rich::tables() } else { sinks::Tables::new() };
+        PostgresConfig { schema: self.schema.clone(), url, password, write_limit_ms: 3000, tables, ..PostgresConfig::new("") }
     }
 
     async fn admin(&self, statements: &str) -> tokio_postgres::Client {
@@ -45,7 +48,8 @@ impl Target for Cluster {
     }
 
     async fn sink(&self) -> Box<dyn Sink> {
-        Box::new(PostgresSink::new(self.config()).unwrap())
+        let sink = Box::new(PostgresSink::new(self.config()).unwrap());
+        if self.rich { Box::new(rich::Rich(sink)) } else { sink }
     }
 
     async fn held(&self) -> Held {
@@ -86,7 +90,7 @@ impl Target for Cluster {
     }
 
     async fn remove(&mut self) -> bool {
-        self.admin(&format!("DROP TABLE \"{}\".\"order\"", self.schema)).await;
+        self.admin(&format!("DROP TABLE \"{}\".\"order\" CASCADE", self.schema)).await;
         true
     }
 }

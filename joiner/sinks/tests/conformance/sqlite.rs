@@ -10,16 +10,19 @@ pub(super) struct File {
     directory: tempfile::TempDir,
     case: String,
     lock: Option<SqliteConnection>,
+    /// With promoted columns and tables of children.
+    rich: bool,
 }
 
 impl File {
-    pub(super) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), case: String::new(), lock: None }
+    pub(super) fn new(rich: bool) -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), case: String::new(), lock: None, rich }
     }
 
     fn config(&self) -> SqliteConfig {
         let path = self.directory.path().join(&self.case).join("entities.db");
-        SqliteConfig { busy_timeout_ms: 100, ..SqliteConfig::new(path) }
+        let tables = if self.rich { rich::tables() } else { sinks::Tables::new() };
+        SqliteConfig { busy_timeout_ms: 100, tables, ..SqliteConfig::new(path) }
     }
 }
 
@@ -30,7 +33,8 @@ impl Target for File {
     }
 
     async fn sink(&self) -> Box<dyn Sink> {
-        Box::new(SqliteSink::new(self.config()))
+        let sink = Box::new(SqliteSink::new(self.config()));
+        if self.rich { Box::new(rich::Rich(sink)) } else { sink }
     }
 
     async fn held(&self) -> Held {

@@ -1,0 +1,162 @@
+//! The entities' tables: what the catalog says of them, and bringing them to what is wanted.
+//!
+//! Statements that change tables commit by themselves here, and cannot be taken back. So what would be wrong without them comes first: a frontier that speaks of a table which is to be made goes, and it is put on record what may be
+//! there from now on, and whether something is to be filled. Cut short anywhere, the next look finds what is there, and goes on. Two that start at once take turns by a lock of the server.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use schemas::entity::EntityInfo;
+use sqlx::mysql::MySqlConnection;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::fault::{classify, describe, is_about_data};
+use crate::Error;
+use crate::sql::ddl::{self, Found, FoundColumn, Plan, Recorded};
+use crate::sql::kind::Dialect;
+use crate::sql::shape::{INDEX_PREFIX, Shapes};
+use crate::sql::{self, check_name};
+
+const LOCK: &str = "SELECT GET_LOCK(CONCAT('tributary.', LEFT(database(), 50)), 30)";
+const UNLOCK: &str = "SELECT RELEASE_LOCK(CONCAT('tributary.', LEFT(database(), 50)))";
+
+/// Makes and changes what has to be. Answers the statements that make the missing indexes, by entity. The lock goes with the connection, should this fail.
+pub(super) async fn ensure(
+    connection: &mut MySqlConnection,
+    target: &str,
+    shapes: &Shapes,
+    entities: &[EntityInfo],
+) -> Result<HashMap<Arc<str>, Vec<String>>, Error> {
+    let failed = |error| classify(target, &error);
+    let locked = sqlx::query(LOCK).fetch_one(&mut *connection).await.map_err(failed)?;
+    if locked.get::<Option<i64>, _>(0) != Some(1) {
+        return Err(Error::unavailable(target, "another Tributary is changing its tables"));
+    }
+    let mut indexes = HashMap::new();
+    for (info, version, plan) in plans(connection, target, shapes, entities).await? {
+        apply(connection, &info, version, &plan, target).await?;
+        let floor = sqlx::query("INSERT IGNORE INTO _tributary_floor (entity, lsn) VALUES (?, '')").bind(&*info.name);
+        floor.execute(&mut *connection).await.map_err(failed)?;
+        if !plan.indexes.is_empty() {
+            indexes.insert(info.name, plan.indexes);
+        }
+    }
+    sqlx::query(UNLOCK).fetch_one(connection).await.map_err(failed)?;
+    Ok(indexes)
+}
+
+async fn apply(
+    connection: &mut MySqlConnection,
+    info: &EntityInfo,
+    version: i32,
+    plan: &Plan,
+    target: &str,
+) -> Result<(), Error> {
+    let failed = |error| classify(target, &error);
+    if plan.creates {
+        sqlx::query("DELETE FROM _tributary_frontier").execute(&mut *connection).await.map_err(failed)?;
+    }
+    let filled = plan.creates || !plan.unfilled;
+    if plan.record.is_some() {
+        let insert = "INSERT INTO _tributary_shape (entity, version, shape, statements, filled) VALUES (?, ?, ?, ?, ?)";
+        let (shape, statements) = (sql::recorded_text(target, &plan.meanwhile)?, plan.statements.join(";\n"));
+        let insert = sqlx::query(insert).bind(&*info.name).bind(version + 1).bind(shape).bind(statements).bind(filled);
+        insert.execute(&mut *connection).await.map_err(failed)?;
+    } else if !filled {
+        let unfilled = "UPDATE _tributary_shape SET filled = 0 WHERE entity = ? AND version = ?";
+        sqlx::query(unfilled).bind(&*info.name).bind(version).execute(&mut *connection).await.map_err(failed)?;
+    }
+    for statement in &plan.statements {
+        tracing::info!(target, entity = &*info.name, statement, "the sink's table is changed");
+        sqlx::query(AssertSqlSafe(statement.as_str())).execute(&mut *connection).await.map_err(failed)?;
+    }
+    if let Some(record) = &plan.record {
+        let done = "UPDATE _tributary_shape SET shape = ? WHERE entity = ? AND version = ?";
+        let done = sqlx::query(done).bind(sql::recorded_text(target, record)?).bind(&*info.name).bind(version + 1);
+        done.execute(connection).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// How many of the tables are there, and what would be done to them.
+pub(super) async fn look(
+    connection: &mut MySqlConnection,
+    target: &str,
+    shapes: &Shapes,
+    entities: &[EntityInfo],
+) -> Result<(usize, Vec<String>), Error> {
+    let plans = plans(connection, target, shapes, entities).await?;
+    let there = plans.iter().filter(|(_, _, plan)| !plan.creates).count();
+    Ok((there, plans.iter().flat_map(|(info, _, plan)| sql::said(info, plan)).collect()))
+}
+
+/// What has to be done, by entity, with the version of the shape on record.
+async fn plans(
+    connection: &mut MySqlConnection,
+    target: &str,
+    shapes: &Shapes,
+    entities: &[EntityInfo],
+) -> Result<Vec<(EntityInfo, i32, Plan)>, Error> {
+    let failed = |error| classify(target, &error);
+    let found = found(connection).await.map_err(failed)?;
+    let recorded = recorded(connection, target, found.contains_key("_tributary_shape")).await?;
+    let mut plans = Vec::with_capacity(entities.len());
+    for info in entities {
+        check_name(target, &info.name)?;
+        let known = recorded.get(&*info.name);
+        let shape = shapes.of(&info.name);
+        let plan = ddl::plan(target, Dialect::Mysql, info, &shape, known.map(|(_, recorded)| recorded), &found)?;
+        plans.push((info.clone(), known.map_or(0, |(version, _)| *version), plan));
+    }
+    Ok(plans)
+}
+
+async fn recorded(
+    connection: &mut MySqlConnection,
+    target: &str,
+    there: bool,
+) -> Result<HashMap<String, (i32, Recorded)>, Error> {
+    if !there {
+        return Ok(HashMap::new());
+    }
+    let all = "SELECT entity, version, shape FROM _tributary_shape ORDER BY entity, version";
+    let rows = sqlx::query(all).fetch_all(connection).await.map_err(|error| classify(target, &error))?;
+    // The latest of an entity comes last.
+    rows.iter().map(|row| Ok((row.get(0), (row.get(1), sql::recorded(target, row.get(2))?)))).collect()
+}
+
+/// All tables of the database.
+async fn found(connection: &mut MySqlConnection) -> Result<BTreeMap<String, Found>, sqlx::Error> {
+    let mut tables: BTreeMap<String, Found> = BTreeMap::new();
+    let columns = "SELECT CAST(table_name AS CHAR), CAST(column_name AS CHAR), CAST(column_type AS CHAR), \
+                   CAST(is_nullable = 'NO' AND column_default IS NULL AND extra NOT LIKE '%auto_increment%' AND extra NOT LIKE '%GENERATED%' AS SIGNED) \
+                   FROM information_schema.columns WHERE table_schema = database() ORDER BY table_name, ordinal_position";
+    for row in sqlx::query(columns).fetch_all(&mut *connection).await? {
+        let column = FoundColumn { name: row.get(1), type_name: row.get(2), required: row.get::<i64, _>(3) != 0 };
+        tables.entry(row.get(0)).or_default().columns.push(column);
+    }
+    let indexes = "SELECT DISTINCT CAST(table_name AS CHAR), CAST(index_name AS CHAR) FROM information_schema.statistics \
+                   WHERE table_schema = database() AND LEFT(index_name, CHAR_LENGTH(?)) = ?";
+    for row in sqlx::query(indexes).bind(INDEX_PREFIX).bind(INDEX_PREFIX).fetch_all(connection).await? {
+        tables.entry(row.get(0)).or_default().indexes.push(row.get(1));
+    }
+    Ok(tables)
+}
+
+/// Each by itself; InnoDB makes them while others read and write. An index that the rows do not allow is left out and said, because the rows count for more.
+pub(super) async fn make_indexes(connection: &mut MySqlConnection, statements: &[String]) -> Result<(), sqlx::Error> {
+    for statement in statements {
+        tracing::info!(statement, "an index is made");
+        match sqlx::query(AssertSqlSafe(statement.as_str())).execute(&mut *connection).await {
+            Err(error) if is_about_data(&error) => {
+                tracing::warn!(
+                    statement,
+                    error = describe(&error),
+                    "the index cannot be made, and is tried again at the next start"
+                );
+            }
+            made => drop(made?),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! The statements of a batch.
+
+use std::sync::Arc;
+
+use schemas::Lsn;
+use schemas::change::EntityChange;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, Sqlite, Transaction};
+
+use crate::sql::cells::Cell;
+use crate::sql::shape::{Row, Shape, TableShape};
+
+/// Rows in one statement: few shapes, so that each stays prepared.
+const CHUNKS: [usize; 4] = [128, 32, 8, 1];
+/// Values in one statement, of 32,766 that SQLite takes.
+const MOST_VALUES: usize = 4096;
+
+/// Cuts into parts of few lengths, whose values fit into a statement.
+fn chunks<T>(all: &[T], columns: usize) -> Vec<&[T]> {
+    let (mut chunks, mut rest) = (Vec::new(), all);
+    for size in CHUNKS.into_iter().filter(|size| *size == 1 || size * columns <= MOST_VALUES) {
+        while rest.len() >= size {
+            let (chunk, left) = rest.split_at(size);
+            chunks.push(chunk);
+            rest = left;
+        }
+    }
+    chunks
+}
+
+/// Writes what is newer than what is there, and its children.
+pub(super) async fn upsert(
+    transaction: &mut Transaction<'_, Sqlite>,
+    shape: &Shape,
+    rows: &[&Row<'_>],
+) -> Result<(), sqlx::Error> {
+    for chunk in chunks(rows, 4 + shape.table.columns.len()) {
+        let statement: Arc<str> = upsert_statement(shape, chunk.len()).into();
+        let mut query = sqlx::query(AssertSqlSafe(statement));
+        for row in chunk {
+            let change = row.change;
+            let document = change.document.clone().unwrap_or_else(|| Arc::from("null"));
+            query = query.bind(change.key.as_str()).bind(change.version.to_string()).bind(change.commit_time_ms).bind(document);
+            query = row.cells.iter().fold(query, bind_cell);
+        }
+        query.execute(&mut **transaction).await?;
+    }
+    for (nth, child) in shape.children.iter().enumerate() {
+        for row in rows {
+            replace_children(transaction, &shape.table, &child.table, row.change, &row.children[nth]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives an entity that has been written the children that it came with: if its row has their version.
+async fn replace_children(
+    transaction: &mut Transaction<'_, Sqlite>,
+    parent: &TableShape,
+    child: &TableShape,
+    change: &EntityChange,
+    elements: &[Vec<Cell<'_>>],
+) -> Result<(), sqlx::Error> {
+    let (key, version) = (change.key.as_str(), change.version.to_string());
+    let ask: Arc<str> = format!("SELECT 1 FROM {} WHERE key = ?1 AND version = ?2", parent.quoted).into();
+    let written = sqlx::query(AssertSqlSafe(ask)).bind(key).bind(&version).fetch_optional(&mut **transaction).await?;
+    if written.is_none() {
+        return Ok(());
+    }
+    let remove: Arc<str> = format!("DELETE FROM {} WHERE key = ?1", child.quoted).into();
+    sqlx::query(AssertSqlSafe(remove)).bind(key).execute(&mut **transaction).await?;
+    let columns = 2 + child.columns.len();
+    let mut position = 0_i64;
+    for chunk in chunks(elements, columns) {
+        let rows = vec![format!("({})", vec!["?"; columns].join(",")); chunk.len()].join(",");
+        let insert: Arc<str> = format!("INSERT INTO {} (key, position{}) VALUES {rows}", child.quoted, child.names()).into();
+        let mut query = sqlx::query(AssertSqlSafe(insert));
+        for cells in chunk {
+            query = cells.iter().fold(query.bind(key).bind(position), bind_cell);
+            position += 1;
+        }
+        query.execute(&mut **transaction).await?;
+    }
+    Ok(())
+}
+
+fn bind_cell<'q>(query: Query<'q, Sqlite, SqliteArguments>, cell: &'q Cell<'_>) -> Query<'q, Sqlite, SqliteArguments> {
+    match cell {
+        Cell::Null => query.bind(None::<&str>),
+        Cell::Bool(value) => query.bind(*value),
+        Cell::Int(value) => query.bind(*value),
+        Cell::Double(value) => query.bind(*value),
+        Cell::Text(text) => query.bind(&**text),
+        Cell::Bytes(bytes) => query.bind(bytes.as_slice()),
+    }
+}
+
+/// `WHERE` also keeps the parser from taking `ON CONFLICT` for a join's `ON`. What differs at an equal version is written too: a load fills columns that are new by documents that are not.
+fn upsert_statement(shape: &Shape, rows: usize) -> String {
+    let (table, entity, names) = (&shape.table.quoted, &shape.table.name, shape.table.names());
+    let columns = &shape.table.columns;
+    let values = vec![format!("({})", vec!["?"; 4 + columns.len()].join(",")); rows].join(",");
+    let selected: String = (5..5 + columns.len()).map(|nth| format!(", v.column{nth}")).collect();
+    let (mut set, mut differs) = (String::new(), format!("excluded.document <> {table}.document"));
+    for name in columns.iter().map(|column| &column.name) {
+        set.push_str(&format!(", {name} = excluded.{name}"));
+        differs.push_str(&format!(" OR excluded.{name} IS NOT {table}.{name}"));
+    }
+    if shape.keeps_deleted {
+        set.push_str(", deleted = 0");
+        differs.push_str(&format!(" OR {table}.deleted"));
+    }
+    format!(
+        "INSERT INTO {table} (key, version, commit_time_ms, document{names}) SELECT v.column1, v.column2, v.column3, v.column4{selected} FROM (VALUES {values}) AS v \
+         WHERE NOT EXISTS (SELECT 1 FROM _tributary_tombstone AS d WHERE d.entity = '{entity}' AND d.key = v.column1 AND d.version > v.column2) \
+         AND v.column2 >= coalesce((SELECT f.lsn FROM _tributary_floor AS f WHERE f.entity = '{entity}'), '') \
+         ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document{set} \
+         WHERE excluded.version > {table}.version OR (excluded.version = {table}.version AND ({differs}))"
+    )
+}
+
+pub(super) async fn delete(
+    transaction: &mut Transaction<'_, Sqlite>,
+    shape: &Shape,
+    deletions: &[&EntityChange],
+) -> Result<(), sqlx::Error> {
+    let table = &shape.table.quoted;
+    let remove: Arc<str> = if shape.keeps_deleted {
+        format!("UPDATE {table} SET deleted = 1, version = ?2, commit_time_ms = ?3 WHERE key = ?1 AND version <= ?2").into()
+    } else {
+        format!("DELETE FROM {table} WHERE key = ?1 AND version <= ?2").into()
+    };
+    for change in deletions {
+        let (key, version) = (change.key.as_str(), change.version.to_string());
+        let query = sqlx::query(AssertSqlSafe(Arc::clone(&remove))).bind(key).bind(&version);
+        let query = if shape.keeps_deleted { query.bind(change.commit_time_ms) } else { query };
+        query.execute(&mut **transaction).await?;
+        sqlx::query(
+            "INSERT INTO _tributary_tombstone (entity, key, version, commit_time_ms) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (entity, key) \
+             DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms WHERE excluded.version > version",
+        )
+        .bind(&shape.table.name)
+        .bind(key)
+        .bind(&version)
+        .bind(change.commit_time_ms)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there.
+pub(super) async fn purge(transaction: &mut Transaction<'_, Sqlite>, before_ms: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO _tributary_floor (entity, lsn) SELECT entity, max(version) FROM _tributary_tombstone \
+         WHERE commit_time_ms > 0 AND commit_time_ms < ?1 AND version <= (SELECT min(lsn) FROM _tributary_frontier) GROUP BY entity \
+         ON CONFLICT (entity) DO UPDATE SET lsn = max(lsn, excluded.lsn)",
+    )
+    .bind(before_ms)
+    .execute(&mut **transaction)
+    .await?;
+    sqlx::query("DELETE FROM _tributary_tombstone WHERE version <= (SELECT lsn FROM _tributary_floor AS f WHERE f.entity = _tributary_tombstone.entity)")
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn end_load(connection: &mut SqliteConnection, shape: &Shape, version: Lsn) -> Result<(), sqlx::Error> {
+    let (entity, table, version) = (&shape.table.name, &shape.table.quoted, version.to_string());
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let remove = if shape.keeps_deleted {
+        format!("UPDATE {table} SET deleted = 1, version = ?1 WHERE version < ?1 AND NOT deleted")
+    } else {
+        format!("DELETE FROM {table} WHERE version < ?1")
+    };
+    sqlx::query(AssertSqlSafe(remove)).bind(&version).execute(&mut *transaction).await?;
+    sqlx::query("INSERT INTO _tributary_floor (entity, lsn) VALUES (?1, ?2) ON CONFLICT (entity) DO UPDATE SET lsn = max(lsn, excluded.lsn)")
+        .bind(entity)
+        .bind(&version)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("DELETE FROM _tributary_tombstone WHERE entity = ?1 AND version <= ?2")
+        .bind(entity)
+        .bind(&version)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await
+}
