@@ -130,7 +130,7 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
         }
         let Some(mut working) = engine.take() else { break };
         let work = std::mem::take(&mut inbox);
-        let done = tokio::task::spawn_blocking(move || work_off(&mut working, work).map(|()| working));
+        let done = shared.beside(move || work_off(&mut working, work).map(|()| working));
         let mut back = done.await.map_err(|error| Error::Task { what: error.to_string() })??;
         frontier.send_if_modified(|frontier| std::mem::replace(frontier, back.frontier()) != back.frontier());
         let buffered = back.core().buffered_bytes();
@@ -268,8 +268,8 @@ async fn sort_out(
         let batch = Arc::new(batch);
         let mut attempts = 0;
         let routed = loop {
-            let (shared, frontier, batch) = (shared.clone(), *frontier.borrow(), batch.clone());
-            let routed = tokio::task::spawn_blocking(move || shared.route(frontier, &batch));
+            let (routing, frontier, batch) = (shared.clone(), *frontier.borrow(), batch.clone());
+            let routed = shared.beside(move || routing.route(frontier, &batch));
             match routed.await.map_err(|error| Error::Task { what: error.to_string() })? {
                 // Folders of schemas are handed on by people and by file systems: both may be a little behind.
                 Err(error @ Error::UnknownSchema(_)) if attempts < ATTEMPTS => {

@@ -322,7 +322,7 @@ impl Delivery {
             return Ok(None);
         }
         let shared = self.shared.clone();
-        Ok(Some(blocking(move || Backlog::read(&shared, cursor)).await?))
+        Ok(Some(blocking(&self.shared, move || Backlog::read(&shared, cursor)).await?))
     }
 
     /// The latest change of each entity, in the order of those; of the page, or of the whole backlog where that is known.
@@ -388,8 +388,9 @@ fn coalesce(changes: Vec<(u64, EntityChange)>) -> Vec<EntityChange> {
 
 /// Reads a page and makes it durable, both beside the writing of the one before.
 fn read_page(outbox: &Outbox, after: u64) -> JoinHandle<Result<Page, Error>> {
+    let shared = outbox.shared.clone();
     let outbox = outbox.clone();
-    tokio::task::spawn_blocking(move || {
+    shared.beside(move || {
         let page = outbox.read_unsynced(after, BATCH_ENTRIES, BATCH_BYTES)?;
         let store = &outbox.shared.store;
         match &page {
@@ -404,6 +405,9 @@ fn read_page(outbox: &Outbox, after: u64) -> JoinHandle<Result<Page, Error>> {
     })
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Task { what: error.to_string() })?
+async fn blocking<T: Send + 'static>(
+    shared: &Shared,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    shared.beside(work).await.map_err(|error| Error::Task { what: error.to_string() })?
 }

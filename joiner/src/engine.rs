@@ -50,7 +50,7 @@ impl Engine {
         };
         let mut core = Core::new(store.clone(), catalog.clone(), &config.source, by_table, limits)?;
         core.resume()?;
-        let shared = Shared::new(store, catalog, config.schemas.clone())?;
+        let shared = Shared::new(store, catalog, config)?;
         Ok(Self { shared, core, streams })
     }
 

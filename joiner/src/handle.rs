@@ -8,7 +8,9 @@ use schemas::encoding::Schemas;
 use schemas::entity::EntityInfo;
 use streams::Batch;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use crate::Config;
 use crate::catalog::Catalog;
 use crate::dead_letters::DeadLetters;
 use crate::error::Error;
@@ -54,6 +56,8 @@ pub(crate) struct Shared {
     status: Mutex<Status>,
     /// Somebody has dropped dead letters, or wants some tried again.
     pub(crate) letters: watch::Sender<()>,
+    /// Work that blocks is done by the tasks themselves ([`crate::Config::threads`]).
+    pub(crate) in_place: bool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -63,13 +67,19 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Arc<Store>, catalog: Arc<Catalog>, schemas: Arc<Schemas>) -> Result<Arc<Self>, Error> {
+    pub(crate) fn new(store: Arc<Store>, catalog: Arc<Catalog>, config: &Config) -> Result<Arc<Self>, Error> {
         let standing = store.standing()?;
         let mut status = Status::default();
         status.stand(&standing);
         let head = watch::Sender::new(head(&store, &standing));
         let letters = watch::Sender::new(());
-        Ok(Arc::new(Self { store, catalog, schemas, head, status: Mutex::new(status), letters }))
+        let (schemas, in_place) = (config.schemas.clone(), config.threads == 0);
+        Ok(Arc::new(Self { store, catalog, schemas, head, status: Mutex::new(status), letters, in_place }))
+    }
+
+    /// Does work that blocks (the database, assembling) beside the tasks.
+    pub(crate) fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        if self.in_place { tokio::spawn(async move { work() }) } else { tokio::task::spawn_blocking(work) }
     }
 
     pub(crate) fn dead_letters(&self) -> DeadLetters {

@@ -76,7 +76,7 @@ pub struct Config {
     pub outbox_entries: u64,
     /// What the outbox may take on the disk. Past it entries are dropped although a sink does not have them: it is loaded anew.
     pub backlog_bytes: u64,
-    /// Threads that assemble, in steps and when a sink is loaded.
+    /// Threads that assemble, in steps and when a sink is loaded. 0: everything is done in place by the tasks themselves, in an order that the runtime alone decides, as a simulation needs it.
     pub threads: usize,
 }
 

@@ -14,6 +14,11 @@ use crate::scan::{As, count, scan};
 use crate::state::meta::Cursor;
 use crate::status::{SinkLoad, SinkState};
 
+/// Batches between the scan and the sink.
+const BATCHES: usize = 4;
+/// The same where the scan cannot wait for the sink: it is a small state then.
+const BATCHES_IN_PLACE: usize = 1 << 16;
+
 enum Loaded {
     Batch(Vec<EntityChange>),
     End { entity: Arc<str>, version: Lsn },
@@ -34,9 +39,9 @@ impl Delivery {
 
     async fn load_all(&mut self) -> Result<bool, Interrupted> {
         self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
-        let (out, mut batches) = mpsc::channel(4);
+        let (out, mut batches) = mpsc::channel(if self.shared.in_place { BATCHES_IN_PLACE } else { BATCHES });
         let (shared, threads) = (self.shared.clone(), self.threads);
-        let scanning = tokio::task::spawn_blocking(move || load_scan(&shared, threads, &out));
+        let scanning = self.shared.beside(move || load_scan(&shared, threads, &out));
         let began = Instant::now();
         while let Some(loaded) = batches.recv().await {
             match loaded {
@@ -80,7 +85,7 @@ const COUNT_AFTER: std::time::Duration = std::time::Duration::from_secs(3);
 async fn expect(shared: Arc<Shared>, name: String) {
     tokio::time::sleep(COUNT_AFTER).await;
     let counted = shared.clone();
-    let count = blocking(move || {
+    let count = blocking(&shared, move || {
         let snapshot = counted.store.db().snapshot();
         let entities = 0..counted.catalog.entities.len();
         entities.map(|entity| count(&counted.store, &counted.catalog, &snapshot, entity)).sum::<Result<u64, Error>>()
@@ -105,9 +110,11 @@ fn load_scan(shared: &Shared, threads: usize, out: &mpsc::Sender<Loaded>) -> Res
     }
     store.sync()?;
     let of = As { version: standing.frontier, commit_time_ms: standing.commit_time_ms };
+    // In place there is nobody who would take anything meanwhile.
+    let send = |loaded| if shared.in_place { out.try_send(loaded).is_ok() } else { out.blocking_send(loaded).is_ok() };
     for (id, entity) in catalog.entities.iter().enumerate() {
-        scan(store, catalog, &snapshot, id, of, threads, &|batch| out.blocking_send(Loaded::Batch(batch)).is_ok())?;
-        if out.blocking_send(Loaded::End { entity: entity.name.clone(), version: of.version }).is_err() {
+        scan(store, catalog, &snapshot, id, of, threads, &|batch| send(Loaded::Batch(batch)))?;
+        if !send(Loaded::End { entity: entity.name.clone(), version: of.version }) {
             return Ok(None);
         }
     }

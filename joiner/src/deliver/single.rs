@@ -56,9 +56,9 @@ impl Delivery {
         self.shared.with_sink(&self.name, |sink| sink.dead_letters = kept);
         for refused in asked {
             let shared = self.shared.clone();
-            let Some(change) = blocking(move || as_it_stands(&shared, &refused)).await? else { continue };
+            let Some(change) = blocking(&self.shared, move || as_it_stands(&shared, &refused)).await? else { continue };
             let store = self.shared.store.clone();
-            blocking(move || store.sync()).await?;
+            blocking(&self.shared, move || store.sync()).await?;
             let change = [change];
             let rejected = self.or_stop(async |delivery| delivery.sink.write(&change, None).await).await??;
             self.written(&change, &rejected)?;
