@@ -40,6 +40,9 @@ pub enum Error {
     Damaged { path: String, offset: u64, what: String },
     #[error("{path} is already written by another process: stop that one first")]
     Locked { path: String },
+    /// The store asks for less, for longer than it was to be waited for.
+    #[error("Kinesis, {operation} on {stream}: {message}")]
+    Throttled { operation: &'static str, stream: StreamName, message: String },
     #[error("Kinesis, {operation} on {stream}: {message}")]
     Kinesis { operation: &'static str, stream: StreamName, message: String, class: ErrorClass },
     #[error(
@@ -76,6 +79,7 @@ impl Error {
             | Self::NotOffered { .. }
             | Self::Damaged { .. }
             | Self::Locked { .. } => ErrorClass::Misconfigured,
+            Self::Throttled { .. } => ErrorClass::Transient,
             Self::TooLarge { .. } | Self::PartitionKey { .. } => ErrorClass::Definite,
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied

@@ -1,7 +1,10 @@
 //! Reaching AWS: one way of making clients, and one reading of their errors.
+//!
+//! A service that throttles is told from one that is down ([`Error::Throttled`]): what it did not take is nobody's poison, however long it goes on.
 
 use std::time::Duration;
 
+use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -13,6 +16,45 @@ use crate::Error;
 const ATTEMPTS: u32 = 6;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the services call it when they are asked too much.
+const THROTTLED: [&str; 14] = [
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "LimitExceededException",
+    "BandwidthLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "Throttled",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "SlowDown",
+    "KMSThrottling",
+    "KmsThrottled",
+];
+
+/// Where a sink's clients come from. They are made anew in each `prepare`, and look for credentials anew: those that are there then.
+#[derive(Debug, Clone)]
+pub(crate) enum Access {
+    Found {
+        region: Option<String>,
+        endpoint_url: Option<String>,
+    },
+    /// What the process has already.
+    Given(SdkConfig),
+}
+
+impl Access {
+    pub(crate) async fn sdk_config(&self) -> SdkConfig {
+        match self {
+            Self::Found { region, endpoint_url } => load(region.as_deref(), endpoint_url.as_deref()).await,
+            // What it has cached of its credentials is left behind.
+            Self::Given(sdk) => sdk.to_builder().identity_cache(IdentityCache::lazy().build()).build(),
+        }
+    }
+}
 
 /// Region and credentials come from where every AWS tool looks for them, unless they are given.
 pub(crate) async fn load(region: Option<&str>, endpoint_url: Option<&str>) -> SdkConfig {
@@ -45,6 +87,7 @@ pub(crate) fn classify(target: &str, code: Option<&str>, message: Option<&str>, 
     };
     let said = format!("{} [{code}]", message.unwrap_or("no message"));
     match code {
+        code if is_throttling(code) => Error::throttled(target, said, None),
         "AccessDeniedException" | "AuthorizationError" | "AuthorizationErrorException" | "AccessDenied" => {
             Error::misconfigured(target, said, "Allow the action in the IAM policy of Tributary's role")
         }
@@ -74,9 +117,14 @@ pub(crate) fn classify(target: &str, code: Option<&str>, message: Option<&str>, 
         | "InvalidParameterValue"
         | "InvalidMessageContents"
         | "InvalidAddress" => Error::unexpected(target, said),
-        // Throttling, limits, internal errors, expired tokens: all of them pass.
+        // Internal errors, expired tokens: all of them pass.
         _ => Error::unavailable(target, said),
     }
+}
+
+/// Whether a code says that the service is asked too much.
+pub(crate) fn is_throttling(code: &str) -> bool {
+    THROTTLED.contains(&code)
 }
 
 /// The client that a sink's `prepare` makes.

@@ -149,6 +149,14 @@ impl Sink for Configured {
         self.sink.held().await
     }
 
+    fn note(&self) -> Option<String> {
+        self.sink.note()
+    }
+
+    fn recall(&mut self, note: Option<&str>) {
+        self.sink.recall(note);
+    }
+
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
         let seen = self.compile(entities)?;
         self.sink.check(&seen).await

@@ -143,6 +143,9 @@ impl KinesisSink {
     }
 
     fn failed(&self, error: &streams::Error) -> Error {
+        if matches!(error, streams::Error::Throttled { .. }) {
+            return Error::throttled(&self.target, error, None);
+        }
         match error.class() {
             ErrorClass::Transient => Error::unavailable(&self.target, error),
             ErrorClass::Misconfigured => Error::misconfigured(&self.target, error, "Correct it, and start the sink again"),
@@ -187,7 +190,8 @@ fn partition_key(change: &EntityChange) -> String {
 #[async_trait]
 impl Sink for KinesisSink {
     async fn prepare(&mut self, _entities: &[EntityInfo]) -> Result<(), Error> {
-        self.writer = None;
+        // Both are made anew: the AWS SDK then looks for credentials anew as well.
+        (self.writer, self.provider) = (None, None);
         let (stream, shards) = (self.stream.clone(), self.config.shards);
         let provider = self.provider().await?;
         let made = provider.ensure(&stream, shards).await;

@@ -87,7 +87,7 @@ pub struct Rejected {
 /// - *Its memory is bounded* by the batch that it was handed and a fixed number of requests under way.
 ///
 /// # What the caller does
-/// It keeps a cursor of its own for each sink, hands over the latest change of each key, tries again with growing pauses, keeps what was rejected as dead letters, and loads the sink anew when it has fallen behind
+/// It keeps a cursor of its own for each sink, hands over the latest change of each key, tries again with growing pauses (over restarts too), keeps what was rejected as dead letters, and loads the sink anew when it has fallen behind
 /// what is kept for it, or when [`Terms::form`] has changed.
 #[async_trait]
 pub trait Sink: Send {
@@ -110,6 +110,14 @@ pub trait Sink: Send {
     }
     /// Looks whether [`prepare`](Self::prepare) and the writes after it would do, and changes nothing: for `tributary check`. What stands in the way is the error.
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
+    /// What the sink wants to know again after a restart of how its target has been doing, in a few words of its own. Asked after each failure; what it said last is kept until a write is taken.
+    fn note(&self) -> Option<String> {
+        None
+    }
+    /// What [`note`](Self::note) said last, before the first `prepare`; or nothing, when somebody has mended the cause: the sink then forgets how its target has been doing.
+    fn recall(&mut self, note: Option<&str>) {
+        let _ = note;
+    }
         let _ = entities;
         Ok(Checked::default())
     }

@@ -37,6 +37,79 @@ const ENTRY_PAUSE: Duration = Duration::from_millis(50);
 const ATTRIBUTES: usize = 10;
 const OWN_ATTRIBUTES: [&str; 3] = ["entity", "op", "key"];
 
+/// The options of a message service's sink: the same for all, but for what names the target.
+macro_rules! message_config {
+    ($(#[$about:meta])* $config:ident, $name:literal, $(#[$about_target:meta])* $target:ident) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $config {
+            /// How status, logs and metrics call it. Default: the kind's name.
+            #[serde(default = "default_name")]
+            pub name: String,
+            $(#[$about_target])*
+            pub $target: String,
+            /// The events' `source`. Default: `/tributary`.
+            #[serde(default = "crate::cloudevent::default_source")]
+            pub source: String,
+            /// `full` (default), `thin` or `full_if_it_fits`.
+            #[serde(default)]
+            pub event: crate::cloudevent::Detail,
+            /// Members of the document that become attributes, by the attribute's name: paths such as `customer.city`. Default: none.
+            #[serde(default)]
+            pub attributes: std::collections::BTreeMap<String, String>,
+            /// The same for decimals, which are strings in the document, as numbers. Default: none.
+            #[serde(default)]
+            pub number_attributes: std::collections::BTreeMap<String, String>,
+            /// Whether the documents of a load are sent. Default: false.
+            #[serde(default)]
+            pub notify_load: bool,
+            /// Default: the target's own.
+            #[serde(default)]
+            pub region: Option<String>,
+            /// Another endpoint than AWS's own.
+            #[serde(default)]
+            pub endpoint_url: Option<String>,
+        }
+
+        fn default_name() -> String {
+            $name.to_owned()
+        }
+
+        impl $config {
+            pub fn new($target: impl Into<String>) -> Self {
+                Self {
+                    name: default_name(),
+                    $target: $target.into(),
+                    source: crate::cloudevent::default_source(),
+                    event: crate::cloudevent::Detail::default(),
+                    attributes: std::collections::BTreeMap::new(),
+                    number_attributes: std::collections::BTreeMap::new(),
+                    notify_load: false,
+                    region: None,
+                    endpoint_url: None,
+                }
+            }
+
+            fn shape(&self) -> crate::notification::Shape {
+                crate::notification::Shape {
+                    source: self.source.clone(),
+                    detail: self.event,
+                    attributes: self.attributes.clone(),
+                    number_attributes: self.number_attributes.clone(),
+                }
+            }
+
+            /// `region` is what the target's name says of it.
+            fn access(&self, region: Option<&str>) -> crate::aws::Access {
+                let region = self.region.clone().or_else(|| region.map(str::to_owned));
+                crate::aws::Access::Found { region, endpoint_url: self.endpoint_url.clone() }
+            }
+        }
+    };
+}
+pub(crate) use message_config;
+
 /// How changes become messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shape {
@@ -76,21 +149,48 @@ pub(crate) enum Fate {
     Refused(String),
     /// Failed for a reason of the service's own, or not named in the answer at all.
     Again,
+    /// The service is asked too much, in its words.
+    Throttled(String),
 }
 
-impl Fate {
-    /// What the answer says of an entry that has failed.
-    pub(crate) fn of_failed(target: &str, at_fault: bool, code: &str, message: Option<&str>) -> Result<Self, Error> {
+/// An entry that has failed, as the answer has it.
+pub(crate) struct FailedEntry<'a> {
+    pub(crate) id: &'a str,
+    /// The service says that it is the sender's fault.
+    pub(crate) at_fault: bool,
+    pub(crate) code: &'a str,
+    pub(crate) message: Option<&'a str>,
+}
+
+impl FailedEntry<'_> {
+    fn fate(&self, target: &str) -> Result<Fate, Error> {
+        let Self { at_fault, code, message, .. } = *self;
         // Services have called throttling the sender's fault.
-        if !at_fault || code.contains("Throttl") {
-            return Ok(Self::Again);
+        if aws::is_throttling(code) {
+            return Ok(Fate::Throttled(format!("{} [{code}]", message.unwrap_or("no message"))));
+        }
+        if !at_fault {
+            return Ok(Fate::Again);
         }
         match aws::classify(target, Some(code), message, "") {
             // A key that may not be used is no fault of the message.
             error @ Error::Misconfigured { .. } => Err(error),
-            _ => Ok(Self::Refused(format!("{} [{code}]", message.unwrap_or("the target refuses it")))),
+            _ => Ok(Fate::Refused(format!("{} [{code}]", message.unwrap_or("the target refuses it")))),
         }
     }
+}
+
+/// How the entries of a batch ended, which are named by their place in it. Services answer 200 also when entries failed: each is looked at.
+pub(crate) fn fates(target: &str, count: usize, taken: &[&str], failed: &[FailedEntry<'_>]) -> Result<Vec<Fate>, Error> {
+    let fate = |index: usize| {
+        let id = index.to_string();
+        if taken.contains(&id.as_str()) {
+            return Ok(Fate::Taken);
+        }
+        // One that is not named at all is sent again.
+        failed.iter().find(|entry| entry.id == id).map_or(Ok(Fate::Again), |entry| entry.fate(target))
+    };
+    (0..count).map(fate).collect()
 }
 
 /// A topic or a queue.
@@ -179,7 +279,7 @@ impl<S: Service> Sink for MessageSink<S> {
 async fn send<S: Service>(service: &S, batch: Vec<Message>, fifo: bool) -> Result<Vec<Rejected>, Error> {
     let mut rejected = Vec::new();
     let mut left = batch;
-    let mut pause = ENTRY_PAUSE;
+    let (mut pause, mut throttled) = (ENTRY_PAUSE, None);
     for _ in 0..ENTRY_ATTEMPTS {
         let fates = match service.send(&left, fifo).await {
             // Something in it is not valid, and the answer does not say in which entry.
@@ -198,6 +298,10 @@ async fn send<S: Service>(service: &S, batch: Vec<Message>, fifo: bool) -> Resul
                 Fate::Taken => {}
                 Fate::Refused(reason) => rejected.push(Rejected { change: message.change, reason }),
                 Fate::Again => again.push(message),
+                Fate::Throttled(said) => {
+                    throttled = Some(said);
+                    again.push(message);
+                }
             }
         }
         if again.is_empty() {
@@ -208,7 +312,10 @@ async fn send<S: Service>(service: &S, batch: Vec<Message>, fifo: bool) -> Resul
         pause *= 2;
     }
     let message = format!("{} messages of a batch were not taken in {ENTRY_ATTEMPTS} attempts", left.len());
-    Err(Error::unavailable(service.target(), message))
+    Err(match throttled {
+        Some(said) => Error::throttled(service.target(), format!("{message}; {said}"), None),
+        None => Error::unavailable(service.target(), message),
+    })
 }
 
 /// Batches within both limits, and the changes that by themselves are over.

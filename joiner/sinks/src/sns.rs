@@ -13,87 +13,34 @@
 //!
 //! How messages are made, batched and tried again is argued in `notification.rs`, which this sink shares with that of SQS.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_sns::Client;
 use aws_sdk_sns::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
-use serde::Deserialize;
 
-use crate::cloudevent::{self, Detail};
-use crate::notification::{Facts, Fate, Message, MessageSink, Service, Shape, deduplication_id, group_id};
-use crate::{Error, aws};
+use crate::Error;
+use crate::aws::{self, Access};
+use crate::notification::{
+    Facts, FailedEntry, Fate, Message, MessageSink, Service, deduplication_id, fates, group_id, message_config,
+};
 
 /// What a topic takes unless its attribute `MaximumMessageSize` says otherwise.
 const MESSAGE_BYTES: usize = 256 << 10;
 
-/// The `sns` sink.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SnsConfig {
-    /// How status, logs and metrics call it. Default: `sns`.
-    #[serde(default = "default_name")]
-    pub name: String,
+message_config! {
+    /// The `sns` sink.
+    SnsConfig,
+    "sns",
     /// The topic, standard or FIFO. It must exist.
-    pub topic_arn: String,
-    /// The events' `source`. Default: `/tributary`.
-    #[serde(default = "cloudevent::default_source")]
-    pub source: String,
-    /// `full` (default), `thin` or `full_if_it_fits`.
-    #[serde(default)]
-    pub event: Detail,
-    /// Members of the document that become attributes, by the attribute's name: paths such as `customer.city`. Default: none.
-    #[serde(default)]
-    pub attributes: BTreeMap<String, String>,
-    /// The same for decimals, which are strings in the document, as numbers. Default: none.
-    #[serde(default)]
-    pub number_attributes: BTreeMap<String, String>,
-    /// Whether the documents of a load are notified. Default: false.
-    #[serde(default)]
-    pub notify_load: bool,
-    /// Default: the topic's own.
-    #[serde(default)]
-    pub region: Option<String>,
-    /// Another endpoint than AWS's own.
-    #[serde(default)]
-    pub endpoint_url: Option<String>,
-}
-
-fn default_name() -> String {
-    "sns".to_owned()
-}
-
-impl SnsConfig {
-    pub fn new(topic_arn: impl Into<String>) -> Self {
-        Self {
-            name: default_name(),
-            topic_arn: topic_arn.into(),
-            source: cloudevent::default_source(),
-            event: Detail::default(),
-            attributes: BTreeMap::new(),
-            number_attributes: BTreeMap::new(),
-            notify_load: false,
-            region: None,
-            endpoint_url: None,
-        }
-    }
-
-    fn shape(&self) -> Shape {
-        Shape {
-            source: self.source.clone(),
-            detail: self.event,
-            attributes: self.attributes.clone(),
-            number_attributes: self.number_attributes.clone(),
-        }
-    }
+    topic_arn
 }
 
 /// A topic.
 pub struct Topic {
     config: SnsConfig,
     target: String,
+    access: Access,
     client: Option<Client>,
 }
 
@@ -104,13 +51,16 @@ impl SnsSink {
         let target = format!("SNS topic {}", config.topic_arn);
         let facts = Facts { fifo: config.topic_arn.ends_with(".fifo"), message_bytes: MESSAGE_BYTES, batch_bytes: MESSAGE_BYTES };
         let (shape, notify_load) = (config.shape(), config.notify_load);
-        Self::over(Topic { config, target, client: None }, shape, notify_load, facts)
+        // arn:aws:sns:REGION:ACCOUNT:NAME
+        let access = config.access(config.topic_arn.split(':').nth(3));
+        Self::over(Topic { config, target, access, client: None }, shape, notify_load, facts)
     }
 
     /// With an AWS configuration that the process has already.
     pub fn with_sdk_config(config: SnsConfig, sdk: &SdkConfig) -> Self {
         let mut sink = Self::new(config);
         sink.service.client = Some(Client::new(sdk));
+        sink.service.access = Access::Given(sdk.clone());
         sink
     }
 }
@@ -143,13 +93,8 @@ impl Service for Topic {
     }
 
     async fn prepare(&mut self) -> Result<Facts, Error> {
-        if self.client.is_none() {
-            // arn:aws:sns:REGION:ACCOUNT:NAME
-            let region = self.config.region.clone().or_else(|| self.config.topic_arn.split(':').nth(3).map(str::to_owned));
-            let sdk = aws::load(region.as_deref(), self.config.endpoint_url.as_deref()).await;
-            self.client = Some(Client::new(&sdk));
-        }
-        let request = aws::prepared(self.client.as_ref(), &self.target)?.get_topic_attributes();
+        let client = self.client.insert(Client::new(&self.access.sdk_config().await)).clone();
+        let request = client.get_topic_attributes();
         let topic = request.topic_arn(&self.config.topic_arn).send().await.map_err(|error| self.failed(&error))?;
         let said = |name: &str| topic.attributes().and_then(|attributes| attributes.get(name));
         let fifo = said("FifoTopic").map_or(self.config.topic_arn.ends_with(".fifo"), |value| value == "true");
@@ -157,24 +102,19 @@ impl Service for Topic {
         Ok(Facts { fifo, message_bytes: bytes, batch_bytes: bytes })
     }
 
-    /// SNS answers 200 also when entries failed: each is looked at.
     async fn send(&self, batch: &[Message], fifo: bool) -> Result<Vec<Fate>, Error> {
         let entries: Result<Vec<_>, _> =
             batch.iter().enumerate().map(|(index, message)| self.entry(index, message, fifo)).collect();
         let request = aws::prepared(self.client.as_ref(), &self.target)?.publish_batch().topic_arn(&self.config.topic_arn);
         let request = request.set_publish_batch_request_entries(Some(entries?));
         let answer = request.send().await.map_err(|error| self.failed(&error))?;
-        let fate = |index: usize| {
-            let id = index.to_string();
-            if answer.successful().iter().any(|entry| entry.id() == Some(&id)) {
-                return Ok(Fate::Taken);
-            }
-            // One that is not named at all is sent again.
-            let failed = answer.failed().iter().find(|entry| entry.id() == id);
-            failed.map_or(Ok(Fate::Again), |entry| {
-                Fate::of_failed(&self.target, entry.sender_fault(), entry.code(), entry.message())
-            })
-        };
-        (0..batch.len()).map(fate).collect()
+        let taken: Vec<&str> = answer.successful().iter().filter_map(|entry| entry.id()).collect();
+        let failed = answer.failed().iter().map(|entry| FailedEntry {
+            id: entry.id(),
+            at_fault: entry.sender_fault(),
+            code: entry.code(),
+            message: entry.message(),
+        });
+        fates(&self.target, batch.len(), &taken, &failed.collect::<Vec<_>>())
     }
 }

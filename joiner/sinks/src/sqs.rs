@@ -8,87 +8,34 @@
 //!
 //! How messages are made, batched and tried again is argued in `notification.rs`.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
-use serde::Deserialize;
 
-use crate::cloudevent::{self, Detail};
-use crate::notification::{Facts, Fate, Message, MessageSink, Service, Shape, deduplication_id, group_id};
-use crate::{Error, aws};
+use crate::Error;
+use crate::aws::{self, Access};
+use crate::notification::{
+    Facts, FailedEntry, Fate, Message, MessageSink, Service, deduplication_id, fates, group_id, message_config,
+};
 
 /// What SQS has always taken; a queue's attribute `MaximumMessageSize` says whether it takes more, up to 1 MiB.
 const MESSAGE_BYTES: usize = 256 << 10;
 
-/// The `sqs` sink.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SqsConfig {
-    /// How status, logs and metrics call it. Default: `sqs`.
-    #[serde(default = "default_name")]
-    pub name: String,
+message_config! {
+    /// The `sqs` sink.
+    SqsConfig,
+    "sqs",
     /// The queue, standard or FIFO. It must exist.
-    pub queue_url: String,
-    /// The events' `source`. Default: `/tributary`.
-    #[serde(default = "cloudevent::default_source")]
-    pub source: String,
-    /// `full` (default), `thin` or `full_if_it_fits`.
-    #[serde(default)]
-    pub event: Detail,
-    /// Members of the document that become attributes, by the attribute's name: paths such as `customer.city`. Default: none.
-    #[serde(default)]
-    pub attributes: BTreeMap<String, String>,
-    /// The same for decimals, which are strings in the document, as numbers. Default: none.
-    #[serde(default)]
-    pub number_attributes: BTreeMap<String, String>,
-    /// Whether the documents of a load are sent. Default: false.
-    #[serde(default)]
-    pub notify_load: bool,
-    /// Default: the queue's own.
-    #[serde(default)]
-    pub region: Option<String>,
-    /// Another endpoint than AWS's own.
-    #[serde(default)]
-    pub endpoint_url: Option<String>,
-}
-
-fn default_name() -> String {
-    "sqs".to_owned()
-}
-
-impl SqsConfig {
-    pub fn new(queue_url: impl Into<String>) -> Self {
-        Self {
-            name: default_name(),
-            queue_url: queue_url.into(),
-            source: cloudevent::default_source(),
-            event: Detail::default(),
-            attributes: BTreeMap::new(),
-            number_attributes: BTreeMap::new(),
-            notify_load: false,
-            region: None,
-            endpoint_url: None,
-        }
-    }
-
-    fn shape(&self) -> Shape {
-        Shape {
-            source: self.source.clone(),
-            detail: self.event,
-            attributes: self.attributes.clone(),
-            number_attributes: self.number_attributes.clone(),
-        }
-    }
+    queue_url
 }
 
 /// A queue.
 pub struct Queue {
     config: SqsConfig,
     target: String,
+    access: Access,
     client: Option<Client>,
 }
 
@@ -99,24 +46,26 @@ impl SqsSink {
         let target = format!("SQS queue {}", config.queue_url);
         let facts = Facts { fifo: config.queue_url.ends_with(".fifo"), message_bytes: MESSAGE_BYTES, batch_bytes: MESSAGE_BYTES };
         let (shape, notify_load) = (config.shape(), config.notify_load);
-        Self::over(Queue { config, target, client: None }, shape, notify_load, facts)
+        let access = config.access(region_of(&config.queue_url));
+        Self::over(Queue { config, target, access, client: None }, shape, notify_load, facts)
     }
 
     /// With an AWS configuration that the process has already.
     pub fn with_sdk_config(config: SqsConfig, sdk: &SdkConfig) -> Self {
         let mut sink = Self::new(config);
         sink.service.client = Some(Client::new(sdk));
+        sink.service.access = Access::Given(sdk.clone());
         sink
     }
 }
 
 /// `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`; none where the host is no such name.
-fn region_of(queue_url: &str) -> Option<String> {
+fn region_of(queue_url: &str) -> Option<&str> {
     let (_, rest) = queue_url.split_once("://")?;
     let host = rest.split('/').next()?;
     let mut labels = host.split('.');
     match (labels.next(), labels.next(), labels.next()) {
-        (Some("sqs"), Some(region), Some("amazonaws")) => Some(region.to_owned()),
+        (Some("sqs"), Some(region), Some("amazonaws")) => Some(region),
         _ => None,
     }
 }
@@ -149,12 +98,8 @@ impl Service for Queue {
     }
 
     async fn prepare(&mut self) -> Result<Facts, Error> {
-        if self.client.is_none() {
-            let region = self.config.region.clone().or_else(|| region_of(&self.config.queue_url));
-            let sdk = aws::load(region.as_deref(), self.config.endpoint_url.as_deref()).await;
-            self.client = Some(Client::new(&sdk));
-        }
-        let request = aws::prepared(self.client.as_ref(), &self.target)?.get_queue_attributes();
+        let client = self.client.insert(Client::new(&self.access.sdk_config().await)).clone();
+        let request = client.get_queue_attributes();
         // Every queue has a largest message; only a FIFO queue has an attribute `FifoQueue`, and asking another for it is an error.
         let queue = request
             .queue_url(&self.config.queue_url)
@@ -169,25 +114,20 @@ impl Service for Queue {
         Ok(Facts { fifo: self.config.queue_url.ends_with(".fifo"), message_bytes, batch_bytes })
     }
 
-    /// SQS answers 200 also when entries failed: each is looked at.
     async fn send(&self, batch: &[Message], fifo: bool) -> Result<Vec<Fate>, Error> {
         let entries: Result<Vec<_>, _> =
             batch.iter().enumerate().map(|(index, message)| self.entry(index, message, fifo)).collect();
         let request = aws::prepared(self.client.as_ref(), &self.target)?.send_message_batch();
         let request = request.queue_url(&self.config.queue_url).set_entries(Some(entries?));
         let answer = request.send().await.map_err(|error| self.failed(&error))?;
-        let fate = |index: usize| {
-            let id = index.to_string();
-            if answer.successful().iter().any(|entry| entry.id() == id) {
-                return Ok(Fate::Taken);
-            }
-            // One that is not named at all is sent again.
-            let failed = answer.failed().iter().find(|entry| entry.id() == id);
-            failed.map_or(Ok(Fate::Again), |entry| {
-                Fate::of_failed(&self.target, entry.sender_fault(), entry.code(), entry.message())
-            })
-        };
-        (0..batch.len()).map(fate).collect()
+        let taken: Vec<&str> = answer.successful().iter().map(|entry| entry.id()).collect();
+        let failed = answer.failed().iter().map(|entry| FailedEntry {
+            id: entry.id(),
+            at_fault: entry.sender_fault(),
+            code: entry.code(),
+            message: entry.message(),
+        });
+        fates(&self.target, batch.len(), &taken, &failed.collect::<Vec<_>>())
     }
 }
 
@@ -197,9 +137,8 @@ mod tests {
 
     #[test]
     fn the_region_is_read_from_the_url() {
-        let region = |url| region_of(url);
-        assert_eq!(region("https://sqs.eu-west-1.amazonaws.com/1/orders").as_deref(), Some("eu-west-1"));
-        assert_eq!(region("https://sqs.cn-north-1.amazonaws.com.cn/1/orders").as_deref(), Some("cn-north-1"));
-        assert_eq!(region("http://127.0.0.1:4566/1/orders"), None);
+        assert_eq!(region_of("https://sqs.eu-west-1.amazonaws.com/1/orders"), Some("eu-west-1"));
+        assert_eq!(region_of("https://sqs.cn-north-1.amazonaws.com.cn/1/orders"), Some("cn-north-1"));
+        assert_eq!(region_of("http://127.0.0.1:4566/1/orders"), None);
     }
 }

@@ -247,6 +247,50 @@ async fn an_endpoint_that_takes_nothing_for_too_long_is_disabled_and_one_that_ta
 }
 
 #[tokio::test]
+async fn how_an_endpoint_has_been_doing_is_known_after_a_restart_until_somebody_says_otherwise() {
+    let answer = Arc::new(Mutex::new(StatusCode::BAD_GATEWAY));
+    let given = Arc::clone(&answer);
+    let endpoint = Endpoint::start(move |_| given.lock().unwrap().into_response()).await;
+    let mut sink = endpoint.sink(endpoint.config()).await;
+    assert_eq!(sink.note(), None, "there is nothing to say of one that was asked nothing");
+    sink.write(&[change(1, 1)], None).await.unwrap_err();
+    let note = sink.note().unwrap();
+    assert!(!note.contains("hunter2"), "{note}");
+    // Another process, by whose time the endpoint has failed for long enough.
+    let noted: Value = serde_json::from_str(&note).unwrap();
+    let mut long = noted.clone();
+    long["failing_ms"] = json!(119 * 3_600_000 + 3_599_999);
+    let again = |note: &Value| {
+        let mut sink = WebhookSink::new(endpoint.config());
+        sink.recall(Some(&note.to_string()));
+        sink
+    };
+    let mut sink = again(&long);
+    sink.prepare(&[]).await.unwrap();
+    while !sink.write(&[change(1, 1)], None).await.unwrap_err().to_string().contains("disabled") {
+        assert!(endpoint.posted().len() < 1000);
+    }
+    let disabled = serde_json::from_str(&sink.note().unwrap()).unwrap();
+    let posted = endpoint.posted().len();
+    *answer.lock().unwrap() = StatusCode::OK;
+    let mut sink = again(&disabled);
+    let error = sink.prepare(&[]).await.unwrap_err();
+    assert!(error.to_string().contains("dead-letter retry --sink webhook"), "{error}");
+    assert_eq!(endpoint.posted().len(), posted, "nothing is sent");
+    // Somebody has mended it.
+    sink.recall(None);
+    sink.prepare(&[]).await.unwrap();
+    assert_eq!(sink.write(&[change(1, 1)], None).await.unwrap(), []);
+    assert_eq!(sink.note(), None);
+    // Another URL is another endpoint.
+    let mut sink =
+        WebhookSink::new(WebhookConfig { url: sinks::UrlSource::Text(format!("{}2", endpoint.url)), ..endpoint.config() });
+    sink.recall(Some(&disabled.to_string()));
+    sink.prepare(&[]).await.unwrap();
+    assert_eq!(sink.write(&[change(2, 1)], None).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn what_was_taken_of_a_batch_that_failed_is_not_posted_again() {
     let refuse = Arc::new(Mutex::new(true));
     let refusing = Arc::clone(&refuse);

@@ -16,6 +16,8 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOpt
 mod config;
 mod error;
 mod http;
+#[cfg(feature = "test-support")]
+pub mod test_support;
 
 pub use config::{Config, LocalOptions, S3Options};
 pub use error::Error;

@@ -79,7 +79,10 @@ impl Failure {
     pub(super) fn into_error(self, operation: &'static str, stream: &StreamName) -> Error {
         let class = match self.kind {
             Kind::NotFound => return Error::NoSuchStream { stream: stream.clone() },
-            Kind::Throttled | Kind::Transient | Kind::InUse | Kind::ExpiredIterator => ErrorClass::Transient,
+            Kind::Throttled => {
+                return Error::Throttled { operation, stream: stream.clone(), message: self.message };
+            }
+            Kind::Transient | Kind::InUse | Kind::ExpiredIterator => ErrorClass::Transient,
             Kind::Invalid => ErrorClass::Bug,
             Kind::Forbidden => return self.forbidden(operation, stream),
             Kind::Misconfigured => ErrorClass::Misconfigured,

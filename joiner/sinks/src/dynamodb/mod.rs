@@ -43,6 +43,7 @@
 //! Requests that DynamoDB throttles are made again with growing pauses by the client. When that is not enough the batch fails as throttled and half as many puts are under way the next time; each batch that succeeds
 //! adds some again, up to `in_flight`.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -57,7 +58,8 @@ use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
 
-use crate::{Checked, Error, Rejected, Sink, aws, check};
+use crate::aws::{self, Access};
+use crate::{Checked, Error, Held, Rejected, Sink, check};
 
 mod item;
 mod keys;
@@ -75,8 +77,6 @@ const FRONTIER_KEY: &str = "_tributary#frontier";
 /// Its sort key, where the table has one.
 const FRONTIER_SORT: &str = "-";
 const SECONDS_PER_DAY: u64 = 86_400;
-const THROTTLED: [&str; 4] =
-    ["ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "LimitExceededException"];
 
 /// The `dynamodb` sink.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -157,8 +157,7 @@ impl DynamodbConfig {
 pub struct DynamodbSink {
     config: DynamodbConfig,
     target: String,
-    /// One that the process has already; otherwise it is made anew in each `prepare`, with the credentials that are there then.
-    given: Option<Client>,
+    access: Access,
     client: Option<Client>,
     shapes: Shapes,
     oversize: Option<Oversize>,
@@ -181,21 +180,17 @@ impl DynamodbSink {
     pub fn new(config: DynamodbConfig) -> Self {
         let target = format!("DynamoDB table {}", config.table);
         let window = config.in_flight.max(1);
-        Self { config, target, given: None, client: None, shapes: Shapes::default(), oversize: None, window }
+        let access = Access::Found { region: config.region.clone(), endpoint_url: config.endpoint_url.clone() };
+        Self { config, target, access, client: None, shapes: Shapes::default(), oversize: None, window }
     }
 
     /// With an AWS configuration that the process has already.
     pub fn with_sdk_config(config: DynamodbConfig, sdk: &SdkConfig) -> Self {
-        let mut sink = Self::new(config);
-        sink.given = Some(Client::new(sdk));
-        sink
+        Self { access: Access::Given(sdk.clone()), ..Self::new(config) }
     }
 
     async fn new_client(&mut self) -> Client {
-        let client = match &self.given {
-            Some(given) => given.clone(),
-            None => Client::new(&aws::load(self.config.region.as_deref(), self.config.endpoint_url.as_deref()).await),
-        };
+        let client = Client::new(&self.access.sdk_config().await);
         self.client.insert(client).clone()
     }
 
@@ -216,12 +211,7 @@ impl DynamodbSink {
         &self,
         error: &SdkError<E, R>,
     ) -> Error {
-        let code = error.code();
-        if code.is_some_and(|code| THROTTLED.contains(&code)) {
-            let said = format!("{} [{}]", error.message().unwrap_or("slow down"), code.unwrap_or_default());
-            return Error::throttled(&self.target, said, None);
-        }
-        aws::classify(&self.target, code, error.message(), &DisplayErrorContext(error).to_string())
+        aws::classify(&self.target, error.code(), error.message(), &DisplayErrorContext(error).to_string())
     }
 
     async fn put(&self, client: &Client, change: &EntityChange) -> Result<Put, Error> {
@@ -269,14 +259,21 @@ impl DynamodbSink {
         now.as_secs() + self.config.tombstone_days * SECONDS_PER_DAY
     }
 
+    /// The key of the frontier's item.
+    fn frontier_item(&self) -> HashMap<String, AttributeValue> {
+        let mut key = HashMap::from([(self.config.key_attribute.clone(), AttributeValue::S(FRONTIER_KEY.to_owned()))]);
+        if let Some(sort) = &self.config.sort_key_attribute {
+            key.insert(sort.clone(), AttributeValue::S(FRONTIER_SORT.to_owned()));
+        }
+        key
+    }
+
     async fn put_frontier(&self, client: &Client, frontier: Lsn) -> Result<(), Error> {
         let lsn = AttributeValue::S(frontier.to_string());
-        let mut put = client.put_item().item(&self.config.key_attribute, AttributeValue::S(FRONTIER_KEY.to_owned()));
-        if let Some(sort) = &self.config.sort_key_attribute {
-            put = put.item(sort, AttributeValue::S(FRONTIER_SORT.to_owned()));
-        }
-        let answer = put
+        let answer = client
+            .put_item()
             .table_name(&self.config.table)
+            .set_item(Some(self.frontier_item()))
             .item("lsn", lsn.clone())
             .condition_expression("attribute_not_exists(lsn) OR lsn < :lsn")
             .expression_attribute_values(":lsn", lsn)
@@ -301,6 +298,22 @@ impl Sink for DynamodbSink {
         };
         let client = self.new_client().await;
         self.ensure_table(&client).await
+    }
+
+    async fn held(&mut self) -> Result<Held, Error> {
+        let client = self.client().await;
+        let answer = client
+            .get_item()
+            .table_name(&self.config.table)
+            .set_key(Some(self.frontier_item()))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let Some(item) = answer.item else { return Ok(Held::Nothing) };
+        let lsn = item.get("lsn").and_then(|lsn| lsn.as_s().ok()).and_then(|lsn| lsn.parse().ok());
+        let unreadable = || Error::unexpected(&self.target, format!("its item {FRONTIER_KEY} holds no LSN"));
+        lsn.map(Held::UpTo).ok_or_else(unreadable)
     }
 
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {

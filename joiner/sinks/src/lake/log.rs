@@ -1,7 +1,7 @@
 //! A Delta table's log: what the table holds now, and the next entry.
 //!
 //! # Why a commit happens once or not at all
-//! An entry is created under the next number by a conditional put ([`Objects::create`]), which of several writers lets one through. It names files that are complete by then, so that readers see all of a commit or
+//! An entry is created under the next number by a conditional put ([`Place::create`]), which of several writers lets one through. It names files that are complete by then, so that readers see all of a commit or
 //! nothing of it, and whoever dies before leaves files that nothing names. Where the answer is lost, the entry is read back: a mark of its own on each attempt tells ours from another's. Where it was another's, the
 //! caller is told [`Committed::Lost`], with the table as it stands now, and plans anew against that: nothing is committed that was planned against an older table.
 //!
@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use objects::{Creation, ObjectPath, Objects};
+use objects::{Creation, ObjectPath};
 use schemas::Lsn;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ use crate::Error;
 
 /// A checkpoint is written with each entry whose number this divides.
 const CHECKPOINT_EVERY: i64 = 50;
+const LAST_CHECKPOINT: &str = "_delta_log/_last_checkpoint";
 const ENGINE: &str = concat!("Tributary/", env!("CARGO_PKG_VERSION"));
 
 /// Tags of an added file, which no reader needs.
@@ -120,30 +121,21 @@ impl Log {
         Ok(log)
     }
 
-    fn objects(&self) -> &Objects {
-        &self.place.objects
-    }
-
     fn entry_path(&self, version: i64) -> Result<ObjectPath, Error> {
         self.place.path(&format!("_delta_log/{version:020}.json"))
     }
 
-    fn checkpoint_path(&self, version: i64) -> Result<ObjectPath, Error> {
-        self.place.path(&format!("_delta_log/{version:020}.checkpoint.parquet"))
-    }
-
     async fn read_checkpoint(&mut self) -> Result<(), Error> {
-        let hint = self.place.path("_delta_log/_last_checkpoint")?;
-        let Some(text) = self.objects().get(&hint).await.map_err(|error| self.place.failed(&error))? else { return Ok(()) };
+        let hint = self.place.path(LAST_CHECKPOINT)?;
+        let Some(text) = self.place.look(&hint).await? else { return Ok(()) };
         let last: LastCheckpoint =
             serde_json::from_slice(&text).map_err(|error| self.place.unreadable("_last_checkpoint", &error))?;
         if last.parts.is_some() {
             return Err(self.place.foreign("its last checkpoint is in parts, as Tributary writes none"));
         }
-        let path = self.checkpoint_path(last.version)?;
-        let data = self.objects().get(&path).await.map_err(|error| self.place.failed(&error))?;
+        let path = self.place.path(&checkpoint_file(last.version))?;
         // The hint may outlive the checkpoint; the log is then read from its beginning.
-        let Some(data) = data else { return Ok(()) };
+        let Some(data) = self.place.look(&path).await? else { return Ok(()) };
         let lines = tokio::task::spawn_blocking(move || checkpoint::read(data)).await;
         let lines = lines.map_err(|error| Error::unexpected(&self.place.name, error))?;
         let lines = lines.map_err(|error| self.place.unreadable("checkpoint", &error))?;
@@ -158,7 +150,7 @@ impl Log {
 
     async fn entry(&self, version: i64) -> Result<Option<Vec<Line>>, Error> {
         let path = self.entry_path(version)?;
-        let Some(text) = self.objects().get(&path).await.map_err(|error| self.place.failed(&error))? else { return Ok(None) };
+        let Some(text) = self.place.look(&path).await? else { return Ok(None) };
         actions::parse(&text).map(Some).map_err(|error| self.place.unreadable(path.as_ref(), &error))
     }
 
@@ -235,8 +227,11 @@ impl Log {
             add.tags.get_or_insert_default().entry(tag::COMMIT.to_owned()).or_insert_with(|| Some(version.to_string()));
         }
         let text = actions::format(&entry).map_err(|error| Error::unexpected(&self.place.name, error))?;
-        let created = self.objects().create(&self.entry_path(version)?, text.into()).await;
-        if created.map_err(|error| self.place.failed(&error))? == Creation::Exists {
+        // An entry behind a log that somebody has removed would come up again in the one that is made in its place.
+        if version > 0 && self.place.look(&self.entry_path(version - 1)?).await?.is_none() {
+            return Err(self.place.foreign(&format!("entry {} of its log is gone", version - 1)));
+        }
+        if self.place.create(&self.entry_path(version)?, text.into()).await? == Creation::Exists {
             let there = self.entry(version).await?.unwrap_or_default();
             let marks = there.iter().filter_map(|line| line.commit_info.as_ref()?.tributary.as_ref());
             if !marks.into_iter().any(|there| there.commit == mark.commit) {
@@ -272,12 +267,15 @@ impl Log {
         let written = tokio::task::spawn_blocking(move || checkpoint::write(&snapshot)).await;
         let written = written.map_err(|error| Error::unexpected(&self.place.name, error))?;
         let (data, actions) = written.map_err(|error| Error::unexpected(&self.place.name, error))?;
-        let put = |path, data| async move { self.objects().put(&path, data).await.map_err(|error| self.place.failed(&error)) };
-        put(self.checkpoint_path(version)?, data).await?;
+        self.place.put(&checkpoint_file(version), data).await?;
         let last = LastCheckpoint { version, size: actions, parts: None };
         let text = serde_json::to_vec(&last).map_err(|error| Error::unexpected(&self.place.name, error))?;
-        put(self.place.path("_delta_log/_last_checkpoint")?, text.into()).await
+        self.place.put(LAST_CHECKPOINT, text.into()).await
     }
+}
+
+fn checkpoint_file(version: i64) -> String {
+    format!("_delta_log/{version:020}.checkpoint.parquet")
 }
 
 fn frontier(lines: &[Line]) -> Option<Lsn> {

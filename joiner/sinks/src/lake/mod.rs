@@ -32,7 +32,7 @@ use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
 
-use crate::{Checked, Error, Rejected, Sink, check};
+use crate::{Checked, Error, Held, Rejected, Sink, check};
 
 mod actions;
 mod checkpoint;
@@ -76,6 +76,9 @@ pub struct LakeConfig {
     /// How long files that a table does not name any more are kept for its readers. Default: 168 (7 days).
     #[serde(default = "default_removed_hours")]
     pub removed_hours: u64,
+    /// How long one object may take to be written or read. Default: 180000.
+    #[serde(default = "default_request_limit_ms")]
+    pub request_limit_ms: u64,
 }
 
 fn default_name() -> String {
@@ -98,6 +101,10 @@ fn default_removed_hours() -> u64 {
     168
 }
 
+fn default_request_limit_ms() -> u64 {
+    180_000
+}
+
 impl LakeConfig {
     pub fn new(store: objects::Config) -> Self {
         Self {
@@ -108,6 +115,7 @@ impl LakeConfig {
             file_bytes: default_file_bytes(),
             changes_days: None,
             removed_hours: default_removed_hours(),
+            request_limit_ms: default_request_limit_ms(),
         }
     }
 }
@@ -144,6 +152,10 @@ impl LakeSink {
     fn table(&mut self, entity: &str) -> Result<&mut Table, Error> {
         let unknown = || Error::unexpected(&self.target, format!("entity {entity} was not prepared"));
         self.tables.get_mut(entity).ok_or_else(unknown)
+    }
+
+    fn request_limit(&self) -> Duration {
+        Duration::from_millis(self.config.request_limit_ms)
     }
 
     fn commit_pause(&self) -> Duration {
@@ -239,10 +251,10 @@ impl Sink for LakeSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
         let objects = self.objects().await?;
         self.tables.clear();
-        let file_bytes = self.config.file_bytes;
+        let (limit, file_bytes) = (self.request_limit(), self.config.file_bytes);
         let opened = entities.iter().map(|info| {
             let objects = &objects;
-            async move { Ok::<_, Error>((info.name.clone(), Table::open(objects, info, file_bytes).await?)) }
+            async move { Ok::<_, Error>((info.name.clone(), Table::open(objects, limit, info, file_bytes).await?)) }
         });
         self.tables = try_join_all(opened).await?.into_iter().collect();
         self.loading = false;
@@ -281,13 +293,19 @@ impl Sink for LakeSink {
         self.table(entity)?.end_load(version).await
     }
 
+    /// A table that is new, or was removed, has no frontier. What the others say is not compared: one without changes says too little for a while.
+    async fn held(&mut self) -> Result<Held, Error> {
+        let whole = self.tables.values().all(Table::is_whole);
+        Ok(if whole { Held::Unknown } else { Held::Nothing })
+    }
+
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
         let objects = self.objects().await?;
         let mut there = 0;
         let mut warnings = Vec::new();
         for info in entities {
             for table in ["changes", "current"] {
-                let log = log::Log::open(Place::new(&objects, &info.name, table)).await?;
+                let log = log::Log::open(Place::new(&objects, self.request_limit(), &info.name, table)).await?;
                 there += usize::from(log.snapshot.version >= 0);
             }
             let (_, left_out) = rows::columns(info);

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use schemas::Lsn;
 use schemas::entity::EntityInfo;
@@ -59,9 +59,14 @@ struct Load {
 
 impl Table {
     /// Opens both tables, and makes those that are not there.
-    pub(super) async fn open(objects: &objects::Objects, info: &EntityInfo, file_bytes: usize) -> Result<Self, Error> {
+    pub(super) async fn open(
+        objects: &objects::Objects,
+        limit: Duration,
+        info: &EntityInfo,
+        file_bytes: usize,
+    ) -> Result<Self, Error> {
         let (columns, left_out) = rows::columns(info);
-        let [changes, current] = ["changes", "current"].map(|table| Place::new(objects, &info.name, table));
+        let [changes, current] = ["changes", "current"].map(|table| Place::new(objects, limit, &info.name, table));
         if !left_out.is_empty() {
             tracing::warn!(table = %changes.name, members = left_out.join(", "), "these members of the document get no column of their own, for their names: they are in _document alone");
         }
@@ -101,6 +106,11 @@ impl Table {
         for row in rows {
             row.written_us = self.written_us;
         }
+    }
+
+    /// Whether a load has ended here.
+    pub(super) fn is_whole(&self) -> bool {
+        [&self.changes, &self.current].iter().all(|log| log.snapshot.frontier.is_some())
     }
 
     fn newest(&self) -> Lsn {

@@ -88,16 +88,12 @@ impl Table {
 /// Deletes the files below a table's folder that it does not need, and has not for so long.
 async fn remove_unnamed(log: &mut Log, kept: Duration, merged: i64) -> Result<(), Error> {
     let place = log.place.clone();
-    let folder = place.path("")?;
-    let listed = place.objects.list(&folder).await.map_err(|error| place.failed(&error))?;
     let before = |kept: Duration| now_ms().saturating_sub(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
     let (unnamed_before, logged_before) = (before(kept), before(kept.max(LOG_KEPT)));
     let checkpoint = log.last_checkpoint();
     let (mut doomed, mut removed) = (Vec::new(), Vec::new());
-    for object in listed {
-        let Some(path) = object.path.as_ref().strip_prefix(folder.as_ref()).map(|path| path.trim_start_matches('/')) else {
-            continue;
-        };
+    for (path, object) in place.list().await? {
+        let path = path.as_str();
         let needless = match path.strip_prefix("_delta_log/") {
             Some(entry) => {
                 let number = entry.get(..20).and_then(|digits| digits.parse::<i64>().ok());
@@ -110,10 +106,10 @@ async fn remove_unnamed(log: &mut Log, kept: Duration, merged: i64) -> Result<()
         };
         if needless {
             removed.push(path.to_owned());
-            doomed.push(object.path.clone());
+            doomed.push(object.path);
         }
     }
-    place.objects.remove(doomed).await.map_err(|error| place.failed(&error))?;
+    place.remove(doomed).await?;
     log.snapshot.removed.retain(|path, _| !removed.contains(path));
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::cloudevent;
 
 /// Limit of a document's id.
 const ID_BYTES: usize = 512;
+pub(super) const FRONTIER_ID: &str = "frontier";
 const VERSION_BITS: u32 = 63;
 const SLOT_BITS: u32 = 12;
 
@@ -82,7 +83,7 @@ pub(super) fn deletion(index: &str, id: &str, version: u64) -> String {
 
 /// The frontier as a document, which only moves forward.
 pub(super) fn frontier(index: &str, frontier: Lsn, block_bits: u32) -> Result<String, String> {
-    let lines = action("index", index, "frontier", version(frontier, block_bits)?);
+    let lines = action("index", index, FRONTIER_ID, version(frontier, block_bits)?);
     Ok(format!("{lines}{}\n", json!({"lsn": frontier})))
 }
 
@@ -104,6 +105,8 @@ pub(super) enum Fate {
     Refused(String),
     /// No right to write there.
     Forbidden(String),
+    /// The index is gone.
+    Missing(String),
 }
 
 impl Answer {
@@ -130,6 +133,7 @@ fn fate(item: &Value) -> Fate {
         409 => Fate::Stale,
         // What is not there is deleted; an index that is not there is something else.
         404 if action == "delete" && error.is_null() => Fate::Done,
+        404 if error["type"] == "index_not_found_exception" => Fate::Missing(said()),
         403 if error["type"] == "cluster_block_exception" => Fate::Again(said()),
         401 | 403 => Fate::Forbidden(said()),
         400 | 413 => Fate::Refused(said()),
@@ -221,7 +225,7 @@ mod tests {
                 Fate::Again(said("unavailable_shards_exception")),
                 Fate::Forbidden(said("security_exception")),
                 Fate::Again(said("cluster_block_exception")),
-                Fate::Again(said("index_not_found_exception")),
+                Fate::Missing(said("index_not_found_exception")),
             ]
         );
         assert_eq!(answer.fates(8), None);

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
+use schemas::Lsn;
 use serde_json::Value;
 
 use super::SearchConfig;
@@ -123,6 +124,19 @@ impl Cluster {
             }
             _ => self.value(&answer).map(drop),
         }
+    }
+
+    /// The LSN of the frontier's document; none where there is no such document, or no such index.
+    pub(super) async fn frontier(&self, index: &str) -> Result<Option<Lsn>, Error> {
+        let path = format!("/{index}/_doc/{}", bulk::FRONTIER_ID);
+        let answer = self.ask(Method::GET, &path, "application/json", String::new()).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let document = self.value(&answer)?;
+        let lsn = document["_source"]["lsn"].as_str().and_then(|lsn| lsn.parse().ok());
+        let unreadable = || Error::unexpected(&self.target, format!("the frontier in {index} holds no LSN: {document}"));
+        lsn.map(Some).ok_or_else(unreadable)
     }
 
     /// Carries out so many operations.

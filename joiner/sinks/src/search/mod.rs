@@ -13,6 +13,9 @@
 //! The document `frontier` of the index `tributary_frontier` (behind the prefix) holds `lsn`. It is written after every operation of its batch has been acknowledged: it never says too much. A cluster has no
 //! transactions: documents of one source transaction appear one after the other, and searches see them when their shard has been refreshed (a second, by default).
 //!
+//! A cluster that has lost an index says less than it once confirmed, and is loaded anew ([`Sink::held`]): a frontier that is gone with its index says nothing, and before another index is made again the frontier is taken
+//! back. A cluster that makes indices by itself when they are written to (`action.auto_create_index`, the products' default) makes one of another shape, which the next `prepare` refuses and names.
+//!
 //! Not tested against either product: against a stub that follows the documented protocol (`test_support::SearchStub`).
 
 use std::path::PathBuf;
@@ -25,7 +28,7 @@ use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
 
-use crate::{Checked, Error, Rejected, SecretReference, Sink, UrlSource, check};
+use crate::{Checked, Error, Held, Rejected, SecretReference, Sink, UrlSource, check};
 
 mod bulk;
 mod cluster;
@@ -204,6 +207,7 @@ impl SearchSink {
                     Fate::Forbidden(said) => {
                         return Err(Error::misconfigured(&self.target, said, "Allow it to write to the sink's indices"));
                     }
+                    Fate::Missing(said) => return Err(self.missing(&said)),
                     Fate::Again(said) => {
                         reason = said;
                         again.push(operation);
@@ -221,12 +225,31 @@ impl SearchSink {
         Err(Error::throttled(&self.target, message, None))
     }
 
+    fn missing(&self, said: &str) -> Error {
+        let remedy = "Somebody has removed an index: it is made again, and loaded";
+        Error::misconfigured(&self.target, said, remedy)
+    }
+
+    /// Takes back what the frontier says: an index that it speaks of is gone. It is a deletion of the frontier's own version, so a later one, or the same, is taken again.
+    async fn take_frontier_back(&self, cluster: &Cluster) -> Result<(), Error> {
+        let index = self.index(FRONTIER_INDEX);
+        let Some(frontier) = cluster.frontier(&index).await? else { return Ok(()) };
+        let version = bulk::version(frontier, self.config.lsn_block_bits);
+        let version = version.map_err(|reason| Error::unexpected(&self.target, reason))?;
+        match cluster.bulk(bulk::deletion(&index, bulk::FRONTIER_ID, version), 1).await? {
+            Bulk::Fates(fates) if matches!(fates[..], [Fate::Done]) => Ok(()),
+            Bulk::Fates(fates) => Err(Error::unavailable(&self.target, format!("the frontier was not taken back: {fates:?}"))),
+            Bulk::TooLarge(said) => Err(Error::unexpected(&self.target, said)),
+        }
+    }
+
     async fn put_frontier(&self, frontier: Lsn) -> Result<(), Error> {
         let index = self.index(FRONTIER_INDEX);
         let lines = bulk::frontier(&index, frontier, self.config.lsn_block_bits);
         let lines = lines.map_err(|reason| Error::unexpected(&self.target, reason))?;
         match self.cluster()?.bulk(lines, 1).await? {
             Bulk::Fates(fates) if matches!(fates[..], [Fate::Done | Fate::Stale]) => Ok(()),
+            Bulk::Fates(fates) if matches!(fates[..], [Fate::Missing(_)]) => Err(self.missing(FRONTIER_INDEX)),
             Bulk::Fates(fates) => Err(Error::unavailable(&self.target, format!("the frontier was not taken: {fates:?}"))),
             Bulk::TooLarge(said) => Err(Error::unexpected(&self.target, said)),
         }
@@ -255,13 +278,26 @@ fn requests(operations: Vec<Operation>, limit: usize) -> Vec<Vec<Operation>> {
 impl Sink for SearchSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
         let cluster = self.open()?;
+        let mut missing = Vec::new();
         for (index, mark, definition) in self.indices(entities) {
             if !cluster.has_index(&index, mark).await? {
-                cluster.create_index(&index, &definition).await?;
+                missing.push((index, definition));
             }
+        }
+        if !missing.is_empty() {
+            // First: once they are there, nothing else tells that they are empty.
+            self.take_frontier_back(&cluster).await?;
+        }
+        for (index, definition) in missing {
+            cluster.create_index(&index, &definition).await?;
         }
         self.cluster = Some(cluster);
         Ok(())
+    }
+
+    async fn held(&mut self) -> Result<Held, Error> {
+        let frontier = self.cluster()?.frontier(&self.index(FRONTIER_INDEX)).await?;
+        Ok(frontier.map_or(Held::Nothing, Held::UpTo))
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {

@@ -76,6 +76,15 @@ impl Ministack {
 
     /// Calls a service that speaks AWS's JSON protocol (`AmazonSQS.ReceiveMessage`), with nothing of the SDK between.
     pub async fn call(&self, action: &str, body: &Value) -> Value {
+        serde_json::from_slice(&self.bytes(action, body).await).unwrap_or_else(|error| panic!("{action}: {error}"))
+    }
+
+    /// The same, where the answer says nothing.
+    pub async fn call_for_nothing(&self, action: &str, body: &Value) {
+        self.bytes(action, body).await;
+    }
+
+    async fn bytes(&self, action: &str, body: &Value) -> Bytes {
         let service = if action.starts_with("AmazonSQS") { "sqs" } else { "dynamodb" };
         let authorization = format!(
             "AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=00"
@@ -86,7 +95,7 @@ impl Ministack {
             .header("Authorization", authorization)
             .body(Full::new(Bytes::from(body.to_string())))
             .expect("a request");
-        serde_json::from_slice(&answer(action, request).await).unwrap_or_else(|error| panic!("{action}: {error}"))
+        answer(action, request).await
     }
 
     /// Makes an S3 bucket.
@@ -116,10 +125,18 @@ impl Ministack {
 #[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
 pub async fn sdk_config(endpoint_url: &str) -> aws_config::SdkConfig {
     use aws_config::retry::RetryConfig;
+    use aws_config::timeout::TimeoutConfig;
+    /// Long for a stand-in, and short for a test of one that does not answer.
+    const ATTEMPT_LIMIT: Duration = Duration::from_secs(6);
     let credentials = aws_credential_types::Credentials::new("test", "test", None, None, "tests");
     let shared = aws_credential_types::provider::SharedCredentialsProvider::new(credentials);
     let sdk = crate::aws::load(Some(REGION), Some(endpoint_url)).await;
-    sdk.into_builder().credentials_provider(shared).retry_config(RetryConfig::standard().with_max_attempts(2)).build()
+    let timeouts = sdk.timeout_config().cloned().unwrap_or_else(TimeoutConfig::disabled);
+    sdk.into_builder()
+        .credentials_provider(shared)
+        .retry_config(RetryConfig::standard().with_max_attempts(2))
+        .timeout_config(timeouts.to_builder().operation_attempt_timeout(ATTEMPT_LIMIT).build())
+        .build()
 }
 
 fn program() -> PathBuf {

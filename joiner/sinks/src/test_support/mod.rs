@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
+mod gate;
 mod ministack;
 mod mysql;
 mod postgres;
@@ -11,7 +13,10 @@ mod process;
 #[cfg(feature = "postgres")]
 mod raw_copy;
 mod search;
+mod serving;
 
+#[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
+pub use gate::{Gate, Passage};
 pub use ministack::Ministack;
 #[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
 pub use ministack::sdk_config;
@@ -20,3 +25,4 @@ pub use postgres::PostgresServer;
 #[cfg(feature = "postgres")]
 pub use raw_copy::RawCopy;
 pub use search::{SearchFaults, SearchStub};
+pub use serving::Served;

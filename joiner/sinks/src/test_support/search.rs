@@ -2,18 +2,19 @@
 //! as it is told. Neither product runs here, so what they do beyond their documentation is not known to it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, RETRY_AFTER};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::sync::Notify;
+
+use super::serving::Served;
 
 const BODY_BYTES: usize = 64 << 20;
 /// Limit of a document's id.
@@ -28,6 +29,10 @@ pub struct SearchFaults {
     pub most_bytes: Option<usize>,
     /// The value of `Authorization` without which nothing is answered.
     pub authorization: Option<String>,
+    /// Every request is refused because there are too many; the pause is the one that it asks for, in seconds.
+    pub throttled: Option<Option<u64>>,
+    /// Requests are carried out and not answered, until something else is set.
+    pub unanswered: bool,
     /// Indices that may not be written to.
     pub forbidden_index: Option<String>,
 }
@@ -56,72 +61,66 @@ struct Stand {
     bulks: u64,
 }
 
-type Shared = Arc<Mutex<Stand>>;
+/// What the requests share, and who waits for other faults.
+#[derive(Default)]
+struct Common {
+    stand: Mutex<Stand>,
+    changed: Notify,
+}
+
+type Shared = Arc<Common>;
 
 /// Listens on a free port of the loopback interface, and ends with this value.
 pub struct SearchStub {
-    address: SocketAddr,
-    stand: Shared,
-    server: Mutex<Option<JoinHandle<()>>>,
+    common: Shared,
+    server: Served,
 }
 
 impl SearchStub {
     pub async fn start() -> Self {
-        let mut stub =
-            Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), stand: Shared::default(), server: Mutex::default() };
-        stub.up().await;
-        stub
+        let common = Shared::default();
+        let router = Router::new().fallback(answer).layer(DefaultBodyLimit::max(BODY_BYTES)).with_state(Arc::clone(&common));
+        Self { common, server: Served::start(router).await }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.server.url()
     }
 
     /// Its port refuses connections; what it holds stays.
     pub async fn down(&self) {
-        let server = self.server.lock().expect("the server").take();
-        if let Some(server) = server {
-            server.abort();
-            // The port is free when the task has ended.
-            let _ = server.await;
-        }
+        self.server.down().await;
     }
 
-    pub async fn up(&mut self) {
-        let listener = TcpListener::bind(self.address).await.expect("a port");
-        self.address = listener.local_addr().expect("its address");
-        let router = Router::new().fallback(answer).layer(DefaultBodyLimit::max(BODY_BYTES)).with_state(Arc::clone(&self.stand));
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("to serve") });
-        *self.server.lock().expect("the server") = Some(server);
+    pub async fn up(&self) {
+        self.server.up().await;
     }
 
     pub fn set_faults(&self, faults: SearchFaults) {
-        self.stand.lock().expect("the stand").faults = faults;
+        self.common.stand.lock().expect("the stand").faults = faults;
+        self.common.changed.notify_waiters();
     }
 
     /// The documents of an index as a GET of each would find them: by id, what was stored.
     pub fn documents(&self, index: &str) -> BTreeMap<String, Value> {
-        let stand = self.stand.lock().expect("the stand");
+        let stand = self.common.stand.lock().expect("the stand");
         let documents = stand.indices.get(index).map(|index| &index.documents).into_iter().flatten();
         documents.filter_map(|(id, document)| Some((id.clone(), document.source.clone()?))).collect()
     }
 
     /// `_bulk` requests so far.
     pub fn bulks(&self) -> u64 {
-        self.stand.lock().expect("the stand").bulks
+        self.common.stand.lock().expect("the stand").bulks
+    }
+
+    /// Somebody removes an index.
+    pub fn remove(&self, index: &str) {
+        self.common.stand.lock().expect("the stand").indices.remove(index);
     }
 
     /// The mapping of an index.
     pub fn mappings(&self, index: &str) -> Value {
-        self.stand.lock().expect("the stand").indices[index].mappings.clone()
-    }
-}
-
-impl Drop for SearchStub {
-    fn drop(&mut self) {
-        if let Some(server) = self.server.get_mut().expect("the server").take() {
-            server.abort();
-        }
+        self.common.stand.lock().expect("the stand").indices[index].mappings.clone()
     }
 }
 
@@ -130,24 +129,41 @@ fn error(status: u16, kind: &str, reason: &str) -> (StatusCode, Value) {
     (StatusCode::from_u16(status).expect("a status"), body)
 }
 
-async fn answer(State(stand): State<Shared>, request: Request) -> Response {
+async fn answer(State(common): State<Shared>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, BODY_BYTES).await.expect("the whole request");
     let text = String::from_utf8(body.to_vec()).expect("UTF-8");
-    let mut stand = stand.lock().expect("the stand");
-    let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let (status, body) = if stand.faults.authorization.is_some() && stand.faults.authorization.as_deref() != authorization {
-        error(401, "security_exception", "missing or wrong authentication credentials")
-    } else if stand.faults.most_bytes.is_some_and(|most| text.len() > most) {
-        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
-    } else {
-        let path: Vec<&str> = head.uri.path().trim_matches('/').split('/').collect();
-        stand.answer(&head.method, &path, &text)
-    };
-    (status, [("content-type", "application/json")], body.to_string()).into_response()
+    let answer = common.stand.lock().expect("the stand").receive(&head, &text);
+    loop {
+        let changed = common.changed.notified();
+        if !common.stand.lock().expect("the stand").faults.unanswered {
+            return answer;
+        }
+        changed.await;
+    }
 }
 
 impl Stand {
+    fn receive(&mut self, head: &Parts, text: &str) -> Response {
+        let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let (status, body) = if let Some(pause) = self.faults.throttled {
+            let (status, body) = error(429, "circuit_breaking_exception", "[parent] Data too large, by order of the test");
+            let pause = pause.map(|seconds| [(RETRY_AFTER, seconds.to_string())]);
+            return match pause {
+                Some(pause) => (status, pause, body.to_string()).into_response(),
+                None => (status, body.to_string()).into_response(),
+            };
+        } else if self.faults.authorization.is_some() && self.faults.authorization.as_deref() != authorization {
+            error(401, "security_exception", "missing or wrong authentication credentials")
+        } else if self.faults.most_bytes.is_some_and(|most| text.len() > most) {
+            return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+        } else {
+            let path: Vec<&str> = head.uri.path().trim_matches('/').split('/').collect();
+            self.answer(&head.method, &path, text)
+        };
+        (status, [("content-type", "application/json")], body.to_string()).into_response()
+    }
+
     fn answer(&mut self, method: &Method, path: &[&str], body: &str) -> (StatusCode, Value) {
         let good = |value| (StatusCode::OK, value);
         match (method.as_str(), path) {
@@ -159,6 +175,10 @@ impl Stand {
                     return error(404, "index_not_found_exception", &format!("no such index [{index}]"));
                 };
                 match (method.as_str(), rest) {
+                    ("GET", ["_doc", id]) => match found.documents.get(*id).and_then(|document| document.source.as_ref()) {
+                        Some(source) => good(json!({"_index": index, "_id": id, "found": true, "_source": source})),
+                        None => (StatusCode::NOT_FOUND, json!({"_index": index, "_id": id, "found": false})),
+                    },
                     ("GET", ["_mapping"]) => good(json!({*index: {"mappings": found.mappings}})),
                     ("POST", ["_refresh"]) => {
                         let live = |(id, document): (&String, &Document)| Some((id.clone(), document.source.clone()?));

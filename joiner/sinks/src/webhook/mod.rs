@@ -18,7 +18,8 @@
 //! | other 4xx | the endpoint does not like the event, or any event: the caller finds out which, by writing fewer at a time |
 //! | 408, 5xx, no answer in time, not reached | tried again |
 //!
-//! An endpoint that has taken nothing for `disable_after_hours` is disabled: nothing is sent to it any more until the process starts again. How long it has failed is known to this process alone.
+//! An endpoint that has taken nothing for `disable_after_hours` is disabled: nothing is sent to it any more until somebody says so, or its URL is another ([`Sink::recall`]). That, and for how long it has failed, is kept over
+//! restarts ([`Sink::note`]); time in which no process tried does not count.
 //!
 //! # Where it may be
 //! At public addresses by TLS, or in the networks that `allow_networks` names ([`crate::http::guard`] says how that is held).
@@ -38,7 +39,7 @@ use ipnet::IpNet;
 use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -143,14 +144,21 @@ impl WebhookConfig {
 /// An endpoint as it is configured now.
 struct Endpoint {
     uri: Uri,
+    /// The hash of its URL.
+    identity: String,
     http: Http,
     keys: Keys,
 }
 
-/// How the endpoint has been doing.
-#[derive(Debug, Default)]
+/// How the endpoint has been doing. Kept over restarts as JSON.
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Standing {
-    /// Since when nothing has been taken though something was sent.
+    /// Which endpoint: the hash of its URL, which may hold a token.
+    endpoint: String,
+    /// For how long nothing had been taken, though something was sent, when an earlier process noted it.
+    failing_ms: u64,
+    /// The same of this process: since when.
+    #[serde(skip)]
     failing_since: Option<Instant>,
     /// Why nothing is sent any more.
     disabled: Option<String>,
@@ -206,14 +214,17 @@ impl WebhookSink {
         let keys = Keys::new(target, &secrets?)?;
         let tls = tls::client_config(target, "ca_file", config.ca_file.as_deref())?;
         let http = Http::new(tls, guard, Duration::from_millis(config.request_limit_ms));
-        Ok(Endpoint { uri, http, keys })
+        Ok(Endpoint { uri, identity: hash(url.reveal()), http, keys })
     }
 
     fn is_enabled(&self) -> Result<(), Error> {
         match &self.standing.disabled {
             None => Ok(()),
             Some(reason) => {
-                let remedy = "Mend the endpoint or its url, and start Tributary again: what has changed meanwhile is sent then";
+                let name = &self.config.name;
+                let remedy = format!(
+                    "Mend the endpoint, then `tributary dead-letter retry --sink {name}`: what has changed meanwhile is sent then"
+                );
                 Err(Error::misconfigured(&self.target, format!("disabled: {reason}"), remedy))
             }
         }
@@ -245,7 +256,7 @@ impl WebhookSink {
             let Some((change, outcome)) = under_way.next().await else { break };
             match outcome {
                 Outcome::Taken => {
-                    standing.failing_since = None;
+                    standing.taken();
                     taken.insert((change.entity.clone(), change.key.clone()), change.version);
                 }
                 Outcome::Refused(reason) => rejected.push(Rejected { change: change.clone(), reason }),
@@ -270,10 +281,18 @@ impl WebhookSink {
 
 impl Standing {
     fn failed(&mut self, error: &Error, disable_after_hours: u64) {
-        let since = *self.failing_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= Duration::from_secs(disable_after_hours * 3600) {
+        self.failing_since.get_or_insert_with(Instant::now);
+        if self.failing() >= Duration::from_secs(disable_after_hours * 3600) {
             self.disabled = Some(format!("nothing was taken for {disable_after_hours} hours; last: {error}"));
         }
+    }
+
+    fn taken(&mut self) {
+        (self.failing_ms, self.failing_since) = (0, None);
+    }
+
+    fn failing(&self) -> Duration {
+        Duration::from_millis(self.failing_ms) + self.failing_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
 
@@ -329,16 +348,23 @@ fn outcome(target: &str, answer: &Answer, now: SystemTime) -> Outcome {
 
 /// The same event always has the same id, and another document has another, also under the same version. Without full stops, which separate the parts of what is signed.
 fn message_id(event: &str) -> String {
-    let digest: String = Sha256::digest(event.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("msg_{}", &digest[..ID_DIGITS])
+    format!("msg_{}", hash(event))
+}
+
+fn hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(ID_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[async_trait]
 impl Sink for WebhookSink {
     /// Makes no request: an endpoint is told of changes and asked for nothing else.
     async fn prepare(&mut self, _entities: &[EntityInfo]) -> Result<(), Error> {
-        self.is_enabled()?;
         let endpoint = self.open()?;
+        if self.standing.endpoint != endpoint.identity {
+            // What is known is of another one.
+            self.standing = Standing { endpoint: endpoint.identity.clone(), ..Standing::default() };
+        }
+        self.is_enabled()?;
         let looked_up = endpoint.http.look_up(&endpoint.uri).await;
         looked_up.map_err(|failure| failure.into_error(&self.target))?;
         self.endpoint = Some(endpoint);
@@ -392,6 +418,21 @@ impl Sink for WebhookSink {
         let (first_pause, longest_pause) = (Duration::from_secs(1), Duration::from_secs(900));
         let retry = Retry { first_pause, longest_pause, budget: Duration::from_secs(3600), ..Retry::default() };
         Terms { retry, ..Terms::default() }
+    }
+
+    fn note(&self) -> Option<String> {
+        let Standing { endpoint, failing_since, disabled, .. } = &self.standing;
+        let failing_ms = u64::try_from(self.standing.failing().as_millis()).unwrap_or(u64::MAX);
+        if failing_since.is_none() && disabled.is_none() && failing_ms == 0 {
+            return None;
+        }
+        let (endpoint, disabled, failing_since) = (endpoint.clone(), disabled.clone(), None);
+        serde_json::to_string(&Standing { endpoint, failing_ms, failing_since, disabled }).ok()
+    }
+
+    fn recall(&mut self, note: Option<&str>) {
+        // What cannot be read is of another version: the endpoint is tried.
+        self.standing = note.and_then(|note| serde_json::from_str(note).ok()).unwrap_or_default();
     }
 
     async fn check(&mut self, _entities: &[EntityInfo]) -> Result<Checked, Error> {

@@ -8,7 +8,10 @@ use sinks::test_support::Ministack;
 use super::*;
 
 pub(super) struct Table {
-    stack: Ministack,
+    /// Ends with this.
+    _stack: Ministack,
+    gate: Gate,
+    /// Past the gate.
     sdk: aws_config::SdkConfig,
     name: String,
     /// Whether the table has a sort key.
@@ -18,8 +21,8 @@ pub(super) struct Table {
 impl Table {
     pub(super) async fn start(parted: bool) -> Self {
         let stack = Ministack::start();
-        let sdk = stack.sdk_config().await;
-        Self { stack, sdk, name: String::new(), parted }
+        let (sdk, gate) = (stack.sdk_config().await, Gate::before(&stack).await);
+        Self { _stack: stack, gate, sdk, name: String::new(), parted }
     }
 }
 
@@ -44,7 +47,7 @@ impl Target for Table {
     async fn sink(&self) -> Box<dyn Sink> {
         let sort_key_attribute = self.parted.then(|| "sk".to_owned());
         let config = DynamodbConfig { sort_key_attribute, ..DynamodbConfig::new(&self.name) };
-        Box::new(DynamodbSink::with_sdk_config(config, &self.sdk))
+        Box::new(DynamodbSink::with_sdk_config(config, &self.gate.sdk_config().await))
     }
 
     async fn held(&self) -> Held {
@@ -73,15 +76,12 @@ impl Target for Table {
         Some(answer.item.map(|item| item["lsn"].as_s().unwrap().parse().unwrap()))
     }
 
-    async fn down(&mut self) {
-        self.stack.down();
+    fn gate(&self) -> Option<&Gate> {
+        Some(&self.gate)
     }
 
-    async fn up(&mut self) {
-        self.stack.up();
-    }
-
-    fn survives_down(&self) -> bool {
-        false
+    async fn remove(&mut self) -> bool {
+        Client::new(&self.sdk).delete_table().table_name(&self.name).send().await.unwrap();
+        true
     }
 }

@@ -12,8 +12,8 @@ use streams::{Positions, Provider};
 use super::subscriber::Subscriber;
 use super::*;
 
-/// After so long without a record the stream counts as read.
-const QUIET: Duration = Duration::from_millis(100);
+/// Reading that takes longer has failed.
+const LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) struct Stream {
     stub: Stub,
@@ -27,7 +27,7 @@ impl Stream {
     }
 
     fn options(&self) -> KinesisOptions {
-        KinesisOptions { retry_seconds: 1, ..self.stub.options() }
+        KinesisOptions { retry_seconds: 1, call_timeout_seconds: 3, ..self.stub.options() }
     }
 }
 
@@ -44,11 +44,17 @@ impl Target for Stream {
     }
 
     async fn held(&self) -> Held {
-        let provider = Kinesis::connect(self.options()).await.unwrap();
-        let mut reader = provider.reader(&StreamName(self.name.clone()), &Positions::new()).await.unwrap();
-        while let Ok(batch) = tokio::time::timeout(QUIET, reader.next()).await {
-            for (_, data) in batch.unwrap().records {
-                self.subscriber.take(&serde_json::from_slice(&data).unwrap());
+        let (provider, stream) = (Kinesis::connect(self.options()).await.unwrap(), StreamName(self.name.clone()));
+        let mut left = provider.tips(&stream).await.unwrap();
+        let mut reader = provider.reader(&stream, &Positions::new()).await.unwrap();
+        while !left.is_empty() {
+            let batch = tokio::time::timeout(LIMIT, reader.next()).await.expect("the stream's last records").unwrap();
+            for (_, data) in &batch.records {
+                self.subscriber.take(&serde_json::from_slice(data).unwrap());
+            }
+            let reached = batch.records.last().map(|(number, _)| number);
+            if left.get(&batch.shard).is_some_and(|tip| reached >= Some(tip)) {
+                left.remove(&batch.shard);
             }
         }
         self.subscriber.held()
@@ -58,11 +64,28 @@ impl Target for Stream {
         None
     }
 
+    /// What it is sent comes in, and every answer is a failure.
     async fn down(&mut self) {
-        self.stub.set_faults(Faults { every_put: 1, ..Faults::default() });
+        self.stub.set_faults(Faults { every_put_lost: 1, ..Faults::default() });
     }
 
     async fn up(&mut self) {
+        self.release().await;
+    }
+
+    async fn hold(&mut self) -> bool {
+        self.stub.set_faults(Faults { latency: Duration::from_secs(3600), ..Faults::default() });
+        true
+    }
+
+    async fn throttle(&mut self, pause: Option<Duration>) -> bool {
+        if pause.is_none() {
+            self.stub.set_faults(Faults { every_put: 1, ..Faults::default() });
+        }
+        pause.is_none()
+    }
+
+    async fn release(&mut self) {
         self.stub.set_faults(Faults::default());
     }
 

@@ -1,96 +1,62 @@
-//! Delta tables in a folder, read by DuckDB; "down" is a store that refuses.
+//! Delta tables in a folder, read by DuckDB; between the sink and the folder stands a store that does as the test says.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::stream::BoxStream;
 use object_store::local::LocalFileSystem;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult,
-};
-use objects::{LocalOptions, Objects};
+use objects::LocalOptions;
+use objects::test_support::{Control, Controlled, Fate, Operation};
 use sinks::lake::{LakeConfig, LakeSink};
+use tokio::sync::watch;
 
 use super::*;
 use crate::duckdb::DuckDb;
 
-/// A folder that can be out of reach.
+/// How the folder is reached.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    Open,
+    Down,
+    Silent,
+    Throttled,
+}
+
 #[derive(Debug)]
-struct Switched {
-    inner: LocalFileSystem,
-    down: Arc<AtomicBool>,
-}
-
-impl Switched {
-    fn reached(&self) -> object_store::Result<()> {
-        if self.down.load(Ordering::SeqCst) {
-            return Err(object_store::Error::Generic { store: "test", source: "out of reach".into() });
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Switched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("switched")
-    }
-}
+struct Switch(watch::Sender<Way>);
 
 #[async_trait::async_trait]
-impl ObjectStore for Switched {
-    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
-        self.reached()?;
-        self.inner.put_opts(path, payload, options).await
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        self.reached()?;
-        self.inner.get_opts(path, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
+impl Control for Switch {
+    async fn fate(&self, _: Operation<'_>) -> Fate {
+        let refused = |source: &str| Fate::Refused(object_store::Error::Generic { store: "test", source: source.into() });
+        let way = *self.0.borrow();
+        match way {
+            Way::Open => Fate::Done,
+            Way::Down => refused("out of reach"),
+            Way::Throttled => refused("Server returned non-2xx status code: 503 Slow Down: <Error><Code>SlowDown</Code></Error>"),
+            Way::Silent => {
+                // The sender lives as long as this.
+                let _ = self.0.subscribe().wait_for(|way| *way != Way::Silent).await;
+                Fate::Lost(object_store::Error::Generic { store: "test", source: "too late".into() })
+            }
+        }
     }
 }
 
 pub(super) struct Lake {
     directory: tempfile::TempDir,
     case: String,
-    down: Arc<AtomicBool>,
+    switch: Arc<Switch>,
     reader: DuckDb,
 }
 
 impl Lake {
     pub(super) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        Self { directory, case: String::new(), down: Arc::default(), reader: DuckDb::start() }
+        let switch = Arc::new(Switch(watch::Sender::new(Way::Open)));
+        Self { directory: tempfile::tempdir().unwrap(), case: String::new(), switch, reader: DuckDb::start() }
+    }
+
+    fn go(&self, way: Way) {
+        self.switch.0.send_replace(way);
     }
 
     fn folder(&self) -> PathBuf {
@@ -108,10 +74,10 @@ impl Target for Lake {
     async fn sink(&self) -> Box<dyn Sink> {
         let store = objects::Config::Local(LocalOptions { path: self.folder() });
         // Small files, so that a few hundred rows make several.
-        let config = LakeConfig { commit_seconds: 0, current_seconds: 0, file_bytes: 10_000, ..LakeConfig::new(store) };
+        let quick = LakeConfig { commit_seconds: 0, current_seconds: 0, request_limit_ms: 8000, ..LakeConfig::new(store) };
+        let config = LakeConfig { file_bytes: 10_000, ..quick };
         let inner = LocalFileSystem::new_with_prefix(self.folder()).unwrap();
-        let objects = Objects::over(Arc::new(Switched { inner, down: self.down.clone() }), "a folder");
-        Box::new(LakeSink::over(config, objects))
+        Box::new(LakeSink::over(config, Controlled::objects(Arc::new(inner), self.switch.clone())))
     }
 
     async fn held(&self) -> Held {
@@ -163,10 +129,31 @@ impl Target for Lake {
     }
 
     async fn down(&mut self) {
-        self.down.store(true, Ordering::SeqCst);
+        self.go(Way::Down);
     }
 
     async fn up(&mut self) {
-        self.down.store(false, Ordering::SeqCst);
+        self.go(Way::Open);
+    }
+
+    async fn hold(&mut self) -> bool {
+        self.go(Way::Silent);
+        true
+    }
+
+    async fn throttle(&mut self, pause: Option<Duration>) -> bool {
+        if pause.is_none() {
+            self.go(Way::Throttled);
+        }
+        pause.is_none()
+    }
+
+    async fn release(&mut self) {
+        self.go(Way::Open);
+    }
+
+    async fn remove(&mut self) -> bool {
+        std::fs::remove_dir_all(self.folder().join("order")).unwrap();
+        true
     }
 }

@@ -1,18 +1,28 @@
 //! A search cluster: our own stub of one, for neither Elasticsearch nor OpenSearch runs here.
 
+use std::path::PathBuf;
+
+use sinks::SecretReference;
 use sinks::search::{SearchConfig, SearchSink};
-use sinks::test_support::SearchStub;
+use sinks::test_support::{SearchFaults, SearchStub};
 
 use super::*;
 
 pub(super) struct Cluster {
     stub: SearchStub,
     prefix: String,
+    secrets: tempfile::TempDir,
 }
 
 impl Cluster {
     pub(super) async fn start() -> Self {
-        Self { stub: SearchStub::start().await, prefix: String::new() }
+        let cluster = Self { stub: SearchStub::start().await, prefix: String::new(), secrets: tempfile::tempdir().unwrap() };
+        std::fs::write(cluster.key(), "first").unwrap();
+        cluster
+    }
+
+    fn key(&self) -> PathBuf {
+        self.secrets.path().join("key")
     }
 }
 
@@ -24,8 +34,13 @@ impl Target for Cluster {
 
     async fn sink(&self) -> Box<dyn Sink> {
         // Small requests, so that a batch takes several.
-        let config =
-            SearchConfig { index_prefix: self.prefix.clone(), batch_bytes: 20_000, ..SearchConfig::new(self.stub.url()) };
+        let config = SearchConfig {
+            index_prefix: self.prefix.clone(),
+            api_key: Some(SecretReference::File(self.key())),
+            batch_bytes: 20_000,
+            request_limit_ms: 6000,
+            ..SearchConfig::new(self.stub.url())
+        };
         Box::new(SearchSink::new(config))
     }
 
@@ -52,5 +67,36 @@ impl Target for Cluster {
 
     async fn up(&mut self) {
         self.stub.up().await;
+    }
+
+    async fn hold(&mut self) -> bool {
+        self.stub.set_faults(SearchFaults { unanswered: true, ..SearchFaults::default() });
+        true
+    }
+
+    async fn throttle(&mut self, pause: Option<Duration>) -> bool {
+        let throttled = Some(pause.map(|pause| pause.as_secs()));
+        self.stub.set_faults(SearchFaults { throttled, ..SearchFaults::default() });
+        true
+    }
+
+    async fn release(&mut self) {
+        self.stub.set_faults(SearchFaults::default());
+    }
+
+    async fn rotate(&mut self, step: Rotation) -> bool {
+        match step {
+            Rotation::Refused => {
+                let authorization = Some("ApiKey second".to_owned());
+                self.stub.set_faults(SearchFaults { authorization, ..SearchFaults::default() });
+            }
+            Rotation::Renewed => std::fs::write(self.key(), "second").unwrap(),
+        }
+        true
+    }
+
+    async fn remove(&mut self) -> bool {
+        self.stub.remove(&format!("{}order", self.prefix));
+        true
     }
 }
