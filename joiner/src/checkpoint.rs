@@ -18,7 +18,7 @@ use schemas::Lsn;
 use serde::{Deserialize, Serialize};
 
 use crate::Config;
-use crate::catalog::Catalog;
+use crate::definitions::{self, Definitions};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::state::{Memory, Store, meta};
@@ -33,6 +33,9 @@ pub struct Facts {
     pub source: String,
     /// The fingerprint of the entity definitions and the contracts of their tables.
     pub definitions: String,
+    /// The definitions themselves, and how rows are kept; none of a state that an earlier version made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<Definitions>,
     /// Everything up to it has been applied; maybe more.
     pub frontier: Lsn,
     /// Commit time of that, in milliseconds since 1970-01-01 UTC; 0 when it is not known.
@@ -50,7 +53,7 @@ fn take(store: &Store, folder: &Path) -> Result<Facts, Error> {
     // Read before: the frontier only ever grows.
     let standing = store.standing()?;
     store.checkpoint(folder)?;
-    meta::facts(store.path(), standing.frontier, standing.commit_time_ms)
+    meta::facts(store.path(), store.definitions()?, &standing)
 }
 
 /// The same of a state that no joiner has open.
@@ -61,7 +64,8 @@ pub fn of_stopped(state_dir: &Path, folder: &Path) -> Result<Facts, Error> {
 
 /// Whether a joiner with this configuration can go on from a checkpoint. `place` is what errors call it.
 pub fn check(facts: &Facts, config: &Config, place: &Path) -> Result<(), Error> {
-    meta::check_facts(place, facts, &config.source, &Catalog::new(&config.plans)?.fingerprint)
+    meta::check_facts(place, facts, &config.source)?;
+    definitions::check(place, facts, config)
 }
 
 /// Makes a folder with a checkpoint's files in [`DATABASE`] a state, which no other was before.

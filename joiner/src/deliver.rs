@@ -1,7 +1,7 @@
 //! Writes the sinks: a task for each, with its own cursor in the outbox, so that a sink that is down holds up nobody.
 //!
 //! A sink without a cursor (new, of an earlier load, or written in another form: [`Terms::form`]), or whose next entries have been trimmed, is loaded first: all entities from one database snapshot, then it follows
-//! the outbox from where that snapshot stood. Both the load and each batch may be repeated, whole or in part; the sinks' guard by version (INV-5) makes that harmless. A cursor is stored after the sink has
+//! the outbox from where that snapshot stood. Where only the definitions of some entities have changed, these alone are loaded, and the cursor stays. Both the load and each batch may be repeated, whole or in part; the sinks' guard by version (INV-5) makes that harmless. A cursor is stored after the sink has
 //! confirmed, so it never passes what the sink holds.
 //!
 //! The log is forced to the disk before a page or a load is written to the sink, so that after a power failure the state is never older than what a sink holds.
@@ -41,6 +41,7 @@ use attempts::Attempts;
 use backlog::Backlog;
 pub(crate) use backlog::entries_within;
 use letters::Letters;
+use load::Part;
 
 const BATCH_ENTRIES: usize = 5000;
 const BATCH_BYTES: usize = 8 << 20;
@@ -199,6 +200,35 @@ impl Delivery {
         Ok(self.or_stop(async |delivery| delivery.sink.prepare(&delivery.infos).await).await??)
     }
 
+    /// Loads the sink, or a part of it, as soon as the state can be read.
+    async fn load_when_live(&mut self, heads: &mut watch::Receiver<Head>, part: Option<Part>) -> Result<(), Interrupted> {
+        if !heads.borrow_and_update().live {
+            self.state(SinkState::Waiting, None);
+            return self.or_stop(async |_| heads.changed().await).await?.map_err(|_| Interrupted::Stopped);
+        }
+        if !self.load(part).await? {
+            self.look_again(heads).await?;
+        }
+        Ok(())
+    }
+
+    /// The entities whose documents are not any more what the sink was loaded with, because their definitions have changed ([`crate::definitions`]).
+    fn changed(&self, cursor: &Cursor) -> Vec<usize> {
+        let entities = self.shared.catalog.entities.iter().enumerate();
+        let loaded = |name: &str| cursor.changes.get(name).copied().unwrap_or_default();
+        entities.filter(|(_, entity)| entity.changed != loaded(&entity.name)).map(|(id, _)| id).collect()
+    }
+
+    /// Leaves out what is of entities as they were defined before.
+    fn of_now(&self, mut changes: Vec<(u64, EntityChange)>) -> Vec<(u64, EntityChange)> {
+        let catalog = &self.shared.catalog;
+        if catalog.changes > 0 {
+            let since = |change: &EntityChange| catalog.entity(&change.entity).map(|entity| catalog.entities[entity].since);
+            changes.retain(|(sequence, change)| since(change).is_some_and(|since| *sequence > since));
+        }
+        changes
+    }
+
     /// The cursor, if it still says what the sink holds.
     fn cursor(&self, head: &Head) -> Result<Option<Cursor>, Error> {
         let cursor = self.shared.store.cursor(&self.name)?;
@@ -245,17 +275,16 @@ impl Delivery {
                         "sink has fallen behind what is kept for it, and is loaded anew"
                     );
                 }
-                if head.live {
-                    (frontier, backlog) = (None, None);
-                    if !self.load().await? {
-                        self.look_again(&mut heads).await?;
-                    }
-                } else {
-                    self.state(SinkState::Waiting, None);
-                    self.or_stop(async |_| heads.changed().await).await?.map_err(|_| Interrupted::Stopped)?;
-                }
+                (frontier, backlog) = (None, None);
+                self.load_when_live(&mut heads, None).await?;
                 continue;
             };
+            let changed = self.changed(&cursor);
+            if !changed.is_empty() {
+                ahead = None;
+                self.load_when_live(&mut heads, Some(Part { cursor, entities: changed })).await?;
+                continue;
+            }
             self.shared.with_sink(&self.name, |sink| {
                 sink.cursor = Some(cursor.sequence);
                 // Where a write has failed, another attempt does not make it any better: only a write that is taken does.
@@ -282,7 +311,7 @@ impl Delivery {
             let reached = (last == head.sequence).then_some(head.frontier);
             // While this page is written, the next is read.
             ahead = (last < head.sequence).then(|| (last, read_page(&outbox, last)));
-            let changes = self.coalesce(changes, backlog.as_ref());
+            let changes = self.coalesce(self.of_now(changes), backlog.as_ref());
             self.write(&changes, reached).await?;
             let confirmed = reached.map_or(cursor.frontier, |reached| reached.max(cursor.frontier));
             self.shared.store.put_cursor(&self.name, &Cursor { sequence: last, frontier: confirmed, ..cursor })?;
@@ -329,8 +358,8 @@ impl Delivery {
     fn coalesce(&self, changes: Vec<(u64, EntityChange)>, backlog: Option<&Backlog>) -> Vec<EntityChange> {
         let catalog = &self.shared.catalog;
         let replaced = |sequence: u64, change: &EntityChange| {
-            let entity = catalog.entity(&change.entity).unwrap_or(usize::MAX);
-            backlog.is_some_and(|backlog| !backlog.is_latest(entity, sequence, change))
+            let number = catalog.entity(&change.entity).map(|entity| catalog.entities[entity].number);
+            backlog.zip(number).is_some_and(|(backlog, number)| !backlog.is_latest(number, sequence, change))
         };
         coalesce(changes.into_iter().filter(|(sequence, change)| !replaced(*sequence, change)).collect())
     }

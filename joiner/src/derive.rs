@@ -2,7 +2,7 @@
 //!
 //! An expression that fails on a row (a division by zero, say) makes null of it: a filter is not met by null, an aggregate leaves it out. Failures are counted.
 
-use expressions::{EvaluationError, Input, Value};
+use expressions::{EvaluationError, Expression, Input, Value};
 use schemas::parse::RowView;
 
 use crate::catalog::{DerivedSlot, Table};
@@ -11,14 +11,14 @@ use crate::state::row;
 
 /// The row under one expression.
 struct Columns<'a> {
-    derived: &'a DerivedSlot,
+    expression: &'a Expression,
+    inputs: &'a [usize],
     row: RowView<'a>,
 }
 
 impl Input for Columns<'_> {
     fn get(&self, variable: usize) -> Result<Value<'_>, EvaluationError> {
-        let (Some(&slot), Some((_, of))) = (self.derived.inputs.get(variable), self.derived.expression.variables().get(variable))
-        else {
+        let (Some(&slot), Some((_, of))) = (self.inputs.get(variable), self.expression.variables().get(variable)) else {
             return Ok(Value::Null);
         };
         Value::from_fragment(self.row.get(slot), of)
@@ -31,14 +31,17 @@ pub(crate) fn put(table: &Table, row: RowView<'_>, out: &mut Vec<u8>) {
         row::put(if *blank { b"null" } else { fragment }, out);
     }
     let mut fragment = Vec::new();
-    for derived in &table.derived {
+    for DerivedSlot { expression, inputs, .. } in &table.derived {
+        let Some(expression) = expression else {
+            row::put(b"null", out);
+            continue;
+        };
         fragment.clear();
-        let columns = Columns { derived, row };
-        match derived.expression.evaluate(&columns) {
+        match expression.evaluate(&Columns { expression, inputs, row }) {
             Ok(value) => value.write_json(&mut fragment),
             Err(error) => {
                 metrics::expression_failed(&table.schema.name.to_string());
-                tracing::debug!(table = %table.schema.name, expression = derived.expression.text(), %error, "an expression fails on a row");
+                tracing::debug!(table = %table.schema.name, expression = expression.text(), %error, "an expression fails on a row");
                 fragment.extend_from_slice(b"null");
             }
         }

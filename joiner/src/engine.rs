@@ -12,6 +12,7 @@ use streams::Batch;
 use crate::Config;
 use crate::catalog::Catalog;
 use crate::core::{Core, Limits, Progress};
+use crate::definitions;
 use crate::error::Error;
 use crate::handle::{Handle, Shared};
 use crate::route::Routed;
@@ -35,9 +36,11 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Opens the state, or makes it.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        let catalog = Arc::new(Catalog::new(&config.plans)?);
-        let incarnation = meta::claim(&config.state_dir, &config.source, &catalog.fingerprint)?;
-        let store = Store::open(&config.state_dir, incarnation, config.memory)?;
+        // Mistakes in the definitions are told before anything is touched.
+        Catalog::new(&config.plans)?;
+        let claimed = meta::claim(&config.state_dir, &config.source)?;
+        let store = Store::open(&config.state_dir, claimed.incarnation, config.memory)?;
+        let catalog = Arc::new(definitions::settle(&store, &claimed.definitions, config)?);
         let by_table: Vec<StreamName> =
             catalog.tables.iter().map(|table| config.layout.stream(&config.stream_prefix, &table.schema.name)).collect();
         let streams: BTreeSet<StreamName> = by_table.iter().cloned().collect();

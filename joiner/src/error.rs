@@ -6,6 +6,7 @@ use schemas::progress::{SequenceNumber, ShardId, StreamName};
 use schemas::{ErrorClass, Lsn, TableName};
 
 use crate::accounting::{Miscount, listed};
+use crate::catalog::Lacking;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -20,10 +21,10 @@ pub enum Error {
     #[error("the joiner state in {path} belongs to source {found:?}, the configuration says {expected:?}. Correct the source's name, or name another directory", path = .path.display())]
     OtherSource { path: PathBuf, found: String, expected: String },
     #[error(
-        "the entity definitions or the contracts of their tables have changed since the joiner state in {path} was built. Name an empty state directory and take a new \
-         snapshot with the importer: the entities are rebuilt there, and this directory stays as it is until you remove it", path = .path.display()
+        "the joiner state in {path} was built for other entity definitions, or other contracts of their tables, and does not have what these need{}. Build it anew beside the old one (`tributary run` and `tributary joiner` do so by \
+         themselves), or name an empty state directory and take a new snapshot with the importer; this one was not touched", needs(.lacking), path = .path.display()
     )]
-    OtherDefinitions { path: PathBuf },
+    OtherDefinitions { path: PathBuf, lacking: Vec<Lacking> },
     #[error("the joiner state in {path} is in use by another process: stop that one first", path = .path.display())]
     Locked { path: PathBuf },
     #[error("the joiner state in {path} cannot be written: {what}. Make room on the disk or correct its permissions, then start again: nothing is lost", path = .path.display())]
@@ -88,6 +89,12 @@ pub struct UnknownSchema {
     pub shard: ShardId,
     pub sequence: SequenceNumber,
     pub error: schemas::parse::ParseError,
+}
+
+/// What a state lacks, in words.
+fn needs(lacking: &[Lacking]) -> String {
+    let listed: Vec<String> = lacking.iter().map(Lacking::to_string).collect();
+    if listed.is_empty() { String::new() } else { format!(": {}", listed.join("; ")) }
 }
 
 impl Error {

@@ -83,7 +83,7 @@ impl Explainer<'_> {
             Some(&column) => table.schema.columns[column].name.clone(),
             None => {
                 let derived = slot.checked_sub(used.len()).and_then(|nth| table.derived.get(nth));
-                derived.map_or_else(String::new, |derived| format!("`{}`", derived.expression.text()))
+                derived.map_or_else(String::new, |derived| format!("`{}`", derived.text))
             }
         }
     }

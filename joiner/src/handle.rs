@@ -32,7 +32,7 @@ pub struct Head {
     pub live: bool,
     /// Counts loads of the state. With another number every reader starts anew: what it holds may contain entities that have vanished.
     pub load: u64,
-    /// Which outbox the sequence numbers belong to: another one for each state and each load of it.
+    /// Which outbox the sequence numbers belong to: another one for each state, each load of it, and each change of its definitions.
     pub incarnation: u64,
     /// The oldest entry kept; `sequence + 1` when there are none.
     pub oldest: u64,
@@ -71,7 +71,7 @@ impl Shared {
         let standing = store.standing()?;
         let mut status = Status::default();
         status.stand(&standing);
-        let head = watch::Sender::new(head(&store, &standing));
+        let head = watch::Sender::new(head(&store, &catalog, &standing));
         let letters = watch::Sender::new(());
         let (schemas, in_place) = (config.schemas.clone(), config.threads == 0);
         Ok(Arc::new(Self { store, catalog, schemas, head, status: Mutex::new(status), letters, in_place }))
@@ -97,7 +97,7 @@ impl Shared {
     /// Tells everyone how far the joiner has come.
     pub(crate) fn publish(&self, standing: &Standing) {
         self.with_status(|status| status.stand(standing));
-        let new = head(&self.store, standing);
+        let new = head(&self.store, &self.catalog, standing);
         self.head.send_if_modified(|head| {
             let changed = *head != new;
             *head = new;
@@ -123,15 +123,19 @@ impl Shared {
     }
 }
 
-fn head(store: &Store, standing: &Standing) -> Head {
+/// Odd, and far from each other: multiples of one keep the loads of a state apart, of the other what was made of changes of its definitions, and both are far from those of another state.
+const OF_LOADS: u64 = 0x9e37_79b9_7f4a_7c15;
+const OF_CHANGES: u64 = 0xd6e8_feb8_6659_fd93;
+
+fn head(store: &Store, catalog: &Catalog, standing: &Standing) -> Head {
+    let changes = u64::from(catalog.changes).wrapping_mul(OF_CHANGES);
     Head {
         sequence: standing.head,
         frontier: standing.head_frontier,
         commit_time_ms: standing.head_commit_time_ms,
         live: standing.is_consistent(),
         load: standing.load,
-        // Multiplying by the golden ratio's odd bits keeps the loads of one state apart, and far from those of another.
-        incarnation: store.incarnation() ^ standing.load.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        incarnation: store.incarnation() ^ standing.load.wrapping_mul(OF_LOADS) ^ changes,
         oldest: standing.oldest,
     }
 }
@@ -213,7 +217,12 @@ impl Outbox {
 
     /// The same, ended also by the size of the documents (at least one entry is read). What it answers is on the disk: a power failure cannot take back what a subscriber has seen.
     pub fn read_bounded(&self, sequence: u64, limit: usize, limit_bytes: usize) -> Result<Page, Error> {
-        let page = self.read_unsynced(sequence, limit, limit_bytes)?;
+        // What is older is of other definitions.
+        let of_others = self.shared.catalog.changed_at;
+        let page = match self.read_unsynced(sequence.max(of_others), limit, limit_bytes)? {
+            Page::Changes { head, .. } if sequence < of_others => Page::Trimmed { oldest: of_others + 1, head },
+            page => page,
+        };
         let (Page::Changes { head, .. } | Page::Trimmed { head, .. }) = &page;
         self.shared.store.sync_to(head.sequence)?;
         Ok(page)
@@ -223,7 +232,7 @@ impl Outbox {
     pub(crate) fn read_unsynced(&self, sequence: u64, limit: usize, limit_bytes: usize) -> Result<Page, Error> {
         let Shared { store, catalog, .. } = &*self.shared;
         let standing = store.standing()?;
-        let head = head(store, &standing);
+        let head = head(store, catalog, &standing);
         if sequence + 1 < standing.oldest || sequence > standing.head {
             return Ok(Page::Trimmed { oldest: standing.oldest, head });
         }

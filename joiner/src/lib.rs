@@ -4,6 +4,7 @@
 //! - [`Joiner`] runs everything: `consume` reads the streams, `deliver` writes the sinks; [`Handle`] lets others look in.
 //! - [`Engine`] is the joiner without tasks: `core` decides what may be applied, `step` applies and assembles, `scan` assembles everything.
 //! - `route` turns records into what the core works on, `inputs` knows how far each shard has been read, `buffer` keeps changes until they are complete, `accounting` holds them against what was published, `catalog` is the entity definitions compiled, `explain` tells what they cost.
+//! - `definitions` is which entity definitions a state serves, and how it comes to serve others.
 //! - `derive` computes what expressions make of a row; `state` is what is on the disk, `checkpoint` hands it out as it stands at one instant; `assemble` makes documents of it.
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub mod checkpoint;
 mod consume;
 mod core;
 pub mod dead_letters;
+pub mod definitions;
 pub mod deliver;
 mod derive;
 mod engine;
@@ -40,6 +42,7 @@ mod status;
 mod step;
 
 pub use accounting::Miscount;
+pub use catalog::Lacking;
 pub use dead_letters::DeadLetters;
 pub use deliver::{NamedSink, NullSink};
 pub use engine::Engine;

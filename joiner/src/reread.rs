@@ -145,7 +145,9 @@ impl Rereads {
     /// By index: whether the places at which rows are put are to be remembered. `None`: none are.
     pub(crate) fn remembered(&self, catalog: &Catalog) -> Option<Vec<bool>> {
         let whole = |table: TableId| {
-            self.underway.get(&catalog.tables[table].schema.name.to_string()).is_some_and(|underway| underway.told.whole)
+            // An index that was dropped is of no table.
+            let name = catalog.tables.get(table).map(|table| table.schema.name.to_string());
+            name.and_then(|name| self.underway.get(&name)).is_some_and(|underway| underway.told.whole)
         };
         let indexes: Vec<bool> = (0..catalog.indexes.len()).map(|index| whole(catalog.indexes[index].table)).collect();
         indexes.contains(&true).then_some(indexes)
@@ -169,6 +171,11 @@ impl Rereads {
             let underway = self.underway.get(&table.schema.name.to_string())?;
             (underway.told.finished && !underway.told.holds(frontier)).then_some((id, underway.told.whole))
         })
+    }
+
+    /// Forgets tables that are used no longer.
+    pub(crate) fn retain(&mut self, used: impl Fn(&str) -> bool) {
+        self.underway.retain(|name, _| used(name));
     }
 
     /// Strikes a reread off.

@@ -7,6 +7,8 @@
 
 #[path = "property/brute.rs"]
 mod brute;
+#[path = "property/change.rs"]
+mod change;
 #[path = "property/dice.rs"]
 mod dice;
 #[path = "property/encodings.rs"]
@@ -34,7 +36,7 @@ fn every_entity_is_the_join_of_the_source_at_every_frontier() {
     }
     let cases = number("TRIBUTARY_CASES").unwrap_or(CASES);
     let next = AtomicU64::new(0);
-    let checks = AtomicU64::new(0);
+    let (checks, changes) = (AtomicU64::new(0), AtomicU64::new(0));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -42,7 +44,10 @@ fn every_entity_is_the_join_of_the_source_at_every_frontier() {
                 return;
             }
             match catch_unwind(AssertUnwindSafe(|| run::case(seed))) {
-                Ok(done) => checks.fetch_add(done, Ordering::Relaxed),
+                Ok((compared, changed)) => {
+                    checks.fetch_add(compared, Ordering::Relaxed);
+                    changes.fetch_add(changed, Ordering::Relaxed);
+                }
                 Err(_) => {
                     next.store(cases, Ordering::Relaxed);
                     panic!("failed: run it again with TRIBUTARY_SEED={seed}");
@@ -56,6 +61,7 @@ fn every_entity_is_the_join_of_the_source_at_every_frontier() {
         workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
     // A test that compares nothing proves nothing.
-    let checks = checks.into_inner();
+    let (checks, changes) = (checks.into_inner(), changes.into_inner());
     assert!(checks > cases, "only {checks} frontiers were compared in {cases} cases");
+    assert!(changes > cases / 50, "only {changes} changes of definitions in {cases} cases");
 }

@@ -71,7 +71,7 @@ impl Backlog {
     }
 
     /// Whether nothing that was looked at replaces this change.
-    pub(super) fn is_latest(&self, entity: usize, sequence: u64, change: &EntityChange) -> bool {
+    pub(super) fn is_latest(&self, entity: u16, sequence: u64, change: &EntityChange) -> bool {
         self.latest.get(&outbox::key_hash(entity, change.key.as_str().as_bytes())).is_none_or(|latest| *latest <= sequence)
     }
 }

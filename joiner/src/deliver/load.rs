@@ -1,5 +1,6 @@
 //! A sink that is new, or that has fallen behind what is kept for it, is told every entity as it stands.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,13 +12,19 @@ use super::{Delivery, Interrupted, blocking};
 use crate::error::Error;
 use crate::handle::Shared;
 use crate::scan::{As, count, scan};
-use crate::state::meta::Cursor;
+use crate::state::meta::{Cursor, Standing};
 use crate::status::{SinkLoad, SinkState};
 
 /// Batches between the scan and the sink.
 const BATCHES: usize = 4;
 /// The same where the scan cannot wait for the sink: it is a small state then.
 const BATCHES_IN_PLACE: usize = 1 << 16;
+
+/// Entities that are loaded beside what the sink holds up to its cursor.
+pub(super) struct Part {
+    pub(super) cursor: Cursor,
+    pub(super) entities: Vec<usize>,
+}
 
 enum Loaded {
     Batch(Vec<EntityChange>),
@@ -26,22 +33,29 @@ enum Loaded {
 
 impl Delivery {
     /// Writes all entities as of one snapshot, and sets the cursor. Answers false when it has to be done again: the state was no longer live, or a batch had to be taken apart.
-    pub(super) async fn load(&mut self) -> Result<bool, Interrupted> {
+    ///
+    /// Of a part, the cursor stays where it is, and so does the frontier that the sink confirms: what lies between the cursor and the snapshot has yet to be told of the other entities. Of these, it is told once more, in versions that the
+    /// load's are not older than.
+    pub(super) async fn load(&mut self, part: Option<Part>) -> Result<bool, Interrupted> {
         self.state(SinkState::Loading, None);
         let (shared, name) = (self.shared.clone(), self.name.clone());
         shared.with_sink(&name, |sink| sink.load = Some(SinkLoad::default()));
-        let counting = tokio::spawn(expect(shared.clone(), name.clone()));
-        let loaded = self.load_all().await;
+        let entities: Vec<usize> = match &part {
+            Some(part) => part.entities.clone(),
+            None => (0..shared.catalog.entities.len()).collect(),
+        };
+        let counting = tokio::spawn(expect(shared.clone(), name.clone(), entities.clone()));
+        let loaded = self.load_entities(entities, part.map(|part| part.cursor)).await;
         counting.abort();
         shared.with_sink(&name, |sink| sink.load = None);
         loaded
     }
 
-    async fn load_all(&mut self) -> Result<bool, Interrupted> {
+    async fn load_entities(&mut self, entities: Vec<usize>, at: Option<Cursor>) -> Result<bool, Interrupted> {
         self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
         let (out, mut batches) = mpsc::channel(if self.shared.in_place { BATCHES_IN_PLACE } else { BATCHES });
         let (shared, threads) = (self.shared.clone(), self.threads);
-        let scanning = self.shared.beside(move || load_scan(&shared, threads, &out));
+        let scanning = self.shared.beside(move || load_scan(&shared, &entities, threads, &out));
         let began = Instant::now();
         while let Some(loaded) = batches.recv().await {
             match loaded {
@@ -68,11 +82,15 @@ impl Delivery {
             }
         }
         let scanned = scanning.await.map_err(|error| Error::Task { what: error.to_string() })??;
-        let Some((cursor, frontier)) = scanned else { return Ok(false) };
-        self.write(&[], Some(frontier)).await?;
+        let Some(scanned) = scanned else { return Ok(false) };
+        let cursor = at.unwrap_or(scanned);
+        self.write(&[], Some(cursor.frontier)).await?;
         self.left_out.clear();
         self.attempts.succeeded();
-        self.shared.store.put_cursor(&self.name, &Cursor { form: self.terms.form.clone(), ..cursor })?;
+        let changed = self.shared.catalog.entities.iter().filter(|entity| entity.changed > 0);
+        let changes = changed.map(|entity| (entity.name.to_string(), entity.changed)).collect();
+        let cursor = Cursor { form: self.terms.form.clone(), changes, ..cursor };
+        self.shared.store.put_cursor(&self.name, &cursor)?;
         self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.error) = (Some(cursor.sequence), None));
         Ok(true)
     }
@@ -82,13 +100,12 @@ impl Delivery {
 const COUNT_AFTER: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Says how many entities a load will come to, once it has taken a while.
-async fn expect(shared: Arc<Shared>, name: String) {
+async fn expect(shared: Arc<Shared>, name: String, entities: Vec<usize>) {
     tokio::time::sleep(COUNT_AFTER).await;
     let counted = shared.clone();
     let count = blocking(&shared, move || {
         let snapshot = counted.store.db().snapshot();
-        let entities = 0..counted.catalog.entities.len();
-        entities.map(|entity| count(&counted.store, &counted.catalog, &snapshot, entity)).sum::<Result<u64, Error>>()
+        entities.into_iter().map(|entity| count(&counted.store, &counted.catalog, &snapshot, entity)).sum::<Result<u64, Error>>()
     });
     match count.await {
         Ok(count) => shared.with_sink(&name, |sink| {
@@ -100,8 +117,8 @@ async fn expect(shared: Arc<Shared>, name: String) {
     }
 }
 
-/// Scans all entities. `None`: the state cannot be read as it stands any more, or nobody listens any more.
-fn load_scan(shared: &Shared, threads: usize, out: &mpsc::Sender<Loaded>) -> Result<Option<(Cursor, Lsn)>, Error> {
+/// Scans entities; answers the cursor of a sink that holds all of them. `None`: the state cannot be read as it stands any more, or nobody listens any more.
+fn load_scan(shared: &Shared, entities: &[usize], threads: usize, out: &mpsc::Sender<Loaded>) -> Result<Option<Cursor>, Error> {
     let Shared { store, catalog, .. } = shared;
     let snapshot = store.db().snapshot();
     let standing = store.standing_at(&snapshot)?;
@@ -112,15 +129,14 @@ fn load_scan(shared: &Shared, threads: usize, out: &mpsc::Sender<Loaded>) -> Res
     let of = As { version: standing.frontier, commit_time_ms: standing.commit_time_ms };
     // In place there is nobody who would take anything meanwhile.
     let send = |loaded| if shared.in_place { out.try_send(loaded).is_ok() } else { out.blocking_send(loaded).is_ok() };
-    for (id, entity) in catalog.entities.iter().enumerate() {
+    for &id in entities {
+        let entity = &catalog.entities[id];
         scan(store, catalog, &snapshot, id, of, threads, &|batch| send(Loaded::Batch(batch)))?;
         if !send(Loaded::End { entity: entity.name.clone(), version: of.version }) {
             return Ok(None);
         }
     }
     // Rows of a step that is still being assembled are in the snapshot; its outbox entries come after the head, and are written once more.
-    Ok(Some((
-        Cursor { load: standing.load, sequence: standing.head, form: String::new(), frontier: standing.frontier },
-        standing.frontier,
-    )))
+    let Standing { load, head: sequence, frontier, .. } = standing;
+    Ok(Some(Cursor { load, sequence, form: String::new(), frontier, changes: BTreeMap::new() }))
 }

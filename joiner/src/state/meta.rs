@@ -1,6 +1,6 @@
 //! What the state says of itself.
 //!
-//! `identity.json` beside the database names the format and whom the state belongs to; it is written before the database is made and never changes. The *standing* is a JSON value in the
+//! `identity.json` beside the database names the format and whom the state belongs to; it is written before the database is made. The *standing* is a JSON value in the
 //! database's `meta` column family: how far everything has come, written with every batch that moves it (INV-3).
 
 use std::collections::BTreeMap;
@@ -16,12 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounting::Unknown;
 use crate::checkpoint::Facts;
+use crate::definitions::Definitions;
 use crate::error::Error;
 use crate::reread::Rereads;
 
 /// Changes when the bytes of the state change their meaning.
 pub(crate) const FORMAT: u32 = 2;
-const IDENTITY_FILE: &str = "identity.json";
+pub(crate) const IDENTITY_FILE: &str = "identity.json";
+/// In place of the definitions' hash in directories whose database says itself what it serves ([`crate::definitions`]). Versions of before it did refuse them.
+pub(crate) const IN_STATE: &str = "in the state";
 /// The identity while it is written.
 const TEMPORARY_FILE: &str = "identity.json.new";
 
@@ -41,22 +44,30 @@ fn new_incarnation() -> u64 {
     std::hash::RandomState::new().hash_one(SystemTime::now())
 }
 
-/// Checks whose the directory is; an empty or missing one becomes ours. Answers its incarnation.
-pub(crate) fn claim(path: &Path, source: &str, definitions: &str) -> Result<u64, Error> {
+/// A directory that is ours.
+pub(crate) struct Claimed {
+    pub(crate) incarnation: u64,
+    /// The hash of the definitions that it was built for, or [`IN_STATE`].
+    pub(crate) definitions: String,
+}
+
+/// Checks whose the directory is; an empty or missing one becomes ours.
+pub(crate) fn claim(path: &Path, source: &str) -> Result<Claimed, Error> {
     let disk = |error: std::io::Error| Error::Disk { path: path.to_owned(), what: error.to_string() };
     std::fs::create_dir_all(path).map_err(disk)?;
     let file = path.join(IDENTITY_FILE);
     let ours = Identity {
         tributary_joiner_state: FORMAT,
         source: source.to_owned(),
-        definitions: definitions.to_owned(),
+        definitions: IN_STATE.to_owned(),
         incarnation: new_incarnation(),
     };
     match std::fs::read(&file) {
         Ok(bytes) => {
             let found: Identity = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::Corrupt { path: path.to_owned(), what: format!("{IDENTITY_FILE}: {error}") })?;
-            check(path, found, &ours)
+            let Identity { incarnation, definitions, .. } = check(path, found, &ours)?;
+            Ok(Claimed { incarnation, definitions })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             for entry in std::fs::read_dir(path).map_err(disk)? {
@@ -67,7 +78,7 @@ pub(crate) fn claim(path: &Path, source: &str, definitions: &str) -> Result<u64,
             }
             let text = serde_json::to_string_pretty(&ours).map_err(std::io::Error::other).map_err(disk)?;
             write_durably(path, text.as_bytes()).map_err(disk)?;
-            Ok(ours.incarnation)
+            Ok(Claimed { incarnation: ours.incarnation, definitions: ours.definitions })
         }
         Err(error) => Err(disk(error)),
     }
@@ -82,6 +93,19 @@ fn write_durably(directory: &Path, text: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&temporary, directory.join(IDENTITY_FILE))?;
     // The name is the directory's, and durable only with it.
     File::open(directory)?.sync_all()
+}
+
+/// The hash of the definitions that a directory was built for, or [`IN_STATE`].
+pub(crate) fn claimed(path: &Path) -> Result<String, Error> {
+    Ok(read(path)?.definitions)
+}
+
+/// Takes note that the database of a directory says itself what it serves.
+pub(crate) fn is_in_state(path: &Path) -> Result<(), Error> {
+    let disk = |error: std::io::Error| Error::Disk { path: path.to_owned(), what: error.to_string() };
+    let identity = Identity { definitions: IN_STATE.to_owned(), ..read(path)? };
+    let text = serde_json::to_string_pretty(&identity).map_err(std::io::Error::other).map_err(disk)?;
+    write_durably(path, text.as_bytes()).map_err(disk)
 }
 
 /// Whether a directory holds a state that can be read, whosever it is. Answers its incarnation.
@@ -100,19 +124,17 @@ fn read(path: &Path) -> Result<Identity, Error> {
 }
 
 /// What a checkpoint of a state says of it.
-pub(crate) fn facts(path: &Path, frontier: Lsn, commit_time_ms: i64) -> Result<Facts, Error> {
+pub(crate) fn facts(path: &Path, served: Option<Definitions>, standing: &Standing) -> Result<Facts, Error> {
     let Identity { tributary_joiner_state: format, source, definitions, .. } = read(path)?;
-    Ok(Facts { format, source, definitions, frontier, commit_time_ms })
+    let definitions = served.as_ref().map_or(definitions, Definitions::fingerprint);
+    let (frontier, commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+    Ok(Facts { format, source, definitions, served, frontier, commit_time_ms })
 }
 
 /// Holds a checkpoint against what [`claim`] would ask of its state.
-pub(crate) fn check_facts(place: &Path, facts: &Facts, source: &str, definitions: &str) -> Result<(), Error> {
-    let ours = Identity {
-        tributary_joiner_state: FORMAT,
-        source: source.to_owned(),
-        definitions: definitions.to_owned(),
-        incarnation: 0,
-    };
+pub(crate) fn check_facts(place: &Path, facts: &Facts, source: &str) -> Result<(), Error> {
+    let ours =
+        Identity { tributary_joiner_state: FORMAT, source: source.to_owned(), definitions: IN_STATE.to_owned(), incarnation: 0 };
     check(place, restored(facts), &ours).map(|_| ())
 }
 
@@ -127,12 +149,12 @@ fn restored(facts: &Facts) -> Identity {
     Identity {
         tributary_joiner_state: facts.format,
         source: facts.source.clone(),
-        definitions: facts.definitions.clone(),
+        definitions: if facts.served.is_some() { IN_STATE.to_owned() } else { facts.definitions.clone() },
         incarnation: new_incarnation(),
     }
 }
 
-fn check(path: &Path, found: Identity, ours: &Identity) -> Result<u64, Error> {
+fn check(path: &Path, found: Identity, ours: &Identity) -> Result<Identity, Error> {
     let path = path.to_owned();
     if found.tributary_joiner_state != FORMAT {
         return Err(Error::Format { path, found: found.tributary_joiner_state, expected: FORMAT });
@@ -140,10 +162,7 @@ fn check(path: &Path, found: Identity, ours: &Identity) -> Result<u64, Error> {
     if found.source != ours.source {
         return Err(Error::OtherSource { path, found: found.source, expected: ours.source.clone() });
     }
-    if found.definitions != ours.definitions {
-        return Err(Error::OtherDefinitions { path });
-    }
-    Ok(found.incarnation)
+    Ok(found)
 }
 
 /// Which part of the work the state is in.
@@ -250,4 +269,7 @@ pub(crate) struct Cursor {
     /// The last frontier that it confirmed.
     #[serde(default)]
     pub(crate) frontier: Lsn,
+    /// By entity: which change of the definitions made the documents that it was loaded with what they are; 0 of those that do not stand here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) changes: BTreeMap<String, u32>,
 }

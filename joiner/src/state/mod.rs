@@ -8,7 +8,7 @@
 //! | `seen` | as in `rows` and `links` | nothing: a row was put there since the table is read again ([`crate::reread`]) |
 //! | `outbox` | sequence (u64) | an entity change ([`outbox`]) |
 //! | `spill` | position, table ([`crate::buffer`]) | a buffered change; worthless after a restart |
-//! | `meta` | `standing`, `cursor/<sink>`, `dead/<place>` | JSON |
+//! | `meta` | `standing`, `definitions` ([`crate::definitions`]), `cursor/<sink>`, `dead/<place>` | JSON |
 //!
 //! All integers are big-endian. The format's number stands in the directory's `identity.json` ([`meta`]).
 //!
@@ -33,6 +33,7 @@ pub(crate) mod outbox;
 pub(crate) mod row;
 pub(crate) mod view;
 
+use crate::definitions::Definitions;
 use crate::error::Error;
 use meta::{Cursor, Standing};
 
@@ -67,6 +68,7 @@ impl Family {
 /// The database's folder in the state's directory.
 pub const DATABASE: &str = "db";
 const STANDING: &[u8] = b"standing";
+const DEFINITIONS: &[u8] = b"definitions";
 const CURSOR: &str = "cursor/";
 pub(crate) const DEAD: &str = "dead/";
 
@@ -221,6 +223,31 @@ impl Store {
         let bytes = serde_json::to_vec(standing).map_err(|error| self.corrupt(error.to_string()))?;
         batch.put_cf(self.family(Family::Meta)?, STANDING, bytes);
         Ok(())
+    }
+
+    /// What the state serves; none where an earlier version made it, or nobody has yet.
+    pub(crate) fn definitions(&self) -> Result<Option<Definitions>, Error> {
+        self.get(Family::Meta, DEFINITIONS)?.map(|bytes| self.parse("definitions", &bytes)).transpose()
+    }
+
+    pub(crate) fn put_definitions(&self, batch: &mut WriteBatch, definitions: &Definitions) -> Result<(), Error> {
+        let bytes = serde_json::to_vec(definitions).map_err(|error| self.corrupt(error.to_string()))?;
+        batch.put_cf(self.family(Family::Meta)?, DEFINITIONS, bytes);
+        Ok(())
+    }
+
+    /// The same of a state that others may have open; nothing is written.
+    pub(crate) fn read_definitions(path: &Path) -> Result<Option<Definitions>, Error> {
+        let failed = |error: rocksdb::Error| Error::rocksdb(path, &error);
+        let database = path.join(DATABASE);
+        // Files may be replaced while they are opened.
+        let open = || DB::open_cf_for_read_only(&Options::default(), &database, [Family::Meta.name()], false);
+        let db = open().or_else(|_| open()).map_err(failed)?;
+        let missing = || Error::Corrupt { path: path.to_owned(), what: "column family meta is missing".to_owned() };
+        let found = db.get_cf(db.cf_handle(Family::Meta.name()).ok_or_else(missing)?, DEFINITIONS).map_err(failed)?;
+        let damaged =
+            |error: serde_json::Error| Error::Corrupt { path: path.to_owned(), what: format!("meta definitions: {error}") };
+        found.map(|bytes| serde_json::from_slice(&bytes).map_err(damaged)).transpose()
     }
 
     pub(crate) fn cursor(&self, sink: &str) -> Result<Option<Cursor>, Error> {

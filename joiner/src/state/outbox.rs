@@ -19,7 +19,8 @@ use crate::error::Error;
 
 /// A change before it has been given its entity's name.
 pub(crate) struct Entry<'a> {
-    pub(crate) entity: usize,
+    /// [`crate::catalog::Entity::number`].
+    pub(crate) entity: u16,
     pub(crate) key: &'a EntityKey,
     pub(crate) version: Lsn,
     pub(crate) commit_time_ms: i64,
@@ -30,7 +31,7 @@ impl Entry<'_> {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let key = self.key.as_str().as_bytes();
         let document = self.document.unwrap_or_default();
-        out.extend_from_slice(&(self.entity as u16).to_be_bytes());
+        out.extend_from_slice(&self.entity.to_be_bytes());
         out.extend_from_slice(self.version.as_bytes());
         out.extend_from_slice(&self.commit_time_ms.to_be_bytes());
         out.extend_from_slice(&(key.len() as u32).to_be_bytes());
@@ -51,8 +52,13 @@ fn decode(bytes: &[u8], catalog: &Catalog) -> Option<EntityChange> {
         0 => None,
         _ => Some(Arc::from(std::str::from_utf8(document).ok()?)),
     };
+    // One that is no longer defined is called what it was.
+    let entity = match catalog.numbers.get(usize::from(u16::from_be_bytes(*entity)))? {
+        Ok(entity) => catalog.entities[*entity].name.clone(),
+        Err(name) => name.clone(),
+    };
     Some(EntityChange {
-        entity: catalog.entities.get(usize::from(u16::from_be_bytes(*entity)))?.name.clone(),
+        entity,
         key: EntityKey::from_text(std::str::from_utf8(key).ok()?),
         version: Lsn::from_bytes(*version),
         commit_time_ms: i64::from_be_bytes(*time),
@@ -101,8 +107,8 @@ pub(crate) fn read(
 }
 
 /// Stands for an entity's key; see [`read_keys`].
-pub(crate) fn key_hash(entity: usize, key: &[u8]) -> u128 {
-    let mut hasher = Xxh3::with_seed(entity as u64);
+pub(crate) fn key_hash(entity: u16, key: &[u8]) -> u128 {
+    let mut hasher = Xxh3::with_seed(u64::from(entity));
     hasher.update(key);
     hasher.digest128()
 }
@@ -123,7 +129,7 @@ pub(crate) fn read_keys(
         let key = value.split_first_chunk::<2>().and_then(|(entity, rest)| {
             let (length, rest) = rest.get(18..)?.split_first_chunk::<4>()?;
             let key = rest.get(..u32::from_be_bytes(*length) as usize)?;
-            Some(key_hash(usize::from(u16::from_be_bytes(*entity)), key))
+            Some(key_hash(u16::from_be_bytes(*entity), key))
         });
         if key.is_some_and(|hash| !each(sequence, hash)) {
             break;

@@ -72,7 +72,7 @@ impl<'a> Dirty<'a> {
         let get = |slot: usize| row.get(slot).copied().unwrap_or_default();
         let corrupt = |error: key::KeyError| view.store.corrupt(format!("{}: {error}", entity.plan.nodes[id].path));
         let Some(parent) = node.parent else {
-            let mut key = (entity_id as u16).to_be_bytes().to_vec();
+            let mut key = entity.number.to_be_bytes().to_vec();
             for part in &entity.key {
                 if !key::encode(get(part.slot), part.key_type, &mut key).map_err(corrupt)? {
                     return Ok(());

@@ -197,6 +197,7 @@ impl<'a> Documents<'a> {
             let text = entity_key(&self.view.catalog.entities[entity], parts)
                 .ok_or_else(|| self.view.store.corrupt("an entity key that cannot be read"))?;
             let document = present.then_some(new.as_slice());
+            let entity = self.view.catalog.entities[entity].number;
             let entry =
                 Entry { entity, key: &text, version: standing.frontier, commit_time_ms: standing.commit_time_ms, document };
             entry.encode(&mut piece.bytes);
@@ -207,14 +208,11 @@ impl<'a> Documents<'a> {
     }
 }
 
-/// An entity's number and its key's parts.
+/// An entity and its key's parts.
 fn split<'k>(store: &Store, catalog: &Catalog, key: &'k [u8]) -> Result<(usize, &'k [u8]), Error> {
     let (entity, parts) = key.split_first_chunk::<2>().ok_or_else(|| store.corrupt("an entity key without its entity"))?;
-    let entity = usize::from(u16::from_be_bytes(*entity));
-    if entity >= catalog.entities.len() {
-        return Err(store.corrupt("a key of an unknown entity"));
-    }
-    Ok((entity, parts))
+    let entity = catalog.numbered(u16::from_be_bytes(*entity));
+    Ok((entity.ok_or_else(|| store.corrupt("a key of an unknown entity"))?, parts))
 }
 
 #[cfg(test)]

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use joiner::{Config, Engine, Memory, Page};
+use joiner::definitions::Way;
+use joiner::{Config, Engine, Error, Memory, Page};
 use schemas::Lsn;
 use schemas::change::EntityKey;
 use schemas::event::{ChangeEvent, Op};
+use schemas::plan::Plan;
 use schemas::progress::{Phase, ProgressRecord, Reread, SequenceNumber, ShardId, ShardPositions, StreamName};
 use serde_json::Value as Json;
 use streams::{Batch, Layout};
 use tempfile::TempDir;
 
 use crate::brute::Brute;
+use crate::change::changed;
 use crate::dice::Dice;
 use crate::encodings::Encodings;
 use crate::world::{Database, World};
@@ -291,6 +294,8 @@ struct Reader<'a> {
     told: Option<Told>,
     dirs: Vec<TempDir>,
     checks: u64,
+    /// Changes of the definitions that were made in place.
+    changes: u64,
 }
 
 fn dir() -> TempDir {
@@ -350,8 +355,8 @@ impl Reader<'_> {
         self.check_after_advance(&BTreeMap::new());
     }
 
-    /// Stops the engine, cleanly or by leaving what a crash leaves, and opens it again.
-    fn restart(&mut self, dice: &mut Dice, streams: &Streams) {
+    /// Stops the engine, cleanly or by leaving what a crash leaves, and opens it again; `change`: with other definitions.
+    fn restart(&mut self, dice: &mut Dice, streams: &Streams, change: bool) {
         if dice.chance(50) {
             let left = crash_copy(&self.config.state_dir);
             self.engine = None;
@@ -359,7 +364,39 @@ impl Reader<'_> {
             self.dirs.push(left);
         }
         self.engine = None;
+        if change {
+            self.change_definitions(dice);
+        }
         self.open(streams);
+    }
+
+    /// Other definitions, if the state can serve them as it stands; else it is left alone, and goes on with those that it has.
+    fn change_definitions(&mut self, dice: &mut Dice) {
+        let mut plans = Vec::new();
+        for plan in &self.world.plans {
+            // Entities go, and come back.
+            if !plans.is_empty() && dice.chance(20) {
+                continue;
+            }
+            let definition = changed(dice, &plan.definition);
+            let lookup = |name: &schemas::TableName| self.world.tables.iter().find(|table| table.name == *name).cloned();
+            plans.push(Plan::resolve(&definition, &lookup).map_or_else(|_| plan.clone(), Arc::new));
+        }
+        let config = Config { plans, ..self.config.clone() };
+        let expected = joiner::definitions::compare(&config).unwrap().unwrap();
+        match Engine::open(&config) {
+            Ok(_) => {
+                assert!(!matches!(expected.way, Way::Rebuild { .. }), "{expected:?}");
+                self.config = config;
+                // Documents may be others without any change of the source: whoever read the outbox begins anew.
+                if expected.way != Way::Nothing {
+                    self.told = None;
+                    self.changes += 1;
+                }
+            }
+            Err(Error::OtherDefinitions { lacking, .. }) => assert_eq!(expected.way, Way::Rebuild { lacking }),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Hands over something that has been published and not handed over; false when there is nothing.
@@ -404,17 +441,17 @@ impl Reader<'_> {
         let frontier = u64::from_be_bytes(head.frontier.as_bytes()[2..].try_into().unwrap());
         let empty = self.world.empty();
         let database = history.range(..=frontier).next_back().map_or(&empty, |(_, database)| database);
+        let plans = self.config.plans.clone();
         let brute = Brute { world: self.world, database };
-        let expected: Vec<BTreeMap<EntityKey, Json>> =
-            self.world.plans.iter().map(|plan| brute.entities(&plan.definition)).collect();
-        let scanned: Vec<BTreeMap<EntityKey, Json>> = self.world.plans.iter().map(|plan| self.scan(&plan.entity)).collect();
+        let expected: Vec<BTreeMap<EntityKey, Json>> = plans.iter().map(|plan| brute.entities(&plan.definition)).collect();
+        let scanned: Vec<BTreeMap<EntityKey, Json>> = plans.iter().map(|plan| self.scan(&plan.entity)).collect();
         assert_eq!(
             scanned,
             expected,
             "scanned at {frontier}: {:#?}",
-            self.world.plans.iter().map(|plan| &plan.definition).collect::<Vec<_>>()
+            plans.iter().map(|plan| &plan.definition).collect::<Vec<_>>()
         );
-        for (plan, entities) in self.world.plans.iter().zip(&expected) {
+        for (plan, entities) in plans.iter().zip(&expected) {
             for (key, document) in entities.iter().take(3) {
                 let (version, text) = handle.get(&plan.entity, key).unwrap().unwrap();
                 assert_eq!((version, serde_json::from_str::<Json>(&text).unwrap()), (head.frontier, document.clone()));
@@ -429,7 +466,7 @@ impl Reader<'_> {
                 for (sequence, change) in changes {
                     assert_eq!(sequence, cursor + 1);
                     cursor = sequence;
-                    let entities = &mut told[self.world.plans.iter().position(|plan| plan.entity == change.entity).unwrap()];
+                    let entities = &mut told[plans.iter().position(|plan| plan.entity == change.entity).unwrap()];
                     match change.document {
                         Some(text) => {
                             let document: Json = serde_json::from_str(&text).unwrap();
@@ -466,8 +503,8 @@ impl Reader<'_> {
     }
 }
 
-/// Runs a case; answers how many frontiers were compared.
-pub(crate) fn case(seed: u64) -> u64 {
+/// Runs a case; answers how many frontiers were compared, and how often the definitions were changed in place.
+pub(crate) fn case(seed: u64) -> (u64, u64) {
     let mut dice = Dice::new(seed);
     let world = World::new(&mut dice);
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
@@ -540,9 +577,11 @@ pub(crate) fn case(seed: u64) -> u64 {
         told: None,
         dirs: vec![state],
         checks: 0,
+        changes: 0,
     };
     reader.open(&source.streams);
     let restarts = if dice.chance(40) { 3 } else { 0 };
+    let changes = if dice.chance(25) { 12 } else { 0 };
     loop {
         let mut any = false;
         for _ in 0..1 + dice.below(20) {
@@ -554,12 +593,13 @@ pub(crate) fn case(seed: u64) -> u64 {
         if !any {
             break;
         }
-        if dice.chance(restarts) {
-            reader.restart(&mut dice, &source.streams);
+        let change = dice.chance(changes);
+        if dice.chance(restarts) || change {
+            reader.restart(&mut dice, &source.streams, change);
             reader.check_after_advance(&source.history);
         }
     }
     let last = source.streams.progress.last().unwrap();
     assert_eq!(reader.engine().frontier(), last.to_lsn, "not everything was applied");
-    reader.checks
+    (reader.checks, reader.changes)
 }

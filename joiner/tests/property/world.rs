@@ -23,7 +23,7 @@ pub(crate) const D: usize = 4;
 pub(crate) const M: usize = 5;
 pub(crate) const X: usize = 6;
 pub(crate) const U: usize = 7;
-const NAMES: [&str; 8] = ["k1", "k2", "f1", "f2", "d", "m", "x", "u"];
+pub(crate) const NAMES: [&str; 8] = ["k1", "k2", "f1", "f2", "d", "m", "x", "u"];
 
 /// What rows are filtered by; `brute` knows what they mean.
 pub(crate) const FILTERS: [&str; 5] = ["d >= 1", "m > 0.5", "u != 2 && f2 != 0", "d == null || d < 2", "k2 + u > 1"];

@@ -1,0 +1,596 @@
+//! Compiles plans: tables first, then what is derived of their rows, then the indexes that nodes read, then those that the ways up need.
+//!
+//! For a state that is there already, nothing is added to how it keeps rows ([`Layout`]): columns, expressions and indexes are looked up in it, and what is not there is told ([`Lacking`]). What it has and nothing uses any more goes:
+//! an index whole, an expression to NULL; but columns stay, as long as the contract has them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use schemas::TableName;
+use schemas::parse::Columns;
+use schemas::plan::{AggregateSource, ComputedInput, DERIVED, Edge, KeyPart, NodeId, Plan};
+use schemas::table::{SqlType, TableSchema};
+
+use super::layout::{ColumnLayout, IndexLayout, TableLayout};
+use super::{
+    Aggregate, Catalog, Computed, DerivedSlot, Entity, Group, Index, IndexId, IndexKind, Lacking, Layout, Link, Many, Node,
+    Place, SlotMask, SlotPart, Source, Table, TableId, Up,
+};
+use crate::error::Error;
+
+struct TableDraft {
+    schema: Arc<TableSchema>,
+    /// Slot to column; [`GONE`] where the contract does not have it any more, as it was kept.
+    columns: Vec<usize>,
+    derived: Vec<DerivedSlot>,
+    /// Columns that are kept, not only read by expressions.
+    kept: BTreeSet<usize>,
+    own_key: Vec<SlotPart>,
+    /// How the state keeps it, where there is one.
+    layout: Option<TableLayout>,
+}
+
+/// The number of no column.
+const GONE: usize = usize::MAX;
+
+impl TableDraft {
+    fn slots(&self) -> usize {
+        self.columns.len() + self.derived.len()
+    }
+}
+
+pub(super) struct Builder<'a> {
+    /// How the state keeps rows, where there is one: nothing is added to it.
+    base: Option<&'a Layout>,
+    lacking: BTreeSet<Lacking>,
+    tables: Vec<TableDraft>,
+    by_name: HashMap<TableName, TableId>,
+    indexes: Vec<Index>,
+    /// By entity and node.
+    rows: HashMap<(usize, NodeId), IndexId>,
+    ups: HashMap<(usize, NodeId), Up>,
+}
+
+impl<'a> Builder<'a> {
+    /// Compiles plans for a state that keeps rows like `base`, or for a new one. With anything lacking, the catalog is of no use.
+    pub(super) fn build(plans: &[Arc<Plan>], base: Option<&'a Layout>) -> Result<(Catalog, BTreeSet<Lacking>), Error> {
+        if plans.is_empty() {
+            return Err(Error::NoEntities);
+        }
+        let mut names = BTreeSet::new();
+        if let Some(plan) = plans.iter().find(|plan| !names.insert(plan.entity.clone())) {
+            return Err(Error::DuplicateEntity { entity: plan.entity.to_string() });
+        }
+        let mut builder = Self::tables(plans, base)?;
+        builder.kept_indexes();
+        builder.row_indexes(plans);
+        builder.ways_up(plans);
+        builder.drop_unused();
+        let count = builder.indexes.len();
+        if count > usize::from(u16::MAX) {
+            return Err(Error::TooManyIndexes { count });
+        }
+        let lacking = std::mem::take(&mut builder.lacking);
+        Ok((builder.finish(plans), lacking))
+    }
+
+    fn tables(plans: &[Arc<Plan>], base: Option<&'a Layout>) -> Result<Self, Error> {
+        let mut used: BTreeMap<TableName, BTreeSet<usize>> = BTreeMap::new();
+        for plan in plans {
+            for (table, columns) in plan.used_columns() {
+                used.entry(table).or_default().extend(columns);
+            }
+        }
+        let mut builder = Self {
+            base,
+            lacking: BTreeSet::new(),
+            tables: Vec::new(),
+            by_name: HashMap::new(),
+            indexes: Vec::new(),
+            rows: HashMap::new(),
+            ups: HashMap::new(),
+        };
+        for node in plans.iter().flat_map(|plan| &plan.nodes) {
+            let name = &node.table.name;
+            let id = match builder.by_name.get(name) {
+                Some(&id) => id,
+                None => {
+                    let used = used.get(name).into_iter().flatten().copied().collect();
+                    builder.draft(node, used)
+                }
+            };
+            let own_key = builder.own_key(id, node);
+            if builder.tables[id].own_key != own_key {
+                return Err(Error::KeyConflict { table: name.clone() });
+            }
+        }
+        for plan in plans {
+            builder.derived(plan);
+        }
+        builder.lacking_columns();
+        Ok(builder)
+    }
+
+    fn own_key(&self, table: TableId, node: &schemas::plan::Node) -> Vec<SlotPart> {
+        let columns = &self.tables[table].columns;
+        let slot = |column: usize| columns.iter().position(|&used| used == column).unwrap_or_default();
+        node.own_key.iter().map(|part| SlotPart { slot: slot(part.column), key_type: part.key_type }).collect()
+    }
+
+    /// A table with the columns that are used, where the state has them.
+    fn draft(&mut self, node: &schemas::plan::Node, used: Vec<usize>) -> TableId {
+        let schema = node.table.clone();
+        let name = schema.name.clone();
+        let layout = self.base.and_then(|base| base.table(&name)).cloned();
+        let (mut columns, mut derived) = (used.clone(), Vec::new());
+        if let Some(layout) = &layout {
+            columns =
+                layout.columns.iter().map(|kept| kept.as_ref().and_then(|kept| kept.column(&schema)).unwrap_or(GONE)).collect();
+            let unused = |text: &String| DerivedSlot { text: text.clone(), expression: None, inputs: Vec::new() };
+            derived = layout.derived.iter().map(unused).collect();
+            for column in used.iter().filter(|column| !columns.contains(column)) {
+                self.lacking.insert(layout.lacks(&schema, *column));
+            }
+        } else if self.base.is_some() {
+            self.lacking.insert(Lacking::Table { table: name.clone() });
+        }
+        let id = self.tables.len();
+        self.by_name.insert(name.clone(), id);
+        self.tables.push(TableDraft { schema, columns, derived, kept: BTreeSet::new(), own_key: Vec::new(), layout });
+        let own_key = self.own_key(id, node);
+        if self.tables[id].layout.as_ref().is_some_and(|layout| layout.key != own_key) {
+            self.lacking.insert(Lacking::Key { table: name });
+        }
+        self.tables[id].own_key = own_key;
+        id
+    }
+
+    /// Columns that only expressions have read so far, and that something else needs now.
+    fn lacking_columns(&mut self) {
+        for draft in &self.tables {
+            let Some(layout) = &draft.layout else { continue };
+            for (column, kept) in draft.columns.iter().zip(&layout.columns) {
+                if kept.as_ref().is_some_and(|kept| kept.blank) && draft.kept.contains(column) {
+                    self.lacking.insert(layout.lacks(&draft.schema, *column));
+                }
+            }
+        }
+    }
+
+    /// Gives slots to what a plan derives, one to each expression over a table; and takes note of the columns that it keeps.
+    fn derived(&mut self, plan: &Plan) {
+        for derived in &plan.derived {
+            let Some(&table) = self.by_name.get(&derived.table) else { continue };
+            let text = derived.expression.text();
+            let inputs: Vec<usize> = derived.columns.iter().map(|&column| self.slot(plan, table, column)).collect();
+            let (draft, expression) = (&mut self.tables[table], Some(derived.expression.clone()));
+            match draft.derived.iter_mut().find(|known| known.text == text) {
+                Some(known) => (known.expression, known.inputs) = (expression, inputs),
+                None => {
+                    if draft.layout.is_some() {
+                        self.lacking.insert(Lacking::Expression { table: derived.table.clone(), text: text.to_owned() });
+                    }
+                    draft.derived.push(DerivedSlot { text: text.to_owned(), expression, inputs });
+                }
+            }
+        }
+        for node in &plan.nodes {
+            let Some(&table) = self.by_name.get(&node.table.name) else { continue };
+            self.tables[table].kept.extend(plan.node_columns(node));
+        }
+    }
+
+    fn table_of(&self, plan: &Plan, node: NodeId) -> TableId {
+        self.by_name.get(&plan.nodes[node].table.name).copied().unwrap_or_default()
+    }
+
+    fn slot(&self, plan: &Plan, table: TableId, column: usize) -> usize {
+        let draft = &self.tables[table];
+        // Every column that a plan names is among its table's used columns, and everything derived has its slot.
+        match column.checked_sub(DERIVED).and_then(|nth| plan.derived.get(nth)) {
+            Some(derived) => {
+                let same = |known: &DerivedSlot| known.text == derived.expression.text();
+                draft.columns.len() + draft.derived.iter().position(same).unwrap_or_default()
+            }
+            None => draft.columns.iter().position(|&used| used == column).unwrap_or_default(),
+        }
+    }
+
+    fn key(&self, plan: &Plan, table: TableId, parts: &[KeyPart]) -> Vec<SlotPart> {
+        parts.iter().map(|part| SlotPart { slot: self.slot(plan, table, part.column), key_type: part.key_type }).collect()
+    }
+
+    /// The indexes that the state has, of tables that are still used.
+    fn kept_indexes(&mut self) {
+        let Some(base) = self.base else { return };
+        let index = |kept: &Option<IndexLayout>| {
+            let Some(kept) = kept else { return Index::dropped() };
+            let Some(&table) = self.by_name.get(&kept.table) else { return Index::dropped() };
+            let IndexLayout { kind, cluster, suffix, stored, keeps_null, .. } = kept.clone();
+            Index { kind, cluster, suffix, stored, keeps_null, table }
+        };
+        self.indexes = base.indexes.iter().map(index).collect();
+    }
+
+    /// Takes out what the state has and nothing uses any more.
+    fn drop_unused(&mut self) {
+        let looked_up = self.ups.values().filter_map(|up| if let Up::Lookup(index) = up { Some(*index) } else { None });
+        let used: BTreeSet<IndexId> = self.rows.values().copied().chain(looked_up).collect();
+        for (id, index) in self.indexes.iter_mut().enumerate().filter(|(id, _)| !used.contains(id)) {
+            tracing::debug!(id, ?index, "an index is no longer used");
+            *index = Index::dropped();
+        }
+    }
+
+    fn index(&mut self, kind: IndexKind, table: TableId, cluster: Vec<SlotPart>, stored: &BTreeSet<usize>) -> IndexId {
+        let serves = |index: &Index| {
+            index.table == table && index.cluster == cluster && (index.kind == kind || index.kind == IndexKind::Rows)
+        };
+        let known = self.indexes.iter().position(serves);
+        // Where whole rows are kept, what is lacking of them is told of the table.
+        let whole = |id: IndexId| {
+            self.indexes[id].kind == IndexKind::Rows || stored.iter().all(|slot| self.indexes[id].stored.contains(slot))
+        };
+        if let Some(id) = known.filter(|&id| self.base.is_none() || whole(id)) {
+            let index = &mut self.indexes[id];
+            let both: BTreeSet<usize> = index.stored.iter().chain(stored).copied().collect();
+            index.stored = both.into_iter().collect();
+            return id;
+        }
+        if self.base.is_some() {
+            self.lacking.insert(self.lacking_index(table, &cluster));
+            return 0;
+        }
+        let suffix = self.tables[table].own_key.iter().filter(|part| !cluster.contains(part)).copied().collect();
+        let draft = &self.tables[table];
+        let may_be_left_out = |&column: &usize| draft.schema.columns[column].sql_type.may_be_unavailable();
+        let keeps_null = kind == IndexKind::Rows && draft.columns.iter().any(may_be_left_out);
+        self.indexes.push(Index { kind, cluster, suffix, stored: stored.iter().copied().collect(), keeps_null, table });
+        self.indexes.len() - 1
+    }
+
+    fn lacking_index(&self, table: TableId, cluster: &[SlotPart]) -> Lacking {
+        let draft = &self.tables[table];
+        let name = |part: &SlotPart| match draft.columns.get(part.slot) {
+            Some(&column) => draft.schema.columns.get(column).map_or_else(String::new, |column| column.name.clone()),
+            None => draft
+                .derived
+                .get(part.slot - draft.columns.len())
+                .map_or_else(String::new, |derived| format!("`{}`", derived.text)),
+        };
+        let by = cluster.iter().map(name).collect::<Vec<_>>().join(", ");
+        Lacking::Index { table: draft.schema.name.clone(), by }
+    }
+
+    fn row_indexes(&mut self, plans: &[Arc<Plan>]) {
+        for (entity, plan) in plans.iter().enumerate() {
+            for (id, node) in plan.nodes.iter().enumerate() {
+                let table = self.table_of(plan, id);
+                let cluster = if node.parent.is_none() {
+                    self.key(plan, table, &plan.key)
+                } else {
+                    let part = |link: &schemas::plan::Link| SlotPart {
+                        slot: self.slot(plan, table, link.own_column),
+                        key_type: link.key_type,
+                    };
+                    node.link.iter().map(part).collect()
+                };
+                let all = (0..self.tables[table].slots()).collect();
+                let index = self.index(IndexKind::Rows, table, cluster, &all);
+                self.rows.insert((entity, id), index);
+            }
+        }
+    }
+
+    /// What a node's own way up starts from.
+    fn needed(&self, plan: &Plan, id: NodeId) -> Vec<SlotPart> {
+        let table = self.table_of(plan, id);
+        let node = &plan.nodes[id];
+        if node.parent.is_none() {
+            return self.key(plan, table, &plan.key);
+        }
+        node.link.iter().map(|link| SlotPart { slot: self.slot(plan, table, link.own_column), key_type: link.key_type }).collect()
+    }
+
+    fn ways_up(&mut self, plans: &[Arc<Plan>]) {
+        for (entity, plan) in plans.iter().enumerate() {
+            for (id, node) in plan.nodes.iter().enumerate() {
+                let Some(parent) = node.parent else {
+                    self.ups.insert((entity, id), Up::Root);
+                    continue;
+                };
+                let table = self.table_of(plan, parent);
+                let part = |link: &schemas::plan::Link| SlotPart {
+                    slot: self.slot(plan, table, link.parent_column),
+                    key_type: link.key_type,
+                };
+                let known: Vec<SlotPart> = node.link.iter().map(part).collect();
+                let needed = self.needed(plan, parent);
+                let up = if needed.iter().all(|part| known.contains(part)) {
+                    Up::Derive
+                } else {
+                    let stored = needed.iter().map(|part| part.slot).collect();
+                    Up::Lookup(self.index(IndexKind::Links, table, known, &stored))
+                };
+                self.ups.insert((entity, id), up);
+            }
+        }
+    }
+
+    fn finish(self, plans: &[Arc<Plan>]) -> Catalog {
+        let entities: Vec<Entity> = plans.iter().enumerate().map(|(entity, plan)| self.entity(entity, plan)).collect();
+        let mut tables: Vec<Table> = self.tables.iter().enumerate().map(|(id, draft)| self.table(id, draft)).collect();
+        for (entity, plan) in plans.iter().enumerate() {
+            for (id, node) in plan.nodes.iter().enumerate() {
+                let table = self.table_of(plan, id);
+                let mut mask = SlotMask::default();
+                plan.node_columns(node).into_iter().for_each(|column| mask.add(self.slot(plan, table, column)));
+                let filter = node.filter.map(|column| self.slot(plan, table, column));
+                tables[table].places.push(Place { entity, node: id, mask, filter });
+            }
+        }
+        for node in entities.iter().flat_map(|entity| &entity.nodes) {
+            let mut check = |table: TableId, part: SlotPart| {
+                let indexes = &tables[table].indexes;
+                let encoded = indexes
+                    .iter()
+                    .any(|&index| self.indexes[index].cluster.contains(&part) || self.indexes[index].suffix.contains(&part));
+                if !encoded && !tables[table].checked.contains(&part) {
+                    tables[table].checked.push(part);
+                }
+            };
+            if let Some(parent) = node.parent {
+                let parent = self.table_of_node(&entities, node, parent);
+                node.link.iter().for_each(|link| check(parent, SlotPart { slot: link.parent_slot, key_type: link.key_type }));
+            }
+            for many in &node.manys {
+                let table = self.table_of_node(&entities, node, many.node);
+                many.order.iter().flatten().for_each(|(part, _)| check(table, *part));
+            }
+        }
+        let (unchecked, layout) = (self.unchecked(&tables), self.layout(&tables));
+        let numbers = (0..entities.len()).map(Ok).collect();
+        Catalog {
+            entities,
+            tables,
+            indexes: self.indexes,
+            numbers,
+            changes: 0,
+            changed_at: 0,
+            by_name: self.by_name,
+            layout,
+            unchecked,
+        }
+    }
+
+    /// What rows are checked for now, and were not when those of the state came in.
+    fn unchecked(&self, tables: &[Table]) -> Vec<(TableId, SlotPart)> {
+        let mut found = Vec::new();
+        for (id, draft) in self.tables.iter().enumerate() {
+            let (Some(base), Some(layout)) = (self.base, &draft.layout) else { continue };
+            let encoded = |part: &SlotPart| {
+                let mut indexes = base.indexes.iter().flatten().filter(|index| index.table == layout.name);
+                indexes.any(|index| index.cluster.contains(part) || index.suffix.contains(part))
+            };
+            let new = tables[id].checked.iter().filter(|part| !layout.checked.contains(part) && !encoded(part));
+            found.extend(new.map(|part| (id, *part)));
+        }
+        found
+    }
+
+    /// How the state keeps rows from here on.
+    fn layout(&self, tables: &[Table]) -> Layout {
+        let table = |(draft, table): (&TableDraft, &Table)| {
+            let column = |(&column, &blank): (&usize, &bool)| Some(ColumnLayout::of(draft.schema.columns.get(column)?, blank));
+            let text = |derived: &DerivedSlot| if derived.expression.is_some() { derived.text.clone() } else { String::new() };
+            TableLayout {
+                name: draft.schema.name.clone(),
+                key: draft.own_key.clone(),
+                columns: draft.columns.iter().zip(&table.blank).map(column).collect(),
+                derived: table.derived.iter().map(text).collect(),
+                checked: table.checked.clone(),
+            }
+        };
+        let index = |index: &Index| {
+            let table = self.tables.get(index.table)?.schema.name.clone();
+            let Index { kind, keeps_null, .. } = *index;
+            let (cluster, suffix, stored) = (index.cluster.clone(), index.suffix.clone(), index.stored.clone());
+            Some(IndexLayout { table, kind, cluster, suffix, stored, keeps_null })
+        };
+        Layout { tables: self.tables.iter().zip(tables).map(table).collect(), indexes: self.indexes.iter().map(index).collect() }
+    }
+
+    /// The table of another node of the same entity.
+    fn table_of_node(&self, entities: &[Entity], node: &Node, other: NodeId) -> TableId {
+        let entity = entities.iter().find(|entity| entity.nodes.iter().any(|known| std::ptr::eq(known, node)));
+        entity.map_or(node.table, |entity| entity.nodes[other].table)
+    }
+
+    /// Columns that were kept go on being kept: the next definition may use them.
+    fn blank(&self, draft: &TableDraft) -> Vec<bool> {
+        match &draft.layout {
+            Some(layout) => layout.columns.iter().map(|kept| kept.as_ref().is_some_and(|kept| kept.blank)).collect(),
+            None => draft.columns.iter().map(|column| !draft.kept.contains(column)).collect(),
+        }
+    }
+
+    fn table(&self, id: TableId, draft: &TableDraft) -> Table {
+        Table {
+            schema: draft.schema.clone(),
+            columns: Columns::new(&draft.schema, &draft.columns),
+            slots: draft.slots(),
+            derived: draft.derived.clone(),
+            blank: self.blank(draft),
+            own_key: draft.own_key.clone(),
+            indexes: (0..self.indexes.len()).filter(|&index| self.indexes[index].table == id).collect(),
+            checked: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    fn entity(&self, entity: usize, plan: &Arc<Plan>) -> Entity {
+        let table = self.table_of(plan, 0);
+        let nodes = (0..plan.nodes.len()).map(|id| self.node(entity, plan, id)).collect();
+        let group = plan.group.as_ref().map(|group| {
+            let mut names = Names::default();
+            let fields = group.fields.iter();
+            let fields = fields.map(|field| (names.next(&field.name), self.slot(plan, table, field.column))).collect();
+            let aggregates = self.aggregates(plan, &group.aggregates, &mut names);
+            let computed = self.computed(plan, 0, &group.computed, [0, 0], &mut names);
+            Group { fields, aggregates, computed }
+        });
+        let (number, changed, since) = (entity as u16, 0, 0);
+        let key = self.key(plan, table, &plan.key);
+        Entity { name: plan.entity.clone(), number, changed, since, plan: plan.clone(), key, nodes, group }
+    }
+
+    fn aggregates(&self, plan: &Plan, aggregates: &[schemas::plan::ResolvedAggregate], names: &mut Names) -> Vec<Aggregate> {
+        let aggregate = |aggregate: &schemas::plan::ResolvedAggregate| {
+            let over = self.table_of(plan, aggregate.over);
+            let child = &plan.nodes[aggregate.over];
+            let value = aggregate.value.map(|value| match value {
+                AggregateSource::Column(column) => Source::Slot(self.slot(plan, over, column)),
+                AggregateSource::Member(nth) => Source::Member(child.ones.len() + child.manys.len() + nth),
+            });
+            let filter = aggregate.filter.map(|column| self.slot(plan, over, column));
+            let (name, of) = (names.next(&aggregate.name), aggregate.of.clone());
+            Aggregate { name, over: aggregate.over, kind: aggregate.kind, value, filter, of }
+        };
+        aggregates.iter().map(aggregate).collect()
+    }
+
+    /// `edges`: how many `one` and `many` edges stand before the aggregates.
+    fn computed(
+        &self,
+        plan: &Plan,
+        id: NodeId,
+        computed: &[schemas::plan::Computed],
+        edges: [usize; 2],
+        names: &mut Names,
+    ) -> Vec<Computed> {
+        let table = self.table_of(plan, id);
+        let node = &plan.nodes[id];
+        let source = |input: &ComputedInput| match *input {
+            ComputedInput::Column(column) => Source::Slot(self.slot(plan, table, column)),
+            ComputedInput::Edge(child) => {
+                let all = node.ones.iter().chain(&node.manys);
+                Source::Member(all.into_iter().position(|&other| other == child).unwrap_or_default())
+            }
+            ComputedInput::Aggregate(nth) => Source::Member(edges[0] + edges[1] + nth),
+        };
+        computed
+            .iter()
+            .map(|computed| Computed {
+                name: names.next(&computed.name),
+                expression: computed.expression.clone(),
+                inputs: computed.inputs.iter().map(source).collect(),
+            })
+            .collect()
+    }
+
+    fn node(&self, entity: usize, plan: &Plan, id: NodeId) -> Node {
+        let node = &plan.nodes[id];
+        let table = self.table_of(plan, id);
+        let parent_table = node.parent.map_or(table, |parent| self.table_of(plan, parent));
+        let mut names = Names::default();
+        let fields = node.fields.iter().map(|field| (names.next(&field.name), self.slot(plan, table, field.column))).collect();
+        let ones = node.ones.iter().map(|&one| (names.next(&plan.nodes[one].name), one)).collect();
+        let manys = node
+            .manys
+            .iter()
+            .map(|&many| Many { name: names.next(&plan.nodes[many].name), node: many, order: self.order(plan, many, entity) })
+            .collect();
+        let aggregates = self.aggregates(plan, &node.aggregates, &mut names);
+        let computed = self.computed(plan, id, &node.computed, [node.ones.len(), node.manys.len()], &mut names);
+        let above = match (node.parent, &plan.group) {
+            (Some(parent), _) => &plan.nodes[parent].aggregates[..],
+            (None, Some(group)) => &group.aggregates[..],
+            (None, None) => &[],
+        };
+        let of_member = |aggregate: &schemas::plan::ResolvedAggregate| {
+            aggregate.over == id && matches!(aggregate.value, Some(AggregateSource::Member(_)))
+        };
+        let spans = !computed.is_empty() || above.iter().any(of_member);
+        let link = |link: &schemas::plan::Link| Link {
+            parent_slot: self.slot(plan, parent_table, link.parent_column),
+            own_slot: self.slot(plan, table, link.own_column),
+            key_type: link.key_type,
+        };
+        Node {
+            table,
+            parent: node.parent,
+            rows: self.rows.get(&(entity, id)).copied().unwrap_or_default(),
+            link: node.link.iter().map(link).collect(),
+            require: node.require,
+            filter: node.filter.map(|column| self.slot(plan, table, column)),
+            up: self.ups.get(&(entity, id)).copied().unwrap_or(Up::Root),
+            fields,
+            ones,
+            manys,
+            aggregates,
+            computed,
+            spans,
+        }
+    }
+
+    /// The order wanted, unless the rows stand in it anyway.
+    fn order(&self, plan: &Plan, id: NodeId, entity: usize) -> Option<Vec<(SlotPart, bool)>> {
+        let Edge::Many { order_by } = &plan.nodes[id].edge else { return None };
+        let table = self.table_of(plan, id);
+        let part = |part: &schemas::plan::OrderPart| {
+            (SlotPart { slot: self.slot(plan, table, part.column), key_type: part.key_type }, part.descending)
+        };
+        let order: Vec<(SlotPart, bool)> = order_by.iter().map(part).collect();
+        let suffix = &self.indexes[self.rows.get(&(entity, id)).copied().unwrap_or_default()].suffix;
+        let natural =
+            order.len() <= suffix.len() && order.iter().zip(suffix).all(|((part, descending), own)| part == own && !descending);
+        (!natural).then_some(order)
+    }
+}
+
+/// Writes the names of members as they stand in a document, one after another.
+#[derive(Default)]
+struct Names {
+    any: bool,
+}
+
+impl Names {
+    /// `{"name":` or `,"name":`.
+    fn next(&mut self, name: &str) -> Vec<u8> {
+        let mut out = vec![if std::mem::replace(&mut self.any, true) { b',' } else { b'{' }];
+        schemas::value::write_string(&mut out, name);
+        out.push(b':');
+        out
+    }
+}
+
+/// Changes when anything changes that the documents of an entity depend on.
+pub(crate) fn shape(plan: &Plan) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(described(plan).as_bytes()))
+}
+
+/// By this, states of before they kept their layout tell which definitions they were built for.
+pub(crate) fn fingerprint(plans: &[Arc<Plan>]) -> String {
+    let text: String = plans.iter().map(|plan| described(plan)).collect();
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
+}
+
+fn described(plan: &Plan) -> String {
+    let mut text = serde_json::to_string(&plan.definition).unwrap_or_default();
+    for (table, columns) in plan.used_columns() {
+        let Some(node) = plan.nodes.iter().find(|node| node.table.name == table) else { continue };
+        let key: Vec<&str> = node.table.key_names().collect();
+        text.push_str(&format!("{table}{key:?}"));
+        for column in columns {
+            let column = &node.table.columns[column];
+            // A wider type of the same form changes neither what is kept nor how it is compared.
+            let (form, left_out) = (column.sql_type.form(), column.sql_type.may_be_unavailable());
+            text.push_str(&format!("{:?}{form:?}{left_out}{}", column.name, column.case_insensitive));
+            if matches!(column.sql_type, SqlType::DateTimeOffset { .. }) {
+                // States of before hold keys of local times.
+                text.push_str("utc");
+            }
+        }
+    }
+    text
+}
