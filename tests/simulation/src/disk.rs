@@ -1,0 +1,87 @@
+//! What a process leaves behind on its disk when it dies.
+//!
+//! Killed, it leaves what it has written: the operating system has that. After a power failure there is only what was forced to the disk, and of the rest as much as happened to get there: a log is cut at some byte
+//! behind its last sync ([`crate::kernel::synced`]). Because a log is only ever appended to, such a cut is also what a kill in the middle of a step leaves, at each of its writes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tempfile::TempDir;
+
+use crate::dice::Dice;
+use crate::kernel;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Death {
+    Kill,
+    PowerFailure,
+    /// A power failure on a disk that has kept nothing of what it was told to.
+    LyingDisk,
+}
+
+/// Memory where there is some; anywhere else otherwise.
+pub(crate) fn directory() -> anyhow::Result<TempDir> {
+    let base = Path::new("/dev/shm");
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("tributary-simulation-");
+        builder
+    };
+    Ok(if base.is_dir() { builder().tempdir_in(base)? } else { builder().tempdir()? })
+}
+
+/// The files of a directory and how long they are.
+fn listing(directory: &Path) -> anyhow::Result<BTreeMap<PathBuf, u64>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)?.flatten() {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => files.extend(listing(&entry.path())?),
+            Ok(metadata) if entry.file_name() != "LOCK" && entry.file_name() != "LOG" => {
+                files.insert(entry.path(), metadata.len());
+            }
+            _ => {}
+        }
+    }
+    Ok(files)
+}
+
+/// Copies a directory as it is found after a death. Files may come and go in the background while they are copied: then it is done again.
+pub(crate) fn leave(from: &Path, death: Death, dice: &mut Dice) -> anyhow::Result<TempDir> {
+    loop {
+        let to = directory()?;
+        let files = listing(from)?;
+        let mut copied = true;
+        for file in files.keys() {
+            let target = to.path().join(file.strip_prefix(from)?);
+            std::fs::create_dir_all(target.parent().context("a file is in a directory")?)?;
+            copied &= std::fs::copy(file, target).is_ok();
+        }
+        if copied && listing(from)? == files {
+            if death != Death::Kill {
+                cut_logs(from, to.path(), &files, death, dice)?;
+            }
+            return Ok(to);
+        }
+    }
+}
+
+/// Cuts the database's logs behind what is surely on the disk. Of several, those after the one that was cut are empty.
+fn cut_logs(from: &Path, to: &Path, files: &BTreeMap<PathBuf, u64>, death: Death, dice: &mut Dice) -> anyhow::Result<()> {
+    let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
+    let mut logs: Vec<(&PathBuf, u64, u64)> = Vec::new();
+    for (path, length) in files.iter().filter(|(path, _)| is_log(path)) {
+        let Ok(metadata) = std::fs::metadata(path) else { continue };
+        let kept = if death == Death::LyingDisk { 0 } else { kernel::synced(&metadata).min(*length) };
+        logs.push((path, *length, kept));
+    }
+    let unsure: u64 = logs.iter().map(|(_, length, kept)| length - kept).sum();
+    let mut survives = if death == Death::LyingDisk { unsure / 2 } else { dice.below(unsure + 1) };
+    for (path, length, kept) in logs {
+        let more = survives.min(length - kept);
+        survives -= more;
+        let copy = std::fs::OpenOptions::new().write(true).open(to.join(path.strip_prefix(from)?))?;
+        copy.set_len(kept + more)?;
+    }
+    Ok(())
+}

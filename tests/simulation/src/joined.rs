@@ -1,0 +1,101 @@
+//! The entities' definitions, and the same joins made by hand from the rows of the tables: what the truth is held to be.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::history::{Cell, Row};
+use crate::shop::{CUSTOMERS, ITEMS, Key, ORDERS, PRODUCTS};
+
+pub(crate) const ORDER: &str = "
+entity: order
+table: dbo.orders
+fields: [id, status, rev]
+one:
+  customer: {table: dbo.customers, by: [customer_id], fields: [id, name]}
+many:
+  items:
+    table: dbo.items
+    by: [order_id]
+    fields: [line, qty]
+    one:
+      product: {table: dbo.products, by: [product_id], fields: [name]}
+aggregates:
+  item_count: {count: items}
+";
+
+pub(crate) const CUSTOMER: &str = "
+entity: customer
+table: dbo.customers
+fields: [id, name]
+many:
+  orders: {table: dbo.orders, by: [customer_id], fields: [id, status]}
+aggregates:
+  order_count: {count: orders}
+";
+
+/// Tables as of one LSN.
+pub(crate) type Tables = [BTreeMap<Key, Row>; 4];
+
+fn value(cell: &Cell) -> Value {
+    match cell {
+        Cell::Null => Value::Null,
+        Cell::Int(number) => json!(number),
+        Cell::Text(text) => json!(text),
+    }
+}
+
+/// The row that a column refers to, with some of its columns.
+fn one(table: &BTreeMap<Key, Row>, reference: &Cell, fields: &[(&str, usize)]) -> Value {
+    if *reference == Cell::Null {
+        return Value::Null;
+    }
+    let Some(row) = table.get(std::slice::from_ref(reference)) else { return Value::Null };
+    fields.iter().map(|(name, at)| ((*name).to_owned(), value(&row[*at]))).collect::<Map<_, _>>().into()
+}
+
+fn order(tables: &Tables, row: &Row) -> Value {
+    let items: Vec<Value> = tables[ITEMS]
+        .values()
+        .filter(|item| item[0] == row[0])
+        .map(|item| json!({"line": value(&item[1]), "qty": value(&item[3]), "product": one(&tables[PRODUCTS], &item[2], &[("name", 1)])}))
+        .collect();
+    json!({
+        "id": value(&row[0]),
+        "status": value(&row[2]),
+        "rev": value(&row[3]),
+        "customer": one(&tables[CUSTOMERS], &row[1], &[("id", 0), ("name", 1)]),
+        "item_count": items.len(),
+        "items": items,
+    })
+}
+
+fn customer(tables: &Tables, row: &Row) -> Value {
+    let orders: Vec<Value> = tables[ORDERS]
+        .values()
+        .filter(|order| order[1] == row[0])
+        .map(|order| json!({"id": value(&order[0]), "status": value(&order[2])}))
+        .collect();
+    json!({"id": value(&row[0]), "name": value(&row[1]), "order_count": orders.len(), "orders": orders})
+}
+
+/// The entity of a key; none where there is no such row.
+pub(crate) fn entity(tables: &Tables, entity: &str, key: &str) -> Option<Value> {
+    let key = vec![Cell::Int(key.parse().ok()?)];
+    match entity {
+        "order" => tables[ORDERS].get(&key).map(|row| order(tables, row)),
+        "customer" => tables[CUSTOMERS].get(&key).map(|row| customer(tables, row)),
+        _ => None,
+    }
+}
+
+/// All entities, by kind and key.
+pub(crate) fn entities(tables: &Tables) -> BTreeMap<(String, String), Value> {
+    let key = |row: &Row| match &row[0] {
+        Cell::Int(number) => number.to_string(),
+        _ => String::new(),
+    };
+    let orders = tables[ORDERS].values().map(|row| (("order".to_owned(), key(row)), order(tables, row)));
+    let customers = tables[CUSTOMERS].values().map(|row| (("customer".to_owned(), key(row)), customer(tables, row)));
+    orders.chain(customers).collect()
+}

@@ -1,0 +1,340 @@
+//! One run: trouble, then calm, then the audit.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tempfile::TempDir;
+
+use crate::auditor;
+use crate::dice::Dice;
+use crate::disk::{self, Death};
+use crate::faults::{Faults, Levels, Sabotage};
+use crate::history::{Event, History};
+use crate::kernel;
+use crate::plan::Plan;
+use crate::processes::{ImporterProcess, JoinerProcess, Site, wait_ms};
+use crate::shop::TABLES;
+use crate::target::Target;
+
+/// How long everything may take to come to rest once nothing goes wrong any more.
+const REST_MS: u64 = 20 * 60 * 1000;
+/// Futures in debug builds are large.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Runs a seed; false if the auditor finds anything.
+pub(crate) fn one(seed: u64, history: Option<&Path>, sabotage: Option<Sabotage>, log: bool) -> anyhow::Result<bool> {
+    if log {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .without_time()
+            .init();
+    }
+    let keep_text = history.is_some();
+    let simulated = move || {
+        kernel::begin(seed);
+        simulate(seed, sabotage, keep_text)
+    };
+    let thread = std::thread::Builder::new().name("simulation".to_owned()).stack_size(STACK_BYTES).spawn(simulated)?;
+    let told = thread.join().map_err(|_| anyhow::anyhow!("seed {seed}: the simulation panicked"))??;
+    if let Some(path) = history {
+        std::fs::write(path, told.text()).with_context(|| path.display().to_string())?;
+    }
+    let entries = told.entries();
+    let violations = auditor::audit(&entries);
+    let count = |is: &dyn Fn(&Event) -> bool| entries.iter().filter(|entry| is(&entry.event)).count();
+    println!(
+        "seed {seed} hash {:016x} events {} faults {} deaths {} transactions {} records {} writes {} violations {}",
+        told.hash(),
+        entries.len(),
+        count(&|event| matches!(event, Event::Fault { .. })),
+        count(&|event| matches!(event, Event::ImporterEnded { .. } | Event::JoinerEnded { .. })),
+        count(&|event| matches!(event, Event::Committed { .. })),
+        count(&|event| matches!(event, Event::Appended { .. })),
+        count(&|event| matches!(event, Event::Written { .. })),
+        violations.len()
+    );
+    for violation in &violations {
+        println!("INV-{} at {} ms: {}", violation.invariant, violation.at_ms, violation.what);
+    }
+    Ok(violations.is_empty())
+}
+
+fn simulate(seed: u64, sabotage: Option<Sabotage>, keep_text: bool) -> anyhow::Result<History> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_start(|| {
+            eprintln!("the code under test has started a thread: what it does no longer follows from the seed");
+            std::process::abort();
+        })
+        .build()?;
+    let history = History::new(keep_text);
+    let told = history.clone();
+    runtime.block_on(async move {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::of(&mut dice);
+        let site = Site::new(plan, Faults::new(sabotage), &mut dice, told)?;
+        let mut run = Box::pin(Run::begin(site, dice)).await?;
+        Box::pin(run.trouble()).await?;
+        Box::pin(run.calm()).await
+    })?;
+    Ok(history)
+}
+
+/// What stands for a process that is down: what it left, and for how many steps.
+enum State<P, L> {
+    Up(P),
+    Down(L, u64),
+}
+
+struct Run {
+    site: Site,
+    dice: Dice,
+    importer: State<ImporterProcess, Arc<TempDir>>,
+    joiner: State<JoinerProcess, TempDir>,
+    /// Importers that go on though another has taken their place, and for how many steps.
+    replaced: Vec<(ImporterProcess, u64)>,
+    sabotaged: bool,
+}
+
+impl Run {
+    async fn begin(mut site: Site, mut dice: Dice) -> anyhow::Result<Self> {
+        for _ in 0..site.plan.before {
+            let mut shop = site.shop();
+            shop.commit();
+            if dice.chance(500) {
+                shop.scan(5);
+            }
+        }
+        let importer = State::Up(site.start_importer(Arc::new(disk::directory()?)));
+        let joiner = State::Up(site.start_joiner(disk::directory()?)?);
+        Ok(Self { site, dice, importer, joiner, replaced: Vec::new(), sabotaged: false })
+    }
+
+    async fn trouble(&mut self) -> anyhow::Result<()> {
+        for _ in 0..self.site.plan.steps {
+            let pace = self.site.plan.pace_ms;
+            wait_ms(self.dice.within(1, pace)).await;
+            for _ in 0..self.dice.below(4) {
+                self.site.shop().commit();
+            }
+            if self.dice.chance(700) {
+                let most = self.dice.within(1, 8) as usize;
+                self.site.shop().scan(most);
+            }
+            self.supervise().await?;
+            self.look()?;
+            if self.dice.chance(self.site.plan.trouble) {
+                self.kill().await?;
+            }
+            if self.dice.chance(self.site.plan.trouble * 2) {
+                self.disturb()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks from outside at what there is to see.
+    fn look(&mut self) -> anyhow::Result<()> {
+        if let State::Up(importer) = &mut self.importer {
+            self.site.look_at_saved(importer);
+        }
+        for (importer, _) in &mut self.replaced {
+            self.site.look_at_saved(importer);
+        }
+        let (subscriber, state) = (self.dice.chance(250), self.dice.chance(100));
+        if let State::Up(joiner) = &self.joiner {
+            if subscriber {
+                self.site.subscribe(joiner)?;
+            }
+            if state {
+                self.site.tell_state(joiner)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts what is down long enough, and takes note of what has ended by itself.
+    async fn supervise(&mut self) -> anyhow::Result<()> {
+        self.importer = match std::mem::replace(&mut self.importer, State::Down(Arc::new(disk::directory()?), 0)) {
+            State::Up(importer) if importer.has_ended() => {
+                let left = Arc::clone(&importer.directory);
+                self.site.kill_importer(importer).await;
+                State::Down(left, self.dice.within(0, 3))
+            }
+            State::Down(left, 0) => {
+                if self.site.faults.is(Sabotage::SavedAhead) && !self.sabotaged {
+                    self.sabotaged = true;
+                    self.site.move_saved_ahead(left.path())?;
+                }
+                State::Up(self.site.start_importer(left))
+            }
+            State::Down(left, steps) => State::Down(left, steps - 1),
+            up => up,
+        };
+        self.joiner = match std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)) {
+            State::Up(joiner) if joiner.has_ended() => {
+                let left = self.site.kill_joiner(joiner, Death::Kill, &mut self.dice).await?;
+                State::Down(left, self.dice.within(0, 3))
+            }
+            State::Down(left, 0) => State::Up(self.site.start_joiner(left)?),
+            State::Down(left, steps) => State::Down(left, steps - 1),
+            up => up,
+        };
+        for (importer, steps) in std::mem::take(&mut self.replaced) {
+            match steps.checked_sub(1) {
+                Some(steps) => self.replaced.push((importer, steps)),
+                None => self.site.kill_importer(importer).await,
+            }
+        }
+        Ok(())
+    }
+
+    async fn kill(&mut self) -> anyhow::Result<()> {
+        let victim = self.dice.below(5);
+        let steps = self.dice.below(6);
+        match victim {
+            // Frozen, and thought dead by whoever starts another on a copy of its directory: both go on.
+            0 => {
+                if let State::Up(importer) = &self.importer {
+                    let copy = Arc::new(importer.copied_directory()?);
+                    self.site.history.fault("another importer takes over, and the first goes on");
+                    let successor = State::Up(self.site.start_importer(copy));
+                    if let State::Up(importer) = std::mem::replace(&mut self.importer, successor) {
+                        self.replaced.push((importer, self.dice.within(1, 10)));
+                    }
+                }
+            }
+            1 | 2 => {
+                let down = State::Down(Arc::new(disk::directory()?), 0);
+                self.importer = match std::mem::replace(&mut self.importer, down) {
+                    State::Up(importer) => {
+                        let left = Arc::clone(&importer.directory);
+                        self.site.kill_importer(importer).await;
+                        State::Down(left, steps)
+                    }
+                    down => down,
+                };
+            }
+            _ => {
+                let death = if self.dice.chance(500) { Death::Kill } else { Death::PowerFailure };
+                self.joiner = match std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)) {
+                    State::Up(joiner) => State::Down(self.site.kill_joiner(joiner, death, &mut self.dice).await?, steps),
+                    down => down,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Something else goes wrong, or gets well again.
+    fn disturb(&mut self) -> anyhow::Result<()> {
+        let Self { site, dice, .. } = self;
+        match dice.below(9) {
+            0 => {
+                let levels = Levels {
+                    source: dice.below(80),
+                    streams: dice.below(60),
+                    stream_delay_ms: dice.pick(&[0, 20, 300, 4000]).copied().unwrap_or_default(),
+                    targets: dice.below(150),
+                    target_delay_ms: dice.pick(&[0, 30, 500, 6000]).copied().unwrap_or_default(),
+                    ..Levels::default()
+                };
+                site.history.fault(format!("{levels:?}"));
+                *site.faults.levels() = levels;
+            }
+            1 => {
+                let cut = !site.faults.source_is_cut();
+                site.history.fault(format!("the source is {}", if cut { "cut off" } else { "there again" }));
+                site.faults.levels().source_cut = cut;
+            }
+            2 | 3 => {
+                let which = usize::from(dice.chance(500));
+                let down = &mut site.faults.levels().targets_down[which];
+                *down = !*down;
+                site.history.fault(format!("target {which} is {}", if *down { "down" } else { "up" }));
+            }
+            4 => site.streams.reshard(),
+            5 => {
+                let skew = i64::try_from(dice.below(120_000)).unwrap_or_default() - 60_000;
+                site.history.fault(format!("the processes' clock is off by {skew} ms"));
+                kernel::skew(skew);
+            }
+            6 => {
+                let mut shop = site.shop();
+                shop.skew_ms += i64::try_from(dice.below(20_000)).unwrap_or_default() - 10_000;
+                site.history.fault(format!("the server's clock is off by {} ms", shop.skew_ms));
+            }
+            7 => {
+                let mut shop = site.shop();
+                shop.capturing = !shop.capturing;
+                site.history.fault(format!("capture {}", if shop.capturing { "runs" } else { "stands still" }));
+            }
+            _ if site.plan.purges => {
+                let (table, keep) = (dice.below(TABLES.len() as u64) as usize, dice.within(0, 40) as usize);
+                site.shop().purge(table, keep);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more: everything is to come to rest, and the targets are to hold the source's join.
+    async fn calm(&mut self) -> anyhow::Result<()> {
+        self.site.history.add(Event::Calm);
+        *self.site.faults.levels() = Levels::default();
+        for (importer, _) in std::mem::take(&mut self.replaced) {
+            self.site.kill_importer(importer).await;
+        }
+        self.site.shop().capturing = true;
+        // One more transaction, so that there is something behind whatever was left unfinished.
+        self.site.shop().commit();
+        let began = kernel::elapsed_ms();
+        while !self.is_at_rest() {
+            if kernel::elapsed_ms() - began > REST_MS {
+                self.give_up();
+                return Ok(());
+            }
+            wait_ms(300).await;
+            self.site.shop().scan(usize::MAX);
+            self.supervise().await?;
+            self.look()?;
+        }
+        if let State::Up(joiner) = &self.joiner {
+            self.site.subscribe(joiner)?;
+            self.site.tell_state(joiner)?;
+        }
+        self.site.targets[0].tell();
+        self.end().await
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let shop = self.site.shop();
+        let last = shop.last_commit();
+        let reached = |target: &Arc<Target>| target.frontier() >= Some(last);
+        shop.is_captured() && self.site.targets.iter().all(reached)
+    }
+
+    fn give_up(&self) {
+        let frontiers: Vec<_> = self.site.targets.iter().map(|target| target.frontier()).collect();
+        let last = self.site.shop().last_commit();
+        let joiner = match &self.joiner {
+            State::Up(joiner) => format!("{:?}", joiner.status()),
+            State::Down(..) => "down".to_owned(),
+        };
+        let what = format!("after {REST_MS} ms the targets are at {frontiers:?} and not at {last}; the joiner: {joiner}");
+        self.site.history.add(Event::Stuck { what });
+    }
+
+    async fn end(&mut self) -> anyhow::Result<()> {
+        if let State::Up(importer) = std::mem::replace(&mut self.importer, State::Down(Arc::new(disk::directory()?), 0)) {
+            self.site.stop_importer(importer).await;
+        }
+        if let State::Up(joiner) = std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)) {
+            self.site.stop_joiner(joiner).await;
+        }
+        Ok(())
+    }
+}
