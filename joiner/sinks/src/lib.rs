@@ -15,12 +15,14 @@ mod error;
 mod route;
 mod secret;
 
-#[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs"))]
+#[cfg(any(feature = "dynamodb", feature = "sns", feature = "sqs", feature = "postgres", feature = "mysql"))]
 mod aws;
 #[cfg(feature = "dynamodb")]
 pub mod dynamodb;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod iam;
 #[cfg(feature = "kinesis")]
 pub mod kinesis;
 #[cfg(feature = "lake")]
@@ -108,8 +110,6 @@ pub trait Sink: Send {
     async fn held(&mut self) -> Result<Held, Error> {
         Ok(Held::Unknown)
     }
-    /// Looks whether [`prepare`](Self::prepare) and the writes after it would do, and changes nothing: for `tributary check`. What stands in the way is the error.
-    async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
     /// What the sink wants to know again after a restart of how its target has been doing, in a few words of its own. Asked after each failure; what it said last is kept until a write is taken.
     fn note(&self) -> Option<String> {
         None
@@ -118,6 +118,8 @@ pub trait Sink: Send {
     fn recall(&mut self, note: Option<&str>) {
         let _ = note;
     }
+    /// Looks whether [`prepare`](Self::prepare) and the writes after it would do, and changes nothing: for `tributary check`. What stands in the way is the error.
+    async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
         let _ = entities;
         Ok(Checked::default())
     }

@@ -75,6 +75,7 @@ async fn the_sql_sinks() {
     a_deletion_waits_for_another_writer_in_mysql(&mysql).await;
     rows_that_a_constraint_refuses_are_singled_out_in_mysql(&mysql).await;
     a_read_only_server_is_waited_for(&server).await;
+    a_read_only_server_is_waited_for_in_mysql(&mysql).await;
     a_reader_may_come_before_the_first_write(&server, &directory).await;
     rows_that_a_constraint_refuses_are_singled_out(&server).await;
     a_nul_is_rejected_with_the_reason(&server).await;
@@ -355,4 +356,40 @@ async fn a_read_only_server_is_waited_for(server: &PostgresServer) {
     sink.prepare(&[order()]).await.unwrap();
     sink.write(&changes, Some(lsn(1))).await.unwrap();
     assert_eq!(PostgresReader::new(&config).unwrap().count("order").await.unwrap(), 1);
+}
+
+/// The same, by a user who may not write to such a server; with its connections cut, and with them left open.
+async fn a_read_only_server_is_waited_for_in_mysql(server: &MysqlServer) {
+    let mut root = MySqlConnection::connect(&server.root_url()).await.unwrap();
+    let mut admin = async |statement: &str| {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut root).await.unwrap();
+    };
+    for statement in
+        ["CREATE DATABASE failover", "CREATE USER 'writer'@'%' IDENTIFIED BY 'writer'", "GRANT ALL ON failover.* TO 'writer'@'%'"]
+    {
+        admin(statement).await;
+    }
+    let config = MysqlConfig::new(server.url_of("failover").replace("tributary:tributary", "writer:writer"));
+    let (mut sink, reader) = (MysqlSink::new(config.clone()).unwrap(), MysqlReader::new(&config).unwrap());
+    sink.prepare(&[order()]).await.unwrap();
+    for (version, cut) in [(1, true), (2, false)] {
+        admin("SET GLOBAL read_only = 1").await;
+        if cut {
+            admin("KILL USER 'writer'").await;
+        }
+        let changes = [change("1", version, 0, Some("{}"))];
+        let error = sink.write(&changes, Some(lsn(version))).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+        let refused = match sink.prepare(&[order()]).await {
+            Ok(()) => sink.write(&changes, Some(lsn(version))).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(refused.class() == ErrorClass::Transient && refused.to_string().contains("1290"), "{refused}");
+        let checked = MysqlSink::new(config.clone()).unwrap().check(&[order()]).await.unwrap();
+        assert!(checked.warnings.iter().any(|warning| warning.contains("read-only")), "{checked:?}");
+        admin("SET GLOBAL read_only = 0").await;
+        sink.prepare(&[order()]).await.unwrap();
+        sink.write(&changes, Some(lsn(version))).await.unwrap();
+        assert_eq!(reader.frontier().await.unwrap(), Some(lsn(version)));
+    }
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use sqlx::Connection;
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 
 use super::MysqlConfig;
 use super::fault::classify;
 use crate::Error;
+use crate::iam::Iam;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Statements have few shapes: entities times sizes.
@@ -19,6 +20,8 @@ pub(super) struct Connector {
     /// How errors name the server.
     pub(super) target: String,
     options: MySqlConnectOptions,
+    /// Makes the password of each connection.
+    iam: Option<Iam>,
 }
 
 impl Connector {
@@ -39,9 +42,19 @@ impl Connector {
         if let Some(password) = &config.password {
             options = options.password(password.resolve(&purpose)?.reveal());
         }
-        options = options.charset("utf8mb4").statement_cache_capacity(STATEMENT_CACHE).pipes_as_concat(false);
+        let plain = matches!(options.get_ssl_mode(), MySqlSslMode::Disabled | MySqlSslMode::Preferred);
+        if config.iam_region.is_some() && plain {
+            let message = "with iam_region its password is a token that must not be seen on the way";
+            return Err(Error::misconfigured(&purpose, message, "Add ssl-mode=VERIFY_IDENTITY to its url"));
+        }
+        let iam = config.iam_region.as_deref().map(Iam::new);
+        options = options
+            .enable_cleartext_plugin(iam.is_some())
+            .charset("utf8mb4")
+            .statement_cache_capacity(STATEMENT_CACHE)
+            .pipes_as_concat(false);
         let target = format!("MySQL {}:{}/{database}", options.get_host(), options.get_port());
-        Ok(Self { target, options })
+        Ok(Self { target, options, iam })
     }
 
     /// For a pool of connections that read.
@@ -49,11 +62,20 @@ impl Connector {
         self.options.clone()
     }
 
+    /// The same with a token for connections that are opened within the next minutes, where tokens are used.
+    pub(super) async fn with_token(&self) -> Result<Option<MySqlConnectOptions>, Error> {
+        let Some(iam) = &self.iam else { return Ok(None) };
+        let (host, port, user) = (self.options.get_host(), self.options.get_port(), self.options.get_username());
+        let token = iam.token(&self.target, host, port, user).await?;
+        Ok(Some(self.options.clone().password(token.reveal())))
+    }
+
     /// Opens a connection. Its transactions see what others have committed before each statement, and nothing is ever shortened to fit.
     pub(super) async fn connect(&self) -> Result<MySqlConnection, Error> {
         let failed = |error| classify(&self.target, &error);
         let late = |_| Error::unavailable(&self.target, format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()));
-        let connecting = MySqlConnection::connect_with(&self.options);
+        let options = self.with_token().await?.unwrap_or_else(|| self.options());
+        let connecting = MySqlConnection::connect_with(&options);
         let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(late)?.map_err(failed)?;
         for setting in [
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
@@ -108,5 +130,19 @@ mod tests {
             assert!(!error.contains("hunter2") && error.contains("mysql://user@host"), "{error}");
         }
         assert_eq!(Connector::new(&MysqlConfig::new("mysql://u@h/d")).unwrap().target, "MySQL h:3306/d");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_made_for_the_server_and_not_sent_without_tls() {
+        let mut config = MysqlConfig::new("mysql://app@db.example/shop");
+        config.iam_region = Some("eu-central-1".to_owned());
+        let error = Connector::new(&config).err().unwrap().to_string();
+        assert!(error.contains("ssl-mode=VERIFY_IDENTITY"), "{error}");
+        config.url = crate::UrlSource::Text("mysql://app@db.example/shop?ssl-mode=VERIFY_IDENTITY".to_owned());
+        let mut connector = Connector::new(&config).unwrap();
+        let credentials = aws_credential_types::Credentials::new("akid", "secret", None, None, "test");
+        connector.iam = Some(Iam::with("eu-central-1", credentials));
+        assert!(connector.with_token().await.unwrap().is_some());
+        assert!(Connector::new(&MysqlConfig::new("mysql://u@h/d")).unwrap().with_token().await.unwrap().is_none());
     }
 }

@@ -64,6 +64,9 @@ pub struct MysqlConfig {
     /// Where its password is, if not in the URL.
     #[serde(default)]
     pub password: Option<crate::SecretReference>,
+    /// The AWS region whose IAM gives it a token in place of a password, made anew for each connection; its url then asks for TLS. Default: none.
+    #[serde(default)]
+    pub iam_region: Option<String>,
     /// One write may take so long. Default: 60000.
     #[serde(default = "default_write_limit_ms")]
     pub write_limit_ms: u64,
@@ -93,6 +96,7 @@ impl MysqlConfig {
             name: default_name(),
             url: UrlSource::Text(url.into()),
             password: None,
+            iam_region: None,
             write_limit_ms: default_write_limit_ms(),
             connections: default_connections(),
             tables: Tables::new(),

@@ -7,6 +7,8 @@ use schemas::Lsn;
 use schemas::change::EntityKey;
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, Row};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::MysqlConfig;
 use super::connect::Connector;
@@ -18,6 +20,8 @@ use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity, Tables};
 
 const CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A token opens connections for a quarter of an hour: the pool has one that is younger.
+const TOKEN_AGE: Duration = Duration::from_secs(600);
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Filters compare decimals exactly up to twenty digits behind the point. A filter that few entities meet reads the table in key order until the page is full.
@@ -25,6 +29,8 @@ pub struct MysqlReader {
     connector: Connector,
     pool: MySqlPool,
     tables: Tables,
+    /// Since when the pool has its token.
+    token_since: Mutex<Option<Instant>>,
 }
 
 impl MysqlReader {
@@ -33,11 +39,24 @@ impl MysqlReader {
         let connector = Connector::new(config)?;
         let pool = MySqlPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         let pool = pool.connect_lazy_with(connector.options());
-        Ok(Self { connector, pool, tables: config.tables.clone() })
+        Ok(Self { connector, pool, tables: config.tables.clone(), token_since: Mutex::new(None) })
+    }
+
+    async fn renew_token(&self) -> Result<(), Error> {
+        let mut since = self.token_since.lock().await;
+        if since.is_some_and(|since| since.elapsed() < TOKEN_AGE) {
+            return Ok(());
+        }
+        if let Some(options) = self.connector.with_token().await? {
+            self.pool.set_connect_options(options);
+        }
+        *since = Some(Instant::now());
+        Ok(())
     }
 
     /// Runs a query with texts as parameters.
     async fn query(&self, statement: String, parameters: &[String]) -> Result<Vec<MySqlRow>, Error> {
+        self.renew_token().await?;
         let mut query = sqlx::query(AssertSqlSafe(statement));
         for parameter in parameters {
             query = query.bind(parameter);

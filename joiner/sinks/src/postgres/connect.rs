@@ -11,6 +11,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::PostgresConfig;
 use super::fault::{by_state, classify};
+use crate::iam::Iam;
 use crate::sql::quote;
 use crate::{Error, tls};
 
@@ -25,6 +26,8 @@ pub(super) struct Connector {
     pub(super) target: String,
     config: Config,
     root_certificates: Option<String>,
+    /// Makes the password of each connection.
+    iam: Option<Iam>,
 }
 
 impl Connector {
@@ -41,6 +44,10 @@ impl Connector {
         if let Some(password) = &options.password {
             config.password(password.resolve(&purpose)?.reveal());
         }
+        if options.iam_region.is_some() && config.get_ssl_mode() != SslMode::Require {
+            let message = "with iam_region its password is a token that must not be seen on the way";
+            return Err(Error::misconfigured(&purpose, message, "Add sslmode=require to its url"));
+        }
         config.connect_timeout(CONNECT_TIMEOUT).keepalives(true).keepalives_idle(KEEPALIVE_IDLE).application_name("tributary");
         let host = match config.get_hosts().first() {
             Some(Host::Tcp(host)) => host.clone(),
@@ -55,7 +62,19 @@ impl Connector {
             config.get_ports().first().unwrap_or(&5432),
             config.get_dbname().unwrap_or("postgres")
         );
-        Ok(Self { target, config, root_certificates })
+        let iam = options.iam_region.as_deref().map(Iam::new);
+        Ok(Self { target, config, root_certificates, iam })
+    }
+
+    /// With the password for a connection that is opened now.
+    async fn authorised(&self) -> Result<Config, Error> {
+        let mut config = self.config.clone();
+        if let (Some(iam), Some(Host::Tcp(host))) = (&self.iam, self.config.get_hosts().first()) {
+            let port = self.config.get_ports().first().copied().unwrap_or(5432);
+            let token = iam.token(&self.target, host, port, self.config.get_user().unwrap_or_default()).await?;
+            config.password(token.reveal());
+        }
+        Ok(config)
     }
 
     /// Opens a connection whose unqualified names are in `schema`. `statement_limit_ms` 0: none.
@@ -63,7 +82,7 @@ impl Connector {
         let failed = |error| classify(&self.target, &error);
         let authorities = self.root_certificates.as_deref().map(Path::new);
         let tls = tls::client_config(&self.target, "sslrootcert", authorities)?;
-        let (client, connection) = self.config.connect(MakeRustlsConnect::new(tls)).await.map_err(failed)?;
+        let (client, connection) = self.authorised().await?.connect(MakeRustlsConnect::new(tls)).await.map_err(failed)?;
         let target = self.target.clone();
         // The task ends with the connection, which ends when the client is dropped.
         tokio::spawn(async move {
@@ -79,7 +98,7 @@ impl Connector {
     /// Makes the schema and brings our own tables up to date. sqlx takes an advisory lock meanwhile, so several may come at once.
     pub(super) async fn migrate(&self, schema: &str) -> Result<(), Error> {
         let failed = |error| sqlx_error(&self.target, &error);
-        let options = self.sqlx_options();
+        let options = self.sqlx_options(&self.authorised().await?);
         let connecting = PgConnection::connect_with(&options);
         let late = || Error::unavailable(&self.target, format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()));
         let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| late())?.map_err(failed)?;
@@ -103,30 +122,30 @@ impl Connector {
         Ok(())
     }
 
-    fn sqlx_options(&self) -> PgConnectOptions {
+    fn sqlx_options(&self, config: &Config) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass().application_name("tributary").statement_cache_capacity(0);
-        options = match self.config.get_hosts().first() {
+        options = match config.get_hosts().first() {
             Some(Host::Tcp(host)) => options.host(host),
             #[cfg(unix)]
             Some(Host::Unix(path)) => options.socket(path),
             None => options,
         };
-        if let Some(port) = self.config.get_ports().first() {
+        if let Some(port) = config.get_ports().first() {
             options = options.port(*port);
         }
-        if let Some(user) = self.config.get_user() {
+        if let Some(user) = config.get_user() {
             options = options.username(user);
         }
-        if let Some(password) = self.config.get_password() {
+        if let Some(password) = config.get_password() {
             options = options.password(&String::from_utf8_lossy(password));
         }
-        if let Some(database) = self.config.get_dbname() {
+        if let Some(database) = config.get_dbname() {
             options = options.database(database);
         }
         if let Some(path) = &self.root_certificates {
             options = options.ssl_root_cert(path);
         }
-        options.ssl_mode(match self.config.get_ssl_mode() {
+        options.ssl_mode(match config.get_ssl_mode() {
             SslMode::Disable => PgSslMode::Disable,
             SslMode::Require => PgSslMode::VerifyFull,
             _ => PgSslMode::Prefer,
@@ -172,6 +191,11 @@ fn migration_error(target: &str, error: sqlx::migrate::MigrateError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use aws_credential_types::Credentials;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -190,5 +214,58 @@ mod tests {
         let error =
             Connector::new(&PostgresConfig::new("postgres://u:hunter2@h/d?sslmode=maybe")).err().map(|error| error.to_string());
         assert!(error.as_deref().is_some_and(|error| !error.contains("hunter2") && error.contains("sslmode")), "{error:?}");
+    }
+
+    /// Takes connections, asks each for its password in plain text, as a server does for IAM, and refuses it. Answers what it was told.
+    async fn passwords(listener: TcpListener, count: usize) -> Vec<String> {
+        let mut told = Vec::new();
+        for _ in 0..count {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let length = stream.read_i32().await.unwrap();
+            stream.read_exact(&mut vec![0; length as usize - 4]).await.unwrap();
+            // AuthenticationCleartextPassword; then PasswordMessage comes.
+            stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), b'p');
+            let mut password = vec![0; stream.read_i32().await.unwrap() as usize - 4];
+            stream.read_exact(&mut password).await.unwrap();
+            told.push(String::from_utf8(password).unwrap().trim_end_matches('\0').to_owned());
+            let refusal = b"SFATAL\0VFATAL\0C28000\0MPAM authentication failed\0\0";
+            stream.write_all(b"E").await.unwrap();
+            stream.write_i32(refusal.len() as i32 + 4).await.unwrap();
+            stream.write_all(refusal).await.unwrap();
+        }
+        told
+    }
+
+    #[tokio::test]
+    async fn each_connection_gets_a_token_of_its_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = PostgresConfig::new(format!("postgres://app@127.0.0.1:{port}/shop?sslmode=disable"));
+        let mut connector = Connector::new(&config).unwrap();
+        let credentials = |id: &str| Credentials::new(id, "secret", None, None, "test");
+        let asking = tokio::spawn(passwords(listener, 3));
+        for id in ["first", "second"] {
+            connector.iam = Some(Iam::with("eu-central-1", credentials(id)));
+            let error = connector.connect("public", 0).await.err().unwrap();
+            assert!(error.class() == schemas::ErrorClass::Misconfigured && !error.to_string().contains("X-Amz"), "{error}");
+        }
+        connector.migrate("public").await.unwrap_err();
+        let told = asking.await.unwrap();
+        for (password, id) in told.iter().zip(["first", "second", "second"]) {
+            let start =
+                format!("127.0.0.1:{port}/?Action=connect&DBUser=app&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={id}%2F");
+            assert!(password.starts_with(&start), "{password}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_sent_without_tls() {
+        let mut config = PostgresConfig::new("postgres://app@db.example/shop");
+        config.iam_region = Some("eu-central-1".to_owned());
+        let error = Connector::new(&config).err().unwrap().to_string();
+        assert!(error.contains("sslmode=require"), "{error}");
+        config.url = crate::UrlSource::Text("postgres://app@db.example/shop?sslmode=require".to_owned());
+        assert!(Connector::new(&config).is_ok());
     }
 }

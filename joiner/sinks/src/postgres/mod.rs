@@ -72,6 +72,9 @@ pub struct PostgresConfig {
     /// Where its password is, if not in the URL.
     #[serde(default)]
     pub password: Option<crate::SecretReference>,
+    /// The AWS region whose IAM gives it a token in place of a password, made anew for each connection; its url then asks for TLS. Default: none.
+    #[serde(default)]
+    pub iam_region: Option<String>,
     /// The schema of the entities' tables and of ours; made when it is missing. Default: `public`.
     #[serde(default = "default_schema")]
     pub schema: String,
@@ -108,6 +111,7 @@ impl PostgresConfig {
             name: default_name(),
             url: UrlSource::Text(url.into()),
             password: None,
+            iam_region: None,
             schema: default_schema(),
             write_limit_ms: default_write_limit_ms(),
             connections: default_connections(),
