@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::reader::get_typed_column_reader;
+use parquet::column::writer::{ColumnCloseResult, get_column_writer, get_typed_column_writer};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
-use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
 use parquet::schema::parser::parse_message_type;
-use parquet::schema::types::{ColumnPath, TypePtr};
+use parquet::schema::types::{ColumnDescPtr, ColumnPath, SchemaDescriptor, TypePtr};
 use schemas::Lsn;
 use schemas::entity::EntityInfo;
 use serde_json::json;
@@ -44,6 +45,7 @@ pub(super) struct Layout {
     /// The table of changes has `_operation`, and is partitioned by `_date`.
     pub(super) changes: bool,
     schema: TypePtr,
+    document: ColumnDescPtr,
     properties: WriterPropertiesPtr,
 }
 
@@ -76,10 +78,15 @@ impl Layout {
             schema += &format!("optional {physical} {name}{logical}; ");
         }
         schema.push('}');
-        // Documents differ, each from the other: a dictionary of them is made in vain.
+        let schema = Arc::new(parse_message_type(&schema)?);
+        let described = SchemaDescriptor::new(schema.clone());
+        let document = described.columns().iter().find(|column| column.name() == DOCUMENT);
+        let document = document.ok_or_else(|| ParquetError::General(format!("{DOCUMENT} is missing")))?.clone();
+        // Documents differ, each from the other: a dictionary of them is made in vain, and nobody asks for the least of them.
         let plain = ColumnPath::new(vec![DOCUMENT.to_owned()]);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+            .set_column_statistics_enabled(plain.clone(), EnabledStatistics::None)
             .set_column_dictionary_enabled(plain, false)
             .set_column_dictionary_enabled(ColumnPath::new(vec![KEY.to_owned()]), false)
             .set_max_row_group_row_count(None)
@@ -88,7 +95,8 @@ impl Layout {
             columns: columns.into(),
             order: KeyOrder::of(info),
             changes,
-            schema: Arc::new(parse_message_type(&schema)?),
+            schema,
+            document,
             properties: Arc::new(properties.build()),
         })
     }
@@ -125,7 +133,37 @@ impl Layout {
         Ok(Written { add: self.describe(rows, data.len(), moved_from, load), data })
     }
 
+    /// Documents are most of a file: another thread compresses them while this one makes what goes before them.
     fn write_group<W: std::io::Write + Send>(
+        &self,
+        rows: &[Row],
+        group: &mut SerializedRowGroupWriter<'_, W>,
+    ) -> Result<(), Error> {
+        std::thread::scope(|scope| {
+            let documents = scope.spawn(|| self.documents(rows));
+            self.write_own(rows, group)?;
+            let documents = documents.join().map_err(|_| ParquetError::General("documents could not be encoded".to_owned()));
+            let (bytes, closed) = documents??;
+            group.append_column(&bytes, closed)?;
+            self.write_members(rows, group)
+        })
+    }
+
+    /// The column of documents as it stands in a file.
+    fn documents(&self, rows: &[Row]) -> Result<(Bytes, ColumnCloseResult), ParquetError> {
+        let known: Vec<i16> = rows.iter().map(|row| i16::from(row.document.is_some())).collect();
+        let texts: Vec<ByteArray> = rows.iter().filter_map(|row| row.document.clone().map(ByteArray::from)).collect();
+        let mut out = TrackedWrite::new(Vec::new());
+        let pages = Box::new(SerializedPageWriter::new(&mut out));
+        let writer = get_column_writer(self.document.clone(), self.properties.clone(), pages);
+        let mut writer = get_typed_column_writer::<ByteArrayType>(writer);
+        writer.write_batch(&texts, Some(&known), None)?;
+        let closed = writer.close()?;
+        Ok((out.into_inner()?.into(), closed))
+    }
+
+    /// What goes before the documents.
+    fn write_own<W: std::io::Write + Send>(
         &self,
         rows: &[Row],
         group: &mut SerializedRowGroupWriter<'_, W>,
@@ -143,10 +181,7 @@ impl Layout {
             let texts: Vec<ByteArray> = rows.iter().map(|row| ByteArray::from(row.operation.text())).collect();
             column::<ByteArrayType, W>(group, &texts, None)?;
         }
-        let known: Vec<i16> = rows.iter().map(|row| i16::from(row.document.is_some())).collect();
-        let texts: Vec<ByteArray> = rows.iter().filter_map(|row| row.document.clone().map(ByteArray::from)).collect();
-        column::<ByteArrayType, W>(group, &texts, Some(&known))?;
-        self.write_members(rows, group)
+        Ok(())
     }
 
     fn write_members<W: std::io::Write + Send>(
@@ -159,16 +194,18 @@ impl Layout {
         }
         let mut columns: Vec<Values> = self.columns.iter().map(|column| Values::new(column.kind)).collect();
         for row in rows {
-            let members = match (&row.members, &row.document) {
-                (Some(members), _) => members.clone(),
+            let read;
+            let members: &[Option<Scalar>] = match (&row.members, &row.document) {
+                (Some(members), _) => members,
                 // What does not fit any more, after a changed definition, is in the document alone.
                 (None, Some(document)) => {
-                    rows::members(document, &self.columns)
-                        .map_err(|reason| Error::Document { key: row.key.clone(), reason })?
-                        .members
+                    let unfit = |reason| Error::Document { key: row.key.clone(), reason };
+                    read = rows::members(document, &self.columns).map_err(unfit)?.members;
+                    &read
                 }
-                (None, None) => vec![None; columns.len()],
+                (None, None) => &[],
             };
+            let members = members.iter().map(Option::as_ref).chain(std::iter::repeat(None));
             for (column, member) in columns.iter_mut().zip(members) {
                 column.push(member);
             }
@@ -186,28 +223,28 @@ impl Layout {
     }
 
     fn describe(&self, rows: &[Row], size: usize, moved_from: Option<i64>, load: Option<Lsn>) -> Add {
-        let least = |of: fn(&Row) -> Box<str>| rows.iter().map(of).min().unwrap_or_default();
-        let greatest = |of: fn(&Row) -> Box<str>| rows.iter().map(of).max().unwrap_or_default();
-        let version = |row: &Row| row.version.to_string().into_boxed_str();
-        let key = |row: &Row| row.key.clone();
-        let (oldest, newest) = (least(version), greatest(version));
+        let keys = || rows.iter().map(|row| row.key.as_ref());
+        let versions = || rows.iter().map(|row| row.version);
+        // Texts of LSNs sort as LSNs do.
+        let text = |version: Option<Lsn>| version.unwrap_or(Lsn::ZERO).to_string();
+        let (oldest, newest) = (text(versions().min()), text(versions().max()));
         let stats = json!({
             "numRecords": rows.len(),
-            "minValues": {KEY: least(key), VERSION: oldest},
-            "maxValues": {KEY: greatest(key), VERSION: newest},
+            "minValues": {KEY: keys().min(), VERSION: oldest},
+            "maxValues": {KEY: keys().max(), VERSION: newest},
             "nullCount": {KEY: 0, VERSION: 0},
         });
-        let by_place = |row: &&Row| self.order.place(&row.key);
-        let first = rows.iter().min_by_key(by_place).map(key);
-        let last = rows.iter().max_by_key(by_place).map(key);
+        let mut places: Vec<(Box<[u8]>, &str)> = keys().map(|key| (self.order.place(key), key)).collect();
+        let first = places.iter().min().map(|(_, key)| (*key).to_owned());
+        let last = places.drain(..).max().map(|(_, key)| key.to_owned());
         let bytes: usize = rows.iter().map(Row::bytes).sum();
         let mut tags: BTreeMap<String, Option<String>> = [
             (tag::BYTES, Some(bytes.to_string())),
-            (tag::FIRST, first.map(String::from)),
-            (tag::LAST, last.map(String::from)),
+            (tag::FIRST, first),
+            (tag::LAST, last),
             (tag::ORDER, Some(self.order.name())),
-            (tag::OLDEST, Some(oldest.into())),
-            (tag::NEWEST, Some(newest.into())),
+            (tag::OLDEST, Some(oldest)),
+            (tag::NEWEST, Some(newest)),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
@@ -333,14 +370,14 @@ impl Values {
         Self { known: Vec::new(), of }
     }
 
-    fn push(&mut self, value: Option<Scalar>) {
+    fn push(&mut self, value: Option<&Scalar>) {
         self.known.push(i16::from(value.is_some()));
         match (&mut self.of, value) {
-            (Of::Boolean(values), Some(Scalar::Boolean(value))) => values.push(value),
-            (Of::Int(values), Some(Scalar::Date(value))) => values.push(value),
-            (Of::Long(values), Some(Scalar::Long(value) | Scalar::Timestamp(value))) => values.push(value),
-            (Of::Double(values), Some(Scalar::Double(value))) => values.push(value),
-            (Of::Bytes(values), Some(Scalar::Bytes(value))) => values.push(value.into()),
+            (Of::Boolean(values), Some(Scalar::Boolean(value))) => values.push(*value),
+            (Of::Int(values), Some(Scalar::Date(value))) => values.push(*value),
+            (Of::Long(values), Some(Scalar::Long(value) | Scalar::Timestamp(value))) => values.push(*value),
+            (Of::Double(values), Some(Scalar::Double(value))) => values.push(*value),
+            (Of::Bytes(values), Some(Scalar::Bytes(value))) => values.push(value.as_slice().into()),
             // `rows::members` gives each column its own kind of value, or none.
             _ => {}
         }

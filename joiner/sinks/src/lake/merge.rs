@@ -180,7 +180,7 @@ impl Output<'_> {
         let rows = std::mem::take(&mut self.rows);
         if !rows.is_empty() {
             let Table { current, current_layout, .. } = self.table;
-            self.lines.push(Line::add(write_file(current, current_layout, rows, None, None).await?));
+            self.lines.push(Line::add(write_file(current, current_layout, rows, None, None).await?.0));
         }
         Ok(())
     }

@@ -51,6 +51,8 @@ use table::Table;
 
 /// A table without changes tells its frontier so many commits' pauses after the last time.
 const QUIET_PAUSES: u32 = 10;
+/// The documents of fewer changes are not worth another thread.
+const LARGE_BATCH: usize = 500;
 
 /// The `lake` sink.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -164,13 +166,27 @@ impl LakeSink {
 
     /// The changes as rows, by entity, and those that the lake cannot hold.
     fn rows(&self, changes: &[EntityChange]) -> Result<(RowsOf, Vec<Rejected>), Error> {
+        let unknown = changes.iter().find(|change| !self.tables.contains_key(&change.entity));
+        if let Some(EntityChange { entity, .. }) = unknown {
+            return Err(Error::unexpected(&self.target, format!("entity {entity} was not prepared")));
+        }
+        let read = |changes: &[EntityChange]| -> Vec<Result<Row, String>> {
+            let columns = |change: &EntityChange| self.tables.get(&change.entity).map(|table| &*table.changes_layout.columns);
+            changes.iter().map(|change| row(change, columns(change).unwrap_or_default())).collect()
+        };
+        // Reading the documents is half of the work of a large batch.
+        let (first, second) = changes.split_at(if changes.len() < LARGE_BATCH { changes.len() } else { changes.len() / 2 });
+        let read = std::thread::scope(|scope| {
+            let second = (!second.is_empty()).then(|| scope.spawn(|| read(second)));
+            let first = read(first);
+            let second = second.map_or_else(|| Ok(Vec::new()), |second| second.join());
+            second.map(|second| first.into_iter().chain(second))
+        });
+        let read = read.map_err(|_| Error::unexpected(&self.target, "documents could not be read"))?;
         let mut rows = RowsOf::new();
         let mut rejected = Vec::new();
-        for change in changes {
-            let table = self.tables.get(&change.entity);
-            let table =
-                table.ok_or_else(|| Error::unexpected(&self.target, format!("entity {} was not prepared", change.entity)))?;
-            match row(change, &table.changes_layout.columns) {
+        for (change, row) in changes.iter().zip(read) {
+            match row {
                 Ok(row) => rows.entry(change.entity.clone()).or_default().push(row),
                 Err(reason) => rejected.push(Rejected { change: change.clone(), reason }),
             }

@@ -30,6 +30,7 @@ use crate::Error;
 
 /// Attempts at an entry whose number others take. Each of theirs is progress, of another sink of this name.
 const COMMIT_ATTEMPTS: u32 = 20;
+const DAY_MS: i64 = 86_400_000;
 
 pub(super) struct Table {
     pub(super) changes: Log,
@@ -127,7 +128,9 @@ impl Table {
                 return Ok(count);
             }
             let newest = self.newest();
-            let lines = self.put(&rows, None).await?.into_iter().map(Line::add).collect();
+            let (adds, written) = self.put(rows, None).await?;
+            rows = written;
+            let lines = adds.into_iter().map(Line::add).collect();
             if self.changes.commit("WRITE", lines, frontier).await? == Committed::Done {
                 self.recent.add(&rows, newest);
                 self.told = frontier.map(|_| Instant::now()).or(self.told);
@@ -139,17 +142,19 @@ impl Table {
         Err(Error::unavailable(&self.changes.place.name, "other writers took each number of its log that was tried"))
     }
 
-    /// Writes the rows' files, one for each date.
-    async fn put(&self, rows: &[Row], load: Option<Lsn>) -> Result<Vec<Add>, Error> {
-        let mut by_date: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+    /// Writes the rows' files, one for each date, and hands the rows back.
+    async fn put(&self, rows: Vec<Row>, load: Option<Lsn>) -> Result<(Vec<Add>, Vec<Row>), Error> {
+        let mut by_day: BTreeMap<i64, Vec<Row>> = BTreeMap::new();
         for row in rows {
-            by_date.entry(rows::date(file::day_ms(row))).or_default().push(row.clone());
+            by_day.entry(file::day_ms(&row).div_euclid(DAY_MS)).or_default().push(row);
         }
-        let mut adds = Vec::with_capacity(by_date.len());
-        for rows in by_date.into_values() {
-            adds.push(write_file(&self.changes, &self.changes_layout, rows, None, load).await?);
+        let (mut adds, mut all) = (Vec::with_capacity(by_day.len()), Vec::new());
+        for rows in by_day.into_values() {
+            let (add, mut rows) = write_file(&self.changes, &self.changes_layout, rows, None, load).await?;
+            adds.push(add);
+            all.append(&mut rows);
         }
-        Ok(adds)
+        Ok((adds, all))
     }
 
     /// The rows that the table of changes does not hold yet, nor anything newer of their keys.
@@ -212,7 +217,7 @@ impl Table {
         let Some(version) = rows.first().map(|row| row.version) else { return Ok(()) };
         let mut rows = self.unsettled(rows).await?;
         rows.sort_by_cached_key(|row| self.changes_layout.order.place(&row.key));
-        let adds = self.put(&rows, Some(version)).await?;
+        let (adds, _) = self.put(rows, Some(version)).await?;
         if let Some(load) = &mut self.load {
             load.adds.extend(adds);
         }
@@ -347,20 +352,20 @@ fn widened(there: &str, wanted: &str) -> Result<Option<String>, String> {
     Ok(Some(schema.to_string()))
 }
 
-/// Writes rows as a file of the table, which no entry of its log names yet.
+/// Writes rows as a file of the table, which no entry of its log names yet, and hands them back.
 pub(super) async fn write_file(
     log: &Log,
     layout: &Arc<Layout>,
     rows: Vec<Row>,
     moved_from: Option<i64>,
     load: Option<Lsn>,
-) -> Result<Add, Error> {
+) -> Result<(Add, Vec<Row>), Error> {
     let layout = layout.clone();
-    let written = tokio::task::spawn_blocking(move || layout.write(&rows, moved_from, load)).await;
-    let written = written.map_err(|error| Error::unexpected(&log.place.name, error))?;
+    let written = tokio::task::spawn_blocking(move || (layout.write(&rows, moved_from, load), rows)).await;
+    let (written, rows) = written.map_err(|error| Error::unexpected(&log.place.name, error))?;
     let Written { data, add } = written.map_err(|error| Error::unexpected(&log.place.name, error))?;
     log.place.put(&add.path, data).await?;
-    Ok(add)
+    Ok((add, rows))
 }
 
 pub(super) async fn read_file(log: &Log, layout: &Arc<Layout>, file: &File) -> Result<Vec<Row>, Error> {

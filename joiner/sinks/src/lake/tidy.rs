@@ -48,7 +48,7 @@ impl Table {
             rows.extend(read_file(&self.changes, &self.changes_layout, file).await?);
             lines.push(Line::remove(&file.add.path, now_ms(), false));
         }
-        lines.push(Line::add(write_file(&self.changes, &self.changes_layout, rows, latest, None).await?));
+        lines.push(Line::add(write_file(&self.changes, &self.changes_layout, rows, latest, None).await?.0));
         // Where another sink was faster, it has done some of it.
         let _: Committed = self.changes.commit("OPTIMIZE", lines, None).await?;
         Ok(())
