@@ -113,6 +113,7 @@ fn sink(sink: &joiner::SinkStatus, joined: &joiner::Status) -> Json {
         "lag_ms": if caught_up { json!(0) } else { Json::Null },
         "cursor": sink.cursor,
         "behind": sink.behind,
+        "overtaken": sink.overtaken,
         "written_total": sink.written,
         "rejected_total": sink.rejected,
         "dead_letters": sink.dead_letters,

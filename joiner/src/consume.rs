@@ -185,7 +185,9 @@ fn trim_bound(config: &Config, shared: &Shared) -> Result<TrimBound, Error> {
     };
     let needed = shared.with_status(|status| status.sinks.iter().filter_map(needs).min());
     // Past that no sink is waited for: it is loaded anew when it comes back.
-    let most = deliver::entries_within(shared, config.backlog_bytes)?;
+    let taken = deliver::outbox_bytes(shared)?;
+    shared.with_status(|status| status.outbox_bytes = taken);
+    let most = deliver::entries_within(shared, taken, config.backlog_bytes);
     let oldest = (shared.head.borrow().sequence + 1).saturating_sub(most);
     Ok(TrimBound {
         entries: config.outbox_entries.min(most),

@@ -600,6 +600,7 @@ impl Core {
             outbox::trim(&self.tools.store, &mut batch, oldest)?;
             self.tools.store.put_standing(&mut batch, &self.standing)?;
             self.write(batch)?;
+            outbox::reclaim(&self.tools.store, oldest)?;
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::deliver::trouble;
 use crate::error::Error;
 use crate::route::DeadLetter;
 use crate::state::{DEAD, Family, Memory, Store, meta};
@@ -110,6 +111,8 @@ pub struct Retried {
     pub changes: u64,
     /// Letters that were meant and are of events.
     pub events: u64,
+    /// Sinks that fail, or have given up, and are tried at once.
+    pub sinks: u64,
 }
 
 /// The dead letters of a joiner's state.
@@ -161,7 +164,7 @@ impl DeadLetters {
         Ok(count)
     }
 
-    /// Marks letters of sinks, so that their entities are written again as they are then.
+    /// Marks letters of sinks, so that their entities are written again as they are then. Where a sink is meant, or all are, one that fails is tried at once and as if it never had, also when it has given up.
     pub fn retry(&self, which: &Which) -> Result<Retried, Error> {
         let mut batch = WriteBatch::default();
         let mut retried = Retried::default();
@@ -179,6 +182,11 @@ impl DeadLetters {
         })?;
         failed?;
         self.write(batch)?;
+        retried.sinks = match which {
+            Which::Id(_) => 0,
+            Which::Sink(sink) => trouble::forget(&self.store, Some(sink))?,
+            Which::All => trouble::forget(&self.store, None)?,
+        };
         self.store.sync()?;
         self.asked.send_replace(());
         Ok(retried)

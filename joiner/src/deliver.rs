@@ -11,6 +11,7 @@
 //! - No change wedges its sink. What the sink rejects is kept as a dead letter. A batch that keeps failing although the target can be reached is written in ever smaller parts, and a change that fails by itself while
 //!   others are taken is a dead letter too ([`attempts`], [`Delivery::single_out`]). A target that takes nothing is never told from one that is down: nothing is set aside then.
 //! - A sink that is far behind is told the latest change of each key ([`backlog`]). How much is kept for it is bounded ([`crate::Config::backlog_bytes`]): past that it is loaded anew, which is the same coalesced further.
+//! - How a sink fails is kept over restarts ([`trouble`]): the pauses, the budget, and that a webhook is disabled.
 //! - Dead letters are bounded too: a sink that has set too many aside stops and says so.
 
 use std::collections::HashSet;
@@ -36,12 +37,14 @@ mod backlog;
 mod letters;
 mod load;
 mod single;
+pub(crate) mod trouble;
 
 use attempts::Attempts;
 use backlog::Backlog;
-pub(crate) use backlog::entries_within;
+pub(crate) use backlog::{entries_within, outbox_bytes};
 use letters::Letters;
 use load::Part;
+use trouble::Trouble;
 
 const BATCH_ENTRIES: usize = 5000;
 const BATCH_BYTES: usize = 8 << 20;
@@ -107,6 +110,8 @@ struct Delivery {
     threads: usize,
     stop: CancellationToken,
     attempts: Attempts,
+    /// A record of how it fails is kept.
+    troubled: bool,
     letters: Letters,
     /// Changes of a load that failed by themselves: the load that is done again leaves them out.
     left_out: HashSet<(Arc<str>, EntityKey)>,
@@ -147,12 +152,17 @@ pub(crate) async fn run(shared: Arc<Shared>, sink: NamedSink, threads: usize, st
 
 impl Delivery {
     fn new(shared: Arc<Shared>, sink: NamedSink, threads: usize, stop: CancellationToken) -> Result<Self, Error> {
-        let NamedSink { name, sink } = sink;
+        let NamedSink { name, mut sink } = sink;
         let terms = sink.terms();
         let infos = shared.catalog.entities.iter().map(|entity| entity.plan.info()).collect();
         let letters = Letters::new(shared.dead_letters(), &name)?;
-        let (attempts, left_out) = (Attempts::new(terms.retry), HashSet::new());
-        Ok(Self { shared, name, sink, terms, infos, threads, stop, attempts, letters, left_out })
+        let trouble = Trouble::read(&shared.store, &name)?;
+        let attempts = trouble.as_ref().map_or_else(|| Attempts::new(terms.retry), |known| Attempts::restored(terms.retry, known));
+        let (troubled, left_out) = (trouble.is_some(), HashSet::new());
+        if let Some(trouble) = trouble {
+            sink.recall(trouble.note.as_deref());
+        }
+        Ok(Self { shared, name, sink, terms, infos, threads, stop, attempts, troubled, letters, left_out })
     }
 
     /// Ends when it is told to stop, or when the joiner's own state cannot be read.
@@ -172,6 +182,7 @@ impl Delivery {
                 self.state(SinkState::Retrying, Some(error.to_string()));
             }
             let pause = self.attempts.pause(&error);
+            self.note_trouble()?;
             let mut asked = self.shared.letters.subscribe();
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
@@ -179,7 +190,35 @@ impl Delivery {
                 _ = asked.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
+            self.recall_nothing()?;
         }
+    }
+
+    /// Keeps how the sink fails for another process.
+    fn note_trouble(&mut self) -> Result<(), Error> {
+        self.attempts.trouble(self.sink.note()).write(&self.shared.store, &self.name)?;
+        self.troubled = true;
+        Ok(())
+    }
+
+    /// A write was taken.
+    fn no_trouble(&mut self) -> Result<(), Error> {
+        self.attempts.succeeded();
+        if std::mem::take(&mut self.troubled) {
+            trouble::forget(&self.shared.store, Some(&self.name))?;
+        }
+        Ok(())
+    }
+
+    /// Begins anew where somebody has removed the record: the cause is mended.
+    fn recall_nothing(&mut self) -> Result<(), Error> {
+        if self.troubled && Trouble::read(&self.shared.store, &self.name)?.is_none() {
+            tracing::info!(sink = self.name, "somebody wants the sink tried again as if it had never failed");
+            self.attempts.succeeded();
+            self.sink.recall(None);
+            self.troubled = false;
+        }
+        Ok(())
     }
 
     fn state(&self, state: SinkState, error: Option<String>) {
@@ -315,7 +354,7 @@ impl Delivery {
             self.write(&changes, reached).await?;
             let confirmed = reached.map_or(cursor.frontier, |reached| reached.max(cursor.frontier));
             self.shared.store.put_cursor(&self.name, &Cursor { sequence: last, frontier: confirmed, ..cursor })?;
-            self.attempts.succeeded();
+            self.no_trouble()?;
             self.shared.with_sink(&self.name, |sink| sink.cursor = Some(last));
             self.state(SinkState::Following, None);
             frontier = reached.or(frontier);

@@ -116,9 +116,8 @@ impl Shared {
                 status.sinks.len() - 1
             });
             change(&mut status.sinks[which]);
-            let head = status.outbox_head;
-            let sink = &mut status.sinks[which];
-            sink.behind = head.saturating_sub(sink.cursor.unwrap_or(0));
+            let (oldest, head) = (status.outbox_oldest, status.outbox_head);
+            status.sinks[which].measure(oldest, head);
         });
     }
 }

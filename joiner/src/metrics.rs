@@ -20,7 +20,10 @@ const STATE_BYTES: &str = "tributary_joiner_state_bytes";
 const FRONTIER_TIME: &str = "tributary_joiner_frontier_commit_time_seconds";
 const OUTBOX_HEAD: &str = "tributary_joiner_outbox_head";
 const OUTBOX_OLDEST: &str = "tributary_joiner_outbox_oldest";
+const OUTBOX_BYTES: &str = "tributary_joiner_outbox_bytes";
 const SINK_BEHIND: &str = "tributary_joiner_sink_entries_behind";
+const SINK_OVERTAKEN: &str = "tributary_joiner_sink_overtaken";
+const SINK_LOADS: &str = "tributary_joiner_sink_loads_total";
 const SINK_WRITTEN: &str = "tributary_joiner_sink_changes_written_total";
 const SINK_ERRORS: &str = "tributary_joiner_sink_errors_total";
 const SINK_REJECTED: &str = "tributary_joiner_sink_rejected_total";
@@ -45,7 +48,10 @@ pub fn describe() {
     describe_gauge!(FRONTIER_TIME, Unit::Seconds, "Commit time of the frontier, since 1970; lag is the present time less this");
     describe_gauge!(OUTBOX_HEAD, Unit::Count, "Sequence number of the last outbox entry");
     describe_gauge!(OUTBOX_OLDEST, Unit::Count, "Sequence number of the oldest outbox entry kept");
+    describe_gauge!(OUTBOX_BYTES, Unit::Bytes, "Outbox entries on the disk");
     describe_gauge!(SINK_BEHIND, Unit::Count, "Outbox entries that a sink does not hold yet, by sink");
+    describe_gauge!(SINK_OVERTAKEN, Unit::Count, "1 while a sink lacks entries that are no longer kept, and waits to be loaded anew, by sink");
+    describe_counter!(SINK_LOADS, Unit::Count, "Loads of a sink that were begun, by sink");
     describe_counter!(SINK_WRITTEN, Unit::Count, "Entity changes written, by sink");
     describe_counter!(SINK_ERRORS, Unit::Count, "Failed writes, by sink");
     describe_counter!(SINK_REJECTED, Unit::Count, "Entity changes that the sink will never accept, by sink");
@@ -78,13 +84,19 @@ pub(crate) fn status(status: &Status, buffered_bytes: usize) {
     gauge!(FRONTIER_TIME).set(status.commit_time_ms as f64 / 1000.0);
     gauge!(OUTBOX_HEAD).set(status.outbox_head as f64);
     gauge!(OUTBOX_OLDEST).set(status.outbox_oldest as f64);
+    gauge!(OUTBOX_BYTES).set(status.outbox_bytes as f64);
     for sink in &status.sinks {
         gauge!(SINK_BEHIND, "sink" => sink.name.clone()).set(sink.behind as f64);
+        gauge!(SINK_OVERTAKEN, "sink" => sink.name.clone()).set(f64::from(u8::from(sink.overtaken)));
     }
 }
 
 pub(crate) fn state_bytes(bytes: u64) {
     gauge!(STATE_BYTES).set(bytes as f64);
+}
+
+pub(crate) fn sink_load(sink: &str) {
+    counter!(SINK_LOADS, "sink" => sink.to_owned()).increment(1);
 }
 
 pub(crate) fn sink_written(sink: &str, count: usize) {

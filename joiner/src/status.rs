@@ -30,6 +30,8 @@ pub struct Status {
     pub miscounts: Vec<Miscount>,
     pub outbox_oldest: u64,
     pub outbox_head: u64,
+    /// What the outbox takes on the disk, as of the last look.
+    pub outbox_bytes: u64,
     pub state_bytes: u64,
     pub sinks: Vec<SinkStatus>,
 }
@@ -58,6 +60,8 @@ pub struct SinkStatus {
     pub cursor: Option<u64>,
     /// Outbox entries that it does not hold yet.
     pub behind: u64,
+    /// What it lacks is no longer kept: it is loaded anew when it can be reached.
+    pub overtaken: bool,
     pub written: u64,
     pub rejected: u64,
     /// Its dead letters that are kept.
@@ -100,12 +104,21 @@ impl SinkStatus {
             state: SinkState::Waiting,
             cursor: None,
             behind: 0,
+            overtaken: false,
             written: 0,
             rejected: 0,
             dead_letters: 0,
             load: None,
             error: None,
         }
+    }
+}
+
+impl SinkStatus {
+    /// Against the oldest and the last entry of the outbox.
+    pub(crate) fn measure(&mut self, oldest: u64, head: u64) {
+        self.behind = head.saturating_sub(self.cursor.unwrap_or(0));
+        self.overtaken = self.cursor.is_some_and(|cursor| cursor + 1 < oldest);
     }
 }
 
@@ -136,7 +149,7 @@ impl Status {
         self.outbox_oldest = standing.oldest;
         self.outbox_head = standing.head;
         for sink in &mut self.sinks {
-            sink.behind = standing.head.saturating_sub(sink.cursor.unwrap_or(0));
+            sink.measure(standing.oldest, standing.head);
         }
     }
 }

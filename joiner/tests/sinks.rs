@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use joiner::dead_letters::{Letter, Refused, Retried, Which};
@@ -31,6 +31,8 @@ enum Fate {
     Unexpected,
     /// The whole batch fails as if the target were not there.
     Unavailable,
+    /// The target asks for so long a pause.
+    Throttled(Option<Duration>),
 }
 
 #[derive(Default)]
@@ -42,6 +44,10 @@ struct Inner {
     loads: AtomicU64,
     /// Changes of batches that were taken.
     taken: AtomicU64,
+    /// When a write came.
+    attempts: Mutex<Vec<Instant>>,
+    /// It has given up, and says so in its note.
+    given_up: AtomicBool,
 }
 
 /// A target in memory.
@@ -86,6 +92,9 @@ impl Target {
 #[async_trait]
 impl Sink for Target {
     async fn prepare(&mut self, _: &[EntityInfo]) -> Result<(), sinks::Error> {
+        if self.inner.given_up.load(Ordering::SeqCst) {
+            return Err(sinks::Error::misconfigured("target", "given up", "Say when"));
+        }
         if self.inner.down.load(Ordering::SeqCst) {
             return Err(sinks::Error::unavailable("target", "connection refused"));
         }
@@ -93,6 +102,7 @@ impl Sink for Target {
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, sinks::Error> {
+        self.inner.attempts.lock().unwrap().push(Instant::now());
         if self.inner.down.load(Ordering::SeqCst) {
             return Err(sinks::Error::unavailable("target", "connection refused"));
         }
@@ -101,6 +111,7 @@ impl Sink for Target {
         for change in changes {
             match fate(change) {
                 Some(Fate::Unexpected) => return Err(sinks::Error::unexpected("target", "internal error 17")),
+                Some(Fate::Throttled(pause)) => return Err(sinks::Error::throttled("target", "slow down", pause)),
                 Some(Fate::Unavailable) => return Err(sinks::Error::unavailable("target", "no answer within 1 s")),
                 _ => {}
             }
@@ -132,6 +143,14 @@ impl Sink for Target {
         Ok(self.frontier().map_or(Held::Nothing, Held::UpTo))
     }
 
+    fn note(&self) -> Option<String> {
+        self.inner.given_up.load(Ordering::SeqCst).then(|| "given up".to_owned())
+    }
+
+    fn recall(&mut self, note: Option<&str>) {
+        self.inner.given_up.store(note == Some("given up"), Ordering::SeqCst);
+    }
+
     fn terms(&self) -> Terms {
         self.terms.clone()
     }
@@ -153,7 +172,11 @@ struct Running {
 }
 
 fn start(dir: &Path, provider: &Memory, sinks: Vec<NamedSink>) -> Running {
-    let joiner = Joiner::open(config(dir)).unwrap();
+    start_with(config(dir), provider, sinks)
+}
+
+fn start_with(config: joiner::Config, provider: &Memory, sinks: Vec<NamedSink>) -> Running {
+    let joiner = Joiner::open(config).unwrap();
     let (handle, stop) = (joiner.handle(), CancellationToken::new());
     let task = tokio::spawn(joiner.run(Arc::new(provider.clone()), sinks, stop.clone()));
     Running { handle, stop, task }
@@ -167,6 +190,7 @@ impl Running {
             state: SinkState::Waiting,
             cursor: None,
             behind: 0,
+            overtaken: false,
             written: 0,
             rejected: 0,
             dead_letters: 0,
@@ -235,7 +259,7 @@ async fn a_refused_change_is_kept_with_its_reason_and_tried_again_when_asked() {
 
     // In vain: it stays, with what is said now.
     let letters = running.handle.dead_letters();
-    assert_eq!(letters.retry(&Which::All).unwrap(), Retried { changes: 1, events: 0 });
+    assert_eq!(letters.retry(&Which::All).unwrap(), Retried { changes: 1, events: 0, sinks: 0 });
     until("the vain attempt", || !running.letters()[0].retry && running.sink().rejected == 2).await;
     // The cause is mended.
     target.fate("2", None);
@@ -328,7 +352,7 @@ async fn a_target_that_takes_nothing_loses_nothing() {
     let errors = || running.sink().error.is_some_and(|error| error.contains("internal error 17"));
     until("the failure", errors).await;
     // Long enough for several attempts at taking the batch apart.
-    let looks = Instants::new(40);
+    let looks = Looks::new(40);
     until("more failures", || looks.passed()).await;
     assert_eq!((running.letters().len(), running.sink().state), (0, SinkState::Retrying));
     target.fate("*", None);
@@ -337,12 +361,116 @@ async fn a_target_that_takes_nothing_loses_nothing() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn a_target_that_asks_for_patience_gets_it_and_loses_nothing() {
+    let (dir, provider, target) = (tempfile::tempdir().unwrap(), Memory::new(), Target::new());
+    let running = start(dir.path(), &provider, target.named());
+    load(&provider, 10).await;
+    until("the load", || target.frontier() == Some(lsn(5))).await;
+    // Only one of the ten: taken apart, the others would go through, and this one would be a dead letter.
+    let pause = Duration::from_millis(300);
+    target.fate("7", Some(Fate::Throttled(Some(pause))));
+    target.inner.attempts.lock().unwrap().clear();
+    update(&provider, 1..=10, 6, "new", "paid").await;
+    let attempts = || target.inner.attempts.lock().unwrap().clone();
+    until("three attempts, by far longer than the budget", || attempts().len() >= 3).await;
+    assert!(attempts().windows(2).all(|two| two[1] - two[0] >= pause), "the pause is kept: {:?}", attempts());
+    target.fate("7", Some(Fate::Throttled(None)));
+    let before = attempts().len();
+    until("attempts without a pause", || attempts().len() >= before + 30).await;
+    assert_eq!((running.letters().len(), running.sink().state, target.frontier()), (0, SinkState::Retrying, Some(lsn(5))));
+    target.fate("7", None);
+    until("the changes", || target.frontier() == Some(lsn(6))).await;
+    assert!((1..=10).all(|id| target.document(&id.to_string()).unwrap().contains("paid")));
+    assert!(running.letters().is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_sink_has_given_up_stays_given_up_over_a_restart_until_somebody_says_otherwise() {
+    let (dir, provider, mut target) = (tempfile::tempdir().unwrap(), Memory::new(), Target::new());
+    // Whoever has to wait for the next look waits too long for the test.
+    target.terms.retry.longest_pause = Duration::from_secs(600);
+    let running = start(dir.path(), &provider, target.named());
+    load(&provider, 3).await;
+    until("the load", || target.frontier() == Some(lsn(5))).await;
+    target.inner.given_up.store(true, Ordering::SeqCst);
+    target.inner.down.store(true, Ordering::SeqCst);
+    update(&provider, 1..=3, 6, "new", "paid").await;
+    until("the end of its patience", || running.sink().state == SinkState::Stopped).await;
+    running.stop().await;
+    target.inner.down.store(false, Ordering::SeqCst);
+    // As a new process, whose sink knows nothing by itself.
+    target.inner.given_up.store(false, Ordering::SeqCst);
+    let running = start(dir.path(), &provider, target.named());
+    until("the memory of it", || running.sink().state == SinkState::Stopped).await;
+    assert!(running.sink().error.unwrap().contains("given up") && target.frontier() == Some(lsn(5)));
+    let letters = running.handle.dead_letters();
+    assert_eq!(letters.retry(&Which::Sink("other".into())).unwrap(), Retried::default());
+    assert_eq!(letters.retry(&Which::Sink("target".into())).unwrap(), Retried { sinks: 1, ..Retried::default() });
+    until("the changes", || target.frontier() == Some(lsn(6))).await;
+    assert_eq!(letters.retry(&Which::All).unwrap(), Retried::default(), "nothing is kept of a sink that does well");
+    running.stop().await;
+}
+
+/// What the database's tables take on the disk.
+fn table_bytes(folder: &Path) -> u64 {
+    let of = |path: &Path| match path.extension() {
+        _ if path.is_dir() => table_bytes(path),
+        Some(extension) if extension == "sst" => std::fs::metadata(path).unwrap().len(),
+        _ => 0,
+    };
+    std::fs::read_dir(folder).unwrap().map(|entry| of(&entry.unwrap().path())).sum()
+}
+
+#[tokio::test]
+async fn a_sink_that_is_down_for_long_costs_bounded_disk_and_is_loaded_anew() {
+    const ORDERS: i64 = 500;
+    const BOUND: u64 = 60_000;
+    let (dir, provider, target) = (tempfile::tempdir().unwrap(), Memory::new(), Target::new());
+    let mut settings = config(dir.path());
+    settings.backlog_bytes = BOUND;
+    // Small buffers, so that entries come to the disk soon.
+    settings.memory.write_buffer_bytes = 256 << 10;
+    let running = start_with(settings, &provider, target.named());
+    load(&provider, ORDERS).await;
+    until("the load", || target.frontier() == Some(lsn(5))).await;
+    target.inner.down.store(true, Ordering::SeqCst);
+    let before = target.taken();
+    let (mut status, mut at) = ("new".to_owned(), 5);
+    // Far more than is kept; and some more once that has been noticed.
+    for rounds in [40, 5] {
+        for _ in 0..rounds {
+            at += 1;
+            let next = format!("s{at}");
+            update(&provider, 1..=ORDERS, at, &status, &next).await;
+            until("the joiner", || running.handle.status().frontier == Some(lsn(at))).await;
+            status = next;
+        }
+        until("the outbox to be cut", || running.sink().overtaken).await;
+    }
+    until("the outbox within its bound", || running.handle.status().outbox_bytes <= BOUND).await;
+    let sink = running.sink();
+    assert!(sink.overtaken && sink.behind > 0 && sink.state == SinkState::Retrying, "{sink:?}");
+    let oldest = running.handle.status().outbox_oldest;
+    assert!(sink.cursor.unwrap() + 1 < oldest, "{sink:?}, the oldest is {oldest}");
+    target.inner.down.store(false, Ordering::SeqCst);
+    until("the load anew", || target.frontier() == Some(lsn(at))).await;
+    assert_eq!(target.inner.loads.load(Ordering::SeqCst), 2);
+    assert_eq!(target.taken() - before, ORDERS as u64, "each order once, as it stands");
+    assert!((1..=ORDERS).all(|id| target.document(&id.to_string()).unwrap().contains(&status)));
+    until("the end of it", || !running.sink().overtaken && running.sink().state == SinkState::Following).await;
+    running.stop().await;
+    let bytes = table_bytes(dir.path());
+    assert!(bytes < 8 * BOUND, "{bytes} bytes");
+}
+
 /// Counts how often it was asked.
-struct Instants {
+struct Looks {
     left: AtomicU64,
 }
 
-impl Instants {
+impl Looks {
     fn new(count: u64) -> Self {
         Self { left: AtomicU64::new(count) }
     }

@@ -32,11 +32,18 @@ pub(crate) async fn run(command: DeadLetterCommand) -> anyhow::Result<ExitCode> 
             let which = meant(&args.which);
             let retried = Place::open(args.place).await?.retry(&which).await?;
             let count = |member: &str| retried[member].as_u64().unwrap_or_default();
-            let (changes, events) = (count("changes"), count("events"));
+            let (changes, events, sinks) = (count("changes"), count("events"), count("sinks"));
+            if sinks > 0 {
+                let sinks = if sinks == 1 { "A sink that fails is".to_owned() } else { format!("{sinks} sinks that fail are") };
+                println!("{sinks} tried at once: `tributary status` says how it goes.");
+            }
             if events > 0 {
                 println!(
                     "{events} are events of a table: `tributary snapshot --table NAME` has the table read again, then drop them."
                 );
+            }
+            if changes == 0 && sinks > 0 {
+                return Ok(ExitCode::SUCCESS);
             }
             if changes == 0 {
                 bail!("nothing to try again: {}", nothing(&which));
@@ -108,7 +115,7 @@ impl Place {
         match self {
             Self::Stopped(letters) => {
                 let retried = letters.retry(which)?;
-                Ok(json!({"changes": retried.changes, "events": retried.events}))
+                Ok(json!({"changes": retried.changes, "events": retried.events, "sinks": retried.sinks}))
             }
             Self::Running(api) => post(api, "/v1/dead-letters/retry", which).await,
         }

@@ -82,7 +82,11 @@ fn shown(status: &Value) -> String {
 /// Why it does not move, or how far its load is.
 fn sink_note(sink: &Value) -> String {
     let load = &sink["load"];
-    let Some(entities) = load["entities"].as_u64() else { return sink["error"].as_str().unwrap_or_default().to_owned() };
+    let Some(entities) = load["entities"].as_u64() else {
+        let overtaken = (sink["overtaken"] == true).then_some("what it lacks is no longer kept: it will be loaded anew");
+        let said = [sink["error"].as_str(), overtaken];
+        return said.into_iter().flatten().collect::<Vec<_>>().join("; ");
+    };
     let of = load["entities_expected"].as_u64().map(|expected| format!(" of {}", indicatif::HumanCount(expected)));
     let left = load["remaining_seconds"].as_i64().map(|seconds| format!(", {} left", span(&(seconds * 1000).into())));
     let (entities, of) = (indicatif::HumanCount(entities), of.unwrap_or_default());

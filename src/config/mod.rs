@@ -21,6 +21,7 @@
 //! contracts: schemas/tables           # where the table contracts are
 //! entities: schemas/entities          # where the entity definitions are
 //! data: data                          # saved progress and the joiner's state
+//! outbox: {backlog_bytes: 17179869184}  # what is kept for sinks that are down, and for subscribers
 //! sinks:
 //!   - {type: sqlite, path: data/entities.db}
 //! read_from: sqlite                   # the sink that queries read; default: the first that can be read
@@ -37,6 +38,7 @@ mod source;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use archive::Archive;
@@ -68,6 +70,8 @@ pub(crate) struct Config {
     #[serde(default = "default_data")]
     pub(crate) data: PathBuf,
     #[serde(default)]
+    pub(crate) outbox: Outbox,
+    #[serde(default)]
     pub(crate) sinks: Vec<Entry>,
     #[serde(default)]
     pub(crate) read_from: Option<String>,
@@ -93,6 +97,27 @@ pub(crate) struct Streams {
     #[serde(default)]
     pub(crate) per_table: BTreeMap<TableName, TableStream>,
     pub(crate) provider: streams::config::Config,
+}
+
+/// What is kept of changes of entities, for sinks that are down and for subscribers. What is not said is as [`joiner::Config`] has it.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Outbox {
+    #[serde(default)]
+    backlog_bytes: Option<u64>,
+    #[serde(default)]
+    kept_hours: Option<u64>,
+    #[serde(default)]
+    kept_entries: Option<u64>,
+}
+
+impl Outbox {
+    fn apply(self, settings: &mut joiner::Config) {
+        let Self { backlog_bytes, kept_hours, kept_entries } = self;
+        settings.backlog_bytes = backlog_bytes.unwrap_or(settings.backlog_bytes);
+        settings.outbox_age = kept_hours.map_or(settings.outbox_age, |hours| Duration::from_secs(hours.saturating_mul(3600)));
+        settings.outbox_entries = kept_entries.unwrap_or(settings.outbox_entries);
+    }
 }
 
 /// How the events of one table are written.
@@ -175,8 +200,15 @@ impl Config {
             checkpoints.store.relative_to(folder);
         }
         for sink in &mut self.sinks {
-            if let SinkConfig::Sqlite(sqlite) = &mut sink.sink {
-                sqlite.path = folder.join(&sqlite.path);
+            match &mut sink.sink {
+                SinkConfig::Sqlite(sqlite) => sqlite.path = folder.join(&sqlite.path),
+                SinkConfig::Lake(lake) => lake.store.relative_to(folder),
+                SinkConfig::Dynamodb(dynamodb) => {
+                    if let Some(oversize) = &mut dynamodb.oversize {
+                        oversize.relative_to(folder);
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -255,6 +287,7 @@ impl Config {
         let mut settings = joiner::Config::new(self.data.join("state"), plans, &self.source.name, self.prefix());
         settings.layout = self.layout();
         settings.schemas = self.schemas()?;
+        self.outbox.apply(&mut settings);
         Ok(settings)
     }
 

@@ -179,8 +179,11 @@ fn in_force(configuration: &Value) -> String {
     };
     let streams = (config.prefix(), config.layout(), config.streams.shards, &config.streams.provider);
     let read_from = config.readable_sink().map(sinks::Entry::name);
+    let mut joiner = joiner::Config::new("state", Vec::new(), "shop", "shop");
+    config.outbox.apply(&mut joiner);
+    let outbox = (joiner.backlog_bytes, joiner.outbox_age, joiner.outbox_entries);
     let Config { archive, checkpoints, contracts, entities, data, sinks, api, .. } = &config;
-    format!("{:?}", (importer, streams, archive, checkpoints, contracts, entities, data, sinks, read_from, api))
+    format!("{:?}", (importer, streams, archive, checkpoints, contracts, entities, data, outbox, sinks, read_from, api))
 }
 
 #[test]

@@ -7,6 +7,8 @@ use schemas::ErrorClass;
 use sinks::Retry;
 use tokio::time::Instant;
 
+use super::trouble::Trouble;
+
 /// Answers that nobody understands do not pass by waiting: after so many in a row the batch is looked at.
 const UNEXPECTED_ANSWERS: u32 = 3;
 
@@ -22,6 +24,18 @@ pub(super) struct Attempts {
 impl Attempts {
     pub(super) fn new(retry: Retry) -> Self {
         Self { retry, next_pause: retry.first_pause, failing_since: None, unexpected: 0 }
+    }
+
+    /// As they stood when another process left off.
+    pub(super) fn restored(retry: Retry, trouble: &Trouble) -> Self {
+        let next_pause = trouble.pause().clamp(retry.first_pause, retry.longest_pause);
+        Self { next_pause, failing_since: Instant::now().checked_sub(trouble.failing()), ..Self::new(retry) }
+    }
+
+    /// What another process would have to know of them.
+    pub(super) fn trouble(&self, note: Option<String>) -> Trouble {
+        let failing = self.failing_since.map_or(Duration::ZERO, |since| since.elapsed());
+        Trouble::new(failing, self.next_pause, note)
     }
 
     /// The cursor has moved. (That other batches of a load were taken says nothing of the one that ends it.)
@@ -85,6 +99,25 @@ mod tests {
         let asked = sinks::Error::throttled("t", "slow down", Some(Duration::from_secs(60)));
         assert_eq!(attempts.pause(&asked), Duration::from_secs(60));
         assert_eq!(attempts.pause(&sinks::Error::misconfigured("t", "m", "r")), Duration::from_millis(350));
+    }
+
+    #[test]
+    fn another_process_goes_on_with_them() {
+        let retry = Retry { longest_pause: Duration::from_secs(20), budget: Duration::from_secs(60), ..Retry::default() };
+        let mut attempts = Attempts::new(retry);
+        assert!(!attempts.is_spent(&unavailable()));
+        for _ in 0..20 {
+            attempts.pause(&unavailable());
+        }
+        let trouble = attempts.trouble(Some("disabled".to_owned()));
+        assert_eq!((trouble.pause(), trouble.note.as_deref()), (Duration::from_secs(20), Some("disabled")));
+        let later = Trouble::new(Duration::from_secs(61), trouble.pause(), None);
+        let mut attempts = Attempts::restored(retry, &later);
+        assert!(attempts.pause(&unavailable()) >= Duration::from_secs(10), "the pauses go on");
+        assert!(attempts.is_spent(&unavailable()), "and so does the budget");
+        // The longest pause was made shorter meanwhile.
+        let mut attempts = Attempts::restored(Retry { longest_pause: Duration::from_secs(1), ..retry }, &later);
+        assert!(attempts.pause(&unavailable()) <= Duration::from_secs(1));
     }
 
     #[test]

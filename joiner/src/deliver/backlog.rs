@@ -17,15 +17,20 @@ use crate::state::outbox;
 
 const LONGEST: u64 = 500_000;
 
-/// How many outbox entries take so many bytes on the disk, as large as those are that there are. Entries that are still in write buffers are not counted: these are bounded by themselves.
-pub(crate) fn entries_within(shared: &Shared, bytes: u64) -> Result<u64, Error> {
-    let head = *shared.head.borrow();
-    let taken = outbox::bytes(&shared.store, head.oldest)?;
+/// What the outbox takes on the disk. Entries that are still in write buffers are not counted: these are bounded by themselves.
+pub(crate) fn outbox_bytes(shared: &Shared) -> Result<u64, Error> {
+    let oldest = shared.head.borrow().oldest;
+    outbox::bytes(&shared.store, oldest)
+}
+
+/// How many outbox entries take so many bytes, as large as those are that there are, which take `taken`.
+pub(crate) fn entries_within(shared: &Shared, taken: u64, bytes: u64) -> u64 {
     if taken <= bytes {
-        return Ok(u64::MAX);
+        return u64::MAX;
     }
+    let head = *shared.head.borrow();
     let entries = (head.sequence + 1).saturating_sub(head.oldest);
-    Ok(u64::try_from(u128::from(entries) * u128::from(bytes) / u128::from(taken)).unwrap_or(u64::MAX))
+    u64::try_from(u128::from(entries) * u128::from(bytes) / u128::from(taken)).unwrap_or(u64::MAX)
 }
 
 /// Hashes need no further hashing.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::{Delivery, Interrupted, blocking};
 use crate::error::Error;
 use crate::handle::Shared;
+use crate::metrics;
 use crate::scan::{As, count, scan};
 use crate::state::meta::{Cursor, Standing};
 use crate::status::{SinkLoad, SinkState};
@@ -38,6 +39,7 @@ impl Delivery {
     /// load's are not older than.
     pub(super) async fn load(&mut self, part: Option<Part>) -> Result<bool, Interrupted> {
         self.state(SinkState::Loading, None);
+        metrics::sink_load(&self.name);
         let (shared, name) = (self.shared.clone(), self.name.clone());
         shared.with_sink(&name, |sink| sink.load = Some(SinkLoad::default()));
         let entities: Vec<usize> = match &part {
@@ -86,7 +88,7 @@ impl Delivery {
         let cursor = at.unwrap_or(scanned);
         self.write(&[], Some(cursor.frontier)).await?;
         self.left_out.clear();
-        self.attempts.succeeded();
+        self.no_trouble()?;
         let changed = self.shared.catalog.entities.iter().filter(|entity| entity.changed > 0);
         let changes = changed.map(|entity| (entity.name.to_string(), entity.changed)).collect();
         let cursor = Cursor { form: self.terms.form.clone(), changes, ..cursor };

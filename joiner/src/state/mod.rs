@@ -8,7 +8,7 @@
 //! | `seen` | as in `rows` and `links` | nothing: a row was put there since the table is read again ([`crate::reread`]) |
 //! | `outbox` | sequence (u64) | an entity change ([`outbox`]) |
 //! | `spill` | position, table ([`crate::buffer`]) | a buffered change; worthless after a restart |
-//! | `meta` | `standing`, `definitions` ([`crate::definitions`]), `cursor/<sink>`, `dead/<place>` | JSON |
+//! | `meta` | `standing`, `definitions` ([`crate::definitions`]), `cursor/<sink>`, `trouble/<sink>` ([`crate::deliver::trouble`]), `dead/<place>` | JSON |
 //!
 //! All integers are big-endian. The format's number stands in the directory's `identity.json` ([`meta`]).
 //!

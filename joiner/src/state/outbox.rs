@@ -152,6 +152,14 @@ pub(crate) fn trim(store: &Store, batch: &mut WriteBatch, oldest: u64) -> Result
     Ok(())
 }
 
+/// Gives back the space of files that hold nothing but entries below `oldest`, which have been removed; else compactions come to them much later. What says so is durable first: entries that a state after a power failure counts on must not be
+/// missing.
+pub(crate) fn reclaim(store: &Store, oldest: u64) -> Result<(), Error> {
+    store.sync()?;
+    let removed = store.db().delete_file_in_range_cf(store.family(Family::Outbox)?, 0u64.to_be_bytes(), oldest.to_be_bytes());
+    removed.map_err(|error| store.error(&error))
+}
+
 /// The commit time of the first entry from `sequence` on.
 pub(crate) fn commit_time_ms(store: &Store, sequence: u64) -> Result<Option<i64>, Error> {
     let Some(bytes) = store.get(Family::Outbox, &sequence.to_be_bytes())? else { return Ok(None) };
