@@ -113,6 +113,10 @@ pub(crate) enum SchemaCommand {
 pub(crate) enum EntityCommand {
     /// What an entity costs: its tables and what is kept of them, the state's indexes, and how far a change of each table reaches.
     Explain(EntityExplainArgs),
+    /// How the definitions differ from those that the joiner's state serves, and which way they come to be served: in place, or by a rebuild. Also beside a joiner that runs.
+    ///
+    /// Exit codes: 0 they are served, or will be in place, 2 it takes a rebuild, 1 failed.
+    Diff(EntityDiffArgs),
     /// Runs a definition on the rows of a file and prints the documents; compares them where the file says what to expect.
     ///
     /// Exit codes: 0 as expected, or nothing was expected, 2 documents differ, 1 failed.
@@ -127,6 +131,12 @@ pub(crate) struct EntityExplainArgs {
     pub(crate) config: ConfigArgs,
     /// The entity's name; default: all of them.
     pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EntityDiffArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
 }
 
 #[derive(Debug, Args)]

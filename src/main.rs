@@ -10,6 +10,7 @@ mod feed;
 mod load_progress;
 mod logging;
 mod pipeline;
+mod rebuild;
 mod resnapshot;
 mod savepoints;
 mod snapshot_progress;

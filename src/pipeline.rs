@@ -1,14 +1,14 @@
 //! The parts wired together in one process: which of them run is the command's choice, how they are set up the configuration's.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use archive::{Archive, Archiver, Fused};
 use importer::Importer;
 use importer::service::ServiceImporter;
 use joiner::Joiner;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use schemas::contract::Contract;
 use schemas::plan::Plan;
 #[cfg(feature = "demo")]
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, table_of};
 use crate::dead_letters::Letters;
 use crate::feed::Feed;
+use crate::rebuild::{self, Chosen};
 use crate::resnapshot::Resnapshot;
 use crate::savepoints::Savepoints;
 use crate::status::{Status, StatusExtra};
@@ -48,6 +49,8 @@ pub(crate) enum Archiving {
     WhereConfigured,
 }
 
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
 /// The importer's name among the parts.
 const IMPORTER: &str = "importer";
 
@@ -65,6 +68,7 @@ pub(crate) struct Pipeline {
     status: Status,
     snapshots: Option<Arc<dyn api::Snapshots>>,
     savepoints: Option<Arc<dyn api::Savepoints>>,
+    rebuilt: CancellationToken,
 }
 
 impl Pipeline {
@@ -76,6 +80,12 @@ impl Pipeline {
     pub(crate) async fn start_with(config: Config, parts: Parts, extra: Option<StatusExtra>) -> anyhow::Result<Self> {
         let contracts = config.load_contracts()?;
         let plans = plans(&config, &contracts)?;
+        let Chosen { plans, next } = if parts.joiner {
+            let settings = config.joiner(plans.iter().cloned().map(Arc::new).collect())?;
+            rebuild::choose(&settings, plans, &contracts)?
+        } else {
+            Chosen { plans, next: None }
+        };
         let reader = match config.readable_sink() {
             Some(entry) => sinks::open_reader(&entry.sink)?,
             None => None,
@@ -86,10 +96,13 @@ impl Pipeline {
         // The address first: a port that is taken should stop the process before it has touched anything.
         let server = if parts.api { Some(api::Server::bind(config.api.clone()).await?) } else { None };
         let api_address = server.as_ref().map(api::Server::local_addr);
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let metrics = recorder.handle();
-        // Only the first pipeline of a process installs its recorder; tests may start several.
-        let _ = metrics::set_global_recorder(recorder);
+        // Pipelines of a process that follow each other have one recorder.
+        let metrics = METRICS.get_or_init(|| {
+            let recorder = PrometheusBuilder::new().build_recorder();
+            let handle = recorder.handle();
+            let _ = metrics::set_global_recorder(recorder);
+            handle
+        });
         streams::metrics::describe();
         archive::metrics::describe();
         joiner::metrics::describe();
@@ -109,6 +122,7 @@ impl Pipeline {
             status: Status::new(&config.source.name, extra),
             snapshots: None,
             savepoints: None,
+            rebuilt: CancellationToken::new(),
         };
         let provider = streams::config::open(&config.streams.provider).await?;
         let infos = plans.iter().map(Plan::info).collect();
@@ -120,7 +134,10 @@ impl Pipeline {
                 (Some(archive), Some(settings)) if settings.read => Arc::new(Fused::new(archive.clone(), provider.clone())),
                 _ => provider.clone(),
             };
-            feed = Some(pipeline.start_joiner(&config, plans.clone(), from, &report).await?);
+            feed = Some(pipeline.start_joiner(&config, plans.clone(), from.clone(), &report).await?);
+            if let (Some(next), Some(served)) = (next, pipeline.status.joiner.clone()) {
+                pipeline.start_rebuild(next, served, from, &report).await?;
+            }
         }
         if parts.archive != Archiving::Never {
             pipeline.start_archiver(&config, archived, provider.clone(), &report)?;
@@ -236,6 +253,32 @@ impl Pipeline {
         tokio::spawn(feed.clone().follow(shutdown.clone()));
         self.spawn("joiner", report, async move { Ok(joiner.run(provider, sinks, shutdown).await?) });
         Ok(feed)
+    }
+
+    /// Builds a state for other definitions, beside the one that is served.
+    async fn start_rebuild(
+        &mut self,
+        next: joiner::Config,
+        served: joiner::Handle,
+        provider: Arc<dyn Provider>,
+        report: &Report,
+    ) -> anyhow::Result<()> {
+        let next = tokio::task::spawn_blocking(move || Joiner::open(next)).await.context("opening the state that is built")??;
+        self.status.next = Some(next.handle());
+        let (shutdown, rebuilt) = (self.shutdown.clone(), self.rebuilt.clone());
+        self.spawn("rebuild", report, async move {
+            if rebuild::build(next, served, provider, shutdown.clone()).await? {
+                rebuilt.cancel();
+                shutdown.cancelled().await;
+            }
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Returns when the state that is built for other definitions has caught up: this pipeline is to stop, the folders to be exchanged, and another to start.
+    pub(crate) async fn rebuilt(&self) {
+        self.rebuilt.cancelled().await;
     }
 
     fn spawn(&mut self, name: &'static str, report: &Report, work: impl Future<Output = anyhow::Result<()>> + Send + 'static) {

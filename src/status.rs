@@ -16,6 +16,8 @@ pub(crate) struct Status {
     name: String,
     pub(crate) importer: Option<importer::StatusHandle>,
     pub(crate) joiner: Option<joiner::Handle>,
+    /// A state that is built for other definitions.
+    pub(crate) next: Option<joiner::Handle>,
     pub(crate) archiver: Option<archive::StatusHandle>,
     pub(crate) checkpoints: Option<checkpoints::StatusHandle>,
     /// For the speed of the snapshot.
@@ -30,6 +32,7 @@ impl Status {
             name: name.to_owned(),
             importer: None,
             joiner: None,
+            next: None,
             archiver: None,
             checkpoints: None,
             watch: Arc::default(),
@@ -56,6 +59,11 @@ impl Status {
             }
             status["joiner"] = part;
             status["sinks"] = json!(sinks);
+        }
+        if let Some(next) = &self.next {
+            let joined = next.status();
+            status["rebuild"] = json!({"phase": joined.phase, "frontier": joined.frontier, "commit_time_ms": joined.commit_time_ms, "failure": joined.failure,
+                "warning": joined.warning, "state_bytes": joined.state_bytes});
         }
         if let Some(archiver) = &self.archiver {
             status["archive"] = json!(archiver.get());

@@ -1,15 +1,17 @@
 //! `tributary check`: the configuration, the definitions, the source's health and the streams, as a table; or the least-privilege script.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use importer::check::{CheckItem, Level};
+use joiner::definitions::{Way, compare};
 use schemas::ErrorClass;
 use schemas::contract::{Compatibility, Contract, Difference};
 use schemas::entity::EntityInfo;
 use schemas::plan::Plan;
 use schemas::table::TableSchema;
 
-use super::{archive, stream};
+use super::{archive, entity, stream};
 use crate::cli::CheckArgs;
 use crate::config::Config;
 use crate::config::service::Service;
@@ -28,6 +30,7 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         ok("configuration", format!("{} is well formed", args.config.config.display())),
         ok("entities", format!("{} fit their {} table contracts", names.join(", "), contracts.len())),
     ];
+    items.extend(definitions(&config, &plans));
     let (streams, policy) = stream::check(&config, &contracts).await;
     let of_source = match config.source.stream() {
         None => database(&config, contracts).await?,
@@ -46,6 +49,20 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
     println!("\n{} ok, {warnings} to look at, {problems} to mend before this can run.", count(Level::Ok));
     Ok(if problems > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Which way the joiner's state comes to serve the definitions, where they have changed.
+fn definitions(config: &Config, plans: &[Plan]) -> Option<CheckItem> {
+    let plans = plans.iter().cloned().map(Arc::new).collect();
+    let item = |level, detail| CheckItem { name: "joiner's state".to_owned(), level, detail, remedy: None };
+    match config.joiner(plans).and_then(|settings| Ok(compare(&settings)?)) {
+        Ok(None) => None,
+        Ok(Some(difference)) if difference.way == Way::Nothing => Some(item(Level::Ok, entity::summary(&difference))),
+        Ok(Some(difference)) => {
+            Some(item(Level::Warning, format!("{} `tributary entity diff` says more", entity::summary(&difference))))
+        }
+        Err(error) => Some(item(Level::Problem, format!("{error:#}"))),
+    }
 }
 
 async fn database(config: &Config, contracts: Vec<Contract>) -> anyhow::Result<Vec<CheckItem>> {

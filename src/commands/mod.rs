@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Command, ConfigArgs, SchemaCommand};
 use crate::config::Config;
 use crate::pipeline::{Archiving, Parts, Pipeline};
-use crate::{load_progress, snapshot_progress};
+use crate::{load_progress, rebuild, snapshot_progress};
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
@@ -60,7 +60,15 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 /// Runs parts of the pipeline until they fail or the process is told to stop.
 async fn pipeline(args: &ConfigArgs, parts: Parts) -> anyhow::Result<ExitCode> {
+    // Once more whenever a state has been built for other definitions.
+    while run_once(args, parts).await? {}
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Answers whether it is to be run again.
+async fn run_once(args: &ConfigArgs, parts: Parts) -> anyhow::Result<bool> {
     let config = Config::load(&args.config)?;
+    let state = config.state_dir();
     let pipeline = Pipeline::start(config, parts).await?;
     if let Some(address) = pipeline.api_address() {
         println!("API on http://{address}");
@@ -69,16 +77,20 @@ async fn pipeline(args: &ConfigArgs, parts: Parts) -> anyhow::Result<ExitCode> {
     let loads = pipeline.joiner().map(|joiner| tokio::spawn(load_progress::show(joiner, over.clone())));
     let bar = pipeline.importer().map(|importer| tokio::spawn(snapshot_progress::show(importer, over.clone())));
     let ended = tokio::select! {
-        ended = pipeline.failed() => ended,
-        interrupted = interrupted() => interrupted,
+        ended = pipeline.failed() => ended.map(|()| false),
+        interrupted = interrupted() => interrupted.map(|()| false),
+        () = pipeline.rebuilt() => Ok(true),
     };
     over.cancel();
     for bar in bar.into_iter().chain(loads) {
         bar.await?;
     }
-    ended?;
+    let again = ended?;
     pipeline.stop().await?;
-    Ok(ExitCode::SUCCESS)
+    if again {
+        rebuild::take_over(&state)?;
+    }
+    Ok(again)
 }
 
 /// Rows below a head, in columns, indented by two.

@@ -282,9 +282,14 @@ impl Config {
         Ok(Some(Checkpoints::open(objects, &self.source.name)))
     }
 
+    /// Where the joiner's state is.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.data.join("state")
+    }
+
     /// All that the joiner needs.
     pub(crate) fn joiner(&self, plans: Vec<Arc<Plan>>) -> anyhow::Result<joiner::Config> {
-        let mut settings = joiner::Config::new(self.data.join("state"), plans, &self.source.name, self.prefix());
+        let mut settings = joiner::Config::new(self.state_dir(), plans, &self.source.name, self.prefix());
         settings.layout = self.layout();
         settings.schemas = self.schemas()?;
         self.outbox.apply(&mut settings);
