@@ -162,7 +162,7 @@ impl SavedReread {
     pub(crate) fn new(reason: Reason, generation: u64, whole: bool, progress: TableProgress) -> Self {
         let stepwise = reason == Reason::Asked;
         let consistent_from = stepwise.then_some(Lsn::ZERO);
-        Self { reason, told: Reread { generation, reading: 0, consistent_from, finished: false, whole }, progress, stepwise }
+        Self { reason, told: Reread { generation, reading: 0, consistent_from, finished: false, whole, floor: Lsn::ZERO }, progress, stepwise }
     }
 }
 
@@ -206,7 +206,9 @@ impl Saved {
         let Some(table) = self.tables.get_mut(name) else { return };
         table.floor = floor;
         let generation = table.next_generation();
-        self.rereads.insert(name.clone(), SavedReread::new(reason, generation, true, TableProgress::default()));
+        let mut reread = SavedReread::new(reason, generation, true, TableProgress::default());
+        reread.told.floor = floor;
+        self.rereads.insert(name.clone(), reread);
         if let SavedPhase::Snapshot { tables, .. } = &mut self.phase {
             tables.insert(name.clone(), TableProgress::complete());
         }

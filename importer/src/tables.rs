@@ -181,8 +181,8 @@ fn vanished(config: &Config, status: &StatusHandle, catalog: &Catalog, saved: &m
             return Err(source::Error::InstanceGone { table: name, instance: before.instance, from }.into());
         }
         status.warn(&format!("{name} was dropped: its rows are removed"));
-        let told =
-            Reread { generation: before.next_generation(), reading: 0, consistent_from: Some(from), finished: true, whole: true };
+        let generation = before.next_generation();
+        let told = Reread { generation, reading: 0, consistent_from: Some(from), finished: true, whole: true, floor: Lsn::ZERO };
         let progress = TableProgress::complete();
         saved.rereads.insert(name.clone(), SavedReread { told, ..SavedReread::new(Reason::Gap, 0, true, progress) });
         if let SavedPhase::Snapshot { tables, .. } = &mut saved.phase {

@@ -486,7 +486,7 @@ impl Core {
         }
         let taken = self.buffer.take(&due)?;
         let ends: Vec<Lsn> = ticks.iter().map(|tick| tick.to).collect();
-        let mut applied = step::apply(&self.tools, &taken, self.standing.rereads.readers(&self.tools.catalog), &ends)?;
+        let mut applied = step::apply(&self.tools, &taken, self.standing.rereads.counting(&self.tools.catalog), &ends)?;
         self.check_tail(&ticks, &applied.report)?;
         self.standing.frontier = to;
         self.standing.commit_time_ms = commit_time_ms;

@@ -9,6 +9,10 @@
 //! A row counts only if the record that covers it is of the same reading ([`Reread::reading`]): an importer that was replaced and wakes up, or a request of its that was lost on the way for a while, may put rows behind changes that are
 //! newer than they are.
 //!
+//! # Changes that do not count
+//! Of a table whose changes were lost, an importer that died before it had come to the end of its range may have published some: rows that they put would be taken for rows that are still there, because what removed them was lost. So while it is read again,
+//! the table's changes below the gap's end ([`Reread::floor`]) are left out. What they did is in the rows that are read.
+//!
 //! # What is held back
 //! Until the tail has passed `consistent_from`, rows of different ages stand side by side. Steps go on writing rows, and keep the entities that they touch, each with the hash of its document as it was at the
 //! last consistent frontier, as pending; nothing is assembled, sinks are not loaded, and the head stays. Then what is pending is worked off as after any large step.
@@ -69,6 +73,22 @@ pub(crate) fn reader(position: &Position) -> Option<i32> {
 /// Whether a change is a row that was read again.
 pub(crate) const fn is_reread(position: &Position) -> bool {
     position.operation == 0
+}
+
+/// What counts of a table that is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counting {
+    reading: i32,
+    floor: Lsn,
+}
+
+/// Whether a change, or a row that `reader` has read, counts.
+pub(crate) fn counts(of: Option<Counting>, reader: Option<i32>, commit_lsn: Lsn) -> bool {
+    match (of, reader) {
+        (of, Some(reader)) => of.is_some_and(|of| of.reading == reader),
+        (Some(of), None) => commit_lsn >= of.floor,
+        (None, None) => true,
+    }
 }
 
 /// A reread as far as it has come.
@@ -136,10 +156,11 @@ impl Rereads {
         abandoned.map_or(Ok(begun), |table| Err(Error::RereadAbandoned { table: table.clone() }))
     }
 
-    /// By table: who reads it again, if it is being read.
-    pub(crate) fn readers(&self, catalog: &Catalog) -> Vec<Option<i32>> {
+    /// By table: what counts of it, if it is being read.
+    pub(crate) fn counting(&self, catalog: &Catalog) -> Vec<Option<Counting>> {
         let underway = |name: &TableName| self.underway.get(&name.to_string());
-        catalog.tables.iter().map(|table| underway(&table.schema.name).map(|reread| reread.told.reading & 0xff_ffff)).collect()
+        let counting = |reread: &Underway| Counting { reading: reread.told.reading & 0xff_ffff, floor: reread.told.floor };
+        catalog.tables.iter().map(|table| underway(&table.schema.name).map(counting)).collect()
     }
 
     /// By index: whether the places at which rows are put are to be remembered. `None`: none are.

@@ -5,6 +5,7 @@
 mod support;
 
 use joiner::{Engine, Error, Page};
+use schemas::Lsn;
 use schemas::change::EntityKey;
 use schemas::event::{ChangeEvent, Op};
 use schemas::progress::{Phase, ProgressRecord, Reread, SequenceNumber, ShardId};
@@ -32,7 +33,7 @@ fn again(at: u8, id: i64, status: &str) -> ChangeEvent {
 fn reread(from: u8, to: u8, changes: u64, consistent_from: Option<u8>, finished: bool, rows: u64) -> ProgressRecord {
     let mut record = record(Phase::Tail, from, to, &[(&orders(), changes)]);
     record.counts.retain(|_, count| *count > 0);
-    let told = Reread { generation: 1, reading: 0, consistent_from: consistent_from.map(lsn), finished, whole: true };
+    let told = Reread { generation: 1, reading: 0, consistent_from: consistent_from.map(lsn), finished, whole: true, floor: Lsn::ZERO };
     record.rereads.insert(orders().name.clone(), told);
     if rows > 0 {
         record.reread_counts.insert(orders().name.clone(), rows);
@@ -188,4 +189,20 @@ fn rows_that_no_record_speaks_of_are_left_out() {
     tell(&mut engine, 2, record(Phase::Tail, 5, 6, &[]), 3).unwrap();
     tell(&mut engine, 3, reread(6, 7, 0, Some(6), false, 0), 3).unwrap();
     assert_eq!(status(&engine, "1").as_deref(), Some("new"));
+}
+
+#[test]
+fn what_a_dead_importer_published_of_a_gap_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = live(dir.path());
+    // An importer publishes that order 3 is new, and dies before it has told so. That the order was deleted is lost: the changes are all there from 8 on.
+    feed(&mut engine, 3, &[change(orders(), 6, 1, None, Some(order(3, "new")))]);
+    let from_8_on = |mut record: ProgressRecord| {
+        record.rereads.values_mut().for_each(|told| told.floor = lsn(8));
+        record
+    };
+    tell(&mut engine, 2, from_8_on(reread(5, 8, 0, None, false, 0)), 3).unwrap();
+    feed(&mut engine, 4, &[again(8, 1, "new"), again(8, 2, "paid")]);
+    tell(&mut engine, 3, from_8_on(reread(8, 8, 0, Some(8), true, 2)), 5).unwrap();
+    assert_eq!((status(&engine, "3"), status(&engine, "2").as_deref()), (None, Some("paid")));
 }

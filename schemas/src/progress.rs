@@ -154,6 +154,9 @@ pub struct Reread {
     pub finished: bool,
     /// All rows are read, not a range of keys: those that are not among them when it is finished do not exist any more.
     pub whole: bool,
+    /// After a gap: the first LSN from which on the table's changes are all there again. Those before it are not, but an importer that died before it could say so may have published some of them: they do not count.
+    #[serde(default, skip_serializing_if = "Lsn::is_zero")]
+    pub floor: Lsn,
 }
 
 impl Reread {

@@ -39,7 +39,7 @@ use crate::assemble::Assembler;
 use crate::buffer::{ChangeRef, Kind, Taken};
 use crate::catalog::{Catalog, IndexKind, TableId};
 use crate::error::Error;
-use crate::reread::Vanished;
+use crate::reread::{self, Counting, Vanished};
 use crate::route::stored;
 use crate::state::cache::RowCache;
 use crate::state::meta::{Pending, Stage, Standing};
@@ -87,13 +87,13 @@ pub(crate) struct Report {
 pub(crate) struct Applied {
     overlay: Overlay,
     /// By table: whose rows count that were read again.
-    readers: Vec<Option<i32>>,
+    counting: Vec<Option<Counting>>,
     pub(crate) report: Report,
 }
 
-/// Applies changes to an overlay, in total order. `readers`: by table, who reads it again: other rows of that kind are left out. `ticks`: where each
+/// Applies changes to an overlay, in total order. `counting`: by table, what counts of it while it is read again: the rest is left out. `ticks`: where each
 /// tick of the step ends.
-pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>, ticks: &[Lsn]) -> Result<Applied, Error> {
+pub(crate) fn apply(tools: &Tools, taken: &Taken, counting: Vec<Option<Counting>>, ticks: &[Lsn]) -> Result<Applied, Error> {
     let snapshot = tools.store.db().snapshot();
     let tables = tools.catalog.tables.len();
     let none = vec![0; tables];
@@ -102,12 +102,13 @@ pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>, tic
     let mut tick = 0;
     let mut writer = Writer { before: tools.view(&snapshot), overlay: Overlay::new(&tools.catalog), buffers: Default::default() };
     taken.for_each(|change| {
+        if !reread::counts(counting[change.table], change.reader, change.commit_lsn) {
+            return Ok(());
+        }
         if change.reader.is_some() {
-            if change.reader == readers[change.table] {
-                report.reread[change.table] += 1;
-                if change.kind == Kind::Rows {
-                    writer.apply(change)?;
-                }
+            report.reread[change.table] += 1;
+            if change.kind == Kind::Rows {
+                writer.apply(change)?;
             }
             return Ok(());
         }
@@ -125,7 +126,7 @@ pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>, tic
         }
         Ok(())
     })?;
-    Ok(Applied { overlay: writer.overlay, readers, report })
+    Ok(Applied { overlay: writer.overlay, counting, report })
 }
 
 #[derive(Default)]
@@ -247,7 +248,7 @@ pub(crate) fn finish(
 ) -> Result<(), Error> {
     let snapshot = tools.store.db().snapshot();
     let mut dirty = Dirty::new(View { overlay: Some(&applied.overlay), ..tools.view(&snapshot) });
-    let left_out = |change: &ChangeRef<'_>| change.reader.is_some() && change.reader != applied.readers[change.table];
+    let left_out = |change: &ChangeRef<'_>| !reread::counts(applied.counting[change.table], change.reader, change.commit_lsn);
     taken.for_each(|change| if left_out(&change) { Ok(()) } else { dirty.add(change) })?;
     let dirty = dirty.finish();
     write(tools, &snapshot, &applied.overlay, &dirty, beside, standing, &mut applied.report)

@@ -188,6 +188,7 @@ impl Source<'_> {
             consistent_from: (!at_once).then(|| lsn(saved)),
             finished: false,
             whole: gap || dice.chance(50),
+            floor: Lsn::ZERO,
         };
         self.reread = Some(Rereading { table, told, at_once, pieces: 1 + dice.below(3), next: 0 });
     }

@@ -479,7 +479,7 @@ mod tests {
         change(&mut account, Op::Reread, 2, 0);
         let mut reread = record(1, 2, 2, 0, 4);
         reread.reread_counts = [(orders(), 1)].into();
-        let told = Reread { generation: 1, reading: 1, consistent_from: None, finished: false, whole: true };
+        let told = Reread { generation: 1, reading: 1, consistent_from: None, finished: false, whole: true, floor: Lsn::ZERO };
         reread.rereads = [(orders(), told)].into();
         tell(&mut account, &reread, Kept::All);
         tell(&mut account, &reread, Kept::All);
@@ -503,7 +503,7 @@ mod tests {
         tell(&mut account, &snapshot(1, 4), Kept::All);
         let mut reread = record(1, 1, 2, 0, 9);
         reread.reread_counts = [(orders(), 1)].into();
-        let told = Reread { generation: 1, reading: 1, consistent_from: None, finished: false, whole: true };
+        let told = Reread { generation: 1, reading: 1, consistent_from: None, finished: false, whole: true, floor: Lsn::ZERO };
         reread.rereads = [(orders(), told)].into();
         change(&mut account, Op::Reread, 1, 0);
         change(&mut account, Op::Reread, 1, 0);
