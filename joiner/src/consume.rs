@@ -100,6 +100,7 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut quiet = Quiet::new();
     let mut waiting = 0;
+    let mut telling = false;
     let mut inbox = Inbox::default();
     loop {
         tokio::select! {
@@ -122,6 +123,8 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
             }
             record = records.recv(), if waiting < WAITING_RECORDS => inbox.records.extend(record),
             _ = routed.recv_many(&mut inbox.batches, INBOX) => {}
+            // A fan-out goes on while nothing else comes in.
+            () = std::future::ready(()), if telling => {}
         }
         // Asked before it is received: a record taken out of the channel must not be dropped.
         while waiting + inbox.records.len() < WAITING_RECORDS {
@@ -134,7 +137,7 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
         let mut back = done.await.map_err(|error| Error::Task { what: error.to_string() })??;
         frontier.send_if_modified(|frontier| std::mem::replace(frontier, back.frontier()) != back.frontier());
         let buffered = back.core().buffered_bytes();
-        waiting = back.core().waiting();
+        (waiting, telling) = (back.core().waiting(), back.core().can_tell());
         shared.with_status(|status| metrics::status(status, buffered));
         engine = Some(back);
     }

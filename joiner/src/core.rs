@@ -25,7 +25,8 @@ use crate::route::{DeadLetter, Routed, SnapshotRows};
 use crate::state::cache::RowCache;
 use crate::state::meta::{Stage, Standing};
 use crate::state::{Family, Store, outbox};
-use crate::step::{self, Report};
+use crate::status::FanOut;
+use crate::step::{self, FanOuts, PAST_BYTES, Report};
 
 const NO_SNAPSHOT: &str = "the stream does not begin with a whole snapshot: its start has been trimmed, or the importer was told not to take one. Changes are passed over until a snapshot \
      comes; if none is on its way, take a new one with the importer";
@@ -58,6 +59,7 @@ pub(crate) struct Core {
     inputs: Inputs,
     books: Books,
     records: VecDeque<Progress>,
+    fan_outs: FanOuts,
     /// Whether changes came that no snapshot goes before.
     headless: bool,
     /// Entities assembled and changed since the core was made.
@@ -79,6 +81,7 @@ impl Core {
         let tables = catalog.tables.iter().map(|table| table.schema.name.clone());
         let books = Books { tables: tables.zip(streams).collect() };
         let Limits { row_cache_bytes, chunk, share, .. } = limits;
+        let fan_outs = FanOuts::load(&store, &catalog)?;
         let tools = step::Tools { store, catalog, cache: RowCache::new(row_cache_bytes), chunk, share };
         Ok(Self {
             tools,
@@ -88,6 +91,7 @@ impl Core {
             inputs,
             books,
             records: VecDeque::new(),
+            fan_outs,
             headless: false,
             report: Report::default(),
         })
@@ -124,6 +128,16 @@ impl Core {
         self.settle(&mut report)?;
         self.report.assembled += report.assembled;
         self.report.changed += report.changed;
+        if self.standing.is_consistent() && self.standing.pending.is_none() {
+            // What waited may have been of entities that are defined otherwise now.
+            let told = self.standing.head_frontier;
+            self.settle_head();
+            if self.standing.head_frontier != told {
+                let mut batch = WriteBatch::default();
+                self.tools.store.put_standing(&mut batch, &self.standing)?;
+                self.write(batch)?;
+            }
+        }
         Ok(())
     }
 
@@ -212,9 +226,11 @@ impl Core {
     /// the oldest entry as well.
     fn begin_load(&mut self, start_lsn: Lsn) -> Result<(), Error> {
         let mut batch = WriteBatch::default();
-        for family in [Family::Rows, Family::Links, Family::Pending, Family::Seen, Family::Outbox] {
+        let waiting = [Family::Pending, Family::Walks, Family::Past, Family::Told];
+        for family in [Family::Rows, Family::Links, Family::Seen, Family::Outbox].into_iter().chain(waiting) {
             self.tools.store.clear_in(&mut batch, family)?;
         }
+        self.fan_outs.clear();
         let standing = &mut self.standing;
         standing.head = standing.pending.take().map_or(standing.head, |pending| pending.tail);
         if standing.stage != Stage::Empty {
@@ -293,7 +309,30 @@ impl Core {
                 _ => self.snapshot_record(&progress)?,
             };
         }
-        Ok(moved)
+        Ok(self.tell_more()? || moved)
+    }
+
+    /// Whether fan-outs wait that can go on.
+    pub(crate) fn can_tell(&self) -> bool {
+        !self.fan_outs.is_empty() && self.standing.pending.is_none() && self.standing.is_consistent()
+    }
+
+    /// Goes on with what the fan-outs that wait have to tell, for a short while. Answers whether there was anything.
+    fn tell_more(&mut self) -> Result<bool, Error> {
+        if !self.can_tell() {
+            return Ok(false);
+        }
+        let mut report = Report::default();
+        let told = step::tell(&self.tools, &mut self.fan_outs, true, &mut self.standing, &mut report)?;
+        self.report.assembled += report.assembled;
+        self.report.changed += report.changed;
+        Ok(told)
+    }
+
+    /// What waits beside the steps, if anything does.
+    pub(crate) fn fan_out(&self) -> Option<FanOut> {
+        let (rows, since, owners_told) = self.fan_outs.waiting()?;
+        Some(FanOut { rows, since, owners_told })
     }
 
     /// Whether a record comes from an importer that has been replaced.
@@ -377,8 +416,7 @@ impl Core {
 
     fn settle_head(&mut self) {
         if matches!(self.standing.stage, Stage::Live { .. }) {
-            (self.standing.head_frontier, self.standing.head_commit_time_ms) =
-                (self.standing.frontier, self.standing.commit_time_ms);
+            (self.standing.head_frontier, self.standing.head_commit_time_ms) = self.fan_outs.complete(&self.standing);
         }
     }
 
@@ -423,8 +461,10 @@ impl Core {
 
     /// A run of tail records: one step. Answers whether the frontier moved.
     fn tail(&mut self, run: &[Progress]) -> Result<bool, Error> {
+        let walks = self.make_way(run)?;
         let mut ticks: Vec<Tick> = Vec::new();
         let (from, mut rows) = (self.standing.frontier, 0);
+        let before = (from, self.standing.commit_time_ms);
         let (mut to, mut commit_time_ms) = (from, self.standing.commit_time_ms);
         let (mut passed_over, mut rereading) = (None, false);
         for progress in run {
@@ -503,14 +543,25 @@ impl Core {
             }
             step::write_rows(&self.tools, &applied, remembered.as_deref(), &self.standing)?;
         } else {
-            let beside = step::Beside { remembered: remembered.as_deref(), hold };
-            step::finish(&self.tools, &taken, &mut applied, beside, &mut self.standing)?;
+            let beside = step::Beside { remembered: remembered.as_deref(), hold, walks: walks && !hold, from: before };
+            step::finish(&self.tools, &taken, &mut applied, beside, &mut self.fan_outs, &mut self.standing)?;
         }
         self.settle(&mut applied.report)?;
         self.report.assembled += applied.report.assembled;
         self.report.changed += applied.report.changed;
         self.buffer.forget(&due)?;
         Ok(true)
+    }
+
+    /// Works off fan-outs that cannot wait beside a step. Answers whether the step itself may leave some for later. (Before anything of the step is taken note of: this writes the standing.)
+    fn make_way(&mut self, run: &[Progress]) -> Result<bool, Error> {
+        let reread = !self.standing.rereads.is_empty() || run.iter().any(|progress| !progress.record.rereads.is_empty());
+        let bytes = self.buffer.bytes();
+        let apart = reread || self.buffer.has_spilled();
+        if apart || self.fan_outs.bytes() + bytes > PAST_BYTES {
+            while self.tell_more()? {}
+        }
+        Ok(!apart && bytes <= PAST_BYTES)
     }
 
     /// Takes in what a record tells of tables that are read again.
@@ -555,7 +606,7 @@ impl Core {
             self.tools.store.write(batch, true)?;
         }
         if self.standing.is_consistent() {
-            while step::drain(&self.tools, &mut self.standing, report)? {}
+            while step::drain(&self.tools, &mut self.fan_outs, &mut self.standing, report)? {}
         }
         Ok(())
     }

@@ -54,6 +54,7 @@ impl Engine {
         let mut core = Core::new(store.clone(), catalog.clone(), &config.source, by_table, limits)?;
         core.resume()?;
         let shared = Shared::new(store, catalog, config)?;
+        shared.with_status(|status| status.fan_out = core.fan_out());
         Ok(Self { shared, core, streams })
     }
 
@@ -127,8 +128,8 @@ impl Engine {
         }
         let moved = self.published(advanced)?;
         self.shared.publish(self.core.standing());
-        let warning = self.core.warning();
-        self.shared.with_status(|status| status.warning = warning);
+        let (warning, fan_out) = (self.core.warning(), self.core.fan_out());
+        self.shared.with_status(|status| (status.warning, status.fan_out) = (warning, fan_out));
         if moved {
             crate::metrics::step(started.elapsed().as_secs_f64(), &mut self.core.report);
         }

@@ -52,7 +52,7 @@ pub use inputs::Place;
 pub use route::DeadLetter;
 pub use state::Memory;
 pub use state::meta::TableCounts;
-pub use status::{JoinerPhase, SinkLoad, SinkState, SinkStatus, Status};
+pub use status::{FanOut, JoinerPhase, SinkLoad, SinkState, SinkStatus, Status};
 
 /// What a joiner works on and with.
 #[derive(Debug, Clone)]

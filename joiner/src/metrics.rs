@@ -18,6 +18,7 @@ const STEP_SECONDS: &str = "tributary_joiner_step_seconds";
 const BUFFERED_BYTES: &str = "tributary_joiner_buffered_bytes";
 const STATE_BYTES: &str = "tributary_joiner_state_bytes";
 const FRONTIER_TIME: &str = "tributary_joiner_frontier_commit_time_seconds";
+const FAN_OUT_ROWS: &str = "tributary_joiner_fan_out_rows_waiting";
 const OUTBOX_HEAD: &str = "tributary_joiner_outbox_head";
 const OUTBOX_OLDEST: &str = "tributary_joiner_outbox_oldest";
 const OUTBOX_BYTES: &str = "tributary_joiner_outbox_bytes";
@@ -46,11 +47,20 @@ pub fn describe() {
     describe_gauge!(BUFFERED_BYTES, Unit::Bytes, "Changes in memory that wait for the progress record that completes them");
     describe_gauge!(STATE_BYTES, Unit::Bytes, "Keyed state on the disk and in write buffers");
     describe_gauge!(FRONTIER_TIME, Unit::Seconds, "Commit time of the frontier, since 1970; lag is the present time less this");
+    describe_gauge!(
+        FAN_OUT_ROWS,
+        Unit::Count,
+        "Changed rows whose lazy fan-out is not over; the frontier stays before the first of them"
+    );
     describe_gauge!(OUTBOX_HEAD, Unit::Count, "Sequence number of the last outbox entry");
     describe_gauge!(OUTBOX_OLDEST, Unit::Count, "Sequence number of the oldest outbox entry kept");
     describe_gauge!(OUTBOX_BYTES, Unit::Bytes, "Outbox entries on the disk");
     describe_gauge!(SINK_BEHIND, Unit::Count, "Outbox entries that a sink does not hold yet, by sink");
-    describe_gauge!(SINK_OVERTAKEN, Unit::Count, "1 while a sink lacks entries that are no longer kept, and waits to be loaded anew, by sink");
+    describe_gauge!(
+        SINK_OVERTAKEN,
+        Unit::Count,
+        "1 while a sink lacks entries that are no longer kept, and waits to be loaded anew, by sink"
+    );
     describe_counter!(SINK_LOADS, Unit::Count, "Loads of a sink that were begun, by sink");
     describe_counter!(SINK_WRITTEN, Unit::Count, "Entity changes written, by sink");
     describe_counter!(SINK_ERRORS, Unit::Count, "Failed writes, by sink");
@@ -82,6 +92,7 @@ pub(crate) fn status(status: &Status, buffered_bytes: usize) {
     gauge!(DEAD_LETTERS).set(status.dead_letters as f64);
     gauge!(BUFFERED_BYTES).set(buffered_bytes as f64);
     gauge!(FRONTIER_TIME).set(status.commit_time_ms as f64 / 1000.0);
+    gauge!(FAN_OUT_ROWS).set(status.fan_out.map_or(0.0, |fan_out| fan_out.rows as f64));
     gauge!(OUTBOX_HEAD).set(status.outbox_head as f64);
     gauge!(OUTBOX_OLDEST).set(status.outbox_oldest as f64);
     gauge!(OUTBOX_BYTES).set(status.outbox_bytes as f64);

@@ -25,6 +25,9 @@ pub struct Status {
     pub epoch: u64,
     pub tables: BTreeMap<String, TableCounts>,
     pub dead_letters: u64,
+    /// Lazy fan-outs that are being told: `frontier` stays before the first of them until they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fan_out: Option<FanOut>,
     /// Ticks of which not as many events were received as the importer published, the last ones; when some are missing the joiner has stopped.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub miscounts: Vec<Miscount>,
@@ -34,6 +37,17 @@ pub struct Status {
     pub outbox_bytes: u64,
     pub state_bytes: u64,
     pub sinks: Vec<SinkStatus>,
+}
+
+/// Changes of rows whose owners have not all been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FanOut {
+    /// How many rows have changed. How many owners they have is not counted: that would cost as much as going to them.
+    pub rows: u64,
+    /// The LSN of the first of the changes.
+    pub since: Lsn,
+    /// Documents that have been told, or found to be told already, since anything waits.
+    pub owners_told: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

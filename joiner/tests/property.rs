@@ -36,7 +36,7 @@ fn every_entity_is_the_join_of_the_source_at_every_frontier() {
     }
     let cases = number("TRIBUTARY_CASES").unwrap_or(CASES);
     let next = AtomicU64::new(0);
-    let (checks, changes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let counts: [AtomicU64; 3] = Default::default();
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -44,10 +44,7 @@ fn every_entity_is_the_join_of_the_source_at_every_frontier() {
                 return;
             }
             match catch_unwind(AssertUnwindSafe(|| run::case(seed))) {
-                Ok((compared, changed)) => {
-                    checks.fetch_add(compared, Ordering::Relaxed);
-                    changes.fetch_add(changed, Ordering::Relaxed);
-                }
+                Ok(counted) => counts.iter().zip(counted).for_each(|(count, more)| _ = count.fetch_add(more, Ordering::Relaxed)),
                 Err(_) => {
                     next.store(cases, Ordering::Relaxed);
                     panic!("failed: run it again with TRIBUTARY_SEED={seed}");
@@ -61,7 +58,8 @@ fn every_entity_is_the_join_of_the_source_at_every_frontier() {
         workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
     // A test that compares nothing proves nothing.
-    let (checks, changes) = (checks.into_inner(), changes.into_inner());
+    let [checks, changes, waited] = counts.map(AtomicU64::into_inner);
     assert!(checks > cases, "only {checks} frontiers were compared in {cases} cases");
     assert!(changes > cases / 50, "only {changes} changes of definitions in {cases} cases");
+    assert!(waited > cases / 50, "fan-outs waited at only {waited} frontiers in {cases} cases");
 }

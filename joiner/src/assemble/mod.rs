@@ -34,14 +34,23 @@ pub(crate) struct Assembler<'a> {
     entity: &'a Entity,
     cursors: Vec<Option<Cursor<'a>>>,
     scratch: Vec<Scratch>,
-    /// Subtrees of `one` edges by the key they are looked up with; `None`: no such row. Of the database alone, and through the overlay.
+    /// Subtrees of `one` edges by the key they are looked up with; `None`: no such row. By side, and through what overlay each side was looked through last.
     kept: [Vec<Kept>; 2],
+    through: [Option<&'a Overlay>; 2],
+    side: Side,
     kept_bytes: usize,
     reading: Reading,
     /// The root that the database was asked for last: its key, and its row. Roots differ from document to document, and would only drive other rows out of the cache.
     root: (Vec<u8>, Option<Vec<u8>>),
     /// What is left for the document that is being made, where its definition has limits.
     room: Option<Room>,
+}
+
+/// Which of two documents of one key is made: each side keeps its own subtrees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Now,
+    Told,
 }
 
 /// Buffers of a node, kept from row to row.
@@ -85,6 +94,8 @@ impl<'a> Assembler<'a> {
             cursors: (0..nodes).map(|_| None).collect(),
             scratch: (0..nodes).map(|_| Scratch::default()).collect(),
             kept: [vec![HashMap::new(); nodes], vec![HashMap::new(); nodes]],
+            through: [view.overlay; 2],
+            side: Side::Now,
             kept_bytes: 0,
             reading,
             root: (Vec::new(), None),
@@ -92,13 +103,17 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    /// Documents from here on are those that are seen through this overlay, or without one.
-    pub(crate) const fn look_through(&mut self, overlay: Option<&'a Overlay>) {
-        self.view.overlay = overlay;
+    /// Documents from here on are those of a side that are seen through this overlay, or without one.
+    pub(crate) fn look_through(&mut self, side: Side, overlay: Option<&'a Overlay>) {
+        let last = std::mem::replace(&mut self.through[side as usize], overlay);
+        if last.map(std::ptr::from_ref) != overlay.map(std::ptr::from_ref) {
+            self.kept[side as usize].iter_mut().for_each(HashMap::clear);
+        }
+        (self.side, self.view.overlay) = (side, overlay);
     }
 
     fn kept(&mut self, node: NodeId) -> &mut Kept {
-        &mut self.kept[usize::from(self.view.overlay.is_some())][node]
+        &mut self.kept[self.side as usize][node]
     }
 
     /// Appends the document of the entity with these key bytes; false (and nothing appended) when there is none.

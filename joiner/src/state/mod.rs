@@ -5,6 +5,9 @@
 //! | `rows` | index (u16), cluster parts, rest of the own key ([`key`]) | all used columns ([`row`]) |
 //! | `links` (locators and back references) | the same | the columns that the way up needs |
 //! | `pending` | entity (u16), entity key parts | xxh3-128 of the document before the step that is being assembled, empty: there was none |
+//! | `walks` | number (u64) | a fan-out that waits (`step/walk.rs`) |
+//! | `past` | frontier of a step (10 bytes), then as in `rows` | `01` and the row that stood there before that step; `00`: there was none. Kept while fan-outs wait (`step/fan_out.rs`) |
+//! | `told` | entity (u16), entity key parts | the frontier with which the document was looked at last, while fan-outs wait |
 //! | `seen` | as in `rows` and `links` | nothing: a row was put there since the table is read again ([`crate::reread`]) |
 //! | `outbox` | sequence (u64) | an entity change ([`outbox`]) |
 //! | `spill` | position, table ([`crate::buffer`]) | a buffered change; worthless after a restart |
@@ -43,6 +46,9 @@ pub(crate) enum Family {
     Rows,
     Links,
     Pending,
+    Walks,
+    Past,
+    Told,
     Seen,
     Outbox,
     Spill,
@@ -50,13 +56,27 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 7] = [Self::Rows, Self::Links, Self::Pending, Self::Seen, Self::Outbox, Self::Spill, Self::Meta];
+    const ALL: [Self; 10] = [
+        Self::Rows,
+        Self::Links,
+        Self::Pending,
+        Self::Walks,
+        Self::Past,
+        Self::Told,
+        Self::Seen,
+        Self::Outbox,
+        Self::Spill,
+        Self::Meta,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Rows => "rows",
             Self::Links => "links",
             Self::Pending => "pending",
+            Self::Walks => "walks",
+            Self::Past => "past",
+            Self::Told => "told",
             Self::Seen => "seen",
             Self::Outbox => "outbox",
             Self::Spill => "spill",

@@ -59,7 +59,7 @@ pub(crate) fn place(id: IndexId, index: &Index, row: Row<'_>, out: &mut Vec<u8>)
 pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Puts (`Some`) and deletes (`None`), by index.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Overlay {
     indexes: Vec<Writes>,
     /// At least the bytes that a batch of them takes.
@@ -83,6 +83,22 @@ impl Overlay {
 
     pub(crate) fn get(&self, index: IndexId, key: &[u8]) -> Option<&Option<Vec<u8>>> {
         self.indexes[index].get(key)
+    }
+
+    /// The keys of an index that something is put at or removed from.
+    pub(crate) fn keys(&self, index: IndexId) -> impl Iterator<Item = &[u8]> {
+        self.indexes[index].keys().map(Vec::as_slice)
+    }
+
+    /// Takes in what another one has where this one has nothing.
+    pub(crate) fn lay_under(&mut self, other: &Self) {
+        for (id, writes) in other.indexes.iter().enumerate() {
+            for (key, value) in writes {
+                if !self.indexes[id].contains_key(key) {
+                    self.set(id, key, value.as_deref());
+                }
+            }
+        }
     }
 
     pub(crate) const fn bytes(&self) -> usize {

@@ -7,18 +7,54 @@
 //! document has not changed, and is dropped.
 //!
 //! Rows that a node's filter leaves out are not there, as far as the argument goes: a row that comes to meet it comes, one that ceases to goes. Whether a row meets it is a slot of the row, so both images say it.
+//!
+//! # Many owners
+//! A way up that leads by way of indexes (that of a customer to its orders) may lead to a million entities. What is found that way is bounded ([`Room`]); where it is more, nothing of it is taken, and the way is left to a
+//! [`Walk`].
+
+use std::collections::{BTreeMap, HashSet};
 
 use schemas::plan::NodeId;
 
+use super::walk::{Reach, Walk, above, owner, reach, told_by_index, told_by_link};
 use crate::buffer::{ChangeRef, Kind};
 use crate::catalog::{Entity, SlotMask, Up};
 use crate::error::Error;
-use crate::state::key;
 use crate::state::row;
-use crate::state::view::{Cursor, Reading, View, start_key};
+use crate::state::view::{Cursor, Reading, View};
 
 /// Roots are sorted and freed of repeats whenever this many have come together.
 const TIDY: usize = 1 << 20;
+/// So many owners of one row are always taken in.
+const FEW: usize = 16;
+/// So many in all may be taken in at once although their edge is lazy: it takes no longer than other steps do.
+const AT_ONCE: usize = 1000;
+
+/// How many entities a step may find by way of indexes before the rest is left to walks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    few: usize,
+    strict: usize,
+    lazy: usize,
+}
+
+impl Room {
+    /// There are no walks.
+    pub(crate) const ALL: Self = Self { few: usize::MAX, strict: usize::MAX, lazy: usize::MAX };
+
+    pub(crate) fn of_chunk(chunk: usize) -> Self {
+        Self { few: FEW.min(chunk), strict: chunk, lazy: AT_ONCE.min(chunk) }
+    }
+}
+
+/// What a step has touched.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Keys of entities, in order, each once.
+    pub(crate) owners: Vec<Vec<u8>>,
+    /// Ways up that lead to too many, and whether they may be gone bit by bit beside later steps.
+    pub(crate) walks: BTreeMap<Walk, bool>,
+}
 
 /// Collects the keys of entities: entity (u16), then the entity key's parts.
 pub(crate) struct Dirty<'a> {
@@ -27,15 +63,34 @@ pub(crate) struct Dirty<'a> {
     cursors: Vec<Vec<Option<Cursor<'a>>>>,
     roots: Vec<Vec<u8>>,
     tidy_at: usize,
+    /// Found on the way that is being gone, and how many more are too many.
+    found: Vec<Vec<u8>>,
+    limit: usize,
+    room: Room,
+    walks: BTreeMap<Walk, bool>,
+    /// Ways that led to more than a few, and have been gone.
+    gone: HashSet<Walk>,
 }
 
 impl<'a> Dirty<'a> {
-    pub(crate) fn new(view: View<'a>) -> Self {
+    pub(crate) fn new(view: View<'a>, room: Room) -> Self {
         let cursors = view.catalog.entities.iter().map(|entity| entity.nodes.iter().map(|_| None).collect()).collect();
-        Self { view, cursors, roots: Vec::new(), tidy_at: TIDY }
+        Self {
+            view,
+            cursors,
+            roots: Vec::new(),
+            tidy_at: TIDY,
+            found: Vec::new(),
+            limit: usize::MAX,
+            room,
+            walks: BTreeMap::new(),
+            gone: HashSet::new(),
+        }
     }
 
-    pub(crate) fn add(&mut self, change: ChangeRef<'_>) -> Result<(), Error> {
+    /// `doubtful`: the before image need not be what stands in the state. While a table is read again, changes between may have been lost: a column that this one leaves alone may be another than was told, and a row that
+    /// takes part in neither image may have taken part.
+    pub(crate) fn add(&mut self, change: ChangeRef<'_>, doubtful: bool) -> Result<(), Error> {
         if change.kind != Kind::Rows {
             return Ok(());
         }
@@ -44,7 +99,7 @@ impl<'a> Dirty<'a> {
         let before: Option<Vec<&[u8]>> = change.before.map(|image| row::columns(image).collect());
         let after: Option<Vec<&[u8]>> = change.after.map(|image| row::columns(image).collect());
         let changed = match (&before, &after) {
-            (Some(before), Some(after)) => {
+            (Some(before), Some(after)) if !doubtful => {
                 let mut changed = SlotMask::default();
                 let differs = |(_, (a, b)): &(usize, (&&[u8], &&[u8]))| a != b && !row::is_unavailable(b);
                 before.iter().zip(after).enumerate().filter(differs).for_each(|(slot, _)| changed.add(slot));
@@ -55,66 +110,70 @@ impl<'a> Dirty<'a> {
         for place in &table.places {
             if place.mask.meets(changed) {
                 // A row that the place's filter leaves out, or left out, is not part of any document there.
-                let takes_part = |image: &&Vec<&[u8]>| place.filter.is_none_or(|slot| image.get(slot).copied() == Some(b"true"));
+                let takes_part =
+                    |image: &&Vec<&[u8]>| doubtful || place.filter.is_none_or(|slot| image.get(slot).copied() == Some(b"true"));
                 for image in [&before, &after].into_iter().flatten().filter(takes_part) {
-                    self.up(place.entity, place.node, image)?;
+                    self.image(place.entity, place.node, image)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Goes up from a row of a node, of which at least the columns that the way up needs are known.
+    /// Goes up from a row as it was or is, or leaves that to a walk.
+    fn image(&mut self, entity: usize, node: NodeId, row: &[&[u8]]) -> Result<(), Error> {
+        let catalog = self.view.catalog;
+        if let Reach::Many { lazy } = reach(&catalog.entities[entity], node) {
+            let is_known = |walk: &Walk| self.walks.contains_key(walk) || self.gone.contains(walk);
+            if !(self.walks.is_empty() && self.gone.is_empty()) && is_known(&Walk::new(catalog, entity, node, row)) {
+                return Ok(());
+            }
+            let room = if lazy { self.room.lazy } else { self.room.strict };
+            self.limit = room.max(self.room.few);
+            self.up(entity, node, row)?;
+            if self.found.len() > self.limit {
+                self.found.clear();
+                self.walks.insert(Walk::new(catalog, entity, node, row), lazy);
+            } else if self.found.len() > self.room.few {
+                self.room.strict -= self.found.len().min(self.room.strict);
+                self.room.lazy -= self.found.len().min(self.room.lazy);
+                self.gone.insert(Walk::new(catalog, entity, node, row));
+            }
+        } else {
+            self.limit = usize::MAX;
+            self.up(entity, node, row)?;
+        }
+        self.roots.append(&mut self.found);
+        if self.roots.len() >= self.tidy_at {
+            self.tidy();
+            self.tidy_at = self.roots.len() + TIDY;
+        }
+        Ok(())
+    }
+
+    /// Goes up from a row of a node, of which at least the columns that the way up needs are known, until more has been found than there is room for.
     fn up(&mut self, entity_id: usize, id: NodeId, row: &[&[u8]]) -> Result<(), Error> {
         let view = self.view;
         let entity: &'a Entity = &view.catalog.entities[entity_id];
         let node = &entity.nodes[id];
-        let get = |slot: usize| row.get(slot).copied().unwrap_or_default();
-        let corrupt = |error: key::KeyError| view.store.corrupt(format!("{}: {error}", entity.plan.nodes[id].path));
         let Some(parent) = node.parent else {
-            let mut key = entity.number.to_be_bytes().to_vec();
-            for part in &entity.key {
-                if !key::encode(get(part.slot), part.key_type, &mut key).map_err(corrupt)? {
-                    return Ok(());
-                }
-            }
-            self.roots.push(key);
-            if self.roots.len() >= self.tidy_at {
-                self.tidy();
-                self.tidy_at = self.roots.len() + TIDY;
-            }
+            // Rows of one group follow one another.
+            let found = owner(view, entity_id, row)?.filter(|owner| self.found.last() != Some(owner));
+            self.found.extend(found);
             return Ok(());
         };
-        let parent_slots = view.catalog.tables[entity.nodes[parent].table].slots;
         match node.up {
             Up::Root => Ok(()),
-            Up::Derive => {
-                let mut known: Vec<&[u8]> = vec![b""; parent_slots];
-                for link in &node.link {
-                    known[link.parent_slot] = get(link.own_slot);
-                }
-                self.up(entity_id, parent, &known)
-            }
+            Up::Derive => self.up(entity_id, parent, &told_by_link(view.catalog, &entity.nodes[parent], node, row)),
             Up::Lookup(index) => {
-                let mut prefix = Vec::new();
-                start_key(index, &mut prefix);
-                for link in &node.link {
-                    if !key::encode(get(link.own_slot), link.key_type, &mut prefix).map_err(corrupt)? {
-                        return Ok(());
-                    }
-                }
+                let Some(prefix) = above(view, entity, id, index, row)? else { return Ok(()) };
                 let mut cursor = match self.cursors[entity_id][id].take() {
                     Some(cursor) => cursor,
                     None => view.cursor(index, Reading::Once)?,
                 };
-                let stored = &view.catalog.indexes[index].stored;
                 let visited = cursor.visit(&prefix, view.writes(index), |_, value| {
-                    let mut known: Vec<&[u8]> = vec![b""; parent_slots];
-                    for (slot, fragment) in stored.iter().zip(row::columns(value)) {
-                        known[*slot] = fragment;
-                    }
-                    self.up(entity_id, parent, &known)?;
-                    Ok(true)
+                    self.up(entity_id, parent, &told_by_index(view.catalog, &entity.nodes[parent], index, value))?;
+                    Ok(self.found.len() <= self.limit)
                 });
                 self.cursors[entity_id][id] = Some(cursor);
                 visited
@@ -127,9 +186,8 @@ impl<'a> Dirty<'a> {
         self.roots.dedup();
     }
 
-    /// The keys found, in order, each once.
-    pub(crate) fn finish(mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn finish(mut self) -> Touched {
         self.tidy();
-        self.roots
+        Touched { owners: self.roots, walks: self.walks }
     }
 }

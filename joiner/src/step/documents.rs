@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::assemble::{Assembler, entity_key};
+use crate::assemble::{Assembler, Side, entity_key};
 use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::state::Store;
@@ -27,16 +27,16 @@ pub(crate) struct Share {
     pub(crate) bytes: usize,
 }
 
-/// What is known of a document as it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Known {
-    /// It can be assembled from the state without the overlay.
-    Before,
+/// What is known of a document as it was told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Known<'o> {
+    /// It can be assembled from the database, seen through this instead of the step's overlay.
+    Through(Option<&'o Overlay>),
     /// Its hash; `None`: there was none.
     Hash(Option<u128>),
 }
 
-impl Known {
+impl Known<'_> {
     /// From what is kept with a pending key.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() {
@@ -82,11 +82,17 @@ impl Made {
 }
 
 /// Assembles documents as they are, and makes outbox entries of those that differ from what they were.
-pub(crate) fn assemble(after: View<'_>, share: Share, keys: &[(&[u8], Known)], standing: &Standing) -> Result<Made, Error> {
+pub(crate) fn assemble<'a>(
+    after: View<'a>,
+    share: Share,
+    keys: &[(&[u8], Known<'a>)],
+    standing: &Standing,
+) -> Result<Made, Error> {
+    let twice = keys.iter().any(|(_, known)| matches!(known, Known::Through(_)));
     let pieces = work_off(share, keys, || {
-        let mut documents = Documents::new(after);
+        let mut documents = Documents::new(after, if twice { Reading::Twice } else { Reading::Once });
         let mut room = 0;
-        move |keys: &[(&[u8], Known)], made: &AtomicUsize| {
+        move |keys: &[(&[u8], Known<'a>)], made: &AtomicUsize| {
             let mut piece = Piece { keys: keys.len(), bytes: Vec::with_capacity(room), ends: Vec::with_capacity(keys.len()) };
             for (key, known) in keys {
                 documents.entry(key, *known, standing, &mut piece)?;
@@ -100,15 +106,20 @@ pub(crate) fn assemble(after: View<'_>, share: Share, keys: &[(&[u8], Known)], s
     Ok(Made { count: pieces.iter().map(|piece| piece.keys).sum(), pieces })
 }
 
-/// Calls `each` with the keys and the hashes of their documents as they were, empty where there was none.
-pub(crate) fn known(before: View<'_>, share: Share, keys: &[Vec<u8>], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
+/// Calls `each` with the keys and the hashes of their documents as they were told, seen through what stands beside them; empty where there was none.
+pub(crate) fn known<'a>(
+    before: View<'a>,
+    share: Share,
+    keys: &[(&[u8], Option<&'a Overlay>)],
+    mut each: impl FnMut(&[u8], &[u8]),
+) -> Result<(), Error> {
     let hashes = work_off(share, keys, || {
-        let mut documents = Documents::new(before);
-        move |keys: &[Vec<u8>], _: &AtomicUsize| {
-            keys.iter().map(|key| documents.hash(key)).collect::<Result<Vec<Option<u128>>, Error>>()
+        let mut documents = Documents::new(before, Reading::Once);
+        move |keys: &[(&[u8], Option<&'a Overlay>)], _: &AtomicUsize| {
+            keys.iter().map(|(key, through)| documents.hash(key, *through)).collect::<Result<Vec<Option<u128>>, Error>>()
         }
     })?;
-    for (key, hash) in keys.iter().zip(hashes.into_iter().flatten()) {
+    for ((key, _), hash) in keys.iter().zip(hashes.into_iter().flatten()) {
         let hash = hash.map(u128::to_be_bytes);
         each(key, hash.as_ref().map_or(&[][..], |hash| &hash[..]));
     }
@@ -146,49 +157,49 @@ where
     done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
-/// Documents of any entity, as they were and as they are.
+/// Documents of any entity, as they were told and as they are.
 struct Documents<'a> {
     view: View<'a>,
+    reading: Reading,
     assemblers: Vec<Option<Assembler<'a>>>,
     old: Vec<u8>,
     new: Vec<u8>,
 }
 
 impl<'a> Documents<'a> {
-    fn new(view: View<'a>) -> Self {
+    fn new(view: View<'a>, reading: Reading) -> Self {
         let assemblers = view.catalog.entities.iter().map(|_| None).collect();
-        Self { view, assemblers, old: Vec::new(), new: Vec::new() }
+        Self { view, reading, assemblers, old: Vec::new(), new: Vec::new() }
     }
 
     /// Assembles a document; false when there is no such entity.
-    fn document(&mut self, key: &[u8], overlay: Option<&'a Overlay>, out: &mut Vec<u8>) -> Result<bool, Error> {
-        let view = self.view;
+    fn document(&mut self, key: &[u8], side: Side, overlay: Option<&'a Overlay>, out: &mut Vec<u8>) -> Result<bool, Error> {
+        let (view, reading) = (self.view, self.reading);
         let (entity, parts) = split(view.store, view.catalog, key)?;
-        let reading = if view.overlay.is_some() { Reading::Twice } else { Reading::Once };
         let assembler =
             self.assemblers[entity].get_or_insert_with(|| Assembler::new(view, &view.catalog.entities[entity], reading));
-        assembler.look_through(overlay);
+        assembler.look_through(side, overlay);
         out.clear();
         assembler.document(parts, out)
     }
 
-    /// The hash of a document without the overlay.
-    fn hash(&mut self, key: &[u8]) -> Result<Option<u128>, Error> {
+    /// The hash of a document as it was told.
+    fn hash(&mut self, key: &[u8], through: Option<&'a Overlay>) -> Result<Option<u128>, Error> {
         let mut old = std::mem::take(&mut self.old);
-        let present = self.document(key, None, &mut old)?;
+        let present = self.document(key, Side::Told, through, &mut old)?;
         let hash = present.then(|| xxh3_128(&old));
         self.old = old;
         Ok(hash)
     }
 
-    /// Appends the outbox entry of a document, if it is another than before.
-    fn entry(&mut self, key: &[u8], known: Known, standing: &Standing, piece: &mut Piece) -> Result<(), Error> {
+    /// Appends the outbox entry of a document, if it is another than was told.
+    fn entry(&mut self, key: &[u8], known: Known<'a>, standing: &Standing, piece: &mut Piece) -> Result<(), Error> {
         let (mut old, mut new) = (std::mem::take(&mut self.old), std::mem::take(&mut self.new));
-        let present = self.document(key, self.view.overlay, &mut new)?;
+        let present = self.document(key, Side::Now, self.view.overlay, &mut new)?;
         let changed = match known {
             Known::Hash(hash) => hash != present.then(|| xxh3_128(&new)),
-            Known::Before => {
-                let was = self.document(key, None, &mut old)?;
+            Known::Through(through) => {
+                let was = self.document(key, Side::Told, through, &mut old)?;
                 was != present || was && old != new
             }
         };

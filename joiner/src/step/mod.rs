@@ -19,6 +19,9 @@
 //! Each document that may have changed is assembled twice, from the state as it was and as it is: only one that differs goes out. (Keeping the documents, or hashes of them, would cost a lookup and a write for each; the rows that
 //! both are made of are read once.) What is left for later ([`Pending`]) is kept with the hash of the document as it was, because that state is gone then.
 //!
+//! # Very many owners
+//! A change of a row that very many documents refer to leads to a fan-out that is kept in the database and worked off in chunks: [`fan_out`].
+//!
 //! # Several threads
 //! Documents are independent of each other: threads take them piece by piece, and what they made is put together in the order of the keys.
 
@@ -29,17 +32,20 @@ use schemas::Lsn;
 
 mod dirty;
 mod documents;
+mod fan_out;
+mod walk;
 
-use dirty::Dirty;
+use dirty::{Dirty, Room, Touched};
 pub(crate) use documents::Share;
 use documents::{Known, assemble, known};
+pub(crate) use fan_out::{FanOuts, PAST_BYTES, tell};
 
 use crate::accounting::Miscount;
 use crate::assemble::Assembler;
 use crate::buffer::{ChangeRef, Kind, Taken};
 use crate::catalog::{Catalog, IndexKind, TableId};
 use crate::error::Error;
-use crate::reread::{self, Counting, Vanished};
+use crate::reread::Vanished;
 use crate::route::stored;
 use crate::state::cache::RowCache;
 use crate::state::meta::{Pending, Stage, Standing};
@@ -87,13 +93,13 @@ pub(crate) struct Report {
 pub(crate) struct Applied {
     overlay: Overlay,
     /// By table: whose rows count that were read again.
-    counting: Vec<Option<Counting>>,
+    readers: Vec<Option<i32>>,
     pub(crate) report: Report,
 }
 
-/// Applies changes to an overlay, in total order. `counting`: by table, what counts of it while it is read again: the rest is left out. `ticks`: where each
+/// Applies changes to an overlay, in total order. `readers`: by table, who reads it again: other rows of that kind are left out. `ticks`: where each
 /// tick of the step ends.
-pub(crate) fn apply(tools: &Tools, taken: &Taken, counting: Vec<Option<Counting>>, ticks: &[Lsn]) -> Result<Applied, Error> {
+pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>, ticks: &[Lsn]) -> Result<Applied, Error> {
     let snapshot = tools.store.db().snapshot();
     let tables = tools.catalog.tables.len();
     let none = vec![0; tables];
@@ -102,13 +108,12 @@ pub(crate) fn apply(tools: &Tools, taken: &Taken, counting: Vec<Option<Counting>
     let mut tick = 0;
     let mut writer = Writer { before: tools.view(&snapshot), overlay: Overlay::new(&tools.catalog), buffers: Default::default() };
     taken.for_each(|change| {
-        if !reread::counts(counting[change.table], change.reader, change.commit_lsn) {
-            return Ok(());
-        }
         if change.reader.is_some() {
-            report.reread[change.table] += 1;
-            if change.kind == Kind::Rows {
-                writer.apply(change)?;
+            if change.reader == readers[change.table] {
+                report.reread[change.table] += 1;
+                if change.kind == Kind::Rows {
+                    writer.apply(change)?;
+                }
             }
             return Ok(());
         }
@@ -126,7 +131,7 @@ pub(crate) fn apply(tools: &Tools, taken: &Taken, counting: Vec<Option<Counting>
         }
         Ok(())
     })?;
-    Ok(Applied { overlay: writer.overlay, counting, report })
+    Ok(Applied { overlay: writer.overlay, readers, report })
 }
 
 #[derive(Default)]
@@ -213,13 +218,17 @@ impl Writer<'_> {
     }
 }
 
-/// What is written beside the rows of a step.
+/// What is written beside the rows of a step, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Beside<'a> {
     /// By index: whether the places of rows are remembered.
     pub(crate) remembered: Option<&'a [bool]>,
     /// Documents are left for later: what the rows are now is not consistent.
     pub(crate) hold: bool,
+    /// Whether fan-outs to very many may be left for later.
+    pub(crate) walks: bool,
+    /// The frontier before the step, and its commit time.
+    pub(crate) from: (Lsn, i64),
 }
 
 /// Writes rows and standing, and assembles nothing: while the first load catches up.
@@ -244,14 +253,21 @@ pub(crate) fn finish(
     taken: &Taken,
     applied: &mut Applied,
     beside: Beside<'_>,
+    fan_outs: &mut FanOuts,
     standing: &mut Standing,
 ) -> Result<(), Error> {
     let snapshot = tools.store.db().snapshot();
-    let mut dirty = Dirty::new(View { overlay: Some(&applied.overlay), ..tools.view(&snapshot) });
-    let left_out = |change: &ChangeRef<'_>| !reread::counts(applied.counting[change.table], change.reader, change.commit_lsn);
-    taken.for_each(|change| if left_out(&change) { Ok(()) } else { dirty.add(change) })?;
-    let dirty = dirty.finish();
-    write(tools, &snapshot, &applied.overlay, &dirty, beside, standing, &mut applied.report)
+    let room = if beside.walks { Room::of_chunk(tools.chunk) } else { Room::ALL };
+    let mut dirty = Dirty::new(View { overlay: Some(&applied.overlay), ..tools.view(&snapshot) }, room);
+    let left_out = |change: &ChangeRef<'_>| change.reader.is_some() && change.reader != applied.readers[change.table];
+    let add = |change: ChangeRef<'_>| {
+        let doubtful = applied.readers[change.table].is_some();
+        if left_out(&change) { Ok(()) } else { dirty.add(change, doubtful) }
+    };
+    taken.for_each(add)?;
+    let touched = dirty.finish();
+    let writing = Writing { tools, snapshot: &snapshot, overlay: &applied.overlay, beside };
+    writing.write(touched, fan_outs, standing, &mut applied.report)
 }
 
 /// Removes rows of a table that have vanished, and leaves the documents for later.
@@ -267,89 +283,127 @@ pub(crate) fn remove(
         overlay.set(*index, key, None);
     }
     let snapshot = tools.store.db().snapshot();
-    let mut dirty = Dirty::new(View { overlay: Some(&overlay), ..tools.view(&snapshot) });
+    let mut dirty = Dirty::new(View { overlay: Some(&overlay), ..tools.view(&snapshot) }, Room::ALL);
     for row in vanished.iter().filter_map(|vanished| vanished.row.as_deref()) {
-        dirty.add(ChangeRef { table, kind: Kind::Rows, commit_lsn: Lsn::ZERO, before: Some(row), after: None, reader: None })?;
+        let gone = ChangeRef { table, kind: Kind::Rows, commit_lsn: Lsn::ZERO, before: Some(row), after: None, reader: None };
+        dirty.add(gone, false)?;
     }
-    let dirty = if matches!(standing.stage, Stage::Live { .. }) { dirty.finish() } else { Vec::new() };
-    write(tools, &snapshot, &overlay, &dirty, Beside { remembered: None, hold: true }, standing, report)
+    let touched = if matches!(standing.stage, Stage::Live { .. }) { dirty.finish() } else { Touched::default() };
+    let from = (standing.frontier, standing.commit_time_ms);
+    let beside = Beside { remembered: None, hold: true, walks: false, from };
+    // Nothing waits while a table is read again.
+    Writing { tools, snapshot: &snapshot, overlay: &overlay, beside }.write(touched, &mut FanOuts::default(), standing, report)
 }
 
-fn write(
-    tools: &Tools,
-    snapshot: &Snapshot<'_>,
-    overlay: &Overlay,
-    dirty: &[Vec<u8>],
-    beside: Beside<'_>,
-    standing: &mut Standing,
-    report: &mut Report,
-) -> Result<(), Error> {
-    let &Tools { ref store, ref catalog, chunk, share, .. } = tools;
-    let before = tools.view(snapshot);
-    let at_once = if beside.hold || standing.pending.is_some() { 0 } else { chunk };
-    let now: Vec<_> = dirty.iter().take(at_once).map(|key| (key.as_slice(), Known::Before)).collect();
-    let made = assemble(View { overlay: Some(overlay), ..before }, share, &now, standing)?;
-    // Its buffer would otherwise be copied each time that it doubles.
-    let mut batch = WriteBatch::with_capacity_bytes(overlay.bytes() + made.bytes() + 4096);
-    overlay.write(catalog, store, beside.remembered, &mut batch)?;
-    let tail = outbox::append(store, &mut batch, standing.head, made.entries())?;
-    report.assembled += made.count() as u64;
-    report.changed += tail - standing.head;
-    let rest = &dirty[made.count()..];
-    if !rest.is_empty() {
+/// A step that is about to be written.
+struct Writing<'a> {
+    tools: &'a Tools,
+    /// The state before it.
+    snapshot: &'a Snapshot<'a>,
+    overlay: &'a Overlay,
+    beside: Beside<'a>,
+}
+
+impl Writing<'_> {
+    fn write(self, touched: Touched, fan_outs: &mut FanOuts, standing: &mut Standing, report: &mut Report) -> Result<(), Error> {
+        let &Tools { ref store, ref catalog, chunk, share, .. } = self.tools;
+        let (before, beside) = (self.tools.view(self.snapshot), self.beside);
+        let Touched { owners, walks } = touched;
+        let marks = fan_outs.look_up(store, self.snapshot, &owners)?;
+        let at_once = if beside.hold || standing.pending.is_some() { 0 } else { chunk };
+        let now = owners.iter().enumerate().take(at_once);
+        let now: Vec<_> = now.map(|(nth, key)| (key.as_slice(), Known::Through(fan_outs.as_told(&marks, nth)))).collect();
+        let made = assemble(View { overlay: Some(self.overlay), ..before }, share, &now, standing)?;
+        // Its buffer would otherwise be copied each time that it doubles.
+        let mut batch = WriteBatch::with_capacity_bytes(self.overlay.bytes() + made.bytes() + 4096);
+        self.overlay.write(catalog, store, beside.remembered, &mut batch)?;
+        let tail = outbox::append(store, &mut batch, standing.head, made.entries())?;
+        report.assembled += made.count() as u64;
+        report.changed += tail - standing.head;
+        let (done, rest) = owners.split_at(made.count());
+        let rest = rest.iter().enumerate();
+        let rest: Vec<_> = rest.map(|(nth, key)| (key.as_slice(), fan_outs.as_told(&marks, done.len() + nth))).collect();
+        self.put_pending(rest, standing, tail, &mut batch)?;
+        fan_outs.begin(before, self.overlay, walks, (standing.frontier, beside.from), &mut batch)?;
+        fan_outs.mark(store, &mut batch, done.iter().map(Vec::as_slice), standing.frontier)?;
+        if fan_outs.has_strict() {
+            standing.pending.get_or_insert(Pending { tail });
+        }
+        if standing.pending.is_none() && !beside.hold {
+            standing.head = tail;
+            (standing.head_frontier, standing.head_commit_time_ms) = fan_outs.complete(standing);
+        }
+        store.put_standing(&mut batch, standing)?;
+        store.write(batch, true)?;
+        self.tools.cache.apply(self.overlay);
+        Ok(())
+    }
+
+    /// Leaves documents for later, with the hashes of what they were. `tail`: the last outbox entry of the step so far.
+    fn put_pending(
+        &self,
+        mut rest: Vec<(&[u8], Option<&Overlay>)>,
+        standing: &mut Standing,
+        tail: u64,
+        batch: &mut WriteBatch,
+    ) -> Result<(), Error> {
+        let Tools { store, share, .. } = self.tools;
+        if rest.is_empty() {
+            return Ok(());
+        }
         let family = store.family(Family::Pending)?;
-        let mut pending = rest.to_vec();
         if standing.pending.is_some() {
             // What is pending already keeps the hash of its document as it was at the last consistent frontier.
-            let mut new = Vec::with_capacity(pending.len());
-            for key in pending {
-                if store.get(Family::Pending, &key)?.is_none() {
+            let mut new = Vec::with_capacity(rest.len());
+            for key in rest {
+                if store.get(Family::Pending, key.0)?.is_none() {
                     new.push(key);
                 }
             }
-            pending = new;
+            rest = new;
         }
-        known(before, Share { bytes: usize::MAX, ..share }, &pending, |key, hash| batch.put_cf(family, key, hash))?;
+        let share = Share { bytes: usize::MAX, ..*share };
+        known(self.tools.view(self.snapshot), share, &rest, |key, hash| batch.put_cf(family, key, hash))?;
         standing.pending.get_or_insert(Pending { tail });
-    } else if standing.pending.is_none() && !beside.hold {
-        standing.head = tail;
-        (standing.head_frontier, standing.head_commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+        Ok(())
     }
-    store.put_standing(&mut batch, standing)?;
-    store.write(batch, true)?;
-    tools.cache.apply(overlay);
-    Ok(())
 }
 
 /// Assembles the next entities of a step whose rows have been written. Answers false when none are left: then the step is done, and its outbox entries are to be seen.
-pub(crate) fn drain(tools: &Tools, standing: &mut Standing, report: &mut Report) -> Result<bool, Error> {
+pub(crate) fn drain(tools: &Tools, fan_outs: &mut FanOuts, standing: &mut Standing, report: &mut Report) -> Result<bool, Error> {
     let &Tools { ref store, chunk, share, .. } = tools;
     let Some(Pending { tail }) = standing.pending else { return Ok(false) };
     let snapshot = store.db().snapshot();
     let family = store.family(Family::Pending)?;
     let mut iterator = snapshot.raw_iterator_cf(family);
     iterator.seek_to_first();
-    let mut pending: Vec<(Vec<u8>, Known)> = Vec::new();
+    let mut pending: Vec<(Vec<u8>, Known<'_>)> = Vec::new();
     while let Some((key, hash)) = iterator.item().filter(|_| pending.len() < chunk) {
         let known = Known::read(hash).ok_or_else(|| store.corrupt("a document's hash that is not 16 bytes long"))?;
         pending.push((key.to_vec(), known));
         iterator.next();
     }
     iterator.status().map_err(|error| store.error(&error))?;
+    // Its fan-outs come last: what the step touched itself has its marks then.
+    if pending.is_empty() && tell(tools, fan_outs, false, standing, report)? {
+        return Ok(standing.pending.is_some());
+    }
     let now: Vec<_> = pending.iter().map(|(key, known)| (key.as_slice(), *known)).collect();
     let made = assemble(tools.view(&snapshot), share, &now, standing)?;
     let mut batch = WriteBatch::default();
     let new_tail = outbox::append(store, &mut batch, tail, made.entries())?;
-    now[..made.count()].iter().for_each(|(key, _)| batch.delete_cf(family, key));
+    let done = now[..made.count()].iter().map(|(key, _)| *key);
+    done.clone().for_each(|key| batch.delete_cf(family, key));
+    fan_outs.mark(store, &mut batch, done, standing.frontier)?;
     report.assembled += made.count() as u64;
     report.changed += new_tail - tail;
-    let more = made.count() == chunk || made.count() < now.len();
+    let more = made.count() == chunk || made.count() < now.len() || fan_outs.has_strict();
     if more {
         standing.pending = Some(Pending { tail: new_tail });
     } else {
         standing.pending = None;
         standing.head = new_tail;
-        (standing.head_frontier, standing.head_commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+        (standing.head_frontier, standing.head_commit_time_ms) = fan_outs.complete(standing);
     }
     store.put_standing(&mut batch, standing)?;
     store.write(batch, true)?;

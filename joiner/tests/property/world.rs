@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemas::entity::{
-    Aggregate, AggregateFunction, AggregateValue, EntityDefinition, Field, GroupBy, ManyEdge, OneEdge, OrderBy, Rows as GroupRows,
+    Aggregate, AggregateFunction, AggregateValue, EntityDefinition, FanOut, Field, GroupBy, ManyEdge, OneEdge, OrderBy,
+    Rows as GroupRows,
 };
 use schemas::event::{ChangeEvent, Op, Row};
 use schemas::plan::Plan;
@@ -119,6 +120,7 @@ impl World {
                     references: columns(references),
                     require,
                     filter,
+                    fan_out: if dice.chance(50) { FanOut::Lazy } else { FanOut::Strict },
                     repeat,
                     fields: fields(dice),
                     one: inner.one,
