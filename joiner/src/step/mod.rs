@@ -45,7 +45,7 @@ use crate::assemble::Assembler;
 use crate::buffer::{ChangeRef, Kind, Taken};
 use crate::catalog::{Catalog, IndexKind, TableId};
 use crate::error::Error;
-use crate::reread::Vanished;
+use crate::reread::{self, Counting, Vanished};
 use crate::route::stored;
 use crate::state::cache::RowCache;
 use crate::state::meta::{Pending, Stage, Standing};
@@ -93,13 +93,13 @@ pub(crate) struct Report {
 pub(crate) struct Applied {
     overlay: Overlay,
     /// By table: whose rows count that were read again.
-    readers: Vec<Option<i32>>,
+    counting: Vec<Option<Counting>>,
     pub(crate) report: Report,
 }
 
-/// Applies changes to an overlay, in total order. `readers`: by table, who reads it again: other rows of that kind are left out. `ticks`: where each
+/// Applies changes to an overlay, in total order. `counting`: by table, what counts of it while it is read again: the rest is left out. `ticks`: where each
 /// tick of the step ends.
-pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>, ticks: &[Lsn]) -> Result<Applied, Error> {
+pub(crate) fn apply(tools: &Tools, taken: &Taken, counting: Vec<Option<Counting>>, ticks: &[Lsn]) -> Result<Applied, Error> {
     let snapshot = tools.store.db().snapshot();
     let tables = tools.catalog.tables.len();
     let none = vec![0; tables];
@@ -108,12 +108,13 @@ pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>, tic
     let mut tick = 0;
     let mut writer = Writer { before: tools.view(&snapshot), overlay: Overlay::new(&tools.catalog), buffers: Default::default() };
     taken.for_each(|change| {
+        if !reread::counts(counting[change.table], change.reader, change.commit_lsn) {
+            return Ok(());
+        }
         if change.reader.is_some() {
-            if change.reader == readers[change.table] {
-                report.reread[change.table] += 1;
-                if change.kind == Kind::Rows {
-                    writer.apply(change)?;
-                }
+            report.reread[change.table] += 1;
+            if change.kind == Kind::Rows {
+                writer.apply(change)?;
             }
             return Ok(());
         }
@@ -131,7 +132,7 @@ pub(crate) fn apply(tools: &Tools, taken: &Taken, readers: Vec<Option<i32>>, tic
         }
         Ok(())
     })?;
-    Ok(Applied { overlay: writer.overlay, readers, report })
+    Ok(Applied { overlay: writer.overlay, counting, report })
 }
 
 #[derive(Default)]
@@ -259,9 +260,9 @@ pub(crate) fn finish(
     let snapshot = tools.store.db().snapshot();
     let room = if beside.walks { Room::of_chunk(tools.chunk) } else { Room::ALL };
     let mut dirty = Dirty::new(View { overlay: Some(&applied.overlay), ..tools.view(&snapshot) }, room);
-    let left_out = |change: &ChangeRef<'_>| change.reader.is_some() && change.reader != applied.readers[change.table];
+    let left_out = |change: &ChangeRef<'_>| !reread::counts(applied.counting[change.table], change.reader, change.commit_lsn);
     let add = |change: ChangeRef<'_>| {
-        let doubtful = applied.readers[change.table].is_some();
+        let doubtful = applied.counting[change.table].is_some();
         if left_out(&change) { Ok(()) } else { dirty.add(change, doubtful) }
     };
     taken.for_each(add)?;
@@ -311,8 +312,8 @@ impl Writing<'_> {
         let Touched { owners, walks } = touched;
         let marks = fan_outs.look_up(store, self.snapshot, &owners)?;
         let at_once = if beside.hold || standing.pending.is_some() { 0 } else { chunk };
-        let now = owners.iter().enumerate().take(at_once);
-        let now: Vec<_> = now.map(|(nth, key)| (key.as_slice(), Known::Through(fan_outs.as_told(&marks, nth)))).collect();
+        let was = |nth: usize| Known::Through(fan_outs.as_told(&marks, nth));
+        let now: Vec<_> = owners.iter().enumerate().take(at_once).map(|(nth, key)| (key.as_slice(), was(nth))).collect();
         let made = assemble(View { overlay: Some(self.overlay), ..before }, share, &now, standing)?;
         // Its buffer would otherwise be copied each time that it doubles.
         let mut batch = WriteBatch::with_capacity_bytes(self.overlay.bytes() + made.bytes() + 4096);
