@@ -56,4 +56,17 @@ impl Error {
     pub fn unexpected(target: impl Into<String>, message: impl ToString) -> Self {
         Self::Unexpected { target: target.into(), message: message.to_string() }
     }
+
+    /// What a failure of object storage means for a sink.
+    #[cfg(any(feature = "lake", feature = "dynamodb"))]
+    pub(crate) fn of_objects(target: &str, error: &objects::Error, remedy: &str) -> Self {
+        if error.is_throttling() {
+            return Self::throttled(target, error, None);
+        }
+        match error.class() {
+            ErrorClass::Transient => Self::unavailable(target, error),
+            ErrorClass::Misconfigured => Self::misconfigured(target, error, remedy),
+            _ => Self::unexpected(target, error),
+        }
+    }
 }

@@ -63,7 +63,10 @@ fn values(aggregates: &[ResolvedAggregate], computed: &[Computed], properties: &
         let schema = match aggregate.kind {
             AggregateKind::Count => json!({"type": "integer", "minimum": 0}),
             AggregateKind::SumInt => json!({"type": "integer"}),
-            AggregateKind::SumDecimal { .. } => json!({"type": "string", "format": "decimal"}),
+            // As many digits as a decimal has at the source; more than the greatest of those a sum does not come to.
+            AggregateKind::SumDecimal { scale } => {
+                json!({"type": "string", "format": "decimal", "x-sql-type": format!("decimal(38,{scale})")})
+            }
             AggregateKind::SumFloat => json!({"type": "number"}),
             AggregateKind::Any | AggregateKind::All => json!({"type": "boolean"}),
             AggregateKind::Distinct => json!({"type": "array", "items": aggregate.of.json_schema()}),

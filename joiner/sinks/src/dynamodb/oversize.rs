@@ -4,7 +4,6 @@
 //! document. When an item has been replaced, the object that it pointed to is removed; one whose removal a crash prevented stays, and so does one whose item was not taken because a newer one was there.
 
 use objects::{ObjectPath, Objects};
-use schemas::ErrorClass;
 use schemas::change::EntityChange;
 use sha2::{Digest, Sha256};
 
@@ -48,9 +47,5 @@ impl Oversize {
 }
 
 fn failed(target: &str, error: &objects::Error) -> Error {
-    match error.class() {
-        ErrorClass::Transient => Error::unavailable(target, error),
-        ErrorClass::Misconfigured => Error::misconfigured(target, error, "Correct the sink's `oversize`"),
-        _ => Error::unexpected(target, error),
-    }
+    Error::of_objects(target, error, "Correct the sink's `oversize`")
 }

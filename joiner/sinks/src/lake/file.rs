@@ -7,7 +7,9 @@ use bytes::Bytes;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::reader::get_typed_column_reader;
 use parquet::column::writer::{ColumnCloseResult, get_column_writer, get_typed_column_writer};
-use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type};
+use parquet::data_type::{
+    BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
+};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
@@ -21,11 +23,14 @@ use serde_json::json;
 use super::actions::Add;
 use super::log::{now_ms, tag};
 use super::rows::{
-    self, COMMITTED_AT, Column, DATE, DOCUMENT, KEY, KeyOrder, Kind, OPERATION, Operation, Row, Scalar, VERSION, WRITTEN_AT,
+    self, COMMITTED_AT, Column, DATE, DECIMAL_DIGITS, DOCUMENT, KEY, KeyOrder, Kind, OPERATION, Operation, Row, Scalar, VERSION,
+    WRITTEN_AT,
 };
 
 /// What a row group takes in memory, more or less.
 const GROUP_BYTES: usize = 16 << 20;
+/// An `i128`, big-endian.
+const DECIMAL_BYTES: &str = "fixed_len_byte_array(16)";
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -67,13 +72,14 @@ impl Layout {
         schema += &format!("optional binary {DOCUMENT} (STRING); ");
         for Column { name, kind } in columns {
             let (physical, logical) = match kind {
-                Kind::Boolean => ("boolean", ""),
-                Kind::Long => ("int64", ""),
-                Kind::Double => ("double", ""),
-                Kind::Date => ("int32", " (DATE)"),
-                Kind::Timestamp => ("int64", " (TIMESTAMP(MICROS,true))"),
-                Kind::Binary => ("binary", ""),
-                Kind::Text => ("binary", " (STRING)"),
+                Kind::Boolean => ("boolean", String::new()),
+                Kind::Long => ("int64", String::new()),
+                Kind::Double => ("double", String::new()),
+                Kind::Decimal(scale) => (DECIMAL_BYTES, format!(" (DECIMAL({DECIMAL_DIGITS},{scale}))")),
+                Kind::Date => ("int32", " (DATE)".to_owned()),
+                Kind::Timestamp => ("int64", " (TIMESTAMP(MICROS,true))".to_owned()),
+                Kind::Binary => ("binary", String::new()),
+                Kind::Text => ("binary", " (STRING)".to_owned()),
             };
             schema += &format!("optional {physical} {name}{logical}; ");
         }
@@ -111,7 +117,7 @@ impl Layout {
             fields.push(field(OPERATION, "string", false));
         }
         fields.push(field(DOCUMENT, "string", true));
-        fields.extend(self.columns.iter().map(|column| field(&column.name, column.kind.delta(), true)));
+        fields.extend(self.columns.iter().map(|column| field(&column.name, &column.kind.delta(), true)));
         if self.changes {
             fields.push(field(DATE, "string", false));
         }
@@ -216,6 +222,7 @@ impl Layout {
                 Of::Int(values) => column::<Int32Type, W>(group, &values, Some(&known))?,
                 Of::Long(values) => column::<Int64Type, W>(group, &values, Some(&known))?,
                 Of::Double(values) => column::<DoubleType, W>(group, &values, Some(&known))?,
+                Of::Decimal(values) => column::<FixedLenByteArrayType, W>(group, &values, Some(&known))?,
                 Of::Bytes(values) => column::<ByteArrayType, W>(group, &values, Some(&known))?,
             }
         }
@@ -355,6 +362,7 @@ enum Of {
     Int(Vec<i32>),
     Long(Vec<i64>),
     Double(Vec<f64>),
+    Decimal(Vec<FixedLenByteArray>),
     Bytes(Vec<ByteArray>),
 }
 
@@ -365,6 +373,7 @@ impl Values {
             Kind::Date => Of::Int(Vec::new()),
             Kind::Long | Kind::Timestamp => Of::Long(Vec::new()),
             Kind::Double => Of::Double(Vec::new()),
+            Kind::Decimal(_) => Of::Decimal(Vec::new()),
             Kind::Binary | Kind::Text => Of::Bytes(Vec::new()),
         };
         Self { known: Vec::new(), of }
@@ -377,6 +386,7 @@ impl Values {
             (Of::Int(values), Some(Scalar::Date(value))) => values.push(*value),
             (Of::Long(values), Some(Scalar::Long(value) | Scalar::Timestamp(value))) => values.push(*value),
             (Of::Double(values), Some(Scalar::Double(value))) => values.push(*value),
+            (Of::Decimal(values), Some(Scalar::Decimal(value))) => values.push(value.to_be_bytes().to_vec().into()),
             (Of::Bytes(values), Some(Scalar::Bytes(value))) => values.push(value.as_slice().into()),
             // `rows::members` gives each column its own kind of value, or none.
             _ => {}

@@ -105,6 +105,7 @@ struct LastCheckpoint {
     parts: Option<u32>,
 }
 
+#[derive(Clone)]
 pub(super) struct Log {
     pub(super) place: Place,
     pub(super) snapshot: Snapshot,

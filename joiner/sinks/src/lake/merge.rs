@@ -9,15 +9,18 @@
 //! some are merged again after a commit that was lost to another sink. A deletion takes its row away; what is older than it can never come later, since the table of changes leaves it out.
 //!
 //! # What it costs
-//! Changes all over the keys touch every file, and then each merge writes all current entities anew. That is why it is done only now and then: `current_seconds` apart, and (unless that is 0) never more than a tenth
+//! Changes all over the keys touch every file, and then each merge writes all current entities anew. It runs beside the writing of changes (one a table, so that its memory is bounded), which does not wait for it; what is written meanwhile is the next one's. That is why it is done only now and then: `current_seconds` apart, and (unless that is 0) never more than a tenth
 //! of the time ([`Table::merge_if_due`]). Memory is bounded by the rows of a round, of two files' worth, and one file beside.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use super::actions::Line;
-use super::file::leading;
-use super::log::{Committed, File, now_ms};
+use super::file::{Layout, leading};
+use super::log::{Committed, File, Log, now_ms};
 use super::rows::{Operation, Row};
 use super::table::{Table, read_file, write_file};
 use crate::Error;
@@ -30,30 +33,96 @@ const PAUSE_FACTOR: u32 = 9;
 /// A row and its key's place in the order.
 type Placed = (Box<[u8]>, Row);
 
+/// Merges what is committed to a table of changes as of one moment.
+struct Merger {
+    changes: Log,
+    /// Nobody else commits to it meanwhile, but another sink of this name.
+    current: Log,
+    changes_layout: Arc<Layout>,
+    current_layout: Arc<Layout>,
+    file_bytes: usize,
+}
+
+/// A merge beside the writing of changes. Ends with this value: what it has written by then is files that no entry names.
+///
+/// The log of the current entities as it then stands, and how long it took.
+pub(super) struct Merging(JoinHandle<Result<(Log, Duration), Error>>);
+
+impl Drop for Merging {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Table {
     /// The last entry of the table of changes whose rows are all among the current entities.
     pub(super) fn merged(&self) -> i64 {
-        self.current.snapshot.txns.get(APPLICATION).copied().unwrap_or(-1)
+        merged_by(&self.current)
     }
 
+    /// Takes in a merge that has ended, and begins one that is due: beside what is written meanwhile, unless it is to come with each commit.
     pub(super) async fn merge_if_due(&mut self, every: Duration) -> Result<(), Error> {
+        if self.merging.as_ref().is_some_and(|merging| !merging.0.is_finished()) {
+            return Ok(());
+        }
+        if let Some(mut merging) = self.merging.take() {
+            let merged = (&mut merging.0).await.map_err(|error| Error::unexpected(&self.current.place.name, error))?;
+            let (current, took) = merged?;
+            self.current = current;
+            self.merge_at = Some(Instant::now() + every.max(took * PAUSE_FACTOR));
+        }
         if self.merge_at.is_some_and(|at| Instant::now() < at) || self.unmerged().next().is_none() {
             return Ok(());
         }
-        let start = Instant::now();
-        self.merge().await?;
-        let pause = if every.is_zero() { every } else { every.max(start.elapsed() * PAUSE_FACTOR) };
-        self.merge_at = Some(Instant::now() + pause);
+        if every.is_zero() {
+            return self.merge().await;
+        }
+        let merger = self.merger();
+        let work = async move {
+            let began = Instant::now();
+            merger.run().await.map(|current| (current, began.elapsed()))
+        };
+        self.merging = Some(Merging(tokio::spawn(work)));
         Ok(())
     }
 
-    /// Merges everything that is committed.
+    /// Merges everything that is committed, and waits for it.
     pub(super) async fn merge(&mut self) -> Result<(), Error> {
+        // One that is under way would only be in the way.
+        self.merging = None;
+        self.current = self.merger().run().await?;
+        Ok(())
+    }
+
+    fn merger(&self) -> Merger {
+        let (changes, current) = (self.changes.clone(), self.current.clone());
+        let (changes_layout, current_layout) = (self.changes_layout.clone(), self.current_layout.clone());
+        Merger { changes, current, changes_layout, current_layout, file_bytes: self.file_bytes }
+    }
+
+    /// The files of changes whose rows are not among the current entities.
+    pub(super) fn unmerged(&self) -> impl Iterator<Item = &File> {
+        unmerged_by(&self.changes, &self.current)
+    }
+}
+
+fn merged_by(current: &Log) -> i64 {
+    current.snapshot.txns.get(APPLICATION).copied().unwrap_or(-1)
+}
+
+fn unmerged_by<'a>(changes: &'a Log, current: &Log) -> impl Iterator<Item = &'a File> {
+    let merged = merged_by(current);
+    changes.snapshot.files.values().filter(move |file| file.commit > merged)
+}
+
+impl Merger {
+    async fn run(mut self) -> Result<Log, Error> {
         let mut done: HashSet<String> = HashSet::new();
         loop {
-            let mut pending: Vec<File> = self.unmerged().filter(|file| !done.contains(&file.add.path)).cloned().collect();
+            let unmerged = unmerged_by(&self.changes, &self.current);
+            let mut pending: Vec<File> = unmerged.filter(|file| !done.contains(&file.add.path)).cloned().collect();
             if pending.is_empty() {
-                return Ok(());
+                return Ok(self.current);
             }
             pending.sort_by_cached_key(|file| (file.commit, self.changes_layout.order.place(&file.first)));
             let round = &pending[..leading(&pending, 2 * self.file_bytes, |file| file.bytes)];
@@ -64,7 +133,7 @@ impl Table {
                 Some(next) => next.commit - 1,
                 None => round.last().map_or(-1, |file| file.commit),
             };
-            if reached > self.merged() {
+            if reached > merged_by(&self.current) {
                 lines.push(Line::txn(APPLICATION, reached, now_ms()));
             }
             let frontier = if round.len() == pending.len() { self.changes.snapshot.frontier } else { None };
@@ -109,7 +178,7 @@ impl Table {
             shares[at].push(row);
         }
         let mut lines = Vec::new();
-        let mut out = Output { table: self, rows: Vec::new(), bytes: 0, lines: &mut lines };
+        let mut out = Output { merger: self, rows: Vec::new(), bytes: 0, lines: &mut lines };
         let mut before_touched = false;
         for (at, share) in shares.into_iter().enumerate() {
             let file = files.get(at).map(|(_, file)| *file);
@@ -162,7 +231,7 @@ fn merged(there: impl Iterator<Item = Placed>, changed: Vec<Placed>) -> impl Ite
 
 /// Collects rows to files of the wanted size.
 struct Output<'a> {
-    table: &'a Table,
+    merger: &'a Merger,
     rows: Vec<Row>,
     bytes: usize,
     lines: &'a mut Vec<Line>,
@@ -172,14 +241,14 @@ impl Output<'_> {
     async fn push(&mut self, row: Row) -> Result<(), Error> {
         self.bytes += row.bytes();
         self.rows.push(row);
-        if self.bytes >= self.table.file_bytes { self.end().await } else { Ok(()) }
+        if self.bytes >= self.merger.file_bytes { self.end().await } else { Ok(()) }
     }
 
     async fn end(&mut self) -> Result<(), Error> {
         self.bytes = 0;
         let rows = std::mem::take(&mut self.rows);
         if !rows.is_empty() {
-            let Table { current, current_layout, .. } = self.table;
+            let Merger { current, current_layout, .. } = self.merger;
             self.lines.push(Line::add(write_file(current, current_layout, rows, None, None).await?.0));
         }
         Ok(())

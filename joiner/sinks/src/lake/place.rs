@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use objects::{Creation, Listed, ObjectPath, Objects};
-use schemas::ErrorClass;
 
 use crate::Error;
 
@@ -81,12 +80,5 @@ impl Place {
 }
 
 pub(super) fn failed(target: &str, error: &objects::Error) -> Error {
-    if error.is_throttling() {
-        return Error::throttled(target, error, None);
-    }
-    match error.class() {
-        ErrorClass::Transient => Error::unavailable(target, error),
-        ErrorClass::Misconfigured => Error::misconfigured(target, error, "Then restart the sink"),
-        _ => Error::unexpected(target, error),
-    }
+    Error::of_objects(target, error, "Then restart the sink")
 }

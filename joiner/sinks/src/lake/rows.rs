@@ -9,10 +9,12 @@
 //! | `_written_at` | timestamp | when this row was written; of rows of one key and one version, the later one counts |
 //! | `_operation` | string | `load`, `upsert` or `delete`; of the table of changes alone |
 //! | `_document` | string | the document as JSON; null in a `delete` |
-//! | a column for each member at the document's top that is no object or list | boolean, long, double, date, timestamp, binary, string | what `_document` says, for readers' convenience; null where it says nothing |
+//! | a column for each member at the document's top that is no object or list | boolean, long, double, decimal, date, timestamp, binary, string | what `_document` says, for readers' convenience; null where it says nothing |
 //!
 //! The columns of members are made of the document whenever a row is written, also when it is written anew by a compaction: `_document` alone is what is read back. So a definition may gain
 //! and lose members, and rows written before have null there until they are written again.
+//!
+//! A decimal column has 38 digits, as many as there can be, and as many of them after the point as the column at the source has: so a table stays as it is when that one gets more digits before the point.
 
 use std::borrow::Cow;
 
@@ -34,6 +36,8 @@ pub(super) const OPERATION: &str = "_operation";
 pub(super) const DOCUMENT: &str = "_document";
 /// The partition column of the table of changes: the day of `_committed_at`, in UTC.
 pub(super) const DATE: &str = "_date";
+/// What Delta's decimals have at most.
+pub(super) const DECIMAL_DIGITS: u8 = 38;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
@@ -88,6 +92,8 @@ pub(super) enum Kind {
     Boolean,
     Long,
     Double,
+    /// With so many digits after the point.
+    Decimal(u8),
     Date,
     Timestamp,
     Binary,
@@ -96,8 +102,9 @@ pub(super) enum Kind {
 
 impl Kind {
     /// In Delta's schema.
-    pub(super) fn delta(self) -> &'static str {
-        match self {
+    pub(super) fn delta(self) -> Cow<'static, str> {
+        let name = match self {
+            Self::Decimal(scale) => return format!("decimal({DECIMAL_DIGITS},{scale})").into(),
             Self::Boolean => "boolean",
             Self::Long => "long",
             Self::Double => "double",
@@ -105,7 +112,8 @@ impl Kind {
             Self::Timestamp => "timestamp",
             Self::Binary => "binary",
             Self::Text => "string",
-        }
+        };
+        name.into()
     }
 
     fn of(schema: &Value) -> Option<Self> {
@@ -121,10 +129,20 @@ impl Kind {
             ("string", Some("date")) => Some(Self::Date),
             ("string", Some("date-time")) => Some(Self::Timestamp),
             ("string", Some("base64")) => Some(Self::Binary),
-            // Decimals keep their digits; times without a zone have no type in this version of Delta's protocol.
+            ("string", Some("decimal")) => Some(scale(schema).map_or(Self::Text, Self::Decimal)),
+            // Times without a zone have no type in this version of Delta's protocol.
             ("string", _) => Some(Self::Text),
             _ => None,
         }
+    }
+}
+
+/// The digits after the point of a decimal, where the source's type tells them: what is computed by an expression has as many as it comes to.
+fn scale(schema: &Value) -> Option<u8> {
+    match schema["x-sql-type"].as_str()?.parse().ok()? {
+        SqlType::Decimal { scale, .. } => Some(scale),
+        SqlType::Money | SqlType::SmallMoney => Some(4),
+        _ => None,
     }
 }
 
@@ -158,6 +176,8 @@ pub(super) enum Scalar {
     Boolean(bool),
     Long(i64),
     Double(f64),
+    /// In units of its column's last digit.
+    Decimal(i128),
     /// Days since 1970.
     Date(i32),
     /// Microseconds since 1970.
@@ -233,6 +253,7 @@ fn scalar(json: &str, kind: Kind) -> Result<Option<Scalar>, String> {
         Kind::Boolean => Scalar::Boolean(json.parse().map_err(|_| unfit())?),
         Kind::Long => Scalar::Long(json.parse().map_err(|_| unfit())?),
         Kind::Double => Scalar::Double(json.parse().map_err(|_| unfit())?),
+        Kind::Decimal(scale) => Scalar::Decimal(units(&text()?, scale).ok_or_else(unfit)?),
         Kind::Date => Scalar::Date(days(&text()?).ok_or_else(unfit)?),
         Kind::Timestamp => {
             let at: jiff::Timestamp = text()?.parse().map_err(|_| unfit())?;
@@ -254,6 +275,24 @@ fn shortened(json: &str) -> String {
         text.push('…');
     }
     text
+}
+
+/// A decimal in units of its digit at `scale` after the point; none where it has more digits than its column.
+fn units(text: &str, scale: u8) -> Option<i128> {
+    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let (kept, lost) = fraction.split_at_checked(usize::from(scale)).unwrap_or((fraction, ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !is_number(whole) || !is_number(kept) || lost.bytes().any(|byte| byte != b'0') {
+        return None;
+    }
+    let padded = format!("{whole}{kept:0<width$}", width = usize::from(scale));
+    let digits = padded.trim_start_matches('0');
+    if digits.len() > usize::from(DECIMAL_DIGITS) {
+        return None;
+    }
+    let units: i128 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
+    Some(if negative { -units } else { units })
 }
 
 fn days(text: &str) -> Option<i32> {
@@ -359,6 +398,34 @@ mod tests {
         for text in ["{\"id\": 1", "[1]", "{} {}", "{\"x\": tru}"] {
             assert!(members(text.as_bytes(), &columns).err().unwrap().contains("not JSON"), "{text}");
         }
+    }
+
+    #[test]
+    fn decimals_are_whole_numbers_of_their_last_digit() {
+        for (text, scale, expected) in [
+            ("12.50", 2, Some(1250)),
+            ("-0.05", 2, Some(-5)),
+            ("7", 4, Some(70_000)),
+            ("1.2300", 2, Some(123)),
+            ("1.234", 2, None),
+            ("0.00", 2, Some(0)),
+            ("99999999999999999999999999999999999999", 0, Some(10i128.pow(38) - 1)),
+            ("100000000000000000000000000000000000000", 0, None),
+            ("9999999999999999999999999999999999999.9", 2, None),
+            ("1e3", 2, None),
+            ("", 2, None),
+            (".5", 2, None),
+            ("--1", 2, None),
+        ] {
+            assert_eq!(units(text, scale), expected, "{text} with {scale}");
+        }
+        let kind = |schema: Value| Kind::of(&schema).unwrap().delta().into_owned();
+        let declared = |declared: &str| kind(json!({"type": ["string", "null"], "format": "decimal", "x-sql-type": declared}));
+        assert_eq!(
+            ["decimal(10,2)", "money", "decimal(38,0)"].map(declared),
+            ["decimal(38,2)", "decimal(38,4)", "decimal(38,0)"]
+        );
+        assert_eq!(kind(json!({"type": "string", "format": "decimal"})), "string");
     }
 
     #[test]

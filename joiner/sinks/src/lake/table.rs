@@ -23,9 +23,10 @@ use serde_json::Value;
 use super::actions::{Add, Format, Line, Metadata};
 use super::file::{self, Layout, Written};
 use super::log::{Committed, File, Log, now_ms};
+use super::merge::Merging;
 use super::place::Place;
 use super::recent::{Recent, Stand};
-use super::rows::{self, DATE, Operation, Row};
+use super::rows::{self, Column, DATE, Kind, Operation, Row};
 use crate::Error;
 
 /// Attempts at an entry whose number others take. Each of theirs is progress, of another sink of this name.
@@ -44,6 +45,7 @@ pub(super) struct Table {
     load: Option<Load>,
     /// When its frontier was committed last.
     pub(super) told: Option<Instant>,
+    pub(super) merging: Option<Merging>,
     /// Not before this is it merged again.
     pub(super) merge_at: Option<Instant>,
     pub(super) tidied: Option<Instant>,
@@ -66,16 +68,20 @@ impl Table {
         info: &EntityInfo,
         file_bytes: usize,
     ) -> Result<Self, Error> {
-        let (columns, left_out) = rows::columns(info);
+        let (mut columns, left_out) = rows::columns(info);
         let [changes, current] = ["changes", "current"].map(|table| Place::new(objects, limit, &info.name, table));
         if !left_out.is_empty() {
             tracing::warn!(table = %changes.name, members = left_out.join(", "), "these members of the document get no column of their own, for their names: they are in _document alone");
         }
-        let layout = |place: &Place, of_changes| {
-            Layout::new(info, &columns, of_changes).map(Arc::new).map_err(|error| Error::unexpected(&place.name, error))
+        let layout = |place: &Place, columns: &[Column], of_changes| {
+            Layout::new(info, columns, of_changes).map(Arc::new).map_err(|error| Error::unexpected(&place.name, error))
         };
-        let (changes_layout, current_layout) = (layout(&changes, true)?, layout(&current, false)?);
         let (mut changes, mut current) = (Log::open(changes).await?, Log::open(current).await?);
+        if let Some(made) = &changes.snapshot.metadata {
+            keep_texts(&mut columns, &made.schema_string);
+        }
+        let changes_layout = layout(&changes.place, &columns, true)?;
+        let current_layout = layout(&current.place, &columns, false)?;
         ensure(&mut changes, &changes_layout).await?;
         ensure(&mut current, &current_layout).await?;
         if current.snapshot.files.values().any(|file| *file.order != *current_layout.order.name()) {
@@ -96,6 +102,7 @@ impl Table {
             written_us,
             load: None,
             told: None,
+            merging: None,
             merge_at: None,
             tidied: None,
         })
@@ -276,17 +283,23 @@ impl Table {
             }
         }
         self.told = Some(Instant::now());
-        if self.unmerged().next().is_none() && self.current.snapshot.frontier < self.changes.snapshot.frontier {
+        // A merge tells its own.
+        let merged = self.merging.is_none() && self.unmerged().next().is_none();
+        if merged && self.current.snapshot.frontier < self.changes.snapshot.frontier {
             // Lost to another sink's entry: the next one says it.
             let _ = self.current.commit("FRONTIER", Vec::new(), self.changes.snapshot.frontier).await?;
         }
         Ok(())
     }
+}
 
-    /// The files of changes whose rows are not among the current entities.
-    pub(super) fn unmerged(&self) -> impl Iterator<Item = &File> {
-        let merged = self.merged();
-        self.changes.snapshot.files.values().filter(move |file| file.commit > merged)
+/// Decimals were texts once, and are in a table that was made then.
+fn keep_texts(columns: &mut [Column], made: &str) {
+    let made: Value = serde_json::from_str(made).unwrap_or_default();
+    let fields = made["fields"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_text = |column: &Column| fields.iter().any(|field| field["name"] == column.name && field["type"] == "string");
+    for column in columns.iter_mut().filter(|column| matches!(column.kind, Kind::Decimal(_)) && is_text(column)) {
+        column.kind = Kind::Text;
     }
 }
 
@@ -382,6 +395,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_table_whose_decimals_are_texts_keeps_them() {
+        let column = |name: &str, kind| Column { name: name.to_owned(), kind };
+        let mut columns = [column("a", Kind::Decimal(2)), column("b", Kind::Decimal(2)), column("c", Kind::Decimal(2))];
+        let made = json!({"fields": [{"name": "a", "type": "string"}, {"name": "b", "type": "decimal(38,2)"}]});
+        keep_texts(&mut columns, &made.to_string());
+        assert_eq!(columns.map(|column| column.kind), [Kind::Text, Kind::Decimal(2), Kind::Decimal(2)]);
+    }
 
     #[test]
     fn a_schema_gains_columns_and_keeps_their_types() {

@@ -56,7 +56,8 @@ impl Table {
 
     /// Removes what is not needed any more, now and then.
     pub(super) async fn remove_if_due(&mut self, removed_kept: Duration, changes_days: Option<u32>) -> Result<(), Error> {
-        if self.tidied.is_some_and(|at| at.elapsed() < REMOVE_EVERY) {
+        // A merge under way reads files, and has written some that no entry names yet.
+        if self.merging.is_some() || self.tidied.is_some_and(|at| at.elapsed() < REMOVE_EVERY) {
             return Ok(());
         }
         if let Some(days) = changes_days {

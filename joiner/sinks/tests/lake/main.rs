@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
+use objects::test_support::{Control, Controlled, Fate, Operation};
 use objects::{Config, LocalOptions, ObjectPath, Objects, S3Options};
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
@@ -214,6 +216,38 @@ async fn columns_have_their_types_and_days_their_partitions() {
     assert!(folder.join("order/changes/date=2023-11-15").is_dir());
 }
 
+#[tokio::test]
+async fn decimals_are_summed_exactly_and_one_that_is_too_large_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path();
+    let decimal = |declared: &str| json!({"type": ["string", "null"], "format": "decimal", "x-sql-type": declared});
+    let properties =
+        json!({"total": decimal("decimal(12,2)"), "fee": decimal("money"), "rate": {"type": "string", "format": "decimal"}});
+    let mut sink = prepared(config(folder), order(&properties)).await;
+    // More than a double tells apart.
+    let document = |total: &str| json!({"total": total, "fee": "-0.0001", "rate": "0.333333"});
+    let large = "90071992547409931234.01";
+    let mut changes: Vec<EntityChange> = (0..10).map(|key| change(key, 1, Some(&document("0.10")))).collect();
+    changes.extend([change(10, 1, Some(&document(large))), change(11, 1, Some(&json!({"total": null})))]);
+    let digits = format!("{}.00", "9".repeat(37));
+    changes.push(change(12, 1, Some(&document(&digits))));
+    let rejected = sink.write(&changes, Some(lsn(1))).await.unwrap();
+    assert_eq!(rejected.len(), 1);
+    assert!(rejected[0].reason.contains("total") && rejected[0].reason.contains("decimal(38,2)"), "{}", rejected[0].reason);
+    let duckdb = DuckDb::start();
+    for table in ["changes", "current"] {
+        let query = "SELECT sum(total)::VARCHAR, sum(fee)::VARCHAR, max(rate), typeof(any_value(total)), count(total) FROM";
+        let found = duckdb.rows(&format!("{query} {}", scan(folder, table)));
+        assert_eq!(json!(found), json!([["90071992547409931235.01", "-0.0011", "0.333333", "DECIMAL(38,2)", 11]]));
+    }
+    let above = duckdb.rows(&format!("SELECT _key FROM {} WHERE total > 0.1", scan(folder, "current")));
+    assert_eq!(json!(above), json!([["10"]]));
+    // More digits before the point, as a compatible change of the source's column: the table stays as it is.
+    let wider =
+        json!({"total": decimal("decimal(18,2)"), "fee": decimal("money"), "rate": {"type": "string", "format": "decimal"}});
+    prepared(config(folder), order(&wider)).await;
+}
+
 fn data_files(folder: &Path) -> usize {
     let below = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     below(folder.join("order/changes")).filter(|day| !day.ends_with("_delta_log")).flat_map(below).count()
@@ -242,6 +276,51 @@ async fn small_files_are_united_and_unnamed_ones_removed() {
     assert!(!stray.exists());
     assert!(data_files(folder) < 20, "{} files", data_files(folder));
     assert_eq!(look(&duckdb, folder), (61, 61));
+}
+
+/// A store on which files of the current entities cannot be put until somebody says so.
+#[derive(Debug)]
+struct Gated(tokio::sync::watch::Sender<bool>);
+
+#[async_trait::async_trait]
+impl Control for Gated {
+    async fn fate(&self, operation: Operation<'_>) -> Fate {
+        if let Operation::Put(path) = operation
+            && path.as_ref().starts_with("order/current/part-")
+        {
+            // The sender lives as long as this.
+            let _ = self.0.subscribe().wait_for(|open| *open).await;
+        }
+        Fate::Done
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_that_takes_long_does_not_hold_up_the_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path();
+    let inner = object_store::local::LocalFileSystem::new_with_prefix(folder).unwrap();
+    let gated = Arc::new(Gated(tokio::sync::watch::Sender::new(false)));
+    let mut sink =
+        LakeSink::over(LakeConfig { current_seconds: 1, ..config(folder) }, Controlled::objects(Arc::new(inner), gated.clone()));
+    sink.prepare(&[numbered()]).await.unwrap();
+    for version in 1..=20 {
+        sink.write(&batch(version), Some(lsn(version))).await.unwrap();
+    }
+    let duckdb = DuckDb::start();
+    assert_eq!(look(&duckdb, folder), (0, 20), "all changes are there, and no current entity");
+    gated.0.send_replace(true);
+    // The first merge is of the changes that there were when it began; the next one, a second later, of all.
+    let mut last = 20;
+    while look(&duckdb, folder).0 < 20 {
+        last += 1;
+        sink.write(&batch(last), Some(lsn(last))).await.unwrap();
+    }
+    // A sink that goes away leaves whole tables, and the next one goes on.
+    drop(sink);
+    let mut sink = prepared(config(folder), numbered()).await;
+    sink.write(&batch(last + 1), Some(lsn(last + 1))).await.unwrap();
+    assert_eq!(look(&duckdb, folder), (last + 1, last + 1));
 }
 
 #[tokio::test]
