@@ -1,0 +1,160 @@
+//! A row that very many documents refer to changes: what is told when, what goes on meanwhile, and what a restart in the middle leaves.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use joiner::{Config, Engine, Page};
+use schemas::Lsn;
+use schemas::event::ChangeEvent;
+use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
+use serde_json::Value as Json;
+use streams::{Batch, Layout};
+use support::{change, config, encode, item, items, lsn, order, orders, plan, read, record};
+
+/// Items of the first order; the second has one.
+const OWNERS: i64 = 2000;
+/// Documents told at a time.
+const CHUNK: usize = 100;
+
+struct Shop {
+    engine: Engine,
+    config: Config,
+    fed: u64,
+    records: u64,
+    /// Where the outbox has been read to.
+    cursor: u64,
+}
+
+impl Shop {
+    /// Live at LSN 5: each line with its order.
+    fn open(dir: &Path, fan_out: &str) -> Self {
+        let line = format!(
+            "{{entity: line, table: dbo.items, one: {{order: {{table: dbo.orders, by: [order_id], fields: [status], fan_out: {fan_out}}}}}}}"
+        );
+        let config = Config { plans: vec![plan(&line)], chunk_entities: CHUNK, ..config(dir) };
+        let mut shop = Self { engine: Engine::open(&config).unwrap(), config, fed: 0, records: 0, cursor: 0 };
+        let mut rows = vec![read(orders(), 5, order(1, "new")), read(orders(), 5, order(2, "new"))];
+        rows.extend((0..OWNERS).map(|line| read(items(), 5, item(1, line, 100))));
+        rows.push(read(items(), 5, item(2, 0, 100)));
+        shop.feed(&rows);
+        let counts = [(&orders(), 2), (&items(), OWNERS as u64 + 1)];
+        shop.tell(record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &counts));
+        shop
+    }
+
+    fn feed(&mut self, events: &[ChangeEvent]) {
+        let stream = Layout::Shared.stream("p", &orders().name);
+        let numbered = events.iter().zip(self.fed + 1..).map(|(event, n)| (SequenceNumber::from(n), encode(event).into()));
+        self.engine.events(&Batch { stream, shard: ShardId("0".into()), records: numbered.collect() }).unwrap();
+        self.fed += events.len() as u64;
+    }
+
+    fn tell(&mut self, mut record: ProgressRecord) {
+        self.records += 1;
+        let stream = Layout::Shared.stream("p", &orders().name);
+        record.positions.entry(stream).or_default().insert(ShardId("0".into()), SequenceNumber::from(self.fed));
+        let (progress, sequence) = (Layout::progress_stream("p"), SequenceNumber::from(self.records));
+        self.engine.progress(&progress, &ShardId("0".into()), &sequence, record).unwrap();
+        self.engine.advance().unwrap();
+    }
+
+    fn order_changes(&mut self, at: u8, from: &str, to: &str) {
+        self.feed(&[change(orders(), at, 1, Some(order(1, from)), Some(order(1, to)))]);
+        self.tell(record(Phase::Tail, at - 1, at, &[(&orders(), 1)]));
+    }
+
+    fn item_changes(&mut self, at: u8, of: i64, line: i64) {
+        self.feed(&[change(items(), at, 1, Some(item(of, line, 100)), Some(item(of, line, 200)))]);
+        self.tell(record(Phase::Tail, at - 1, at, &[(&items(), 1)]));
+    }
+
+    /// As after a kill: what was read and not applied is forgotten.
+    fn restart(self) -> Self {
+        let Self { engine, config, fed, records, cursor } = self;
+        drop(engine);
+        Self { engine: Engine::open(&config).unwrap(), config, fed, records, cursor }
+    }
+
+    fn frontier(&self) -> Lsn {
+        self.engine.handle().outbox().head().borrow().frontier
+    }
+
+    /// What the outbox tells from where it was read last: key, version, document.
+    fn told(&mut self) -> Vec<(String, Lsn, Json)> {
+        let Page::Changes { changes, .. } = self.engine.handle().outbox().read_after(self.cursor, usize::MAX).unwrap() else {
+            panic!("trimmed")
+        };
+        self.cursor += changes.len() as u64;
+        let read = |text: &str| serde_json::from_str(text).unwrap();
+        changes.into_iter().map(|(_, change)| (change.key.to_string(), change.version, read(&change.document.unwrap()))).collect()
+    }
+}
+
+#[test]
+fn a_lazy_fan_out_goes_on_beside_other_changes_and_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shop = Shop::open(dir.path(), "lazy");
+    shop.order_changes(6, "new", "paid");
+    // One chunk with the step, and the frontier waits for the rest.
+    let first = shop.told();
+    assert_eq!(first.len(), CHUNK);
+    assert_eq!((shop.engine.frontier(), shop.frontier()), (lsn(6), lsn(5)));
+    let fan_out = shop.engine.handle().status().fan_out.unwrap();
+    assert_eq!((fan_out.rows, fan_out.since, fan_out.owners_told), (1, lsn(6), CHUNK as u64));
+    // Another order's line is told at once; one that waits is told with all that has changed.
+    shop.item_changes(7, 2, 0);
+    shop.item_changes(8, 1, OWNERS - 1);
+    let mut told: BTreeMap<String, (Lsn, Json)> = BTreeMap::new();
+    let mut take = |told_now: Vec<(String, Lsn, Json)>| {
+        for (key, version, document) in told_now {
+            assert_eq!(told.insert(key.clone(), (version, document)), None, "{key} is told twice");
+        }
+    };
+    take(first);
+    take(shop.told());
+    shop = shop.restart();
+    assert!(shop.engine.handle().status().fan_out.is_some(), "what waits has outlived the restart");
+    assert_eq!((shop.engine.frontier(), shop.frontier()), (lsn(8), lsn(5)));
+    while shop.engine.advance().unwrap() {
+        let now = shop.told();
+        assert!(now.len() <= CHUNK, "{}", now.len());
+        take(now);
+    }
+    assert_eq!((shop.frontier(), shop.engine.handle().status().fan_out), (lsn(8), None));
+    assert_eq!(told.len(), OWNERS as usize + 1);
+    let (version, other) = &told["2,0"];
+    assert_eq!((*version, &other["price"], &other["order"]["status"]), (lsn(7), &"2.00".into(), &"new".into()));
+    let mine = told.iter().filter(|(_, (_, document))| document["order_id"] == 1);
+    assert!(mine.clone().all(|(_, (_, document))| document["order"]["status"] == "paid"));
+    let touched: Vec<_> = mine.filter(|(_, (_, document))| document["price"] == "2.00").collect();
+    assert_eq!((touched.len(), touched[0].1.0), (1, lsn(8)));
+}
+
+#[test]
+fn a_change_that_is_taken_back_while_it_waits_is_told_to_those_alone_who_know_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shop = Shop::open(dir.path(), "lazy");
+    shop.order_changes(6, "new", "paid");
+    assert_eq!(shop.told().len(), CHUNK);
+    shop.order_changes(7, "paid", "new");
+    while shop.engine.advance().unwrap() {}
+    let told = shop.told();
+    assert_eq!(told.len(), CHUNK, "the others were never told otherwise");
+    assert!(told.iter().all(|(_, _, document)| document["order"]["status"] == "new"));
+    assert_eq!(shop.frontier(), lsn(7));
+}
+
+#[test]
+fn a_strict_fan_out_is_seen_when_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shop = Shop::open(dir.path(), "strict");
+    shop.order_changes(6, "new", "paid");
+    let told = shop.told();
+    assert_eq!((told.len(), shop.frontier()), (OWNERS as usize, lsn(6)));
+    assert!(told.iter().all(|(_, version, document)| *version == lsn(6) && document["order"]["status"] == "paid"));
+    assert!(!shop.engine.advance().unwrap(), "nothing is left");
+}
