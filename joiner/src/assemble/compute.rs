@@ -25,6 +25,11 @@ impl<'a> Sums<'a> {
         Self { aggregates, running: aggregates.iter().map(|aggregate| Running::new(aggregate.kind)).collect(), place: None }
     }
 
+    /// Whether anything is computed over the children of a node.
+    pub(super) fn are_over(&self, child: NodeId) -> bool {
+        self.aggregates.iter().any(|aggregate| aggregate.over == child)
+    }
+
     /// Adds a child that stands in the document.
     pub(super) fn add(&mut self, child: NodeId, row: Row<'_>, document: &[u8], members: &Members) {
         for (aggregate, running) in self.aggregates.iter().zip(&mut self.running) {

@@ -335,7 +335,8 @@ impl<'a> Assembler<'a> {
                     out.truncate(start);
                 }
                 count += usize::from(made);
-                Ok(true)
+                // The rest would be read for nothing, unless it is counted in.
+                Ok(!full || sums.are_over(many.node))
             }),
             Some(order) => {
                 let mut documents = Vec::new();

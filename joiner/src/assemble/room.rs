@@ -2,6 +2,8 @@
 //!
 //! A list takes no more children once it has as many as it may, and no more that would make the document longer than it may be; what follows in the document (aggregates, other fields) is written all the same, so that a document may be
 //! longer by that. Aggregates are over all children, also those that are not shown. What is left out depends on the rows alone.
+//!
+//! Children behind the one that did not fit are not read, unless an aggregate is over them, or the list has an order that rows do not stand in.
 
 use schemas::change::EntityKey;
 use schemas::entity::{Exceeded, Limits};

@@ -1,0 +1,63 @@
+//! Parents with very many children, of which the document shows a few: what a change of one child costs does not grow with their number.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use joiner::{Config, Engine};
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+use schemas::event::ChangeEvent;
+use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
+use streams::{Batch, Layout};
+use support::{change, config, encode, item, items, lsn, order, orders, plan, read, record};
+
+const LIMITED: &str = "
+entity: order
+table: dbo.orders
+limits: {children: 10}
+many: {items: {table: dbo.items, by: [order_id], fields: [line, price]}}
+";
+
+fn feed(engine: &mut Engine, first: u64, events: &[ChangeEvent]) {
+    let stream = Layout::Shared.stream("p", &orders().name);
+    let numbered = events.iter().zip(first..).map(|(event, n)| (SequenceNumber::from(n), encode(event).into()));
+    engine.events(&Batch { stream, shard: ShardId("0".into()), records: numbered.collect() }).unwrap();
+}
+
+fn tell(engine: &mut Engine, sequence: u64, mut record: ProgressRecord, read: u64) {
+    let stream = Layout::Shared.stream("p", &orders().name);
+    record.positions.entry(stream).or_default().insert(ShardId("0".into()), SequenceNumber::from(read));
+    engine.progress(&Layout::progress_stream("p"), &ShardId("0".into()), &SequenceNumber::from(sequence), record).unwrap();
+    engine.advance().unwrap();
+}
+
+/// The rows that are passed in the database when one of an order's children changes.
+fn cost(definition: &str, children: u64) -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { plans: vec![plan(definition)], threads: 1, ..config(dir.path()) };
+    let mut engine = Engine::open(&config).unwrap();
+    let mut rows = vec![read(orders(), 5, order(1, "new"))];
+    rows.extend((0..children as i64).map(|line| read(items(), 5, item(1, line, 100))));
+    feed(&mut engine, 1, &rows);
+    let counts = [(&orders(), 1), (&items(), children)];
+    tell(&mut engine, 1, record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &counts), children + 1);
+    feed(&mut engine, children + 2, &[change(items(), 6, 1, Some(item(1, 3, 100)), Some(item(1, 3, 200)))]);
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut counters = PerfContext::default();
+    counters.reset();
+    tell(&mut engine, 2, record(Phase::Tail, 5, 6, &[(&items(), 1)]), children + 2);
+    let read = counters.metric(PerfMetric::InternalKeySkippedCount);
+    set_perf_stats(PerfStatsLevel::Disable);
+    assert_eq!(engine.handle().outbox().head().borrow().sequence, 1, "the change is told");
+    read
+}
+
+#[test]
+fn children_that_are_not_shown_are_not_read() {
+    let (some, twice) = (cost(LIMITED, 20_000), cost(LIMITED, 40_000));
+    assert!(some > 0 && twice < some + some / 10, "{some} rows are read of 20000 children, {twice} of 40000");
+    // What the counter tells where all of them are counted in.
+    let summed = format!("{LIMITED}aggregates: {{total: {{sum: items.price}}}}");
+    let all = cost(&summed, 40_000);
+    assert!(all > 2 * twice, "{all} rows are read where all are counted in, {twice} where not");
+}
