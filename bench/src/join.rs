@@ -5,26 +5,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use async_trait::async_trait;
 use clap::Args;
 use joiner::{Config, Handle, Joiner, NamedSink, NullSink};
 use schemas::Lsn;
-use schemas::change::{EntityChange, EntityKey};
-use schemas::entity::{EntityDefinition, EntityInfo};
+use schemas::change::EntityKey;
+use schemas::entity::EntityDefinition;
 use schemas::plan::Plan;
+use sinks::Sink;
 use sinks::postgres::{PostgresConfig, PostgresSink};
-use sinks::{Rejected, Sink};
 use streams::Provider;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::documents::RecordingSink;
+use crate::sink_down::{self, Second, SecondSink};
 use crate::stream::{self, Gated, Published, SOURCE};
 
 /// Longer than any measured thing takes.
 const LIMIT: Duration = Duration::from_secs(600);
 const SINK: &str = "measured";
+const SECOND: &str = "second";
 
 /// What a joining process does.
 #[derive(Debug, Clone, Args)]
@@ -37,9 +38,9 @@ pub(crate) struct JoinArgs {
     /// Writes to this Postgres instead of nowhere.
     #[arg(long, conflicts_with = "record")]
     postgres: Option<String>,
-    /// Has a second sink that cannot be reached.
+    /// Has a second sink, which from its load on can be reached or not.
     #[arg(long)]
-    down: bool,
+    second: Option<Second>,
     /// Writes the documents, batch by batch, to files in this folder.
     #[arg(long)]
     record: Option<PathBuf>,
@@ -62,7 +63,8 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<()> {
     let sink = sink(&args, published.loaded)?;
 
     let started = Instant::now();
-    let (handle, task, stop) = start(state.path(), published.layout, Arc::new(provider), sink, args.down).await?;
+    let second = args.second.map(SecondSink::new);
+    let (handle, task, stop) = start(state.path(), published.layout, Arc::new(provider), sink, second.clone()).await?;
     reach(&handle, published.loaded, &task).await?;
     let load_seconds = started.elapsed().as_secs_f64();
     let written = handle.status().sinks.first().map_or(0, |sink| sink.written);
@@ -77,9 +79,25 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<()> {
         check_probe(&handle, &published)?;
     }
     let entities = handle.status().sinks.first().map_or(0, |sink| sink.written) - written;
+    let state_mb = sink_down::megabytes(state.path())?;
+    let missed = behind(&handle);
+    let started = Instant::now();
+    let told = match &second {
+        Some(second) => {
+            let told = second.told();
+            second.come_back();
+            catch_up(&handle).await?;
+            second.told() - told
+        }
+        None => 0,
+    };
+    let catch_up_seconds = started.elapsed().as_secs_f64();
     stop.cancel();
     task.await??;
-    println!("load_seconds={load_seconds:.4} update_seconds={update_seconds:.4} entities_updated={entities}");
+    println!(
+        "load_seconds={load_seconds:.4} update_seconds={update_seconds:.4} entities_updated={entities} state_mb={state_mb:.1} missed={missed} told={told} \
+         catch_up_seconds={catch_up_seconds:.4}"
+    );
     Ok(())
 }
 
@@ -91,50 +109,19 @@ fn sink(args: &JoinArgs, loaded: Lsn) -> anyhow::Result<Box<dyn Sink>> {
     }
 }
 
-/// Is loaded, and cannot be reached from then on.
-#[derive(Default)]
-struct Down {
-    loaded: bool,
-}
-
-impl Down {
-    fn answer(&self) -> Result<(), sinks::Error> {
-        if self.loaded { Err(sinks::Error::unavailable("down", "connection refused")) } else { Ok(()) }
-    }
-}
-
-#[async_trait]
-impl Sink for Down {
-    async fn prepare(&mut self, _entities: &[EntityInfo]) -> Result<(), sinks::Error> {
-        self.answer()
-    }
-
-    async fn write(&mut self, _changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, sinks::Error> {
-        self.answer()?;
-        self.loaded = frontier.is_some();
-        Ok(Vec::new())
-    }
-
-    async fn end_load(&mut self, _entity: &str, _version: Lsn) -> Result<(), sinks::Error> {
-        Ok(())
-    }
-}
-
 async fn start(
     state: &Path,
     layout: streams::Layout,
     provider: Arc<dyn Provider>,
     sink: Box<dyn Sink>,
-    beside_one_down: bool,
+    second: Option<SecondSink>,
 ) -> anyhow::Result<(Handle, JoinHandle<Result<(), joiner::Error>>, CancellationToken)> {
     let mut config = Config::new(state, vec![plan()?], SOURCE, SOURCE);
     config.layout = layout;
     let joiner = tokio::task::spawn_blocking(move || Joiner::open(config)).await??;
     let (handle, stop) = (joiner.handle(), CancellationToken::new());
     let mut sinks = vec![NamedSink { name: SINK.to_owned(), sink }];
-    if beside_one_down {
-        sinks.push(NamedSink { name: "down".to_owned(), sink: Box::new(Down::default()) });
-    }
+    sinks.extend(second.map(|sink| NamedSink { name: SECOND.to_owned(), sink: Box::new(sink) }));
     let task = tokio::spawn(joiner.run(provider, sinks, stop.clone()));
     Ok((handle, task, stop))
 }
@@ -159,6 +146,22 @@ async fn reach(handle: &Handle, frontier: Lsn, task: &JoinHandle<Result<(), join
             bail!("the joiner did not come to {frontier}: {:?}", handle.status());
         }
     }
+}
+
+/// Entries that the second sink does not hold yet.
+fn behind(handle: &Handle) -> u64 {
+    handle.status().sinks.iter().find(|sink| sink.name == SECOND).map_or(0, |sink| sink.behind)
+}
+
+/// Waits until the second sink holds everything.
+async fn catch_up(handle: &Handle) -> anyhow::Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    let mut poll = tokio::time::interval(Duration::from_millis(1));
+    while behind(handle) > 0 {
+        poll.tick().await;
+        ensure!(Instant::now() < deadline, "the second sink did not catch up: {:?}", handle.status());
+    }
+    Ok(())
 }
 
 /// The state holds what the transactions left.

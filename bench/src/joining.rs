@@ -32,7 +32,7 @@ pub(crate) fn median_run(runs: usize, key: &str, mut run: impl FnMut() -> anyhow
     Ok(measured.swap_remove(runs / 2))
 }
 
-fn path(folder: &Path) -> anyhow::Result<&str> {
+pub(crate) fn path(folder: &Path) -> anyhow::Result<&str> {
     folder.to_str().with_context(|| format!("{} is not UTF-8", folder.display()))
 }
 
@@ -61,18 +61,6 @@ pub(crate) fn against_flink(input: &Input) -> anyhow::Result<Vec<Figure>> {
         println!("Flink is left out: {error:#}");
     }
     Ok(figures)
-}
-
-/// [sink-down]: updates beside a second sink that was loaded and then cannot be reached, against the same without it.
-pub(crate) fn beside_a_sink_that_is_down(input: &Input) -> anyhow::Result<Figure> {
-    let folder = path(&input.folder)?;
-    let run = |more: &[&str]| {
-        median_run(RUNS, "update_seconds", || measure(&mut child(&[&["join", folder, "--updates"], more].concat())?))
-    };
-    let (alone, beside) = (run(&[])?, run(&["--down"])?);
-    let rate = |run: &Measured| run.get("update_seconds").map(|seconds| input.published.changes as f64 / seconds);
-    let figure = Figure::rate("sink-down", "changes/s", rate(&beside)?, "without the sink that is down", Some(rate(&alone)?));
-    Ok(figure.memory(Some(beside.peak_mb), Some(alone.peak_mb)))
 }
 
 fn measure_flink(flink: &Flink, input: &Input, figures: &mut [Figure]) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 //! Everything measured runs in a process of its own (this program as `bench child …`, or the peer's), one after the other, so that its memory and its processor time are its own; a
 //! peer reads the same rows on the same machine in the same run. What is prepared beforehand is not measured: the rows, the streams, the captured changes.
 //! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`encodings`] the reading of events, [`embedded`] the log in a directory, [`mod@archive`] the archive, [`latency`] the whole pipeline, [`kinesis`] the
-//! way through Kinesis, [`sns`] that into a topic, [`sql`] that into MySQL and SQLite.
+//! way through Kinesis, [`sns`] that into a topic, [`sink_down`] what a second sink costs, [`sql`] that into MySQL and SQLite.
 
 mod archive;
 mod decoding;
@@ -22,6 +22,7 @@ mod peers;
 mod process;
 mod results;
 mod rows;
+mod sink_down;
 mod sns;
 mod sql;
 mod standin;
@@ -200,7 +201,7 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
     for (nth, &scale) in cli.scales.iter().enumerate() {
         let flink = cli.wants(&["first-load-vs-flink", "updates-vs-flink"]);
         let postgres = nth == 0 && cli.wants(&["postgres-vs-copy", "postgres-updates-vs-copy"]);
-        let down = nth == 0 && cli.wants(&["sink-down"]);
+        let down = nth == 0 && cli.wants(&["one-sink-more", "sink-down"]);
         if !flink && !postgres && !down {
             continue;
         }
@@ -214,7 +215,7 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
                 figures.extend(joining::against_flink(&input)?);
             }
             if down {
-                figures.push(joining::beside_a_sink_that_is_down(&input)?);
+                figures.extend(sink_down::figures(&input)?);
             }
             if postgres {
                 figures.extend(joining::against_copy(&input)?);
