@@ -248,12 +248,11 @@ impl FanOuts {
         let (since, complete) = at;
         let store = before.store;
         let family = store.family(Family::Walks)?;
-        let mut number = self.queue.last_key_value().map_or(0, |(last, _)| last + 1);
-        for (walk, lazy) in walks {
+        let next = self.queue.last_key_value().map_or(0, |(last, _)| last + 1);
+        for (number, (walk, lazy)) in (next..).zip(walks) {
             let waiting = Waiting { walk, lazy, since, before: complete };
             batch.put_cf(family, number.to_be_bytes(), waiting.encode(before.catalog));
             self.queue.insert(number, waiting);
-            number += 1;
         }
         if self.is_empty() {
             return Ok(());
