@@ -22,6 +22,8 @@ use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 
+use tokio::task::JoinHandle;
+
 use crate::{Error, Held, Operator};
 
 pub(crate) mod cells;
@@ -138,6 +140,33 @@ pub(crate) fn said(info: &EntityInfo, plan: &Plan) -> Vec<String> {
         said.push(format!("{} will be loaded anew, to fill what is new there", info.name));
     }
     said
+}
+
+/// Indexes that are being made beside what the sink writes. It ends with the sink, though a server may finish what it has begun.
+#[derive(Default)]
+pub(crate) struct Indexing(Option<JoinHandle<()>>);
+
+impl Indexing {
+    /// Nothing happens while an earlier one goes on: what is missing then is found by the next `prepare`.
+    pub(crate) fn begin(&mut self, target: &str, making: impl Future<Output = Result<(), Error>> + Send + 'static) {
+        if self.0.as_ref().is_some_and(|earlier| !earlier.is_finished()) {
+            return;
+        }
+        let target = target.to_owned();
+        self.0 = Some(tokio::spawn(async move {
+            if let Err(error) = making.await {
+                tracing::warn!(target, %error, "not all indexes could be made; they are tried again at the next start");
+            }
+        }));
+    }
+}
+
+impl Drop for Indexing {
+    fn drop(&mut self) {
+        if let Some(making) = &self.0 {
+            making.abort();
+        }
+    }
 }
 
 /// The latest commit time in a batch, from which the age of tombstones is told.

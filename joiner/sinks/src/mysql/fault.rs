@@ -16,6 +16,11 @@ pub(super) fn is_about_data(error: &sqlx::Error) -> bool {
     )
 }
 
+/// The server has taken back the whole transaction, so that another could go on.
+pub(super) fn is_deadlock(error: &sqlx::Error) -> bool {
+    number(error) == Some(1213)
+}
+
 pub(super) fn describe(error: &sqlx::Error) -> String {
     match (number(error), error.as_database_error()) {
         (Some(number), Some(database)) => format!("{} [{number}]", database.message()),

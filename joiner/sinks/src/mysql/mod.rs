@@ -18,7 +18,6 @@
 //! What is no JSON is found before it is sent, as is a change that is larger than `max_allowed_packet`, for which the server would end the connection. Rows that are refused for another reason (a constraint or trigger of
 //! the table's owner) are singled out by halving the batch's groups behind savepoints, and answered as [`Rejected`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ use sqlx::{Connection, Row};
 
 use crate::sql::kind::Dialect;
 use crate::sql::shape::{Row as Written, Shapes};
-use crate::sql::{self, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS};
+use crate::sql::{self, Indexing, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS};
 use crate::{Checked, Error, Held, Rejected, Sink, Tables, UrlSource, check};
 
 mod connect;
@@ -110,9 +109,11 @@ pub struct MysqlSink {
     /// One for each connection; none before [`Sink::prepare`] and after an error.
     writers: Vec<Writer>,
     shapes: Arc<Shapes>,
-    /// Statements that make the indexes which are to be made when the load of their entity has ended.
-    indexes: HashMap<Arc<str>, Vec<String>>,
-    loading: bool,
+    /// Statements that make the indexes which are to be made behind the load.
+    indexes: Vec<String>,
+    indexing: Indexing,
+    /// While a load goes on, the entities of which all has been written.
+    loaded: Option<Vec<String>>,
     writes_since_purge: u32,
     newest_ms: i64,
 }
@@ -126,8 +127,18 @@ impl MysqlSink {
             return Err(Error::misconfigured(format!("sink {}", config.name), message, remedy));
         }
         let shapes = Arc::new(Shapes::none(Dialect::Mysql));
-        let indexes = HashMap::new();
-        Ok(Self { config, connector, writers: Vec::new(), shapes, indexes, loading: false, writes_since_purge: 0, newest_ms: 0 })
+        let (indexes, indexing) = (Vec::new(), Indexing::default());
+        Ok(Self {
+            config,
+            connector,
+            writers: Vec::new(),
+            shapes,
+            indexes,
+            indexing,
+            loaded: None,
+            writes_since_purge: 0,
+            newest_ms: 0,
+        })
     }
 
     fn shapes(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
@@ -145,6 +156,18 @@ impl MysqlSink {
             return Err(Error::unavailable(self.target(), "not connected"));
         }
         Ok(writers)
+    }
+
+    fn begin_indexing(&mut self) {
+        let statements = std::mem::take(&mut self.indexes);
+        if statements.is_empty() {
+            return;
+        }
+        let connector = self.connector.clone();
+        self.indexing.begin(&self.connector.target, async move {
+            let mut connection = connector.connect().await?;
+            tables::make_indexes(&mut connection, &connector.target, &statements).await
+        });
     }
 
     /// Writes on as many connections as it is worth, and waits for all.
@@ -167,8 +190,11 @@ impl MysqlSink {
         }
         self.writes_since_purge += 1;
         let purge_before_ms = (self.writes_since_purge >= PURGE_EVERY_WRITES).then_some(self.newest_ms - TOMBSTONE_RETENTION_MS);
-        let rejected = writers[0].write(rows, Ending { frontier, purge_before_ms, filled: self.loading }).await?;
-        self.loading = false;
+        let filled = self.loaded.as_deref().unwrap_or_default();
+        let rejected = writers[0].write(rows, Ending { frontier, purge_before_ms, filled }).await?;
+        if self.loaded.take().is_some() {
+            self.begin_indexing();
+        }
         if purge_before_ms.is_some() {
             self.writes_since_purge = 0;
         }
@@ -180,7 +206,7 @@ impl MysqlSink {
 impl Sink for MysqlSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
         self.writers.clear();
-        self.loading = false;
+        self.loaded = None;
         self.connector = Connector::new(&self.config)?;
         let shapes = self.shapes(entities)?;
         self.connector.migrate().await?;
@@ -193,17 +219,14 @@ impl Sink for MysqlSink {
         let mut writers = try_join_all(preparing).await.map_err(failed)?;
         // Where a load is to come, indexes are made behind it.
         if writers[0].frontier().await.map_err(failed)?.is_some() {
-            for statements in self.indexes.values() {
-                writers[0].make_indexes(statements).await.map_err(failed)?;
-            }
-            self.indexes.clear();
+            self.begin_indexing();
         }
         self.writers = writers;
         Ok(())
     }
 
     async fn begin_load(&mut self) -> Result<(), Error> {
-        self.loading = true;
+        self.loaded = Some(Vec::new());
         Ok(())
     }
 
@@ -227,9 +250,7 @@ impl Sink for MysqlSink {
         // Vanished rows of a large table take as long as they take: no limit here.
         let removed = writers[0].remove_vanished(entity, version).await;
         removed.map_err(|error| classify(self.target(), &error))?;
-        if let Some(statements) = self.indexes.remove(entity) {
-            writers[0].make_indexes(&statements).await.map_err(|error| classify(self.target(), &error))?;
-        }
+        self.loaded.iter_mut().for_each(|loaded| loaded.push(entity.to_owned()));
         self.writers = writers;
         Ok(())
     }

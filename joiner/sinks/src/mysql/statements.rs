@@ -192,9 +192,10 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Notes that every column and child has been filled.
-    pub(super) async fn filled(&mut self) -> Result<(), Error> {
-        self.run("UPDATE _tributary_shape SET filled = 1 WHERE NOT filled").await
+    /// Notes that every column and child of this entity has been filled.
+    pub(super) async fn filled(&mut self, entity: &str) -> Result<(), Error> {
+        let statement = "UPDATE _tributary_shape SET filled = 1 WHERE NOT filled AND entity = ?";
+        sqlx::query(statement).bind(entity).execute(&mut *self.transaction).await.map(|_| ())
     }
 
     pub(super) async fn frontier(&mut self, frontier: Lsn) -> Result<(), Error> {

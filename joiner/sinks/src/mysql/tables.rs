@@ -4,7 +4,6 @@
 //! there from now on, and whether something is to be filled. Cut short anywhere, the next look finds what is there, and goes on. Two that start at once take turns by a lock of the server.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use schemas::entity::EntityInfo;
 use sqlx::mysql::MySqlConnection;
@@ -20,27 +19,27 @@ use crate::sql::{self, check_name};
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('tributary.', LEFT(database(), 50)), 30)";
 const UNLOCK: &str = "SELECT RELEASE_LOCK(CONCAT('tributary.', LEFT(database(), 50)))";
 
-/// Makes and changes what has to be. Answers the statements that make the missing indexes, by entity. The lock goes with the connection, should this fail.
+/// Makes and changes what has to be. Answers the statements that make the missing indexes. The lock goes with the connection, should this fail, and so does the short patience with others who hold a table.
 pub(super) async fn ensure(
     connection: &mut MySqlConnection,
     target: &str,
     shapes: &Shapes,
     entities: &[EntityInfo],
-) -> Result<HashMap<Arc<str>, Vec<String>>, Error> {
+) -> Result<Vec<String>, Error> {
     let failed = |error| classify(target, &error);
     let locked = sqlx::query(LOCK).fetch_one(&mut *connection).await.map_err(failed)?;
     if locked.get::<Option<i64>, _>(0) != Some(1) {
         return Err(Error::unavailable(target, "another Tributary is changing its tables"));
     }
-    let mut indexes = HashMap::new();
+    sqlx::query("SET SESSION lock_wait_timeout = 5").execute(&mut *connection).await.map_err(failed)?;
+    let mut indexes = Vec::new();
     for (info, version, plan) in plans(connection, target, shapes, entities).await? {
         apply(connection, &info, version, &plan, target).await?;
         let floor = sqlx::query("INSERT IGNORE INTO _tributary_floor (entity, lsn) VALUES (?, '')").bind(&*info.name);
         floor.execute(&mut *connection).await.map_err(failed)?;
-        if !plan.indexes.is_empty() {
-            indexes.insert(info.name, plan.indexes);
-        }
+        indexes.extend(plan.indexes);
     }
+    sqlx::query("SET SESSION lock_wait_timeout = DEFAULT").execute(&mut *connection).await.map_err(failed)?;
     sqlx::query(UNLOCK).fetch_one(connection).await.map_err(failed)?;
     Ok(indexes)
 }
@@ -100,6 +99,14 @@ async fn plans(
     let failed = |error| classify(target, &error);
     let found = found(connection).await.map_err(failed)?;
     let recorded = recorded(connection, target, found.contains_key("_tributary_shape")).await?;
+    for info in entities {
+        let shape = shapes.of(&info.name);
+        let known = recorded.get(&*info.name).into_iter().flat_map(|(_, recorded)| recorded.children());
+        let children = shape.children.iter().map(|child| &child.table.name).chain(known);
+        for name in std::iter::once(&shape.table.name).chain(children).filter(|name| !found.contains_key(*name)) {
+            missing(connection, target, name).await?;
+        }
+    }
     let mut plans = Vec::with_capacity(entities.len());
     for info in entities {
         check_name(target, &info.name)?;
@@ -138,24 +145,34 @@ async fn found(connection: &mut MySqlConnection) -> Result<BTreeMap<String, Foun
     let indexes = "SELECT DISTINCT CAST(table_name AS CHAR), CAST(index_name AS CHAR) FROM information_schema.statistics \
                    WHERE table_schema = database() AND LEFT(index_name, CHAR_LENGTH(?)) = ?";
     for row in sqlx::query(indexes).bind(INDEX_PREFIX).bind(INDEX_PREFIX).fetch_all(connection).await? {
-        tables.entry(row.get(0)).or_default().indexes.push(row.get(1));
+        if let Some(table) = tables.get_mut(row.get::<&str, _>(0)) {
+            table.indexes.push(row.get(1));
+        }
     }
     Ok(tables)
 }
 
+/// Makes sure that a table is not there: the catalog leaves out one that is being altered for a moment, and who took it for gone would load everything anew.
+async fn missing(connection: &mut MySqlConnection, target: &str, name: &str) -> Result<(), Error> {
+    let ask = format!("SELECT 1 FROM {} LIMIT 0", sql::quote_in(Dialect::Mysql, name));
+    match sqlx::query(AssertSqlSafe(ask)).execute(connection).await {
+        Ok(_) => Err(Error::unavailable(target, format!("the table {name:?} is being altered"))),
+        Err(error) if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42S02") => Ok(()),
+        Err(error) => Err(classify(target, &error)),
+    }
+}
+
 /// Each by itself; InnoDB makes them while others read and write. An index that the rows do not allow is left out and said, because the rows count for more.
-pub(super) async fn make_indexes(connection: &mut MySqlConnection, statements: &[String]) -> Result<(), sqlx::Error> {
+pub(super) async fn make_indexes(connection: &mut MySqlConnection, target: &str, statements: &[String]) -> Result<(), Error> {
     for statement in statements {
-        tracing::info!(statement, "an index is made");
+        tracing::info!(target, statement, "an index of the sink is made");
         match sqlx::query(AssertSqlSafe(statement.as_str())).execute(&mut *connection).await {
             Err(error) if is_about_data(&error) => {
-                tracing::warn!(
-                    statement,
-                    error = describe(&error),
-                    "the index cannot be made, and is tried again at the next start"
-                );
+                tracing::warn!(target, statement, error = describe(&error), "the rows do not allow this index");
             }
-            made => drop(made?),
+            made => {
+                made.map_err(|error| classify(target, &error))?;
+            }
         }
     }
     Ok(())

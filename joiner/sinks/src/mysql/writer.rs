@@ -6,15 +6,17 @@ use schemas::Lsn;
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection, Error, Row};
 
-use super::fault::{describe, is_about_data};
+use super::fault::{describe, is_about_data, is_deadlock};
 use super::statements::Batch;
-use super::tables;
 use crate::Rejected;
 use crate::sql;
 use crate::sql::shape::{Row as Written, Shape, Shapes};
 
 /// Rows that vanish in one transaction: a large one holds the server's undo log up.
 const VANISHED_ROWS: u64 = 10_000;
+
+/// A transaction that meets so many deadlocks in a row fails.
+const MOST_DEADLOCKS: u32 = 20;
 
 pub(super) struct Writer {
     connection: MySqlConnection,
@@ -24,12 +26,12 @@ pub(super) struct Writer {
 
 /// What ends a transaction, beside the rows.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Ending {
+pub(super) struct Ending<'e> {
     pub(super) frontier: Option<Lsn>,
     /// Tombstones that are older and no longer needed are dropped.
     pub(super) purge_before_ms: Option<i64>,
-    /// A load ends: all columns and children have been filled.
-    pub(super) filled: bool,
+    /// The entities that have been loaded: their columns and children are filled.
+    pub(super) filled: &'e [String],
 }
 
 impl Writer {
@@ -46,26 +48,31 @@ impl Writer {
 
     /// What the database says that it holds; nothing while something in it has not been filled.
     pub(super) async fn frontier(&mut self) -> Result<Option<String>, Error> {
-        let frontier = "SELECT CASE WHEN EXISTS (SELECT 1 FROM _tributary_shape WHERE NOT filled) THEN NULL \
-                        ELSE (SELECT min(lsn) FROM _tributary_frontier) END";
-        sqlx::query(frontier).fetch_one(&mut self.connection).await?.try_get(0)
+        let unfilled = "SELECT DISTINCT entity FROM _tributary_shape WHERE NOT filled";
+        let unfilled = sqlx::query(unfilled).fetch_all(&mut self.connection).await?;
+        if unfilled.iter().any(|row| self.shapes.has(row.get(0))) {
+            return Ok(None);
+        }
+        sqlx::query("SELECT min(lsn) FROM _tributary_frontier").fetch_one(&mut self.connection).await?.try_get(0)
     }
 
-    /// Makes indexes that are missing.
-    pub(super) async fn make_indexes(&mut self, statements: &[String]) -> Result<(), Error> {
-        tables::make_indexes(&mut self.connection, statements).await
-    }
-
-    /// One transaction. Changes that the database refuses for what they say are found and left out.
-    pub(super) async fn write(&mut self, rows: &[Written<'_>], ending: Ending) -> Result<Vec<Rejected>, Error> {
-        match self.write_once(rows, ending, false).await {
-            Err(error) if is_about_data(&error) => self.write_once(rows, ending, true).await,
-            written => written,
+    /// One transaction, done again where it met another's locks in the wrong order: parts of a load that are written side by side do, in the indexes of children. Changes that the database refuses for what they say are found and left out.
+    pub(super) async fn write(&mut self, rows: &[Written<'_>], ending: Ending<'_>) -> Result<Vec<Rejected>, Error> {
+        let mut deadlocks = 0;
+        loop {
+            let written = match self.write_once(rows, ending, false).await {
+                Err(error) if is_about_data(&error) => self.write_once(rows, ending, true).await,
+                written => written,
+            };
+            match written {
+                Err(error) if is_deadlock(&error) && deadlocks < MOST_DEADLOCKS => deadlocks += 1,
+                written => return written,
+            }
         }
     }
 
     /// With `singling_out`, rows that the database refuses are set aside instead of failing the transaction.
-    async fn write_once(&mut self, rows: &[Written<'_>], ending: Ending, singling_out: bool) -> Result<Vec<Rejected>, Error> {
+    async fn write_once(&mut self, rows: &[Written<'_>], ending: Ending<'_>, singling_out: bool) -> Result<Vec<Rejected>, Error> {
         let mut batch = Batch { transaction: self.connection.begin().await? };
         let mut rejected = Vec::new();
         for (entity, group) in sql::group(rows) {
@@ -82,8 +89,8 @@ impl Writer {
         if let Some(frontier) = ending.frontier {
             batch.frontier(frontier).await?;
         }
-        if ending.filled {
-            batch.filled().await?;
+        for entity in ending.filled {
+            batch.filled(entity).await?;
         }
         if let Some(before_ms) = ending.purge_before_ms {
             batch.purge(before_ms).await?;

@@ -26,7 +26,6 @@
 //! every document anyhow, so it is the first to: only when it has refused a batch do we read the documents ourselves, to say what is wrong with which. If that finds
 //! nothing, the batch's groups are halved behind savepoints until the culprits stand alone. These are answered as [`Rejected`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +38,7 @@ use serde::Deserialize;
 
 use crate::sql::kind::Dialect;
 use crate::sql::shape::{Row, Shapes};
-use crate::sql::{self, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS};
+use crate::sql::{self, Indexing, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS};
 use crate::{Checked, Error, Held, Rejected, Sink, Tables, UrlSource, check};
 
 mod binary;
@@ -132,9 +131,11 @@ pub struct PostgresSink {
     /// One for each connection; none before [`Sink::prepare`] and after an error.
     writers: Vec<Writer>,
     shapes: Arc<Shapes>,
-    /// Statements that make the indexes which are to be made when the load of their entity has ended.
-    indexes: HashMap<Arc<str>, Vec<String>>,
-    loading: bool,
+    /// Statements that make the indexes which are to be made behind the load.
+    indexes: Vec<String>,
+    indexing: Indexing,
+    /// While a load goes on, the entities of which all has been written.
+    loaded: Option<Vec<String>>,
     writes_since_purge: u32,
     newest_ms: i64,
 }
@@ -151,8 +152,18 @@ impl PostgresSink {
             ));
         }
         let shapes = Arc::new(Shapes::none(Dialect::Postgres));
-        let indexes = HashMap::new();
-        Ok(Self { config, connector, writers: Vec::new(), shapes, indexes, loading: false, writes_since_purge: 0, newest_ms: 0 })
+        let (indexes, indexing) = (Vec::new(), Indexing::default());
+        Ok(Self {
+            config,
+            connector,
+            writers: Vec::new(),
+            shapes,
+            indexes,
+            indexing,
+            loaded: None,
+            writes_since_purge: 0,
+            newest_ms: 0,
+        })
     }
 
     fn target(&self) -> &str {
@@ -166,6 +177,18 @@ impl PostgresSink {
             return Err(Error::unavailable(self.target(), "not connected"));
         }
         Ok(writers)
+    }
+
+    fn begin_indexing(&mut self) {
+        let statements = std::mem::take(&mut self.indexes);
+        if statements.is_empty() {
+            return;
+        }
+        let (connector, schema) = (self.connector.clone(), self.config.schema.clone());
+        self.indexing.begin(&self.connector.target, async move {
+            let client = connector.connect(&schema, 0).await?;
+            tables::make_indexes(&client, &connector.target, &statements).await
+        });
     }
 
     /// Writes on as many connections as it is worth, and waits for all.
@@ -186,14 +209,16 @@ impl PostgresSink {
         if frontier.is_none() {
             return self.write_parts(writers, rows).await;
         }
-        if self.loading {
+        if self.loaded.is_some() {
             try_join_all(writers.iter_mut().map(Writer::end_load)).await?;
         }
         self.writes_since_purge += 1;
         let purge_before_ms = (self.writes_since_purge >= PURGE_EVERY_WRITES).then_some(self.newest_ms - TOMBSTONE_RETENTION_MS);
-        let ending = Ending { frontier, purge_before_ms, filled: self.loading };
-        let rejected = writers[0].write_guarded(rows, ending).await?;
-        self.loading = false;
+        let filled = self.loaded.as_deref().unwrap_or_default();
+        let rejected = writers[0].write_guarded(rows, Ending { frontier, purge_before_ms, filled }).await?;
+        if self.loaded.take().is_some() {
+            self.begin_indexing();
+        }
         if purge_before_ms.is_some() {
             self.writes_since_purge = 0;
         }
@@ -205,7 +230,7 @@ impl PostgresSink {
 impl Sink for PostgresSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
         self.writers.clear();
-        self.loading = false;
+        self.loaded = None;
         self.connector = Connector::new(&self.config)?;
         let shapes = self.config.shapes(entities)?;
         self.connector.migrate(&self.config.schema).await?;
@@ -218,10 +243,7 @@ impl Sink for PostgresSink {
         let mut writers = try_join_all(preparing).await.map_err(failed)?;
         // Where a load is to come, indexes are made behind it.
         if writers[0].frontier().await.map_err(failed)?.is_some() {
-            for statements in self.indexes.values() {
-                writers[0].make_indexes(statements).await.map_err(failed)?;
-            }
-            self.indexes.clear();
+            self.begin_indexing();
         }
         self.writers = writers;
         Ok(())
@@ -231,7 +253,7 @@ impl Sink for PostgresSink {
         let mut writers = self.take_writers()?;
         let beginning = try_join_all(writers.iter_mut().map(Writer::begin_load)).await;
         beginning.map_err(|error| classify(self.target(), &error))?;
-        self.loading = true;
+        self.loaded = Some(Vec::new());
         self.writers = writers;
         Ok(())
     }
@@ -286,9 +308,7 @@ impl Sink for PostgresSink {
         // Vanished rows of a large table take as long as they take: no limit here.
         let removed = writers[0].remove_vanished(entity, version).await;
         removed.map_err(|error| classify(self.target(), &error))?;
-        if let Some(statements) = self.indexes.remove(entity) {
-            writers[0].make_indexes(&statements).await.map_err(|error| classify(self.target(), &error))?;
-        }
+        self.loaded.iter_mut().for_each(|loaded| loaded.push(entity.to_owned()));
         self.writers = writers;
         Ok(())
     }

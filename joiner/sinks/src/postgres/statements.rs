@@ -282,9 +282,10 @@ impl<'a> Batch<'a> {
         self.later(mark.to_owned(), vec![Box::new(entity), Box::new(keys), Box::new(versions), Box::new(times)]).await
     }
 
-    /// Notes that every column and child has been filled.
-    pub(super) async fn filled(&mut self) -> Result<(), Error> {
-        self.later("UPDATE _tributary_shape SET filled = true WHERE NOT filled".to_owned(), Vec::new()).await
+    /// Notes that every column and child of these entities has been filled.
+    pub(super) async fn filled(&mut self, entities: &'a [String]) -> Result<(), Error> {
+        let statement = "UPDATE _tributary_shape SET filled = true WHERE NOT filled AND entity = ANY($1)";
+        self.later(statement.to_owned(), vec![Box::new(entities)]).await
     }
 
     pub(super) async fn frontier(&mut self, frontier: Lsn) -> Result<(), Error> {

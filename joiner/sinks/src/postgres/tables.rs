@@ -1,11 +1,10 @@
 //! The entities' tables: what the catalog says of them, and bringing them to what is wanted.
 //!
 //! All tables are looked at and changed in one transaction, under a lock of the schema, so that two that start at once do it one after the other, and a change that fails leaves nothing half done. A lock that others hold on a
-//! table is waited for shortly and then later again, because everybody else would wait behind us meanwhile. Indexes are made concurrently, which holds up nobody, and so outside of it; one that was cut short is found
+//! table is waited for shortly and then later again, because everybody else would wait behind us meanwhile. Indexes are made concurrently, which holds up nobody, on a connection of their own; one that was cut short is found
 //! invalid, dropped, and made again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 use schemas::entity::EntityInfo;
 use tokio_postgres::{Client, GenericClient};
@@ -20,18 +19,18 @@ use crate::sql::{self, check_name};
 const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '5s'";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '/_tributary_shape', 0))";
 
-/// Makes and changes what has to be. Answers the statements that make the missing indexes, by entity.
+/// Makes and changes what has to be. Answers the statements that make the missing indexes.
 pub(super) async fn ensure(
     client: &mut Client,
     target: &str,
     schema: &str,
     shapes: &Shapes,
     entities: &[EntityInfo],
-) -> Result<HashMap<Arc<str>, Vec<String>>, Error> {
+) -> Result<Vec<String>, Error> {
     let failed = |error| classify(target, &error);
     let transaction = client.transaction().await.map_err(failed)?;
     transaction.batch_execute(&format!("{LOCK_LIMIT}; {LOCK}")).await.map_err(failed)?;
-    let mut indexes = HashMap::new();
+    let mut indexes = Vec::new();
     for (info, version, plan) in plans(&transaction, target, schema, shapes, entities).await? {
         if plan.creates {
             // What the frontier says of this entity, if there is one, is not so.
@@ -51,9 +50,7 @@ pub(super) async fn ensure(
             let unfilled = "UPDATE _tributary_shape SET filled = false WHERE entity = $1 AND version = $2";
             transaction.execute(unfilled, &[&&*info.name, &version]).await.map_err(failed)?;
         }
-        if !plan.indexes.is_empty() {
-            indexes.insert(info.name.clone(), plan.indexes);
-        }
+        indexes.extend(plan.indexes);
     }
     transaction.commit().await.map_err(failed)?;
     Ok(indexes)
@@ -143,19 +140,15 @@ async fn found(
     Ok(tables)
 }
 
-/// Each by itself. An index that the rows do not allow (a text that is too long for it) is left out and said, because the rows count for more.
-pub(super) async fn make_indexes(client: &Client, statements: &[String]) -> Result<(), tokio_postgres::Error> {
+/// Each by itself, waiting as long as it takes. An index that the rows do not allow (a text that is too long for it) is left out and said, because the rows count for more.
+pub(super) async fn make_indexes(client: &Client, target: &str, statements: &[String]) -> Result<(), Error> {
     for statement in statements {
-        tracing::info!(statement, "an index is made");
+        tracing::info!(target, statement, "an index of the sink is made");
         match client.batch_execute(statement).await {
             Err(error) if is_about_data(&error) => {
-                tracing::warn!(
-                    statement,
-                    error = describe(&error),
-                    "the index cannot be made, and is tried again at the next start"
-                );
+                tracing::warn!(target, statement, error = describe(&error), "the rows do not allow this index");
             }
-            made => made?,
+            made => made.map_err(|error| classify(target, &error))?,
         }
     }
     Ok(())

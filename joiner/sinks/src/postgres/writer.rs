@@ -9,7 +9,6 @@ use tokio_postgres::{Client, Error};
 
 use super::fault::is_about_data;
 use super::statements::{self, Batch, Statements};
-use super::tables;
 use crate::sql;
 use crate::sql::shape::{Row, Shapes};
 use crate::{Rejected, check};
@@ -25,12 +24,12 @@ pub(super) struct Writer {
 
 /// What ends a transaction, beside the rows.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Ending {
+pub(super) struct Ending<'e> {
     pub(super) frontier: Option<Lsn>,
     /// Tombstones that are older and no longer needed are dropped.
     pub(super) purge_before_ms: Option<i64>,
-    /// A load ends: all columns and children have been filled.
-    pub(super) filled: bool,
+    /// The entities that have been loaded: their columns and children are filled.
+    pub(super) filled: &'e [String],
 }
 
 impl Writer {
@@ -42,14 +41,10 @@ impl Writer {
 
     /// What the database says that it holds; nothing while something in it has not been filled.
     pub(super) async fn frontier(&mut self) -> Result<Option<String>, Error> {
-        let frontier = "SELECT CASE WHEN EXISTS (SELECT 1 FROM _tributary_shape WHERE NOT filled) THEN NULL \
+        let frontier = "SELECT CASE WHEN EXISTS (SELECT 1 FROM _tributary_shape WHERE NOT filled AND entity = ANY($1)) THEN NULL \
                         ELSE (SELECT min(lsn) FROM _tributary_frontier) END";
-        self.client.query_one(frontier, &[]).await?.try_get(0)
-    }
-
-    /// Makes indexes that are missing.
-    pub(super) async fn make_indexes(&mut self, statements: &[String]) -> Result<(), Error> {
-        tables::make_indexes(&self.client, statements).await
+        let entities: Vec<&str> = self.shapes.all().map(|shape| shape.table.name.as_str()).collect();
+        self.client.query_one(frontier, &[&entities]).await?.try_get(0)
     }
 
     /// From now on documents of a load are written.
@@ -103,7 +98,7 @@ impl Writer {
     }
 
     /// One transaction: writes what is newer than what is there. Changes that the database refuses for what they say are found and left out.
-    pub(super) async fn write_guarded(&mut self, rows: &[Row<'_>], ending: Ending) -> Result<Vec<Rejected>, Error> {
+    pub(super) async fn write_guarded(&mut self, rows: &[Row<'_>], ending: Ending<'_>) -> Result<Vec<Rejected>, Error> {
         match self.write_once(rows, ending, false).await {
             Err(error) if is_about_data(&error) => {}
             written => return written,
@@ -124,7 +119,7 @@ impl Writer {
     }
 
     /// With `singling_out`, rows that the database refuses are set aside instead of failing the transaction.
-    async fn write_once(&mut self, rows: &[Row<'_>], ending: Ending, singling_out: bool) -> Result<Vec<Rejected>, Error> {
+    async fn write_once(&mut self, rows: &[Row<'_>], ending: Ending<'_>, singling_out: bool) -> Result<Vec<Rejected>, Error> {
         let groups = sql::group(rows);
         let transaction = self.client.transaction().await?;
         let mut batch = Batch::new(&transaction, &mut self.statements);
@@ -142,8 +137,8 @@ impl Writer {
         if let Some(frontier) = ending.frontier {
             batch.frontier(frontier).await?;
         }
-        if ending.filled {
-            batch.filled().await?;
+        if !ending.filled.is_empty() {
+            batch.filled(ending.filled).await?;
         }
         batch.send().await?;
         drop(batch);

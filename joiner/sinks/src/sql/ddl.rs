@@ -10,7 +10,8 @@
 //! of the load notes that all is filled.
 //!
 //! # Indexes
-//! They are made when the table is full: at the end of the load where there is to be one, else at once. In their names is what they are over, so an index of another definition is another index.
+//! They are made when the table is full: behind the load where there is to be one, else at once, on a connection of their own where the database can (`Indexing`), so that nothing waits for them. In their names is what they are
+//! over, so an index of another definition is another index.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +54,7 @@ pub(crate) struct Found {
     pub(crate) columns: Vec<FoundColumn>,
     /// The names of its indexes that can be used.
     pub(crate) indexes: Vec<String>,
-    /// The names of those that were cut short while they were made.
+    /// The names of those that are being made, or were cut short.
     pub(crate) broken_indexes: Vec<String>,
 }
 
@@ -77,13 +78,12 @@ pub(crate) struct Plan {
     pub(crate) record: Option<Recorded>,
     /// What may be there while it is being done, for databases that cannot do it all at once: what was, and beside it what comes.
     pub(crate) meanwhile: Recorded,
-    /// Statements that make the missing indexes: each by itself, outside of a transaction.
+    /// Statements that make the missing indexes, after dropping what is left of earlier attempts: each by itself, outside of a transaction.
     pub(crate) indexes: Vec<String>,
 }
 
 impl Plan {
     /// All that it would do, in words that a person can read.
-    #[must_use]
     pub(crate) fn described(&self) -> impl Iterator<Item = &String> {
         self.statements.iter().chain(&self.indexes)
     }
@@ -360,6 +360,9 @@ impl Planner<'_> {
     /// Drops our indexes that are not wanted, or are over columns that go; lists the missing ones.
     fn indexes(&mut self, table: &TableShape, found: &Found, dropped: &[String]) {
         let name = self.quote(&table.name);
+        for broken in &found.broken_indexes {
+            self.plan.indexes.push(format!("DROP INDEX CONCURRENTLY IF EXISTS {}", self.quote(broken)));
+        }
         let mut wanted = Vec::new();
         for columns in &table.indexes {
             let over = self.over(table, columns);
@@ -378,7 +381,7 @@ impl Planner<'_> {
             }
         }
         let unwanted = found.indexes.iter().filter(|index| index.starts_with(INDEX_PREFIX) && !wanted.contains(index));
-        for index in unwanted.chain(&found.broken_indexes) {
+        for index in unwanted {
             let index = self.quote(index);
             self.run(match self.dialect {
                 Dialect::Mysql => format!("ALTER TABLE {name} DROP INDEX {index}"),
@@ -410,8 +413,8 @@ impl Planner<'_> {
                     Kind::Text(Some(limit)) | Kind::Bytes(Some(limit)) => usize::from(limit),
                     _ => usize::MAX,
                 };
-                let room = room.min(191).min(limit);
-                format!("{}({room})", self.quote(name))
+                let room = room.min(191);
+                if limit <= room { self.quote(name) } else { format!("{}({room})", self.quote(name)) }
             }
             _ => self.quote(name),
         };
@@ -436,4 +439,106 @@ fn plain_type(dialect: Dialect, name: &str) -> String {
 pub(crate) fn same_type(dialect: Dialect, wanted: &str, found: &str) -> bool {
     let found = plain_type(dialect, found);
     found.eq_ignore_ascii_case(wanted) || dialect == Dialect::Mysql && wanted == "json" && found == "longtext"
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::super::shape::{Shapes, Tables};
+    use super::*;
+
+    fn order() -> EntityInfo {
+        let item = json!({"type": "object", "properties": {"sku": {"type": "string", "x-sql-type": "varchar(9)"}}});
+        let schema = json!({"type": "object", "properties": {
+            "id": {"type": "integer", "x-sql-type": "int"}, "name": {"type": "string", "x-sql-type": "nvarchar(20)"},
+            "text": {"type": "string", "x-sql-type": "nvarchar(max)"}, "items": {"type": "array", "items": item}}});
+        EntityInfo { name: "order".into(), key: Vec::new(), document_schema: schema }
+    }
+
+    fn shape(dialect: Dialect, yaml: &str) -> std::sync::Arc<Shape> {
+        let tables: Tables = serde_yaml_ng::from_str(yaml).unwrap();
+        Shapes::resolve("sink s", dialect, &tables, &[order()]).unwrap().of("order")
+    }
+
+    fn table(columns: &[(&str, &str)]) -> Found {
+        let column = |(name, type_name): &(&str, &str)| FoundColumn {
+            name: (*name).to_owned(),
+            type_name: (*type_name).to_owned(),
+            required: true,
+        };
+        Found { columns: columns.iter().map(column).collect(), ..Found::default() }
+    }
+
+    const BASE_OF_MARIADB: [(&str, &str); 4] =
+        [("key", "varbinary(2000)"), ("version", "char(22)"), ("commit_time_ms", "bigint(20)"), ("document", "longtext")];
+
+    /// MySQL can do one statement at a time: wherever it was cut short, the next look finds the way on.
+    #[test]
+    fn a_change_that_was_cut_short_anywhere_is_finished() {
+        let old =
+            shape(Dialect::Mysql, "{order: {columns: {a: id, b: name}, children: {line: {list: items, columns: {sku: sku}}}}}");
+        let new =
+            shape(Dialect::Mysql, "{order: {columns: {a: name, c: id}, children: {part: {list: items, columns: {sku: sku}}}}}");
+        let (before, after) = (Recorded::of(&old, Dialect::Mysql), Recorded::of(&new, Dialect::Mysql));
+        let meanwhile = after.beside(&before);
+        for state in 0..48 {
+            let (a, b, c, line, part) = (state % 3, state / 3 % 2 == 1, state / 6 % 2 == 1, state / 12 % 2 == 1, state / 24 == 1);
+            let mut columns = BASE_OF_MARIADB.to_vec();
+            columns.extend([("a", "int(11)"), ("a", "varchar(20)")].get(a));
+            columns.extend(b.then_some(("b", "varchar(20)")));
+            columns.extend(c.then_some(("c", "int(11)")));
+            let mut found = BTreeMap::from([("order".to_owned(), table(&columns))]);
+            let child = || table(&[("key", "varbinary(2000)"), ("position", "int(11)"), ("sku", "varchar(9)")]);
+            found.extend(line.then(|| ("line".to_owned(), child())));
+            found.extend(part.then(|| ("part".to_owned(), child())));
+            let plan = plan("MySQL", Dialect::Mysql, &order(), &new, Some(&meanwhile), &found).unwrap();
+            let runs = |words: &str| plan.statements.iter().any(|statement| statement.contains(words));
+            assert_eq!(runs("DROP COLUMN `a`"), a < 2, "{:?}", plan.statements);
+            assert!(runs("ADD COLUMN `a` varchar(20)"), "its values are those of another member, and gone");
+            assert_eq!((runs("DROP COLUMN `b`"), runs("ADD COLUMN `c` int"), runs("DROP TABLE `line`")), (b, !c, line));
+            assert_eq!(runs("CREATE TABLE `part`"), !part);
+            assert!(plan.unfilled && plan.record == Some(after.clone()) && !plan.creates);
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_to_what_is_as_it_should_be() {
+        let wanted = "{order: {columns: {a: id, b: name, t: text}, indexes: [[b, t]], deleted: keep}}";
+        let shape = shape(Dialect::Mysql, wanted);
+        let mut columns = BASE_OF_MARIADB.to_vec();
+        columns.extend([("deleted", "tinyint(1)"), ("a", "int(11)"), ("b", "varchar(20)"), ("t", "longtext")]);
+        let mut found = table(&columns);
+        let over = "`b`, `t`(191)";
+        found.indexes.push(index_name("order", &["b".to_owned(), "t".to_owned()], over));
+        let found = BTreeMap::from([("order".to_owned(), found)]);
+        let recorded = Recorded::of(&shape, Dialect::Mysql);
+        let same = plan("MySQL", Dialect::Mysql, &order(), &shape, Some(&recorded), &found).unwrap();
+        assert_eq!(same, Plan { meanwhile: recorded.clone(), ..Plan::default() });
+        let text = serde_json::to_string(&recorded).unwrap();
+        assert_eq!(serde_json::from_str::<Recorded>(&text).unwrap(), recorded);
+        // A table that is gone takes its children's with it.
+        let gone = plan("MySQL", Dialect::Mysql, &order(), &shape, Some(&recorded), &BTreeMap::new()).unwrap();
+        assert!(gone.creates && !gone.unfilled && gone.record.is_none(), "{gone:?}");
+        assert!(gone.indexes[0].ends_with("(`b`, `t`(191))"), "{:?}", gone.indexes);
+    }
+
+    #[test]
+    fn an_index_that_was_cut_short_is_made_again() {
+        let shape = shape(Dialect::Postgres, "{order: {columns: {a: id}, indexes: [[a]]}}");
+        let name = index_name("order", &["a".to_owned()], "\"a\"");
+        let mut found =
+            table(&[("key", "text"), ("version", "text"), ("commit_time_ms", "bigint"), ("document", "jsonb"), ("a", "integer")]);
+        found.broken_indexes.push(name.clone());
+        let found = BTreeMap::from([("order".to_owned(), found)]);
+        let recorded = Recorded::of(&shape, Dialect::Postgres);
+        let plan = plan("PostgreSQL", Dialect::Postgres, &order(), &shape, Some(&recorded), &found).unwrap();
+        assert!(plan.statements.is_empty(), "nothing waits for it");
+        let expected = [
+            format!("DROP INDEX CONCURRENTLY IF EXISTS \"{name}\""),
+            format!("CREATE INDEX CONCURRENTLY IF NOT EXISTS \"{name}\" ON \"order\" (\"a\")"),
+        ];
+        assert_eq!(plan.indexes, expected);
+    }
 }

@@ -177,6 +177,11 @@ impl Shapes {
         self.shapes.get(entity).map_or_else(plain, Arc::clone)
     }
 
+    /// Whether the sink was prepared for this entity.
+    pub(crate) fn has(&self, entity: &str) -> bool {
+        self.shapes.contains_key(entity)
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Shape>> {
         self.shapes.values()
     }

@@ -4,7 +4,6 @@
 //! batch is on disk, and after a crash either all of it is there or nothing. Readers see whole batches only, and never wait for the writer. How stale writes and deleted
 //! entities are told is argued in the `sql` module.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,9 +67,10 @@ pub struct SqliteSink {
     target: String,
     connection: Option<SqliteConnection>,
     shapes: Arc<Shapes>,
-    /// Statements that make the indexes which are to be made when the load of their entity has ended.
-    indexes: HashMap<Arc<str>, Vec<String>>,
-    loading: bool,
+    /// Statements that make the indexes which are to be made when the load has ended.
+    indexes: Vec<String>,
+    /// While a load goes on, the entities of which all has been written.
+    loaded: Option<Vec<String>>,
     writes_since_purge: u32,
     newest_ms: i64,
 }
@@ -79,16 +79,7 @@ impl SqliteSink {
     pub fn new(config: SqliteConfig) -> Self {
         let target = format!("SQLite file {}", config.path.display());
         let shapes = Arc::new(Shapes::none(Dialect::Sqlite));
-        Self {
-            config,
-            target,
-            connection: None,
-            shapes,
-            indexes: HashMap::new(),
-            loading: false,
-            writes_since_purge: 0,
-            newest_ms: 0,
-        }
+        Self { config, target, connection: None, shapes, indexes: Vec::new(), loaded: None, writes_since_purge: 0, newest_ms: 0 }
     }
 
     fn shapes(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
@@ -117,10 +108,10 @@ impl SqliteSink {
         Ok(connection)
     }
 
-    async fn make_indexes(&self, connection: &mut SqliteConnection, statements: &[String]) -> Result<(), Error> {
-        for statement in statements {
-            tracing::info!(statement, "an index is made");
-            let made = sqlx::query(AssertSqlSafe(statement.as_str())).execute(&mut *connection).await;
+    async fn make_indexes(&mut self, connection: &mut SqliteConnection) -> Result<(), Error> {
+        for statement in std::mem::take(&mut self.indexes) {
+            tracing::info!(target = self.target, statement, "an index of the sink is made");
+            let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut *connection).await;
             made.map_err(|error| classify(&self.target, error))?;
         }
         Ok(())
@@ -144,8 +135,9 @@ impl SqliteSink {
                 .execute(&mut *transaction)
                 .await?;
         }
-        if frontier.is_some() && self.loading {
-            sqlx::query("UPDATE _tributary_shape SET filled = 1 WHERE NOT filled").execute(&mut *transaction).await?;
+        for entity in self.loaded.iter().flatten().filter(|_| frontier.is_some()) {
+            let filled = "UPDATE _tributary_shape SET filled = 1 WHERE NOT filled AND entity = ?1";
+            sqlx::query(filled).bind(entity).execute(&mut *transaction).await?;
         }
         self.newest_ms = self.newest_ms.max(sql::newest_ms(rows));
         if frontier.is_some() {
@@ -155,9 +147,7 @@ impl SqliteSink {
             purge(&mut transaction, self.newest_ms - TOMBSTONE_RETENTION_MS).await?;
             self.writes_since_purge = 0;
         }
-        transaction.commit().await?;
-        self.loading &= frontier.is_none();
-        Ok(())
+        transaction.commit().await
     }
 }
 
@@ -165,24 +155,21 @@ impl SqliteSink {
 impl Sink for SqliteSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
         self.connection = None;
-        self.loading = false;
+        self.loaded = None;
         let shapes = self.shapes(entities)?;
         let mut connection = self.connect().await?;
         self.indexes = tables::ensure(&mut connection, &self.target, &shapes, entities).await?;
         self.shapes = Arc::new(shapes);
         // Where a load is to come, indexes are made behind it.
-        if tables::held(&mut connection).await.map_err(|error| classify(&self.target, error))?.is_some() {
-            for statements in self.indexes.values() {
-                self.make_indexes(&mut connection, statements).await?;
-            }
-            self.indexes.clear();
+        if tables::held(&mut connection, &self.shapes).await.map_err(|error| classify(&self.target, error))?.is_some() {
+            self.make_indexes(&mut connection).await?;
         }
         self.connection = Some(connection);
         Ok(())
     }
 
     async fn begin_load(&mut self) -> Result<(), Error> {
-        self.loading = true;
+        self.loaded = Some(Vec::new());
         Ok(())
     }
 
@@ -193,6 +180,9 @@ impl Sink for SqliteSink {
         let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
         // A connection that failed in the middle is not used again: it is put back on success only.
         self.write_all(&mut connection, &rows, frontier).await.map_err(|error| classify(&self.target, error))?;
+        if frontier.is_some() && self.loaded.take().is_some() {
+            self.make_indexes(&mut connection).await?;
+        }
         self.connection = Some(connection);
         Ok(rejected)
     }
@@ -213,7 +203,7 @@ impl Sink for SqliteSink {
 
     async fn held(&mut self) -> Result<Held, Error> {
         let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
-        let text = tables::held(&mut connection).await.map_err(|error| classify(&self.target, error))?;
+        let text = tables::held(&mut connection, &self.shapes).await.map_err(|error| classify(&self.target, error))?;
         self.connection = Some(connection);
         sql::held(&self.target, text.as_deref())
     }
@@ -221,9 +211,7 @@ impl Sink for SqliteSink {
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
         let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
         end_load(&mut connection, &self.shapes.of(entity), version).await.map_err(|error| classify(&self.target, error))?;
-        if let Some(statements) = self.indexes.remove(entity) {
-            self.make_indexes(&mut connection, &statements).await?;
-        }
+        self.loaded.iter_mut().for_each(|loaded| loaded.push(entity.to_owned()));
         self.connection = Some(connection);
         Ok(())
     }

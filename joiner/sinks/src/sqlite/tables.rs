@@ -1,7 +1,6 @@
 //! The entities' tables: what the schema says of them, and bringing them to what is wanted, in one transaction.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use schemas::entity::EntityInfo;
 use sqlx::sqlite::SqliteConnection;
@@ -15,22 +14,24 @@ use crate::sql::shape::{INDEX_PREFIX, Shapes};
 use crate::sql::{self, check_name};
 
 /// What the file says that it holds; nothing while something in it has not been filled.
-pub(super) async fn held(connection: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
-    let frontier = "SELECT CASE WHEN EXISTS (SELECT 1 FROM _tributary_shape WHERE NOT filled) THEN NULL \
-                    ELSE (SELECT min(lsn) FROM _tributary_frontier) END";
-    sqlx::query_scalar(frontier).fetch_one(connection).await
+pub(super) async fn held(connection: &mut SqliteConnection, shapes: &Shapes) -> Result<Option<String>, sqlx::Error> {
+    let unfilled = "SELECT DISTINCT entity FROM _tributary_shape WHERE NOT filled";
+    if sqlx::query(unfilled).fetch_all(&mut *connection).await?.iter().any(|row| shapes.has(row.get(0))) {
+        return Ok(None);
+    }
+    sqlx::query_scalar("SELECT min(lsn) FROM _tributary_frontier").fetch_one(connection).await
 }
 
-/// Makes and changes what has to be. Answers the statements that make the missing indexes, by entity.
+/// Makes and changes what has to be. Answers the statements that make the missing indexes.
 pub(super) async fn ensure(
     connection: &mut SqliteConnection,
     target: &str,
     shapes: &Shapes,
     entities: &[EntityInfo],
-) -> Result<HashMap<Arc<str>, Vec<String>>, Error> {
+) -> Result<Vec<String>, Error> {
     let failed = |error| classify(target, error);
     let planned = plans(&mut *connection, target, shapes, entities).await?;
-    let mut indexes = HashMap::new();
+    let mut indexes = Vec::new();
     if planned.iter().all(|(_, _, plan)| *plan == Plan { meanwhile: plan.meanwhile.clone(), ..Plan::default() }) {
         return Ok(indexes);
     }
@@ -55,9 +56,7 @@ pub(super) async fn ensure(
             let unfilled = "UPDATE _tributary_shape SET filled = 0 WHERE entity = ?1 AND version = ?2";
             sqlx::query(unfilled).bind(&*info.name).bind(version).execute(&mut *transaction).await.map_err(failed)?;
         }
-        if !plan.indexes.is_empty() {
-            indexes.insert(info.name, plan.indexes);
-        }
+        indexes.extend(plan.indexes);
     }
     transaction.commit().await.map_err(failed)?;
     Ok(indexes)
