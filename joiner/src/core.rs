@@ -79,23 +79,10 @@ impl Core {
         let buffer = Buffer::new(store.clone(), limits.buffer_bytes);
         let inputs = Inputs::new(&streams);
         let tables = catalog.tables.iter().map(|table| table.schema.name.clone());
-        let books = Books {
-            tables: tables.zip(streams).collect(),
-        };
-        let Limits {
-            row_cache_bytes,
-            chunk,
-            share,
-            ..
-        } = limits;
+        let books = Books { tables: tables.zip(streams).collect() };
+        let Limits { row_cache_bytes, chunk, share, .. } = limits;
         let fan_outs = FanOuts::load(&store, &catalog)?;
-        let tools = step::Tools {
-            store,
-            catalog,
-            cache: RowCache::new(row_cache_bytes),
-            chunk,
-            share,
-        };
+        let tools = step::Tools { store, catalog, cache: RowCache::new(row_cache_bytes), chunk, share };
         Ok(Self {
             tools,
             source: source.to_owned(),
@@ -120,22 +107,14 @@ impl Core {
             return Some(NO_SNAPSHOT.to_owned());
         }
         let head = self.standing.head_frontier;
-        let holding: Vec<&str> = self
-            .standing
-            .rereads
-            .holding(self.standing.frontier)
-            .collect();
+        let holding: Vec<&str> = self.standing.rereads.holding(self.standing.frontier).collect();
         if !holding.is_empty() {
             let tables = holding.join(", ");
             return Some(format!(
                 "{tables} is being read again by the importer: entities stay as of {head} until it is complete"
             ));
         }
-        let FanOut {
-            rows,
-            since,
-            owners_told,
-        } = self.fan_out()?;
+        let FanOut { rows, since, owners_told } = self.fan_out()?;
         Some(format!(
             "documents that refer to {rows} rows changed from {since} on are being told, {owners_told} so far: the frontier stays at {head} until all are"
         ))
@@ -171,11 +150,7 @@ impl Core {
 
     fn count(&mut self, table: usize, received: u64, applied: u64, dead: u64) {
         if received + applied + dead > 0 {
-            let counts = self
-                .standing
-                .tables
-                .entry(self.tools.catalog.tables[table].schema.name.to_string())
-                .or_default();
+            let counts = self.standing.tables.entry(self.tools.catalog.tables[table].schema.name.to_string()).or_default();
             counts.received += received;
             counts.applied += applied;
             counts.dead_lettered += dead;
@@ -184,21 +159,13 @@ impl Core {
 
     /// Takes in a batch.
     pub(crate) fn events(&mut self, routed: Routed) -> Result<(), Error> {
-        let Routed {
-            arrived,
-            received,
-            snapshots,
-            dead,
-            unknown,
-        } = routed;
+        let Routed { arrived, received, snapshots, dead, unknown } = routed;
         for (table, count) in received.into_iter().enumerate() {
             self.count(table, count, 0, 0);
         }
         self.standing.unknown += unknown.len() as u64;
         for sequence in unknown {
-            self.standing
-                .unknown_read
-                .add(&arrived.stream, &arrived.shard, sequence);
+            self.standing.unknown_read.add(&arrived.stream, &arrived.shard, sequence);
         }
         self.dead_letters(&dead)?;
         let live = self.inputs.take_in(arrived, &self.standing);
@@ -218,19 +185,8 @@ impl Core {
         }
         let mut batch = WriteBatch::default();
         for letter in dead {
-            let place = format!(
-                "event/{}/{}/{:0>60}",
-                letter.stream, letter.shard, letter.sequence
-            );
-            if self
-                .tools
-                .store
-                .get(
-                    Family::Meta,
-                    format!("{}{place}", crate::state::DEAD).as_bytes(),
-                )?
-                .is_none()
-            {
+            let place = format!("event/{}/{}/{:0>60}", letter.stream, letter.shard, letter.sequence);
+            if self.tools.store.get(Family::Meta, format!("{}{place}", crate::state::DEAD).as_bytes())?.is_none() {
                 self.standing.dead_letters += 1;
                 tracing::warn!(
                     stream = letter.stream,
@@ -240,9 +196,7 @@ impl Core {
                     "event dead-lettered"
                 );
             }
-            self.tools
-                .store
-                .put_dead_letter(&mut batch, &place, &serde_json::json!(letter))?;
+            self.tools.store.put_dead_letter(&mut batch, &place, &serde_json::json!(letter))?;
         }
         self.tools.store.put_standing(&mut batch, &self.standing)?;
         self.write(batch)
@@ -250,10 +204,7 @@ impl Core {
 
     /// Writes with the log, except while snapshot rows are written without it: a standing in the log would outlive rows that are not.
     fn write(&self, batch: WriteBatch) -> Result<(), Error> {
-        self.tools.store.write(
-            batch,
-            !matches!(self.standing.stage, Stage::Snapshot { .. }),
-        )
+        self.tools.store.write(batch, !matches!(self.standing.stage, Stage::Snapshot { .. }))
     }
 
     /// Puts rows of a snapshot into the state. Rows of a later snapshot than the one that the state stands on begin a new load; rows of an earlier one, or of one that is complete, are left out.
@@ -261,21 +212,13 @@ impl Core {
         if self.is_newer(rows.start_lsn) {
             self.begin_load(rows.start_lsn)?;
         }
-        if self.standing.stage
-            != (Stage::Snapshot {
-                start_lsn: rows.start_lsn,
-            })
-        {
+        if self.standing.stage != (Stage::Snapshot { start_lsn: rows.start_lsn }) {
             return Ok(());
         }
         for (table, (received, dead)) in rows.received.iter().zip(&rows.dead).enumerate() {
             self.count(table, *received, received - dead, *dead);
             if *received > 0 {
-                self.standing
-                    .snapshot
-                    .entry(self.tools.catalog.tables[table].schema.name.to_string())
-                    .or_default()
-                    .1 += received;
+                self.standing.snapshot.entry(self.tools.catalog.tables[table].schema.name.to_string()).or_default().1 += received;
             }
         }
         let mut puts = rows.puts;
@@ -291,18 +234,12 @@ impl Core {
     fn begin_load(&mut self, start_lsn: Lsn) -> Result<(), Error> {
         let mut batch = WriteBatch::default();
         let waiting = [Family::Pending, Family::Walks, Family::Past, Family::Told];
-        for family in [Family::Rows, Family::Links, Family::Seen, Family::Outbox]
-            .into_iter()
-            .chain(waiting)
-        {
+        for family in [Family::Rows, Family::Links, Family::Seen, Family::Outbox].into_iter().chain(waiting) {
             self.tools.store.clear_in(&mut batch, family)?;
         }
         self.fan_outs.clear();
         let standing = &mut self.standing;
-        standing.head = standing
-            .pending
-            .take()
-            .map_or(standing.head, |pending| pending.tail);
+        standing.head = standing.pending.take().map_or(standing.head, |pending| pending.tail);
         if standing.stage != Stage::Empty {
             tracing::warn!(start_lsn = %start_lsn, "a new snapshot has begun: the state is built anew");
             standing.head += 1;
@@ -326,27 +263,20 @@ impl Core {
     /// Takes in a progress record.
     pub(crate) fn progress(&mut self, progress: Progress) -> Result<(), Error> {
         if progress.record.source != self.source {
-            return Err(Error::StreamOfOtherSource {
-                found: progress.record.source,
-                expected: self.source.clone(),
-            });
+            return Err(Error::StreamOfOtherSource { found: progress.record.source, expected: self.source.clone() });
         }
         self.records.push_back(progress);
         Ok(())
     }
 
     fn is_read(&self, record: &ProgressRecord) -> bool {
-        self.inputs
-            .behind(record, &self.standing.positions)
-            .next()
-            .is_none()
+        self.inputs.behind(record, &self.standing.positions).next().is_none()
     }
 
     /// The shards that the next record waits for.
     pub(crate) fn waits_for(&self) -> Vec<Behind> {
         let next = self.records.front().into_iter();
-        next.flat_map(|next| self.inputs.behind(&next.record, &self.standing.positions))
-            .collect()
+        next.flat_map(|next| self.inputs.behind(&next.record, &self.standing.positions)).collect()
     }
 
     /// Where the last of the records that wait stands.
@@ -361,24 +291,10 @@ impl Core {
             // The shard has gone on after all: the answer is about something else.
             return;
         }
-        let Behind {
-            stream,
-            shard,
-            read,
-            named,
-        } = behind;
+        let Behind { stream, shard, read, named } = behind;
         tracing::warn!(%stream, %shard, %named, ?read, "the shard ends before a record that a progress record names");
-        for waited in self
-            .records
-            .iter()
-            .take_while(|waited| waited.sequence <= *waiting)
-        {
-            if let Some(named) = waited
-                .record
-                .positions
-                .get(stream)
-                .and_then(|shards| shards.get(shard))
-            {
+        for waited in self.records.iter().take_while(|waited| waited.sequence <= *waiting) {
+            if let Some(named) = waited.record.positions.get(stream).and_then(|shards| shards.get(shard)) {
                 self.inputs.ends_before(behind, named);
             }
         }
@@ -405,9 +321,7 @@ impl Core {
 
     /// Whether fan-outs wait that can go on.
     pub(crate) fn can_tell(&self) -> bool {
-        !self.fan_outs.is_empty()
-            && self.standing.pending.is_none()
-            && self.standing.is_consistent()
+        !self.fan_outs.is_empty() && self.standing.pending.is_none() && self.standing.is_consistent()
     }
 
     /// Goes on with what the fan-outs that wait have to tell, for a short while. Answers whether there was anything.
@@ -416,13 +330,7 @@ impl Core {
             return Ok(false);
         }
         let mut report = Report::default();
-        let told = step::tell(
-            &self.tools,
-            &mut self.fan_outs,
-            true,
-            &mut self.standing,
-            &mut report,
-        )?;
+        let told = step::tell(&self.tools, &mut self.fan_outs, true, &mut self.standing, &mut report)?;
         self.report.assembled += report.assembled;
         self.report.changed += report.changed;
         Ok(told)
@@ -431,21 +339,13 @@ impl Core {
     /// What waits beside the steps, if anything does.
     pub(crate) fn fan_out(&self) -> Option<FanOut> {
         let (rows, since, owners_told) = self.fan_outs.waiting()?;
-        Some(FanOut {
-            rows,
-            since,
-            owners_told,
-        })
+        Some(FanOut { rows, since, owners_told })
     }
 
     /// Whether a record comes from an importer that has been replaced.
     fn is_fenced(&mut self, record: &ProgressRecord) -> bool {
         if record.epoch < self.standing.epoch {
-            tracing::warn!(
-                epoch = record.epoch,
-                current = self.standing.epoch,
-                "progress record of a replaced importer refused"
-            );
+            tracing::warn!(epoch = record.epoch, current = self.standing.epoch, "progress record of a replaced importer refused");
             return true;
         }
         self.standing.epoch = record.epoch;
@@ -461,11 +361,10 @@ impl Core {
         while !self.buffer.has_spilled()
             && self.standing.rereads.is_empty()
             && !alone(&run[0].record)
-            && let Some(next) = self.records.front().filter(|next| {
-                next.record.phase == Phase::Tail
-                    && !alone(&next.record)
-                    && self.is_read(&next.record)
-            })
+            && let Some(next) = self
+                .records
+                .front()
+                .filter(|next| next.record.phase == Phase::Tail && !alone(&next.record) && self.is_read(&next.record))
         {
             run.push(next.clone());
             self.records.pop_front();
@@ -474,11 +373,7 @@ impl Core {
     }
 
     fn passed(&mut self, progress: &Progress) {
-        let shards = self
-            .standing
-            .positions
-            .entry(progress.stream.clone())
-            .or_default();
+        let shards = self.standing.positions.entry(progress.stream.clone()).or_default();
         shards.insert(progress.shard.clone(), progress.sequence.clone());
     }
 
@@ -498,10 +393,7 @@ impl Core {
         self.passed(progress);
         let stretches = self.inputs.cover(record, &mut self.standing);
         if stretches.rows > 0 {
-            self.buffer.forget(&Due {
-                to: Lsn::ZERO,
-                covered: self.inputs.covered(),
-            })?;
+            self.buffer.forget(&Due { to: Lsn::ZERO, covered: self.inputs.covered() })?;
         }
         if self.standing.stage != (Stage::Snapshot { start_lsn }) {
             // Of a snapshot that is complete already, or of an older one.
@@ -515,10 +407,7 @@ impl Core {
             self.standing.stage = if consistent_from <= self.standing.frontier {
                 Stage::Live { start_lsn }
             } else {
-                Stage::CatchUp {
-                    start_lsn,
-                    consistent_from,
-                }
+                Stage::CatchUp { start_lsn, consistent_from }
             };
             self.standing.commit_time_ms = record.commit_time_ms;
             self.settle_head();
@@ -534,10 +423,7 @@ impl Core {
 
     fn settle_head(&mut self) {
         if matches!(self.standing.stage, Stage::Live { .. }) {
-            (
-                self.standing.head_frontier,
-                self.standing.head_commit_time_ms,
-            ) = self.fan_outs.complete(&self.standing);
+            (self.standing.head_frontier, self.standing.head_commit_time_ms) = self.fan_outs.complete(&self.standing);
         }
     }
 
@@ -554,25 +440,14 @@ impl Core {
             };
             let (published, received) = self.standing.snapshot.entry(name.to_string()).or_default();
             *published += count;
-            miscounts.extend(self.books.rows(
-                &tick,
-                table,
-                *published,
-                *received,
-                self.standing.unknown,
-            ));
+            miscounts.extend(self.books.rows(&tick, table, *published, *received, self.standing.unknown));
         }
         miscounts
     }
 
     /// Whether a snapshot is newer than the one that the state stands on, and than any that was given up.
     fn is_newer(&self, start_lsn: Lsn) -> bool {
-        start_lsn > self.standing.given_up
-            && self
-                .standing
-                .stage
-                .start_lsn()
-                .is_none_or(|start| start_lsn > start)
+        start_lsn > self.standing.given_up && self.standing.stage.start_lsn().is_none_or(|start| start_lsn > start)
     }
 
     /// Passes over a first snapshot of which rows are missing: a whole one may stand behind it in the streams. (Those whose beginning is past its retention all begin like this.) Where entities have been made of an
@@ -650,67 +525,35 @@ impl Core {
             }
             self.buffer.forget(&Due::changes(passed_over))?;
         }
-        let due = Due {
-            to,
-            covered: self.inputs.covered(),
-        };
+        let due = Due { to, covered: self.inputs.covered() };
         if to == from && !rereading {
             if rows > 0 {
                 // Of rereads that no record speaks of.
-                self.buffer.forget(&Due {
-                    to: Lsn::ZERO,
-                    ..due
-                })?;
+                self.buffer.forget(&Due { to: Lsn::ZERO, ..due })?;
             }
             return Ok(false);
         }
         let taken = self.buffer.take(&due)?;
         let ends: Vec<Lsn> = ticks.iter().map(|tick| tick.to).collect();
-        let mut applied = step::apply(
-            &self.tools,
-            &taken,
-            self.standing.rereads.counting(&self.tools.catalog),
-            &ends,
-        )?;
+        let mut applied = step::apply(&self.tools, &taken, self.standing.rereads.counting(&self.tools.catalog), &ends)?;
         self.check_tail(&ticks, &applied.report)?;
         self.standing.frontier = to;
         self.standing.commit_time_ms = commit_time_ms;
         for table in 0..self.tools.catalog.tables.len() {
-            self.count(
-                table,
-                0,
-                applied.report.applied[table],
-                applied.report.dead[table],
-            );
+            self.count(table, 0, applied.report.applied[table], applied.report.dead[table]);
         }
         self.inputs.move_positions(&mut self.standing);
         let remembered = self.standing.rereads.remembered(&self.tools.catalog);
         let hold = self.standing.rereads.hold(to);
-        if let Stage::CatchUp {
-            start_lsn,
-            consistent_from,
-        } = self.standing.stage
-        {
+        if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage {
             if to >= consistent_from && !hold {
                 self.standing.stage = Stage::Live { start_lsn };
                 self.settle_head();
             }
             step::write_rows(&self.tools, &applied, remembered.as_deref(), &self.standing)?;
         } else {
-            let beside = step::Beside {
-                remembered: remembered.as_deref(),
-                hold,
-                walks: walks && !hold,
-                from: before,
-            };
-            step::finish(
-                &self.tools,
-                &taken,
-                &mut applied,
-                beside,
-                &mut self.fan_outs,
-                &mut self.standing,
-            )?;
+            let beside = step::Beside { remembered: remembered.as_deref(), hold, walks: walks && !hold, from: before };
+            step::finish(&self.tools, &taken, &mut applied, beside, &mut self.fan_outs, &mut self.standing)?;
         }
         self.settle(&mut applied.report)?;
         self.report.assembled += applied.report.assembled;
@@ -721,10 +564,7 @@ impl Core {
 
     /// Works off fan-outs that cannot wait beside a step. Answers whether the step itself may leave some for later. (Before anything of the step is taken note of: this writes the standing.)
     fn make_way(&mut self, run: &[Progress]) -> Result<bool, Error> {
-        let reread = !self.standing.rereads.is_empty()
-            || run
-                .iter()
-                .any(|progress| !progress.record.rereads.is_empty());
+        let reread = !self.standing.rereads.is_empty() || run.iter().any(|progress| !progress.record.rereads.is_empty());
         let bytes = self.buffer.bytes();
         let apart = reread || self.buffer.has_spilled();
         if apart || self.fan_outs.bytes() + bytes > PAST_BYTES {
@@ -734,17 +574,8 @@ impl Core {
     }
 
     /// Takes in what a record tells of tables that are read again.
-    fn follow_rereads(
-        &mut self,
-        record: &ProgressRecord,
-        stretches: &Stretches,
-    ) -> Result<(), Error> {
-        let begun = self.standing.rereads.follow(
-            &self.tools.catalog,
-            record,
-            stretches,
-            self.standing.frontier,
-        )?;
+    fn follow_rereads(&mut self, record: &ProgressRecord, stretches: &Stretches) -> Result<(), Error> {
+        let begun = self.standing.rereads.follow(&self.tools.catalog, record, stretches, self.standing.frontier)?;
         let mut batch = WriteBatch::default();
         for table in begun {
             tracing::info!(table = %self.tools.catalog.tables[table].schema.name, "a table is read again");
@@ -756,11 +587,7 @@ impl Core {
 
     /// Ends rereads that have been passed, and assembles what waits for it, unless something still holds it up.
     fn settle(&mut self, report: &mut Report) -> Result<(), Error> {
-        while let Some((table, whole)) = self
-            .standing
-            .rereads
-            .ended(&self.tools.catalog, self.standing.frontier)
-        {
+        while let Some((table, whole)) = self.standing.rereads.ended(&self.tools.catalog, self.standing.frontier) {
             if whole {
                 let store = self.tools.store.clone();
                 let mut sweep = reread::Sweep::new(&store, &self.tools.catalog, table);
@@ -775,10 +602,7 @@ impl Core {
             let mut batch = WriteBatch::default();
             reread::forget(&self.tools.store, &self.tools.catalog, table, &mut batch)?;
             self.standing.rereads.complete(&self.tools.catalog, table);
-            if let Stage::CatchUp {
-                start_lsn,
-                consistent_from,
-            } = self.standing.stage
+            if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage
                 && self.standing.frontier >= consistent_from
                 && !self.standing.rereads.hold(self.standing.frontier)
             {
@@ -804,29 +628,14 @@ impl Core {
             miscounts.extend(self.books.check(tick, received));
         }
         if let Some(tick) = ticks.last() {
-            for (table, published, received) in self
-                .standing
-                .rereads
-                .count(&self.tools.catalog, &report.reread)
-            {
-                miscounts.extend(self.books.rows(
-                    tick,
-                    table,
-                    published,
-                    received,
-                    self.standing.unknown,
-                ));
+            for (table, published, received) in self.standing.rereads.count(&self.tools.catalog, &report.reread) {
+                miscounts.extend(self.books.rows(tick, table, published, received, self.standing.unknown));
             }
         }
-        let (missing, surplus): (Vec<_>, Vec<_>) =
-            miscounts.into_iter().partition(Miscount::is_missing);
+        let (missing, surplus): (Vec<_>, Vec<_>) = miscounts.into_iter().partition(Miscount::is_missing);
         for miscount in &surplus {
             tracing::warn!(%miscount, "more events than the importer published: is the stream written by something else?");
-            let table = self
-                .standing
-                .tables
-                .entry(miscount.table.to_string())
-                .or_default();
+            let table = self.standing.tables.entry(miscount.table.to_string()).or_default();
             table.surplus += miscount.received - miscount.published;
         }
         self.report.miscounts.extend(surplus);
@@ -835,23 +644,12 @@ impl Core {
 
     /// Drops outbox entries that are older than `keep_after_ms`, or more than `keep_entries` behind, and that every sink has (`needed`: the least sequence number that
     /// some sink still needs). Looks at no more than a bounded number of entries.
-    pub(crate) fn trim(
-        &mut self,
-        keep_entries: u64,
-        keep_after_ms: i64,
-        needed: u64,
-    ) -> Result<(), Error> {
+    pub(crate) fn trim(&mut self, keep_entries: u64, keep_after_ms: i64, needed: u64) -> Result<(), Error> {
         let standing = &self.standing;
         let bound = needed.min(standing.head + 1);
-        let mut oldest = standing
-            .oldest
-            .max((standing.head + 1).saturating_sub(keep_entries))
-            .min(bound);
+        let mut oldest = standing.oldest.max((standing.head + 1).saturating_sub(keep_entries)).min(bound);
         for _ in 0..10_000 {
-            if oldest >= bound
-                || outbox::commit_time_ms(&self.tools.store, oldest)?
-                    .is_some_and(|time| time >= keep_after_ms)
-            {
+            if oldest >= bound || outbox::commit_time_ms(&self.tools.store, oldest)?.is_some_and(|time| time >= keep_after_ms) {
                 break;
             }
             oldest += 1;

@@ -244,3 +244,51 @@ impl Waiting {
         rest.is_empty().then_some(Self { walk: Walk { entity, frames }, lazy: lazy == 1, since: Lsn::from_bytes(*since), before })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use schemas::TableName;
+    use schemas::entity::EntityDefinition;
+    use schemas::plan::Plan;
+    use schemas::table::{Column, TableSchema};
+
+    use super::*;
+
+    fn catalog() -> Catalog {
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            sql_type: "int".parse().unwrap(),
+            nullable: false,
+            case_insensitive: false,
+        };
+        let table = |name: &TableName| {
+            let columns = vec![column("id"), column("other")];
+            Some(Arc::new(TableSchema { name: name.clone(), columns, key: vec![0] }))
+        };
+        let text = "{entity: e, table: dbo.a, one: {b: {table: dbo.b, by: [other]}}}";
+        let plan = Plan::resolve(&EntityDefinition::from_yaml("e.yaml", text).unwrap(), &table).unwrap();
+        Catalog::new(&[Arc::new(plan)]).unwrap()
+    }
+
+    fn frames() -> impl Strategy<Value = Vec<Frame>> {
+        let frame = (0..2usize, any::<Vec<u8>>(), any::<Option<Vec<u8>>>());
+        prop::collection::vec(frame.prop_map(|(node, row, passed)| Frame { node, row, passed }), 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn walks_round_trip(frames in frames(), lazy: bool, since: [u8; 10], before: [u8; 10], time: i64, damage: Vec<u8>) {
+            let catalog = catalog();
+            let walk = Walk { entity: 0, frames };
+            let waiting = Waiting { walk, lazy, since: Lsn::from_bytes(since), before: (Lsn::from_bytes(before), time) };
+            let bytes = waiting.encode(&catalog);
+            prop_assert_eq!(Waiting::decode(&bytes, &catalog), Some(waiting));
+            prop_assert_eq!(Waiting::decode(&bytes[..bytes.len() - 1], &catalog), None);
+            let _ = Waiting::decode(&damage, &catalog);
+        }
+    }
+}
