@@ -419,8 +419,9 @@ pub(crate) struct SavepointDropArgs {
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// A savepoint's name, a checkpoint's number, or `latest`.
-    pub(crate) which: String,
+    /// A savepoint's name, a checkpoint's number, or `latest`; of another instance's, behind its share: `0/2:latest`. Several are merged, and what is not of the configuration's share is left out.
+    #[arg(required = true)]
+    pub(crate) which: Vec<String>,
     /// This directory, which has to be empty, instead of the configuration's state.
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,

@@ -11,15 +11,20 @@ use tokio_util::sync::CancellationToken;
 /// Bytes of documents that one read hands over, beside its limit of changes: documents may be large.
 const PAGE_BYTES: usize = 8 << 20;
 
+/// What is answered where another joiner works.
+pub(crate) const STANDS_BY: &str = "this joiner stands by, and another one works: ask that one";
+
 pub(crate) struct Feed {
     outbox: Outbox,
+    working: watch::Receiver<bool>,
     head: watch::Sender<Head>,
 }
 
 impl Feed {
-    pub(crate) fn new(outbox: Outbox) -> Self {
+    /// `working`: whether this joiner works, and does not stand by.
+    pub(crate) fn new(outbox: Outbox, working: watch::Receiver<bool>) -> Self {
         let head = watch::Sender::new(convert(&outbox.head().borrow()));
-        Self { outbox, head }
+        Self { outbox, working, head }
     }
 
     /// Passes the joiner's head on until the shutdown.
@@ -43,6 +48,9 @@ fn convert(head: &joiner::Head) -> Head {
 #[async_trait]
 impl ChangeFeed for Feed {
     async fn read_after(&self, sequence: u64, limit: usize) -> Result<Page, FeedError> {
+        if let Some(message) = self.refuses() {
+            return Err(FeedError { message });
+        }
         let outbox = self.outbox.clone();
         // RocksDB reads block.
         let read = tokio::task::spawn_blocking(move || outbox.read_bounded(sequence, limit, PAGE_BYTES)).await;
@@ -52,6 +60,10 @@ impl ChangeFeed for Feed {
             Ok(Err(error)) => Err(FeedError { message: error.to_string() }),
             Err(error) => Err(FeedError { message: error.to_string() }),
         }
+    }
+
+    fn refuses(&self) -> Option<String> {
+        (!*self.working.borrow()).then(|| STANDS_BY.to_owned())
     }
 
     fn head(&self) -> watch::Receiver<Head> {

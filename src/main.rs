@@ -15,6 +15,7 @@ mod resnapshot;
 mod savepoints;
 mod snapshot_progress;
 mod status;
+mod turns;
 
 use std::process::ExitCode;
 

@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 #[cfg(feature = "demo")]
 use sinks::EntityReader;
 use streams::Provider;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,7 @@ use crate::rebuild::{self, Chosen};
 use crate::resnapshot::Resnapshot;
 use crate::savepoints::Savepoints;
 use crate::status::{Status, StatusExtra};
+use crate::turns::InTurn;
 
 /// Which parts run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,9 +230,11 @@ impl Pipeline {
             restored = Box::pin(checkpoints::begin_with(checkpoints, &settings, wanted.restore)).await?;
         }
         let state_dir = settings.state_dir.clone();
+        let lease = config.open_lease().await?;
         let joiner =
             tokio::task::spawn_blocking(move || Joiner::open(settings)).await.context("opening the joiner's state")??;
         let handle = joiner.handle();
+        let working = watch::Sender::new(lease.is_none());
         let sinks = config
             .sinks
             .iter()
@@ -240,18 +243,32 @@ impl Pipeline {
         if let (Some(checkpoints), Some(wanted)) = (kept, &config.checkpoints) {
             let service = checkpoints::Service::new(checkpoints, wanted, handle.clone(), &state_dir, restored);
             self.status.checkpoints = Some(service.status());
-            self.savepoints = Some(Arc::new(Savepoints(service.asking())));
-            let shutdown = self.shutdown.clone();
+            self.savepoints = Some(Arc::new(Savepoints { asking: service.asking(), working: working.subscribe() }));
+            let (shutdown, mut working) = (self.shutdown.clone(), working.subscribe());
             self.spawn("checkpoints", report, async move {
-                service.run(shutdown).await;
+                // The chain is that of the one that works.
+                let works = async { working.wait_for(|working| *working).await.is_ok() };
+                let works = tokio::select! {
+                    () = shutdown.cancelled() => false,
+                    works = works => works,
+                };
+                if works {
+                    service.run(shutdown).await;
+                }
                 Ok(())
             });
         }
-        let feed = Arc::new(Feed::new(handle.outbox()));
+        let feed = Arc::new(Feed::new(handle.outbox(), working.subscribe()));
         self.status.joiner = Some(handle);
         let shutdown = self.shutdown.clone();
         tokio::spawn(feed.clone().follow(shutdown.clone()));
-        self.spawn("joiner", report, async move { Ok(joiner.run(provider, sinks, shutdown).await?) });
+        match lease {
+            Some(store) => {
+                let in_turn = InTurn { joiner, store, working };
+                self.spawn("joiner", report, in_turn.run(provider, sinks, shutdown));
+            }
+            None => self.spawn("joiner", report, async move { Ok(joiner.run(provider, sinks, shutdown).await?) }),
+        }
         Ok(feed)
     }
 

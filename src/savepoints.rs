@@ -4,13 +4,23 @@ use api::SavepointRefusal;
 use async_trait::async_trait;
 use checkpoints::{Asking, Error, Made};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-pub(crate) struct Savepoints(pub(crate) Asking);
+use crate::feed::STANDS_BY;
+
+pub(crate) struct Savepoints {
+    pub(crate) asking: Asking,
+    /// Whether this joiner works; another one makes them otherwise.
+    pub(crate) working: watch::Receiver<bool>,
+}
 
 #[async_trait]
 impl api::Savepoints for Savepoints {
     async fn create(&self, name: String) -> Result<Value, SavepointRefusal> {
-        self.0.savepoint(&name).await.map(|made| told(&name, &made)).map_err(|error| match error {
+        if !*self.working.borrow() {
+            return Err(SavepointRefusal::Failed(STANDS_BY.to_owned()));
+        }
+        self.asking.savepoint(&name).await.map(|made| told(&name, &made)).map_err(|error| match error {
             Error::BadName { .. } => SavepointRefusal::BadName(error.to_string()),
             Error::Exists { .. } => SavepointRefusal::Exists(error.to_string()),
             error => SavepointRefusal::Failed(error.to_string()),

@@ -25,7 +25,7 @@ mod handle;
 mod headroom;
 mod importer;
 pub mod init;
-mod lease;
+pub mod lease;
 mod metrics;
 mod pace;
 mod pool;

@@ -10,17 +10,18 @@
 //! - *Links* hold only what the way up needs: a *locator* leads from a row's own key to its parent's key, a *back reference* from a reference's key to its owners. Where a
 //!   Rows index has the same cluster, it serves instead; where the child's own columns already tell what the way up needs, there is none.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use expressions::{Expression, Type};
-use schemas::TableName;
 use schemas::parse::Columns;
 use schemas::plan::{AggregateKind, KeyType, NodeId, Plan};
 use schemas::table::TableSchema;
+use schemas::{KeyRange, TableName};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::share::Share;
 
 mod build;
 mod layout;
@@ -222,9 +223,19 @@ pub(crate) struct Catalog {
     pub(crate) layout: Layout,
     /// Parts that rows of the state were not checked for ([`Table::checked`]).
     pub(crate) unchecked: Vec<(TableId, SlotPart)>,
+    /// Of the entities and rows: what this instance makes and keeps.
+    pub(crate) share: Share,
 }
 
 impl Catalog {
+    /// The same for an instance that makes the entities of a range.
+    pub(crate) fn with_share(mut self, range: KeyRange) -> Self {
+        // What the source did not record is taken from rows that stand.
+        let unrecorded: Vec<TableId> = self.indexes.iter().filter(|index| index.keeps_null).map(|index| index.table).collect();
+        self.share = Share::new(&self.entities, &self.indexes, |index| unrecorded.contains(&index.table), range);
+        self
+    }
+
     /// For a state that is yet to be made, of all entities.
     pub(crate) fn new(plans: &[Arc<Plan>]) -> Result<Self, Error> {
         let (catalog, _) = Builder::build(plans, None)?;
@@ -235,6 +246,12 @@ impl Catalog {
     pub(crate) fn within(plans: &[Arc<Plan>], layout: &Layout) -> Result<Result<Self, BTreeSet<Lacking>>, Error> {
         let (catalog, lacking) = Builder::build(plans, Some(layout))?;
         Ok(if lacking.is_empty() { Ok(catalog) } else { Err(lacking) })
+    }
+
+    /// By entity, the change of its definition that made it what it is: what the cursor of a sink has that was loaded since.
+    pub(crate) fn changes_by_entity(&self) -> BTreeMap<String, u32> {
+        let changed = self.entities.iter().filter(|entity| entity.changed > 0);
+        changed.map(|entity| (entity.name.to_string(), entity.changed)).collect()
     }
 
     pub(crate) fn table(&self, name: &TableName) -> Option<TableId> {

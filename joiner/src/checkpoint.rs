@@ -14,7 +14,7 @@
 
 use std::path::Path;
 
-use schemas::Lsn;
+use schemas::{KeyRange, Lsn};
 use serde::{Deserialize, Serialize};
 
 use crate::Config;
@@ -36,6 +36,9 @@ pub struct Facts {
     /// The definitions themselves, and how rows are kept; none of a state that an earlier version made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served: Option<Definitions>,
+    /// The entities that are in it.
+    #[serde(default)]
+    pub range: KeyRange,
     /// Everything up to it has been applied; maybe more.
     pub frontier: Lsn,
     /// Commit time of that, in milliseconds since 1970-01-01 UTC; 0 when it is not known.
@@ -64,7 +67,7 @@ pub fn of_stopped(state_dir: &Path, folder: &Path) -> Result<Facts, Error> {
 
 /// Whether a joiner with this configuration can go on from a checkpoint. `place` is what errors call it.
 pub fn check(facts: &Facts, config: &Config, place: &Path) -> Result<(), Error> {
-    meta::check_facts(place, facts, &config.source)?;
+    meta::check_facts(place, facts, &config.source, config.range)?;
     definitions::check(place, facts, config)
 }
 

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::handle::Shared;
 use crate::quiet::{Ended, LOOK_EVERY, Quiet};
 use crate::route::Routed;
+use crate::standby::{self, ConfirmedBySink};
 use crate::status::{JoinerPhase, SinkState, SinkStatus};
 use crate::{Config, metrics};
 
@@ -39,19 +40,25 @@ pub(crate) async fn run(
     config: Config,
     provider: Arc<dyn Provider>,
     sinks: Vec<NamedSink>,
+    mut turn: watch::Receiver<Option<ConfirmedBySink>>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let shared = engine.shared().clone();
     let stop = shutdown.child_token();
     let mut deliveries = JoinSet::new();
-    for sink in sinks {
-        // Known from the start, so that nothing that a sink still needs is trimmed while it cannot be reached.
-        let load = shared.head.borrow().load;
-        let cursor = shared.store.cursor(&sink.name)?.filter(|cursor| cursor.load == load);
-        shared.with_sink(&sink.name, |sink| sink.cursor = cursor.map(|cursor| cursor.sequence));
-        deliveries.spawn(deliver::run(shared.clone(), sink, config.threads, stop.clone()));
-    }
-    let result = consume(engine, &config, provider, &stop).await;
+    let consuming = consume(engine, &config, provider, &stop);
+    let mut consuming = std::pin::pin!(consuming);
+    let first = turn.borrow_and_update().clone();
+    shared.with_status(|status| status.standby = first.is_none());
+    let result = tokio::select! {
+        // Sinks are known from the start where there is no predecessor, so that nothing that they still need is trimmed.
+        biased;
+        predecessor = its_turn(first, turn) => {
+            deliver_to(&mut deliveries, &shared, &predecessor, sinks, &config, &stop)?;
+            consuming.await
+        }
+        result = &mut consuming => result,
+    };
     if let Err(error) = &result {
         tracing::error!(error = %error, "the joiner has stopped");
         shared.with_status(|status| {
@@ -70,6 +77,38 @@ pub(crate) async fn run(
         }
     }
     result
+}
+
+/// What the predecessor's sinks have confirmed, once it is this one's turn.
+async fn its_turn(first: Option<ConfirmedBySink>, mut turn: watch::Receiver<Option<ConfirmedBySink>>) -> ConfirmedBySink {
+    if let Some(predecessor) = first {
+        return predecessor;
+    }
+    let begun = turn.wait_for(Option::is_some).await.ok().and_then(|begun| begun.clone());
+    match begun {
+        Some(predecessor) => predecessor,
+        // Nobody is left who could say so.
+        None => std::future::pending().await,
+    }
+}
+
+fn deliver_to(
+    deliveries: &mut JoinSet<()>,
+    shared: &Arc<Shared>,
+    predecessor: &ConfirmedBySink,
+    sinks: Vec<NamedSink>,
+    config: &Config,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    standby::take_over(shared, predecessor)?;
+    shared.with_status(|status| status.standby = false);
+    for sink in sinks {
+        let load = shared.head.borrow().load;
+        let cursor = shared.store.cursor(&sink.name)?.filter(|cursor| cursor.load == load);
+        shared.with_sink(&sink.name, |sink| sink.cursor = cursor.map(|cursor| cursor.sequence));
+        deliveries.spawn(deliver::run(shared.clone(), sink, config.threads, stop.clone()));
+    }
+    Ok(())
 }
 
 async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, stop: &CancellationToken) -> Result<(), Error> {

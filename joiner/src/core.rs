@@ -106,6 +106,13 @@ impl Core {
         if self.headless {
             return Some(NO_SNAPSHOT.to_owned());
         }
+        let standing = &self.standing;
+        if standing.frontier < standing.mixed_until {
+            let (until, head) = (standing.mixed_until, standing.head_frontier);
+            return Some(format!(
+                "the state was merged of several: entities stay as of {head} until what they had read is read again, up to {until}"
+            ));
+        }
         let head = self.standing.head_frontier;
         let holding: Vec<&str> = self.standing.rereads.holding(self.standing.frontier).collect();
         if !holding.is_empty() {
@@ -245,6 +252,7 @@ impl Core {
             standing.head += 1;
         }
         standing.oldest = standing.head + 1;
+        (standing.mixed_until, standing.complete_after) = (Lsn::ZERO, Lsn::MAX);
         standing.load += 1;
         standing.snapshot.clear();
         standing.rereads = Rereads::default();
@@ -404,11 +412,11 @@ impl Core {
             return self.give_up(start_lsn, missing);
         }
         if let Phase::SnapshotComplete { consistent_from } = record.phase {
-            self.standing.stage = if consistent_from <= self.standing.frontier {
-                Stage::Live { start_lsn }
+            if consistent_from <= self.standing.frontier {
+                self.standing.begin_live(start_lsn);
             } else {
-                Stage::CatchUp { start_lsn, consistent_from }
-            };
+                self.standing.stage = Stage::CatchUp { start_lsn, consistent_from };
+            }
             self.standing.commit_time_ms = record.commit_time_ms;
             self.settle_head();
             // What was written without the log has to be there before anything is written with it that relies on it.
@@ -435,9 +443,7 @@ impl Core {
         let tick = Tick::new(record, record.from_lsn, stretches);
         let mut miscounts = Vec::new();
         for (name, count) in &record.counts {
-            let Some(table) = self.tools.catalog.table(name) else {
-                continue;
-            };
+            let Some(table) = self.tools.catalog.table(name) else { continue };
             let (published, received) = self.standing.snapshot.entry(name.to_string()).or_default();
             *published += count;
             miscounts.extend(self.books.rows(&tick, table, *published, *received, self.standing.unknown));
@@ -544,15 +550,20 @@ impl Core {
         }
         self.inputs.move_positions(&mut self.standing);
         let remembered = self.standing.rereads.remembered(&self.tools.catalog);
-        let hold = self.standing.rereads.hold(to);
+        let hold = self.standing.holds(to);
         if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage {
             if to >= consistent_from && !hold {
-                self.standing.stage = Stage::Live { start_lsn };
+                self.standing.begin_live(start_lsn);
                 self.settle_head();
             }
             step::write_rows(&self.tools, &applied, remembered.as_deref(), &self.standing)?;
         } else {
-            let beside = step::Beside { remembered: remembered.as_deref(), hold, walks: walks && !hold, from: before };
+            let beside = step::Beside {
+                remembered: remembered.as_deref(),
+                hold,
+                walks: walks && !hold && self.standing.mixed_until.is_zero(),
+                from: before,
+            };
             step::finish(&self.tools, &taken, &mut applied, beside, &mut self.fan_outs, &mut self.standing)?;
         }
         self.settle(&mut applied.report)?;
@@ -604,9 +615,9 @@ impl Core {
             self.standing.rereads.complete(&self.tools.catalog, table);
             if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage
                 && self.standing.frontier >= consistent_from
-                && !self.standing.rereads.hold(self.standing.frontier)
+                && !self.standing.holds(self.standing.frontier)
             {
-                self.standing.stage = Stage::Live { start_lsn };
+                self.standing.begin_live(start_lsn);
             }
             if self.standing.pending.is_none() && self.standing.is_consistent() {
                 self.settle_head();
@@ -655,6 +666,8 @@ impl Core {
             oldest += 1;
         }
         if oldest > self.standing.oldest {
+            let trimmed = outbox::version(&self.tools.store, oldest - 1)?;
+            self.standing.complete_after = self.standing.complete_after.max(trimmed.unwrap_or(self.standing.head_frontier));
             self.standing.oldest = oldest;
             let mut batch = WriteBatch::default();
             outbox::trim(&self.tools.store, &mut batch, oldest)?;

@@ -31,7 +31,7 @@ use crate::error::Error;
 use crate::route::DeadLetter;
 use crate::state::{DEAD, Family, Memory, Store, meta};
 
-const SINK: &str = "dead/sink/";
+pub(crate) const SINK: &str = "dead/sink/";
 const EVENT: &str = "dead/event/";
 const DROPPED: &[u8] = b"dead_dropped";
 /// So much of a refused document is kept with the letter.

@@ -110,6 +110,11 @@ impl Definitions {
     fn definition(&self, name: &str) -> Option<&EntityDefinition> {
         self.entities.iter().find(|known| known.name == name)?.definition.as_ref()
     }
+    /// What points into the outbox.
+    pub(crate) fn places(&mut self) -> impl Iterator<Item = &mut u64> {
+        self.entities.iter_mut().map(|known| &mut known.since).chain([&mut self.changed_at])
+    }
+
 
     /// Stands for the definitions and for how rows are kept.
     pub(crate) fn fingerprint(&self) -> String {
@@ -131,7 +136,7 @@ pub(crate) fn settle(store: &Store, claimed: &str, config: &Config) -> Result<Ca
         if !is_ours && !(standing.stage == Stage::Empty && standing.positions.is_empty()) {
             return Err(Error::OtherDefinitions { path: store.path().to_owned(), lacking: Vec::new() });
         }
-        let mut catalog = Catalog::new(&config.plans)?;
+        let mut catalog = Catalog::new(&config.plans)?.with_share(config.range);
         let known = Definitions::new(&catalog);
         let mut batch = WriteBatch::default();
         store.put_definitions(&mut batch, &known)?;
@@ -143,13 +148,18 @@ pub(crate) fn settle(store: &Store, claimed: &str, config: &Config) -> Result<Ca
         known.number(&mut catalog);
         return Ok(catalog);
     };
-    let mut catalog = Catalog::within(&config.plans, &known.layout)?.map_err(|lacking| refused(store.path(), lacking))?;
+    let catalog = Catalog::within(&config.plans, &known.layout)?.map_err(|lacking| refused(store.path(), lacking))?;
+    let mut catalog = catalog.with_share(config.range);
     check_rows(store, &catalog)?;
     let standing = store.standing()?;
     let tail = standing.pending.map_or(0, |pending| pending.tail).max(standing.head);
     let next = known.followed_by(&catalog, known.changes + 1, tail);
     if next != known {
-        switch(store, &known, &next, standing)?;
+        // Which rows were left out follows from what they were kept for.
+        if next.changes != known.changes && !config.range.is_all() {
+            return Err(refused(store.path(), BTreeSet::from([Lacking::Others])));
+        }
+        switch(store, &known, &next, standing, waiting)?;
     }
     next.number(&mut catalog);
     Ok(catalog)
@@ -176,6 +186,14 @@ fn refused(path: &Path, lacking: BTreeSet<Lacking>) -> Error {
 fn switch(store: &Store, known: &Definitions, next: &Definitions, mut standing: Standing) -> Result<(), Error> {
     let mut batch = WriteBatch::default();
     for id in dropped(known, next) {
+/// Whether fan-outs wait ([`crate::step`]). What they go by is what was told of documents so far, which says nothing any more once sinks have been loaded with some that are later: then all entities are.
+pub(crate) fn is_waiting(store: &Store) -> Result<bool, Error> {
+    let mut walks = store.db().raw_iterator_cf(store.family(Family::Walks)?);
+    walks.seek_to_first();
+    let waiting = walks.valid();
+    walks.status().map_err(|error| store.error(&error)).map(|()| waiting)
+}
+
         let (mut start, mut end) = (Vec::new(), Vec::new());
         start_key(id, &mut start);
         start_key(id + 1, &mut end);
@@ -327,6 +345,7 @@ fn members(was: &EntityDefinition, is: &EntityDefinition) -> Vec<String> {
         match (was, is) {
             (Some(Value::Object(a)), Some(Value::Object(b))) => {
                 let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            Ok(_) if !entities.is_empty() && !config.range.is_all() => Way::Rebuild { lacking: vec![Lacking::Others] },
                 for name in names {
                     let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                     walk(a.get(name), b.get(name), &path, found);

@@ -153,6 +153,10 @@ pub(crate) async fn run(shared: Arc<Shared>, sink: NamedSink, threads: usize, st
 impl Delivery {
     fn new(shared: Arc<Shared>, sink: NamedSink, threads: usize, stop: CancellationToken) -> Result<Self, Error> {
         let NamedSink { name, mut sink } = sink;
+        let range = shared.catalog.share.range;
+        if !range.is_all() && !sink.own(range) {
+            return Err(Error::NotShared { sink: name });
+        }
         let terms = sink.terms();
         let infos = shared.catalog.entities.iter().map(|entity| entity.plan.info()).collect();
         let letters = Letters::new(shared.dead_letters(), &name)?;

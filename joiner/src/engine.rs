@@ -38,9 +38,9 @@ impl Engine {
     pub fn open(config: &Config) -> Result<Self, Error> {
         // Mistakes in the definitions are told before anything is touched.
         Catalog::new(&config.plans)?;
-        let claimed = meta::claim(&config.state_dir, &config.source)?;
+        let claimed = meta::claim(&config.state_dir, &config.source, config.range)?;
         let store = Store::open(&config.state_dir, claimed.incarnation, config.memory)?;
-        let catalog = Arc::new(definitions::settle(&store, &claimed.definitions, config)?);
+        let catalog = Arc::new(definitions::settle(&store, &claimed.definitions, config)?.with_share(config.range));
         let by_table: Vec<StreamName> =
             catalog.tables.iter().map(|table| config.layout.stream(&config.stream_prefix, &table.schema.name)).collect();
         let streams: BTreeSet<StreamName> = by_table.iter().cloned().collect();

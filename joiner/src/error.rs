@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use schemas::progress::{SequenceNumber, ShardId, StreamName};
-use schemas::{ErrorClass, Lsn, TableName};
+use schemas::{ErrorClass, KeyRange, Lsn, TableName};
 
 use crate::accounting::{Miscount, listed};
 use crate::catalog::Lacking;
@@ -25,6 +25,18 @@ pub enum Error {
          themselves), or name an empty state directory and take a new snapshot with the importer; this one was not touched", needs(.lacking), path = .path.display()
     )]
     OtherDefinitions { path: PathBuf, lacking: Vec<Lacking> },
+    #[error(
+        "the joiner state in {path} is of the entities {found}, and this instance is to make {expected}. Put the range back; or make a savepoint of it (for a greater range, of each of the instances), stop the process, and have `tributary restore` make a state of the new range of them", path = .path.display()
+    )]
+    OtherRange { path: PathBuf, found: KeyRange, expected: KeyRange },
+    #[error("{path} is of the entities {found}, which do not cover {expected}: name checkpoints that together do, each beginning where another ends", path = .path.display())]
+    NotCovered { path: PathBuf, found: KeyRange, expected: KeyRange },
+    #[error("the checkpoint in {path} cannot be merged with others: {what}. Make another savepoint of that instance, and merge that", path = .path.display())]
+    NotMerged { path: PathBuf, what: String },
+    #[error(
+        "several instances cannot write to sink {sink}: what one of them loads would remove what the others have written. Give each instance a target of its own, or have one instance make all entities"
+    )]
+    NotShared { sink: String },
     #[error("the joiner state in {path} is in use by another process: stop that one first", path = .path.display())]
     Locked { path: PathBuf },
     #[error("the joiner state in {path} cannot be written: {what}. Make room on the disk or correct its permissions, then start again: nothing is lost", path = .path.display())]

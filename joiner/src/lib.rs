@@ -5,15 +5,19 @@
 //! - [`Engine`] is the joiner without tasks: `core` decides what may be applied, `step` applies and assembles, `scan` assembles everything.
 //! - `route` turns records into what the core works on, `inputs` knows how far each shard has been read, `buffer` keeps changes until they are complete, `accounting` holds them against what was published, `catalog` is the entity definitions compiled, `explain` tells what they cost.
 //! - `definitions` is which entity definitions a state serves, and how it comes to serve others.
+//! - `share` is what one of several instances makes and keeps, `reshape` splits and merges their states.
+//! - `standby` is how one joiner goes on where another has come.
 //! - `derive` computes what expressions make of a row; `state` is what is on the disk, `checkpoint` hands it out as it stands at one instant; `assemble` makes documents of it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemas::KeyRange;
 use schemas::encoding::{Registry, Schemas};
 use schemas::plan::Plan;
 use streams::{Layout, Provider};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod accounting;
@@ -35,8 +39,11 @@ mod inputs;
 pub mod metrics;
 mod quiet;
 mod reread;
+pub mod reshape;
 mod route;
 mod scan;
+mod share;
+pub mod standby;
 mod state;
 mod status;
 mod step;
@@ -50,6 +57,7 @@ pub use error::Error;
 pub use handle::{Handle, Head, Outbox, Page};
 pub use inputs::Place;
 pub use route::DeadLetter;
+pub use standby::{Confirmed, ConfirmedBySink};
 pub use state::Memory;
 pub use state::meta::TableCounts;
 pub use status::{FanOut, JoinerPhase, SinkLoad, SinkState, SinkStatus, Status};
@@ -62,6 +70,8 @@ pub struct Config {
     pub plans: Vec<Arc<Plan>>,
     /// The schemas that records may be written under, where they are not all in JSON.
     pub schemas: Arc<Schemas>,
+    /// The entities that this instance makes: all, or the share of one of several.
+    pub range: KeyRange,
     /// The source's name, as in the progress records.
     pub source: String,
     /// What the streams' names begin with.
@@ -94,6 +104,7 @@ impl Config {
             state_dir: state_dir.into(),
             plans,
             schemas: Arc::new(Schemas::fixed(Registry::default())),
+            range: KeyRange::ALL,
             source: source.into(),
             stream_prefix: stream_prefix.into(),
             layout: Layout::default(),
@@ -130,6 +141,18 @@ impl Joiner {
     /// Reads, joins and delivers until `shutdown`, or until something happens that needs help: that is also in the status then. The state stays as it is and goes on
     /// where it was when it is opened again.
     pub async fn run(self, provider: Arc<dyn Provider>, sinks: Vec<NamedSink>, shutdown: CancellationToken) -> Result<(), Error> {
-        consume::run(self.engine, self.config, provider, sinks, shutdown).await
+        let (_, turn) = watch::channel(Some(ConfirmedBySink::default()));
+        self.run_in_turn(provider, sinks, turn, shutdown).await
+    }
+
+    /// The same of one that stands by until it is its `turn`: then it is told what its predecessor's sinks have confirmed. There is no way back: whoever takes the turn away drops this.
+    pub async fn run_in_turn(
+        self,
+        provider: Arc<dyn Provider>,
+        sinks: Vec<NamedSink>,
+        turn: watch::Receiver<Option<ConfirmedBySink>>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        consume::run(self.engine, self.config, provider, sinks, turn, shutdown).await
     }
 }

@@ -295,7 +295,9 @@ impl Router<'_> {
         for &id in &table.indexes {
             let index = &catalog.indexes[id];
             // The image has been checked: every key can be made.
-            if place(id, index, row, &mut self.key).unwrap_or(false) {
+            if place(id, index, row, &mut self.key).unwrap_or(false)
+                && catalog.share.keeps(&catalog.entities, id, |slot| row.get(slot))
+            {
                 let value = stored(table, &index.stored, row, &self.arena[start..], &mut self.value);
                 puts.put_cf(self.store.family(family(index.kind))?, &self.key, value);
             }

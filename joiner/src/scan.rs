@@ -117,8 +117,10 @@ pub(crate) fn count(store: &Store, catalog: &Catalog, snapshot: &Snapshot<'_>, e
     let mut rows = snapshot.raw_iterator_cf_opt(store.family(Family::Rows)?, options);
     rows.seek(start);
     let mut count = 0;
-    while rows.valid() {
-        count += 1;
+    let root = &catalog.entities[entity];
+    while let Some(key) = rows.key() {
+        let length = cluster_length(root, &key[2..]);
+        count += u64::from(length.is_some_and(|length| catalog.share.owns(root, &key[2..2 + length])));
         rows.next();
     }
     rows.status().map_err(|error| store.error(&error))?;
@@ -147,8 +149,9 @@ fn scan_range(
     let mut document = Vec::new();
     while let Some((key, row)) = rows.item() {
         let parts = &key[2..];
-        let Some(length) = cluster_length(entity, parts) else {
-            // NULL in the key: such a row is kept, but it is no entity.
+        // NULL in the key: such a row is kept, but it is no entity.
+        let length = cluster_length(entity, parts).filter(|length| catalog.share.owns(entity, &parts[..*length]));
+        let Some(length) = length else {
             rows.next();
             continue;
         };

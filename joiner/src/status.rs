@@ -18,6 +18,9 @@ pub struct Status {
     /// What the joiner waits for, and what to do if it does not come by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// Another joiner works; this one goes on where it has come when it is gone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
     /// The entities are the join of the source as of this LSN; none before the first load has ended.
     pub frontier: Option<Lsn>,
     /// Commit time of the frontier, in milliseconds since 1970-01-01 UTC; 0 when it is not known.

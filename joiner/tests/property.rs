@@ -28,13 +28,26 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
+/// Of several instances, each with a share.
+const SEVERAL: u64 = 600;
+
 #[test]
 fn every_entity_is_the_join_of_the_source_at_every_frontier() {
+    cases(CASES, &["changes of definitions", "fan-outs that wait"], run::case);
+}
+
+#[test]
+fn several_instances_are_together_what_one_is_and_merge_wherever_they_stand() {
+    cases(SEVERAL, &["merges"], run::several);
+}
+
+/// Each answers how many frontiers it has compared, and how often what is `rare` was met.
+fn cases(count: u64, rare: &[&str], case: impl Fn(u64) -> [u64; 3] + Sync) {
     if let Some(seed) = number("TRIBUTARY_SEED") {
-        run::case(seed);
+        case(seed);
         return;
     }
-    let cases = number("TRIBUTARY_CASES").unwrap_or(CASES);
+    let cases = number("TRIBUTARY_CASES").unwrap_or(count);
     let next = AtomicU64::new(0);
     let counts: [AtomicU64; 3] = Default::default();
     let work = || {
@@ -43,7 +56,7 @@ fn every_entity_is_the_join_of_the_source_at_every_frontier() {
             if seed >= cases {
                 return;
             }
-            match catch_unwind(AssertUnwindSafe(|| run::case(seed))) {
+            match catch_unwind(AssertUnwindSafe(|| case(seed))) {
                 Ok(counted) => counts.iter().zip(counted).for_each(|(count, more)| _ = count.fetch_add(more, Ordering::Relaxed)),
                 Err(_) => {
                     next.store(cases, Ordering::Relaxed);
@@ -60,6 +73,7 @@ fn every_entity_is_the_join_of_the_source_at_every_frontier() {
     // A test that compares nothing proves nothing.
     let [checks, changes, waited] = counts.map(AtomicU64::into_inner);
     assert!(checks > cases, "only {checks} frontiers were compared in {cases} cases");
-    assert!(changes > cases / 50, "only {changes} changes of definitions in {cases} cases");
-    assert!(waited > cases / 50, "fan-outs waited at only {waited} frontiers in {cases} cases");
+    for (name, count) in rare.iter().zip([changes, waited]) {
+        assert!(count > cases / 50, "{name} at only {count} frontiers in {cases} cases");
+    }
 }

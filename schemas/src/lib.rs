@@ -3,7 +3,8 @@
 //! What the importer writes and the joiner reads is defined here and nowhere else: log sequence numbers and positions ([`Lsn`], [`Position`]), table
 //! schemas ([`table`]), values ([`value`]), change events and their encodings ([`event`], [`envelope`], [`encoding`]), the table contracts that events are held to
 //! ([`contract`]), progress records ([`progress`]), entity definitions ([`entity`]), resolved against the tables
-//! ([`plan`]), the reading of events ([`parse`]) and the entity changes that come out at the end ([`change`]).
+//! ([`plan`]), the reading of events ([`parse`]) and the entity changes that come out at the end ([`change`]), of which each
+//! instance makes a share ([`range`]).
 
 pub mod change;
 pub mod contract;
@@ -16,10 +17,12 @@ pub mod lsn;
 pub mod parse;
 pub mod plan;
 pub mod progress;
+pub mod range;
 pub mod table;
 pub mod value;
 
 pub use lsn::{Lsn, Position};
+pub use range::KeyRange;
 pub use table::TableName;
 
 /// How a failure is to be treated, whoever it comes from.

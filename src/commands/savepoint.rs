@@ -114,7 +114,14 @@ fn shown(found: &[Listed]) -> String {
 pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
     let checkpoints = open(&config).await?;
-    let manifest = checkpoints.expected(&args.which.parse::<Which>()?).await?;
+    let mut parts = Vec::with_capacity(args.which.len());
+    for which in &args.which {
+        let (range, which) = match which.split_once(':') {
+            Some((range, which)) => (range.parse()?, which),
+            None => (checkpoints.range(), which.as_str()),
+        };
+        parts.push(checkpoints.part(range, &which.parse::<Which>()?).await?);
+    }
     let plans = plans(&config, &config.load_contracts()?)?;
     let settings = config.joiner(plans.into_iter().map(Arc::new).collect())?;
     let state = match args.to {
@@ -130,11 +137,12 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
             settings.state_dir.clone()
         }
     };
-    let restored = checkpoints.restore_for(&manifest, &settings, &state).await?;
+    let restored = checkpoints.restore_parts(&parts, &settings, &state).await?;
+    let numbers: Vec<String> = parts.iter().map(|part| part.manifest.number.to_string()).collect();
     println!(
         "{} is checkpoint {} now, which holds everything up to {} ({}). The next start goes on from there.",
         state.display(),
-        restored.number,
+        numbers.join(" and "),
         restored.frontier,
         indicatif::HumanBytes(restored.bytes)
     );

@@ -16,6 +16,8 @@
 //!   provider: {embedded: {path: data/streams}}
 //! archive:                            # default: none
 //!   store: {local: {path: data/archive}}  # or {s3: {bucket: shop-archive, region: eu-central-1}}
+//! joiner:                             # several joiners: each makes a share, or stands by, as `instances` documents; default: one makes all
+//!   range: 0/4
 //! checkpoints:                        # of the joiner's state; default: none
 //!   store: {local: {path: /mnt/checkpoints}}  # or {s3: {bucket: shop-checkpoints, region: eu-central-1}}
 //! contracts: schemas/tables           # where the table contracts are
@@ -30,6 +32,7 @@
 //! ```
 //! `docs/configuration.md` lists every key; the source's own are in [`source`], those of a service's stream in [`service`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
 
+mod instances;
 #[cfg(test)]
 mod reference;
 pub(crate) mod service;
@@ -61,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) streams: Streams,
     #[serde(default)]
     pub(crate) archive: Option<archive::Config>,
+    #[serde(default)]
+    pub(crate) joiner: instances::Joiner,
     #[serde(default)]
     pub(crate) checkpoints: Option<checkpoints::Config>,
     #[serde(default = "default_contracts")]
@@ -167,6 +172,7 @@ impl Config {
             );
         }
         self.source.check()?;
+        self.joiner.check()?;
         if !plain(self.prefix()) {
             bail!("streams.prefix {:?}: only letters, digits, '-', '_' and '.'", self.prefix());
         }
@@ -193,6 +199,7 @@ impl Config {
         }
         self.streams.provider.relative_to(folder);
         self.source.relative_to(folder);
+        self.joiner.relative_to(folder);
         if let Some(archive) = &mut self.archive {
             archive.store.relative_to(folder);
         }
@@ -279,7 +286,7 @@ impl Config {
     pub(crate) async fn open_checkpoints(&self) -> anyhow::Result<Option<Checkpoints>> {
         let Some(checkpoints) = &self.checkpoints else { return Ok(None) };
         let objects = Box::pin(Objects::open(&checkpoints.store)).await?;
-        Ok(Some(Checkpoints::open(objects, &self.source.name)))
+        Ok(Some(Checkpoints::open(objects, &self.source.name).of_range(self.joiner.range)))
     }
 
     /// Where the joiner's state is.
@@ -291,9 +298,17 @@ impl Config {
     pub(crate) fn joiner(&self, plans: Vec<Arc<Plan>>) -> anyhow::Result<joiner::Config> {
         let mut settings = joiner::Config::new(self.state_dir(), plans, &self.source.name, self.prefix());
         settings.layout = self.layout();
+        settings.range = self.joiner.range;
         settings.schemas = self.schemas()?;
         self.outbox.apply(&mut settings);
         Ok(settings)
+    }
+
+    /// Where joiners of this one's share agree on which of them works; none where there is but one.
+    pub(crate) async fn open_lease(&self) -> anyhow::Result<Option<Arc<dyn importer::lease::Store>>> {
+        let Some((lease, folder)) = self.joiner.lease()? else { return Ok(None) };
+        let name = format!("joiner/{}/{}", self.source.name, self.joiner.range);
+        Ok(Some(importer::lease::open_named(&lease, &folder, &name).await?))
     }
 
     /// The sink that queries read.

@@ -113,13 +113,13 @@ struct Lease {
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PostgresLease {
+pub(super) struct PostgresLease {
     url: SecretReference,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DynamoLease {
+pub(super) struct DynamoLease {
     table: String,
     #[serde(default)]
     region: Option<String>,
@@ -127,18 +127,28 @@ struct DynamoLease {
     endpoint: Option<String>,
 }
 
+impl PostgresLease {
+    /// `section`: where it stands.
+    pub(super) fn settings(&self, section: &str) -> anyhow::Result<LeaseConfig> {
+        let url = self.url.resolve(&format!("the lease's database ({section}.postgres.url)"))?;
+        Ok(LeaseConfig::Postgres { url: importer::Password::new(url.reveal()) })
+    }
+}
+
+impl DynamoLease {
+    pub(super) fn settings(&self) -> LeaseConfig {
+        let Self { table, region, endpoint } = self.clone();
+        LeaseConfig::DynamoDb { table, region, endpoint }
+    }
+}
+
 impl Lease {
     fn settings(&self) -> anyhow::Result<LeaseConfig> {
-        Ok(match (&self.postgres, &self.dynamodb) {
-            (Some(postgres), _) => {
-                let url = postgres.url.resolve("the lease's database (source.lease.postgres.url)")?;
-                LeaseConfig::Postgres { url: importer::Password::new(url.reveal()) }
-            }
-            (None, Some(DynamoLease { table, region, endpoint })) => {
-                LeaseConfig::DynamoDb { table: table.clone(), region: region.clone(), endpoint: endpoint.clone() }
-            }
-            (None, None) => LeaseConfig::File,
-        })
+        match (&self.postgres, &self.dynamodb) {
+            (Some(postgres), _) => postgres.settings("source.lease"),
+            (None, Some(dynamodb)) => Ok(dynamodb.settings()),
+            (None, None) => Ok(LeaseConfig::File),
+        }
     }
 }
 

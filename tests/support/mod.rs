@@ -4,6 +4,7 @@
 pub mod http;
 pub mod pipeline;
 pub mod process;
+pub mod shop;
 pub mod sqlserver;
 pub mod tpch_load;
 

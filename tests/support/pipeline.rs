@@ -66,11 +66,23 @@ impl Pipeline {
         std::fs::write(self.config(), config).unwrap();
     }
 
+    /// Another configuration beside the first: with a data folder and a section of its own.
+    pub fn another(&self, name: &str, section: &str) -> PathBuf {
+        let config = std::fs::read_to_string(self.config()).unwrap();
+        let path = self.path(&format!("{name}.yaml"));
+        std::fs::write(&path, format!("{config}data: data/{name}\n{section}")).unwrap();
+        path
+    }
+
     /// Starts `tributary <command> --config …`.
     pub fn start(&self, command: &str) -> Process {
+        self.start_with(command, &self.config())
+    }
+
+    pub fn start_with(&self, command: &str, config: &std::path::Path) -> Process {
         Process::spawn(
             command,
-            tributary(&[command, "--config", text(&self.config())])
+            tributary(&[command, "--config", text(config)])
                 .env(PASSWORD_VARIABLE, &self.password)
                 .env("AWS_ACCESS_KEY_ID", "test")
                 .env("AWS_SECRET_ACCESS_KEY", "test")

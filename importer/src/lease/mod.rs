@@ -47,7 +47,7 @@ const _: () =
 /// Every method may be called at any time from several tasks. A failure says nothing about whether the call had its effect. `renew` and `save` fail with [`Error::LeaseLost`] once
 /// another has the lease, and then change nothing.
 #[async_trait]
-pub(crate) trait Store: Send + Sync {
+pub trait Store: Send + Sync {
     /// Takes the lease, under a new epoch, if nobody holds it.
     async fn acquire(&self) -> Result<Option<u64>, Error>;
     /// Says that the holder is there for another [`TERM`].
@@ -68,11 +68,16 @@ fn next_epoch(last: u64) -> u64 {
 
 /// Opens the store that the configuration names.
 pub(crate) async fn open(config: &Config) -> Result<Arc<dyn Store>, Error> {
-    Ok(match &config.lease {
-        LeaseConfig::File => open_directory(&config.data_dir)?,
-        LeaseConfig::Postgres { url } => Arc::new(postgres::PostgresStore::open(url, &config.output.name).await?),
+    open_named(&config.lease, &config.data_dir, &config.output.name).await
+}
+
+/// The store under a name that all who agree there have in common; `directory` where it is one.
+pub async fn open_named(lease: &LeaseConfig, directory: &Path, name: &str) -> Result<Arc<dyn Store>, Error> {
+    Ok(match lease {
+        LeaseConfig::File => open_directory(directory)?,
+        LeaseConfig::Postgres { url } => Arc::new(postgres::PostgresStore::open(url, name).await?),
         LeaseConfig::DynamoDb { table, region, endpoint } => {
-            Arc::new(dynamodb::DynamoStore::open(table, region.as_deref(), endpoint.as_deref(), &config.output.name).await)
+            Arc::new(dynamodb::DynamoStore::open(table, region.as_deref(), endpoint.as_deref(), name).await)
         }
     })
 }
@@ -91,16 +96,16 @@ pub(crate) enum Turn {
     Lost,
 }
 
-/// The right to import, until it is lost.
+/// The right to work, until it is lost.
 #[derive(Clone)]
-pub(crate) struct Lease {
+pub struct Lease {
     store: Arc<dyn Store>,
-    pub(crate) epoch: u64,
+    pub epoch: u64,
 }
 
 impl Lease {
     /// Waits for the lease. `waiting` is called when somebody else holds it.
-    pub(crate) async fn acquire(store: Arc<dyn Store>, waiting: impl Fn(&str)) -> Result<Self, Error> {
+    pub async fn acquire(store: Arc<dyn Store>, waiting: impl Fn(&str)) -> Result<Self, Error> {
         let mut told = false;
         loop {
             match store.acquire().await {
@@ -162,7 +167,7 @@ impl Lease {
     }
 
     /// Renews the lease for as long as it can be; ends with the reason why it counts as lost.
-    pub(crate) async fn keep(&self) -> Error {
+    pub async fn keep(&self) -> Error {
         let mut good_until = Instant::now() + TERM;
         loop {
             tokio::time::sleep(RENEWAL).await;
@@ -184,12 +189,21 @@ impl Lease {
         Error::LeaseLost { place: self.store.place(), epoch: self.epoch }
     }
 
-    pub(crate) async fn release(&self) {
+    pub async fn release(&self) {
         match tokio::time::timeout(RENEWAL, self.store.release(self.epoch)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the lease could not be given back; it runs out by itself"),
             Err(_) => tracing::warn!("the lease's store does not answer; the lease runs out by itself"),
         }
+    }
+
+    /// What was saved with the lease.
+    pub async fn load_bytes(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.store.load().await
+    }
+
+    pub async fn save_bytes(&self, progress: &[u8]) -> Result<(), Error> {
+        self.store.save(self.epoch, progress).await
     }
 
     pub(crate) async fn load(&self, source: &str) -> Result<Option<Saved>, Error> {

@@ -76,6 +76,9 @@ pub(crate) async fn subscribe(
             "Changes are served where the joiner runs; this process serves queries only. Ask the joiner's API.".to_owned();
         return Err(Problem::NotHere { detail });
     };
+    if let Some(detail) = feed.refuses() {
+        return Err(Problem::Unavailable { detail });
+    }
     let (start, wanted) = parse(&shared, &parameters, &headers)?;
     let permit = Arc::clone(&shared.subscriptions).try_acquire_owned().map_err(|_| Problem::TooManySubscriptions)?;
     let head = feed.head();

@@ -45,6 +45,11 @@ pub trait ChangeFeed: Send + Sync {
 
     fn head(&self) -> watch::Receiver<Head>;
 
+    /// Why nobody may subscribe here now, if that is so: it is answered 503.
+    fn refuses(&self) -> Option<String> {
+        None
+    }
+
     /// Which outbox the numbers belong to. The default suits an outbox that is never begun anew.
     fn incarnation(&self) -> u64 {
         0

@@ -5,12 +5,14 @@
 //! | `checkpoints.json` | whose checkpoints these are: format and source ([`Header`]) |
 //! | `chain/<number>.json` | an entry of the chain ([`Manifest`]): a checkpoint, or that a process has taken over |
 //! | `savepoints/<name>.json` | the name of a checkpoint ([`Savepoint`]), which is kept for as long as it has one |
+//! | `ranges/<range>/…` | the same of an instance that makes a share of the entities |
 //! | `files/<number>.<attempt>/<file>.<part>` | up to [`PART_BYTES`] of a file of the state, as the checkpoint with this number wrote it first |
 //!
 //! Numbers have twelve digits, parts four. Everything but parts is JSON, so that people can read it.
 
 use joiner::checkpoint::Facts;
 use objects::ObjectPath;
+use schemas::KeyRange;
 use serde::{Deserialize, Serialize};
 
 /// Changes when what stands in the bucket changes its meaning.
@@ -86,6 +88,12 @@ pub(crate) fn chain_folder() -> ObjectPath {
 }
 pub(crate) fn entry_path(number: u64) -> ObjectPath {
     ObjectPath::from(format!("chain/{number:012}.json"))
+}
+pub(crate) fn ranges_folder() -> ObjectPath {
+    ObjectPath::from("ranges")
+}
+pub(crate) fn range_folder(range: KeyRange) -> String {
+    format!("ranges/{range}")
 }
 pub(crate) fn savepoints_folder() -> ObjectPath {
     ObjectPath::from("savepoints")

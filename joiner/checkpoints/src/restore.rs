@@ -16,6 +16,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, TryStreamExt};
+use joiner::checkpoint::Facts;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::manifest::{File, Manifest};
@@ -70,12 +71,35 @@ fn sync_parent(path: &Path) -> Result<(), Error> {
     LocalFile::open(parent).and_then(|parent| parent.sync_all()).map_err(folder_error(parent, "it cannot be written"))
 }
 
+/// The folder in which a state is made; ends, or takes back, what another attempt left.
+pub(crate) fn begin(state: &Path) -> Result<PathBuf, Error> {
+    settle(state)?;
+    Ok(beside(state, ".restoring"))
+}
+
+/// Makes what has been fetched the state, in place of what is there.
+pub(crate) fn put_back(restoring: &Path, facts: &Facts, state: &Path) -> Result<(), Error> {
+    joiner::checkpoint::seal(restoring, facts)?;
+    if !is_empty(state)? {
+        let replaced = beside(state, ".replaced");
+        std::fs::rename(state, &replaced).map_err(folder_error(state, "it cannot be moved away"))?;
+        sync_parent(state)?;
+    }
+    put_in_place(restoring, state)?;
+    settle(state)
+}
+
 impl Checkpoints {
     /// Makes a checkpoint the state in this directory, in place of what is there. Nobody may have it open.
     pub async fn restore(&self, manifest: &Manifest, state: &Path) -> Result<(), Error> {
-        settle(state)?;
-        let restoring = beside(state, ".restoring");
-        let database = restoring.join(joiner::checkpoint::DATABASE);
+        let restoring = begin(state)?;
+        let facts = self.fetch_all(manifest, &restoring).await?;
+        put_back(&restoring, &facts, state)
+    }
+
+    /// Fetches the files of a checkpoint into a folder, as the database of a state.
+    pub(crate) async fn fetch_all(&self, manifest: &Manifest, folder: &Path) -> Result<Facts, Error> {
+        let database = folder.join(joiner::checkpoint::DATABASE);
         std::fs::create_dir_all(&database).map_err(folder_error(&database, "it cannot be made"))?;
         let Some(checkpoint) = &manifest.checkpoint else {
             return Err(Error::NoSuch { store: self.store(), which: manifest.number.to_string() });
@@ -86,14 +110,7 @@ impl Checkpoints {
         LocalFile::open(&database)
             .and_then(|folder| folder.sync_all())
             .map_err(folder_error(&database, "it cannot be written"))?;
-        joiner::checkpoint::seal(&restoring, &checkpoint.state)?;
-        if !is_empty(state)? {
-            let replaced = beside(state, ".replaced");
-            std::fs::rename(state, &replaced).map_err(folder_error(state, "it cannot be moved away"))?;
-            sync_parent(state)?;
-        }
-        put_in_place(&restoring, state)?;
-        settle(state)
+        Ok(checkpoint.state.clone())
     }
 
     async fn fetch(&self, number: u64, file: &File, database: PathBuf) -> Result<(), Error> {

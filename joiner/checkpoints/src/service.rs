@@ -10,7 +10,6 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::manifest::Manifest;
 use crate::writer::{Made, Retention, Writer, folder_error};
 use crate::{Checkpoints, Config, Error, Which, is_empty, metrics, settle};
 
@@ -94,31 +93,16 @@ pub async fn begin_with(checkpoints: &Checkpoints, config: &joiner::Config, rest
         return Ok(None);
     }
     for _ in 0..ATTEMPTS {
-        let Some(manifest) = checkpoints.find(&Which::Latest).await? else { return Ok(None) };
-        match checkpoints.restore_for(&manifest, config, &config.state_dir).await {
+        let parts = checkpoints.latest_for(config.range).await?;
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        match checkpoints.restore_parts(&parts, config, &config.state_dir).await {
             Err(Error::Vanished { number, .. }) => tracing::info!(number, "the checkpoint has given way to a newer one"),
             restored => return restored.map(Some),
         }
     }
     Err(Error::NoSuch { store: checkpoints.store(), which: Which::Latest.to_string() })
-}
-
-impl Checkpoints {
-    /// Makes a checkpoint the state in a directory, if a joiner with this configuration can go on from it: else nothing is touched.
-    pub async fn restore_for(&self, manifest: &Manifest, config: &joiner::Config, state: &Path) -> Result<Restored, Error> {
-        let (number, made_ms) = (manifest.number, manifest.made_ms);
-        let Some(checkpoint) = &manifest.checkpoint else {
-            return Err(Error::NoSuch { store: self.store(), which: number.to_string() });
-        };
-        let place = PathBuf::from(format!("{}, checkpoint {number}", self.name()));
-        joiner::checkpoint::check(&checkpoint.state, config, &place).map_err(|source| Error::Refused { number, source })?;
-        let (frontier, bytes) = (checkpoint.state.frontier, checkpoint.bytes());
-        tracing::info!(store = self.name(), number, %frontier, bytes, "restoring the joiner's state from a checkpoint");
-        let began = Instant::now();
-        self.restore(manifest, state).await?;
-        tracing::info!(number, seconds = began.elapsed().as_secs_f64(), "the joiner's state is restored");
-        Ok(Restored { number, frontier, made_ms, bytes })
-    }
 }
 
 /// Asks a running service for savepoints.

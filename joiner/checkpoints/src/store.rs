@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use objects::{Creation, ObjectPath, Objects};
+use schemas::KeyRange;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Error;
 use crate::manifest::{self, Checkpoint, FORMAT, Header, Manifest, Savepoint};
 
-/// The checkpoints of one pipeline. Cloning shares them.
+/// The checkpoints of one pipeline, or of one of its instances that make a share of the entities each. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     pub(crate) objects: Objects,
     source: String,
+    range: KeyRange,
+    /// Where those of all instances are.
+    all: Objects,
 }
 
 /// Which checkpoint is meant.
@@ -61,7 +65,24 @@ pub struct Listed {
 impl Checkpoints {
     /// Makes no request yet.
     pub fn open(objects: Objects, source: &str) -> Self {
-        Self { objects, source: source.to_owned() }
+        Self { all: objects.clone(), objects, source: source.to_owned(), range: KeyRange::ALL }
+    }
+
+    /// Those of the instance that makes this share of the entities.
+    pub fn of_range(&self, range: KeyRange) -> Self {
+        let objects = if range.is_all() { self.all.clone() } else { self.all.within(&manifest::range_folder(range)) };
+        Self { objects, source: self.source.clone(), range, all: self.all.clone() }
+    }
+
+    pub fn range(&self) -> KeyRange {
+        self.range
+    }
+
+    /// The shares of which there are, or were, checkpoints.
+    pub(crate) async fn ranges(&self) -> Result<Vec<KeyRange>, Error> {
+        let folders = self.all.folders(&manifest::ranges_folder()).await?;
+        let found = folders.iter().filter_map(|folder| folder.filename()?.parse().ok());
+        Ok(found.chain([KeyRange::ALL]).collect())
     }
 
     pub fn name(&self) -> &str {

@@ -11,9 +11,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schemas::Lsn;
-use schemas::change::EntityChange;
+use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use serde::Deserialize;
 
 use crate::route::{Router, Routes};
@@ -155,6 +155,23 @@ impl Sink for Configured {
 
     fn recall(&mut self, note: Option<&str>) {
         self.sink.recall(note);
+    }
+
+    fn own(&mut self, range: KeyRange) -> bool {
+        self.sink.own(range)
+    }
+
+    async fn older(
+        &mut self,
+        entity: &str,
+        version: Lsn,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, Error> {
+        match &self.router {
+            Some(router) if !router.sends(entity) => Ok(Vec::new()),
+            _ => self.sink.older(entity, version, after, limit).await,
+        }
     }
 
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 
 mod check;
 pub mod cloudevent;
@@ -35,6 +35,8 @@ mod notification;
 pub mod postgres;
 #[cfg(feature = "search")]
 pub mod search;
+#[cfg(feature = "sqlite")]
+mod shares;
 #[cfg(feature = "sns")]
 pub mod sns;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
@@ -117,6 +119,23 @@ pub trait Sink: Send {
     /// What [`note`](Self::note) said last, before the first `prepare`; or nothing, when somebody has mended the cause: the sink then forgets how its target has been doing.
     fn recall(&mut self, note: Option<&str>) {
         let _ = note;
+    }
+    /// Several instances write to the target, and this sink is that of the one which makes these entities. Asked before anything else, where there are several. Answers whether the target can be written like that: its frontier, and what
+    /// [`held`](Self::held) answers, then speak of that share alone; [`end_load`](Self::end_load) is not called, because it would remove what the others have written, and [`older`](Self::older) is.
+    fn own(&mut self, range: KeyRange) -> bool {
+        let _ = range;
+        false
+    }
+    /// At most `limit` keys of entities that stand in the target with a version older than this one, after a key, in their order. A target that keeps no entities has none.
+    async fn older(
+        &mut self,
+        entity: &str,
+        version: Lsn,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, Error> {
+        let _ = (entity, version, after, limit);
+        Ok(Vec::new())
     }
     /// Looks whether [`prepare`](Self::prepare) and the writes after it would do, and changes nothing: for `tributary check`. What stands in the way is the error.
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {

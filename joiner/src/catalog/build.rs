@@ -360,6 +360,7 @@ impl<'a> Builder<'a> {
             by_name: self.by_name,
             layout,
             unchecked,
+            share: Default::default(),
         }
     }
 

@@ -60,6 +60,8 @@ pub enum Lacking {
     Expression { table: TableName, text: String },
     #[error("{table}: its rows cannot be looked up by {by}")]
     Index { table: TableName, by: String },
+    #[error("it leaves out rows that only other instances' entities needed")]
+    Others,
 }
 
 impl Layout {

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use schemas::Lsn;
-use schemas::change::EntityChange;
+use schemas::change::{EntityChange, EntityKey};
 use tokio::sync::mpsc;
 
 use super::{Delivery, Interrupted, blocking};
@@ -29,7 +28,7 @@ pub(super) struct Part {
 
 enum Loaded {
     Batch(Vec<EntityChange>),
-    End { entity: Arc<str>, version: Lsn },
+    End { entity: Arc<str>, of: As },
 }
 
 impl Delivery {
@@ -78,8 +77,10 @@ impl Delivery {
                         }
                     });
                 }
-                Loaded::End { entity, version } => {
-                    self.or_stop(async |delivery| delivery.sink.end_load(&entity, version).await).await??;
+                Loaded::End { entity, of } => {
+                    if !self.end_load(&entity, of).await? {
+                        return Ok(false);
+                    }
                 }
             }
         }
@@ -89,12 +90,38 @@ impl Delivery {
         self.write(&[], Some(cursor.frontier)).await?;
         self.left_out.clear();
         self.no_trouble()?;
-        let changed = self.shared.catalog.entities.iter().filter(|entity| entity.changed > 0);
-        let changes = changed.map(|entity| (entity.name.to_string(), entity.changed)).collect();
+        let changes = self.shared.catalog.changes_by_entity();
         let cursor = Cursor { form: self.terms.form.clone(), changes, ..cursor };
         self.shared.store.put_cursor(&self.name, &cursor)?;
         self.shared.with_sink(&self.name, |sink| (sink.cursor, sink.error) = (Some(cursor.sequence), None));
         Ok(true)
+    }
+}
+
+/// Keys that are asked for at a time.
+const OLDER: usize = 1000;
+
+impl Delivery {
+    /// What is older than a load's documents has vanished. Where others write to the target as well, only what is of this instance's share has; it is deleted as any entity is. Answers false when the sink has been prepared anew.
+    async fn end_load(&mut self, entity: &Arc<str>, of: As) -> Result<bool, Interrupted> {
+        let range = self.shared.catalog.share.range;
+        if range.is_all() {
+            self.or_stop(async |delivery| delivery.sink.end_load(entity, of.version).await).await??;
+            return Ok(true);
+        }
+        let mut after: Option<EntityKey> = None;
+        loop {
+            let keys =
+                self.or_stop(async |delivery| delivery.sink.older(entity, of.version, after.as_ref(), OLDER).await).await??;
+            let Some(last) = keys.last().cloned() else { return Ok(true) };
+            after = Some(last);
+            let (version, commit_time_ms) = (of.version, of.commit_time_ms);
+            let vanished = |key| EntityChange { entity: entity.clone(), key, version, commit_time_ms, document: None };
+            let vanished: Vec<_> = keys.into_iter().filter(|key| range.holds(entity, key)).map(vanished).collect();
+            if !self.write(&vanished, None).await? {
+                return Ok(false);
+            }
+        }
     }
 }
 
@@ -134,7 +161,7 @@ fn load_scan(shared: &Shared, entities: &[usize], threads: usize, out: &mpsc::Se
     for &id in entities {
         let entity = &catalog.entities[id];
         scan(store, catalog, &snapshot, id, of, threads, &|batch| send(Loaded::Batch(batch)))?;
-        if !send(Loaded::End { entity: entity.name.clone(), version: of.version }) {
+        if !send(Loaded::End { entity: entity.name.clone(), of }) {
             return Ok(None);
         }
     }

@@ -10,8 +10,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
-use schemas::Lsn;
 use schemas::progress::ShardPositions;
+use schemas::{KeyRange, Lsn};
 use serde::{Deserialize, Serialize};
 
 use crate::accounting::Unknown;
@@ -34,6 +34,9 @@ struct Identity {
     tributary_joiner_state: u32,
     source: String,
     definitions: String,
+    /// Of which entities it is; all, in directories of before there were shares.
+    #[serde(default)]
+    range: KeyRange,
     /// Tells this state from any other that its directory held before or will hold; 0 in directories of before there was such a number.
     #[serde(default)]
     incarnation: u64,
@@ -52,7 +55,7 @@ pub(crate) struct Claimed {
 }
 
 /// Checks whose the directory is; an empty or missing one becomes ours.
-pub(crate) fn claim(path: &Path, source: &str) -> Result<Claimed, Error> {
+pub(crate) fn claim(path: &Path, source: &str, range: KeyRange) -> Result<Claimed, Error> {
     let disk = |error: std::io::Error| Error::Disk { path: path.to_owned(), what: error.to_string() };
     std::fs::create_dir_all(path).map_err(disk)?;
     let file = path.join(IDENTITY_FILE);
@@ -60,6 +63,7 @@ pub(crate) fn claim(path: &Path, source: &str) -> Result<Claimed, Error> {
         tributary_joiner_state: FORMAT,
         source: source.to_owned(),
         definitions: IN_STATE.to_owned(),
+        range,
         incarnation: new_incarnation(),
     };
     match std::fs::read(&file) {
@@ -125,16 +129,21 @@ fn read(path: &Path) -> Result<Identity, Error> {
 
 /// What a checkpoint of a state says of it.
 pub(crate) fn facts(path: &Path, served: Option<Definitions>, standing: &Standing) -> Result<Facts, Error> {
-    let Identity { tributary_joiner_state: format, source, definitions, .. } = read(path)?;
+    let Identity { tributary_joiner_state: format, source, definitions, range, .. } = read(path)?;
     let definitions = served.as_ref().map_or(definitions, Definitions::fingerprint);
     let (frontier, commit_time_ms) = (standing.frontier, standing.commit_time_ms);
-    Ok(Facts { format, source, definitions, served, frontier, commit_time_ms })
+    Ok(Facts { format, source, definitions, served, range, frontier, commit_time_ms })
 }
 
 /// Holds a checkpoint against what [`claim`] would ask of its state.
-pub(crate) fn check_facts(place: &Path, facts: &Facts, source: &str) -> Result<(), Error> {
-    let ours =
-        Identity { tributary_joiner_state: FORMAT, source: source.to_owned(), definitions: IN_STATE.to_owned(), incarnation: 0 };
+pub(crate) fn check_facts(place: &Path, facts: &Facts, source: &str, range: KeyRange) -> Result<(), Error> {
+    let ours = Identity {
+        tributary_joiner_state: FORMAT,
+        source: source.to_owned(),
+        definitions: IN_STATE.to_owned(),
+        range,
+        incarnation: 0,
+    };
     check(place, restored(facts), &ours).map(|_| ())
 }
 
@@ -150,6 +159,7 @@ fn restored(facts: &Facts) -> Identity {
         tributary_joiner_state: facts.format,
         source: facts.source.clone(),
         definitions: if facts.served.is_some() { IN_STATE.to_owned() } else { facts.definitions.clone() },
+        range: facts.range,
         incarnation: new_incarnation(),
     }
 }
@@ -161,6 +171,9 @@ fn check(path: &Path, found: Identity, ours: &Identity) -> Result<Identity, Erro
     }
     if found.source != ours.source {
         return Err(Error::OtherSource { path, found: found.source, expected: ours.source.clone() });
+    }
+    if found.range != ours.range {
+        return Err(Error::OtherRange { path, found: found.range, expected: ours.range });
     }
     Ok(found)
 }
@@ -247,12 +260,33 @@ pub(crate) struct Standing {
     /// Where the event streams stood at the last record of the tail: rows that were read again up to there have been applied, or left out.
     #[serde(default)]
     pub(crate) covered: ShardPositions,
+    /// Up to this LSN rows are of different ages: the state was merged of several ([`crate::reshape`]), and this is the frontier of the one that was ahead.
+    #[serde(default)]
+    pub(crate) mixed_until: Lsn,
+    /// The outbox has every change after this LSN, in the order of their versions; the greatest there is where that is not known.
+    #[serde(default = "unknown")]
+    pub(crate) complete_after: Lsn,
+}
+
+const fn unknown() -> Lsn {
+    Lsn::MAX
 }
 
 impl Standing {
+    /// From here on every change is in the outbox.
+    pub(crate) const fn begin_live(&mut self, start_lsn: Lsn) {
+        self.stage = Stage::Live { start_lsn };
+        self.complete_after = self.frontier;
+    }
+
     /// Whether the rows are the source's as of the frontier.
     pub(crate) fn is_consistent(&self) -> bool {
-        matches!(self.stage, Stage::Live { .. }) && !self.rereads.hold(self.frontier)
+        matches!(self.stage, Stage::Live { .. }) && !self.holds(self.frontier)
+    }
+
+    /// Whether rows are of different ages at a frontier: nothing is assembled then.
+    pub(crate) fn holds(&self, frontier: Lsn) -> bool {
+        self.rereads.hold(frontier) || frontier < self.mixed_until
     }
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `rows` | index (u16), cluster parts, rest of the own key ([`key`]) | all used columns ([`row`]) |
 //! | `links` (locators and back references) | the same | the columns that the way up needs |
-//! | `pending` | entity (u16), entity key parts | xxh3-128 of the document before the step that is being assembled, empty: there was none |
+//! | `pending` | entity (u16), entity key parts | xxh3-128 of the document before the step that is being assembled, empty: there was none; `00`: it is not known |
 //! | `walks` | number (u64) | a fan-out that waits (`step/walk.rs`) |
 //! | `past` | frontier of a step (10 bytes), then as in `rows` | `01` and the row that stood there before that step; `00`: there was none. Kept while fan-outs wait (`step/fan_out.rs`) |
 //! | `told` | entity (u16), entity key parts | the frontier with which the document was looked at last, while fan-outs wait |
@@ -27,7 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Direction, IteratorMode, Options, WriteBatch,
+    WriteOptions,
+};
 
 pub(crate) mod cache;
 pub(crate) mod key;
@@ -273,6 +276,18 @@ impl Store {
     pub(crate) fn cursor(&self, sink: &str) -> Result<Option<Cursor>, Error> {
         let key = format!("{CURSOR}{sink}");
         self.get(Family::Meta, key.as_bytes())?.map(|bytes| self.parse(&key, &bytes)).transpose()
+    }
+
+    /// By sink.
+    pub(crate) fn cursors(&self) -> Result<Vec<(String, Cursor)>, Error> {
+        let from = IteratorMode::From(CURSOR.as_bytes(), Direction::Forward);
+        let mut found = Vec::new();
+        for entry in self.db.iterator_cf(self.family(Family::Meta)?, from) {
+            let (key, bytes) = entry.map_err(|error| self.error(&error))?;
+            let Some(sink) = std::str::from_utf8(&key).ok().and_then(|key| key.strip_prefix(CURSOR)) else { break };
+            found.push((sink.to_owned(), self.parse(CURSOR, &bytes)?));
+        }
+        Ok(found)
     }
 
     pub(crate) fn put_cursor(&self, sink: &str, cursor: &Cursor) -> Result<(), Error> {

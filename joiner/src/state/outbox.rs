@@ -92,8 +92,7 @@ pub(crate) fn read(
     let mut iterator = store.db().raw_iterator_cf(store.family(Family::Outbox)?);
     iterator.seek((after + 1).to_be_bytes());
     while let Some((key, value)) = iterator.item() {
-        let sequence =
-            key.try_into().map(u64::from_be_bytes).map_err(|_| store.corrupt("outbox: a key that is no sequence number"))?;
+        let sequence = self::sequence(store, key)?;
         if sequence > standing.head {
             break;
         }
@@ -126,17 +125,52 @@ pub(crate) fn read_keys(
         let Some(sequence) = number.try_into().ok().map(u64::from_be_bytes).filter(|sequence| *sequence <= standing.head) else {
             break;
         };
-        let key = value.split_first_chunk::<2>().and_then(|(entity, rest)| {
-            let (length, rest) = rest.get(18..)?.split_first_chunk::<4>()?;
-            let key = rest.get(..u32::from_be_bytes(*length) as usize)?;
-            Some(key_hash(u16::from_be_bytes(*entity), key))
-        });
-        if key.is_some_and(|hash| !each(sequence, hash)) {
+        let hash = named(value).map(|change| key_hash(change.entity, change.key.as_bytes()));
+        if hash.is_some_and(|hash| !each(sequence, hash)) {
             break;
         }
         iterator.next();
     }
     iterator.status().map_err(|error| store.error(&error))
+}
+
+/// Whose change an entry is.
+pub(crate) struct Named<'e> {
+    pub(crate) entity: u16,
+    pub(crate) key: &'e str,
+}
+
+/// `None`: it is no entry.
+pub(crate) fn named(entry: &[u8]) -> Option<Named<'_>> {
+    let (entity, rest) = entry.split_first_chunk::<2>()?;
+    let (length, rest) = rest.get(18..)?.split_first_chunk::<4>()?;
+    let key = std::str::from_utf8(rest.get(..u32::from_be_bytes(*length) as usize)?).ok()?;
+    Some(Named { entity: u16::from_be_bytes(*entity), key })
+}
+
+/// The number of the entry under a key.
+pub(crate) fn sequence(store: &Store, key: &[u8]) -> Result<u64, Error> {
+    key.try_into().map(u64::from_be_bytes).map_err(|_| store.corrupt("outbox: a key that is no sequence number"))
+}
+
+/// The entry behind which all changes after `lsn` stand; none where it is not known whether they all do.
+pub(crate) fn position_of(store: &Store, standing: &Standing, lsn: Lsn) -> Result<Option<u64>, Error> {
+    if lsn < standing.complete_after {
+        return Ok(None);
+    }
+    let (mut first, mut end) = (standing.oldest, standing.head + 1);
+    while first < end {
+        let middle = first + (end - first) / 2;
+        // What has been trimmed meanwhile was older than what was not.
+        if version(store, middle)?.is_some_and(|version| version > lsn) { end = middle } else { first = middle + 1 }
+    }
+    Ok(Some(first - 1))
+}
+
+/// The LSN that an entry's document reflects.
+pub(crate) fn version(store: &Store, sequence: u64) -> Result<Option<Lsn>, Error> {
+    let Some(bytes) = store.get(Family::Outbox, &sequence.to_be_bytes())? else { return Ok(None) };
+    Ok(bytes.get(2..12).and_then(|version| version.try_into().ok()).map(Lsn::from_bytes))
 }
 
 /// What the entries from `oldest` on take on the disk, as far as they are in files.

@@ -34,15 +34,21 @@ pub(crate) enum Known<'o> {
     Through(Option<&'o Overlay>),
     /// Its hash; `None`: there was none.
     Hash(Option<u128>),
+    /// It may have been anything: it is told as it is.
+    Nothing,
 }
 
 impl Known<'_> {
+    /// What is kept with a pending key of whose document nothing is known.
+    pub(crate) const NOTHING: [u8; 1] = [0];
+
     /// From what is kept with a pending key.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
-        if bytes.is_empty() {
-            return Some(Self::Hash(None));
+        match bytes {
+            [] => Some(Self::Hash(None)),
+            [0] => Some(Self::Nothing),
+            _ => bytes.try_into().ok().map(|hash| Self::Hash(Some(u128::from_be_bytes(hash)))),
         }
-        bytes.try_into().ok().map(|hash| Self::Hash(Some(u128::from_be_bytes(hash))))
     }
 }
 
@@ -197,6 +203,7 @@ impl<'a> Documents<'a> {
         let (mut old, mut new) = (std::mem::take(&mut self.old), std::mem::take(&mut self.new));
         let present = self.document(key, Side::Now, self.view.overlay, &mut new)?;
         let changed = match known {
+            Known::Nothing => true,
             Known::Hash(hash) => hash != present.then(|| xxh3_128(&new)),
             Known::Through(through) => {
                 let was = self.document(key, Side::Told, through, &mut old)?;

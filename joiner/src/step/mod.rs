@@ -169,12 +169,13 @@ impl Writer<'_> {
         let refused = |_| self.before.store.corrupt("a buffered change that no key can be made of");
         for &id in &table.indexes {
             let index = &catalog.indexes[id];
+            let kept = |row: Row<'_>| catalog.share.keeps(&catalog.entities, id, |slot| row.get(slot));
             let has_old = match old {
-                Some(row) => place(id, index, row, &mut buffers.old_key).map_err(refused)?,
+                Some(row) => place(id, index, row, &mut buffers.old_key).map_err(refused)? && kept(row),
                 None => false,
             };
             let has_new = match new {
-                Some((row, _)) => place(id, index, row, &mut buffers.new_key).map_err(refused)?,
+                Some((row, _)) => place(id, index, row, &mut buffers.new_key).map_err(refused)? && kept(row),
                 None => false,
             };
             if has_old && !(has_new && buffers.old_key == buffers.new_key) {
@@ -312,7 +313,12 @@ impl Writing<'_> {
         let Touched { owners, walks } = touched;
         let marks = fan_outs.look_up(store, self.snapshot, &owners)?;
         let at_once = if beside.hold || standing.pending.is_some() { 0 } else { chunk };
-        let was = |nth: usize| Known::Through(fan_outs.as_told(&marks, nth));
+        // Of rows of different ages no document can be told.
+        let mixed = !standing.mixed_until.is_zero();
+        if !beside.hold {
+            standing.mixed_until = Lsn::ZERO;
+        }
+        let was = |nth: usize| if mixed { Known::Nothing } else { Known::Through(fan_outs.as_told(&marks, nth)) };
         let now: Vec<_> = owners.iter().enumerate().take(at_once).map(|(nth, key)| (key.as_slice(), was(nth))).collect();
         let made = assemble(View { overlay: Some(self.overlay), ..before }, share, &now, standing)?;
         // Its buffer would otherwise be copied each time that it doubles.
@@ -324,7 +330,7 @@ impl Writing<'_> {
         let (done, rest) = owners.split_at(made.count());
         let rest = rest.iter().enumerate();
         let rest: Vec<_> = rest.map(|(nth, key)| (key.as_slice(), fan_outs.as_told(&marks, done.len() + nth))).collect();
-        self.put_pending(rest, standing, tail, &mut batch)?;
+        self.put_pending(rest, mixed, standing, tail, &mut batch)?;
         fan_outs.begin(before, self.overlay, walks, (standing.frontier, beside.from), &mut batch)?;
         fan_outs.mark(store, &mut batch, done.iter().map(Vec::as_slice), standing.frontier)?;
         if fan_outs.has_strict() {
@@ -340,10 +346,11 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Leaves documents for later, with the hashes of what they were. `tail`: the last outbox entry of the step so far.
+    /// Leaves documents for later, with the hashes of what they were; `mixed`: nobody knows what they were. `tail`: the last outbox entry of the step so far.
     fn put_pending(
         &self,
         mut rest: Vec<(&[u8], Option<&Overlay>)>,
+        mixed: bool,
         standing: &mut Standing,
         tail: u64,
         batch: &mut WriteBatch,
@@ -363,8 +370,12 @@ impl Writing<'_> {
             }
             rest = new;
         }
-        let share = Share { bytes: usize::MAX, ..*share };
-        known(self.tools.view(self.snapshot), share, &rest, |key, hash| batch.put_cf(family, key, hash))?;
+        if mixed {
+            rest.iter().for_each(|(key, _)| batch.put_cf(family, key, Known::NOTHING));
+        } else {
+            let share = Share { bytes: usize::MAX, ..*share };
+            known(self.tools.view(self.snapshot), share, &rest, |key, hash| batch.put_cf(family, key, hash))?;
+        }
         standing.pending.get_or_insert(Pending { tail });
         Ok(())
     }

@@ -43,7 +43,8 @@ pub(super) fn owner(view: View<'_>, entity_id: usize, row: &[&[u8]]) -> Result<O
             return Ok(None);
         }
     }
-    Ok(Some(key))
+    // Others make those that are not of this instance's share.
+    Ok(view.catalog.share.owns(entity, &key[2..]).then_some(key))
 }
 
 /// Where the rows above a row begin in the index that leads to them. None where the row refers to nothing.

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use joiner::definitions::Way;
+use joiner::reshape::{Copied, reshape};
 use joiner::{Config, Engine, Error, Memory, Page};
-use schemas::Lsn;
 use schemas::change::EntityKey;
 use schemas::event::{ChangeEvent, Op};
 use schemas::plan::Plan;
 use schemas::progress::{Phase, ProgressRecord, Reread, SequenceNumber, ShardId, ShardPositions, StreamName};
+use schemas::{KeyRange, Lsn};
 use serde_json::Value as Json;
 use streams::{Batch, Layout};
 use tempfile::TempDir;
@@ -322,6 +323,8 @@ struct Reader<'a> {
     handed_records: usize,
     /// What the outbox has told: entities by definition.
     told: Option<Told>,
+    /// An entity may be told as it was told before: the state is merged of several, or is to be.
+    again: bool,
     dirs: Vec<TempDir>,
     checks: u64,
     /// Changes of the definitions that were made in place.
@@ -385,6 +388,34 @@ impl Reader<'_> {
         self.handed_records = position(&Layout::progress_stream("p"), &ShardId("0".into()));
         self.engine = Some(engine);
         self.check_after_advance(&BTreeMap::new());
+    }
+
+    /// A copy of the state, in a folder of its own.
+    fn copied(&mut self) -> Copied {
+        let folder = dir();
+        let facts = self.engine().handle().checkpoint(&folder.path().join(joiner::checkpoint::DATABASE)).unwrap();
+        let copied = Copied { folder: folder.path().to_owned(), facts };
+        self.dirs.push(folder);
+        copied
+    }
+
+    /// Goes on with a part of the entities: the state is split.
+    fn split(&mut self, dice: &mut Dice, streams: &Streams) {
+        let copied = self.copied();
+        let (first, last) = (self.config.range.first(), self.config.range.last());
+        let middle = first + (last - first) / 2;
+        let half = if dice.chance(50) { KeyRange::new(first, middle) } else { KeyRange::new(middle + 1, last) };
+        self.config.range = half.unwrap();
+        let made = reshape(vec![copied], &self.config).unwrap();
+        self.seal(&made);
+        self.engine = None;
+        self.told = None;
+        self.open(streams);
+    }
+
+    fn seal(&mut self, made: &Copied) {
+        joiner::checkpoint::seal(&made.folder, &made.facts).unwrap();
+        self.config.state_dir.clone_from(&made.folder);
     }
 
     /// Stops the engine, cleanly or by leaving what a crash leaves, and opens it again; `change`: with other definitions.
@@ -468,7 +499,12 @@ impl Reader<'_> {
         let empty = self.world.empty();
         let database = history.range(..=frontier).next_back().map_or(&empty, |(_, database)| database);
         let brute = Brute { world: self.world, database };
-        self.config.plans.iter().map(|plan| brute.entities(&plan.definition)).collect()
+        let range = self.config.range;
+        let of_share = |plan: &Plan| {
+            let all = brute.entities(&plan.definition).into_iter();
+            all.filter(|(key, _)| range.holds(&plan.entity, key)).collect()
+        };
+        self.config.plans.iter().map(|plan| of_share(plan)).collect()
     }
 
     /// Compares everything with the brute-force join, once the joiner is live.
@@ -532,7 +568,7 @@ impl Reader<'_> {
                 Some(document) => told.entities[nth].insert(change.key.clone(), document),
                 None => told.entities[nth].remove(&change.key),
             };
-            assert_ne!(was.as_ref(), join.get(&change.key), "told again: {}", change.key);
+            assert!(self.again || was.as_ref() != join.get(&change.key), "told again: {}", change.key);
             told.versions.insert((nth, change.key), version);
         }
     }
@@ -551,14 +587,10 @@ impl Reader<'_> {
     }
 }
 
-/// Runs a case; answers how many frontiers were compared, how often the definitions were changed in place, and how many frontiers were compared while fan-outs waited.
-pub(crate) fn case(seed: u64) -> [u64; 3] {
-    let mut dice = Dice::new(seed);
-    let world = World::new(&mut dice);
-    let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
-    let (encodings, schemas) = Encodings::of(&world.tables);
+/// A source with all that it publishes.
+fn published<'a>(dice: &mut Dice, world: &'a World, layout: Layout, encodings: Encodings) -> Source<'a> {
     let mut source = Source {
-        world: &world,
+        world,
         encodings,
         layout,
         database: world.empty(),
@@ -576,22 +608,22 @@ pub(crate) fn case(seed: u64) -> [u64; 3] {
         lost: Vec::new(),
     };
     for _ in 0..dice.below(8) {
-        source.commit(&mut dice);
+        source.commit(dice);
     }
-    let start = source.snapshot(&mut dice);
+    let start = source.snapshot(dice);
     let ticks = 2 + dice.below(8);
-    source.tail(&mut dice, start, ticks);
+    source.tail(dice, start, ticks);
     if dice.chance(10) {
         // After a gap: rows have changed and vanished that nobody was told of.
         for _ in 0..3 {
-            source.commit(&mut dice);
+            source.commit(dice);
         }
         source.log.clear();
         source.lost.clear();
         source.reread = None;
         source.epoch += 1;
-        let start = source.snapshot(&mut dice);
-        source.tail(&mut dice, start, 3);
+        let start = source.snapshot(dice);
+        source.tail(dice, start, 3);
     }
 
     if std::env::var("TRIBUTARY_SEED").is_ok() {
@@ -608,26 +640,49 @@ pub(crate) fn case(seed: u64) -> [u64; 3] {
             );
         }
     }
+    source
+}
+
+/// A joiner that has read nothing yet.
+fn reader<'a>(
+    dice: &mut Dice,
+    world: &'a World,
+    layout: Layout,
+    schemas: &Arc<schemas::encoding::Schemas>,
+    range: KeyRange,
+) -> Reader<'a> {
     let state = dir();
     let mut config = Config::new(state.path(), world.plans.clone(), "shop", "p");
     config.layout = layout;
-    config.schemas = schemas;
+    config.schemas = schemas.clone();
+    config.range = range;
     config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 2 << 10 };
     config.chunk_bytes = if dice.chance(30) { 1 + dice.below(2000) } else { 1 << 20 };
     config.chunk_entities = if dice.chance(60) { 1 + dice.below(3) } else { 1000 };
     config.buffer_bytes = if dice.chance(25) { 200 } else { 1 << 20 };
-    let mut reader = Reader {
-        world: &world,
+    Reader {
+        world,
         config,
         engine: None,
         handed: BTreeMap::new(),
         handed_records: 0,
         told: None,
+        again: false,
         dirs: vec![state],
         checks: 0,
         lazy_checks: 0,
         changes: 0,
-    };
+    }
+}
+
+/// Runs a case; answers how many frontiers were compared, how often the definitions were changed in place, and how many frontiers were compared while fan-outs waited.
+pub(crate) fn case(seed: u64) -> [u64; 3] {
+    let mut dice = Dice::new(seed);
+    let world = World::new(&mut dice);
+    let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
+    let (encodings, schemas) = Encodings::of(&world.tables);
+    let source = published(&mut dice, &world, layout, encodings);
+    let mut reader = reader(&mut dice, &world, layout, &schemas, KeyRange::ALL);
     reader.open(&source.streams);
     let restarts = if dice.chance(40) { 3 } else { 0 };
     let changes = if dice.chance(25) { 12 } else { 0 };
@@ -655,4 +710,108 @@ pub(crate) fn case(seed: u64) -> [u64; 3] {
     assert_eq!(reader.engine().frontier(), last.to_lsn, "not everything was applied");
     assert_eq!(reader.engine().handle().status().fan_out, None, "not everything was told");
     [reader.checks, reader.changes, reader.lazy_checks]
+}
+
+/// Several instances over the same streams, at different places in them, some of them split; then one that is merged of them and goes on. Answers how many frontiers were compared, and whether one was merged.
+pub(crate) fn several(seed: u64) -> [u64; 3] {
+    let mut dice = Dice::new(seed);
+    let world = World::new(&mut dice);
+    let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
+    let (encodings, schemas) = Encodings::of(&world.tables);
+    let source = published(&mut dice, &world, layout, encodings);
+    let count = 2 + dice.below(3) as u32;
+    let ranges = (0..count).map(|nth| KeyRange::of(nth, count).unwrap());
+    let mut parts: Vec<Reader<'_>> = ranges.map(|range| reader(&mut dice, &world, layout, &schemas, range)).collect();
+    for part in &mut parts {
+        part.again = true;
+        part.open(&source.streams);
+    }
+    let split = dice.chance(30);
+    loop {
+        let mut any = false;
+        for part in &mut parts {
+            for _ in 0..dice.below(20) {
+                part.feed(&mut dice, &source.streams);
+            }
+            if part.engine().advance().unwrap() {
+                part.check_after_advance(&source.history);
+            }
+            any |= part.feed(&mut dice, &source.streams);
+            if split && dice.chance(10) {
+                part.split(&mut dice, &source.streams);
+                part.check_after_advance(&source.history);
+            } else if dice.chance(3) {
+                part.restart(&mut dice, &source.streams, false);
+            }
+        }
+        let checks = parts.iter().map(|part| part.checks).sum();
+        if dice.chance(15) || !any {
+            match if split { None } else { merged(&mut dice, &mut parts) } {
+                Some(one) => return [checks + to_the_end(&mut dice, one, &source), 1, 0],
+                // Of a source that ends while rows are of different ages nothing can be merged.
+                None if !any => return [checks, 0, 0],
+                None => {}
+            }
+        }
+    }
+}
+
+/// One of several, if their states can be merged as they stand.
+fn merged<'a>(dice: &mut Dice, parts: &mut [Reader<'a>]) -> Option<Reader<'a>> {
+    let mut copies: Vec<Copied> = parts.iter_mut().map(Reader::copied).collect();
+    let first = copies.len() / 2;
+    copies.rotate_left(first);
+    let mut config = parts[0].config.clone();
+    config.range = KeyRange::ALL;
+    config.chunk_entities = if dice.chance(30) { 1 + dice.below(4) } else { 1000 };
+    let made = match reshape(copies, &config) {
+        Err(Error::NotMerged { .. }) => return None,
+        made => made.unwrap(),
+    };
+    let mut union = vec![BTreeMap::new(); parts[0].world.plans.len()];
+    for told in parts.iter_mut().filter_map(|part| part.told.take()) {
+        union.iter_mut().zip(told.entities).for_each(|(union, entities)| union.extend(entities));
+    }
+    let mut one = Reader {
+        world: parts[0].world,
+        config,
+        engine: None,
+        handed: BTreeMap::new(),
+        handed_records: 0,
+        told: Some(Told { load: 0, cursor: 0, entities: union, versions: BTreeMap::new() }),
+        again: true,
+        dirs: parts.iter_mut().flat_map(|part| std::mem::take(&mut part.dirs)).collect(),
+        checks: 0,
+        lazy_checks: 0,
+        changes: 0,
+    };
+    one.seal(&made);
+    Some(one)
+}
+
+fn to_the_end(dice: &mut Dice, mut one: Reader<'_>, source: &Source<'_>) -> u64 {
+    let told = one.told.take();
+    one.open(&source.streams);
+    let head = *one.engine().handle().outbox().head().borrow();
+    one.told = told.map(|told| Told::new(&head, told.entities));
+    loop {
+        let mut any = false;
+        for _ in 0..1 + dice.below(20) {
+            any |= one.feed(dice, &source.streams);
+        }
+        if one.engine().advance().unwrap() {
+            one.check_after_advance(&source.history);
+        }
+        if !any {
+            break;
+        }
+        if dice.chance(10) {
+            one.restart(dice, &source.streams, false);
+        }
+    }
+    while one.engine().advance().unwrap() {
+        one.check_after_advance(&source.history);
+    }
+    assert_eq!(one.engine().frontier(), source.streams.progress.last().unwrap().to_lsn, "not everything was applied");
+    one.checks
 }

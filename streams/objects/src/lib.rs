@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 
 mod config;
@@ -66,6 +67,12 @@ impl Objects {
     /// Over a store of the library, as one that fails as a test tells it. `name` is what errors call it.
     pub fn over(store: Arc<dyn ObjectStore>, name: &str) -> Self {
         Self { store, name: name.into() }
+    }
+
+    /// A folder of it, as if it were all there is.
+    pub fn within(&self, folder: &str) -> Self {
+        let store = PrefixStore::new(self.store.clone(), folder);
+        Self { store: Arc::new(store), name: format!("{}/{folder}", self.name).into() }
     }
 
     /// What errors call it.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schemas::Lsn;
-use schemas::change::EntityChange;
+use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use serde::Deserialize;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection};
@@ -65,6 +65,8 @@ pub struct SqliteSink {
     config: SqliteConfig,
     /// The file, as errors name it.
     target: String,
+    /// The entities that it is handed.
+    range: KeyRange,
     connection: Option<SqliteConnection>,
     shapes: Arc<Shapes>,
     /// Statements that make the indexes which are to be made when the load has ended.
@@ -79,7 +81,17 @@ impl SqliteSink {
     pub fn new(config: SqliteConfig) -> Self {
         let target = format!("SQLite file {}", config.path.display());
         let shapes = Arc::new(Shapes::none(Dialect::Sqlite));
-        Self { config, target, connection: None, shapes, indexes: Vec::new(), loaded: None, writes_since_purge: 0, newest_ms: 0 }
+        Self {
+            config,
+            target,
+            range: KeyRange::ALL,
+            connection: None,
+            shapes,
+            indexes: Vec::new(),
+            loaded: None,
+            writes_since_purge: 0,
+            newest_ms: 0,
+        }
     }
 
     fn shapes(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
@@ -130,10 +142,7 @@ impl SqliteSink {
             delete(&mut transaction, &shape, &group.deletions).await?;
         }
         if let Some(frontier) = frontier {
-            sqlx::query("INSERT INTO _tributary_frontier (part, lsn) VALUES ('all', ?1) ON CONFLICT (part) DO UPDATE SET lsn = max(lsn, excluded.lsn)")
-                .bind(frontier.to_string())
-                .execute(&mut *transaction)
-                .await?;
+            statements::put_frontier(&mut transaction, self.range, frontier).await?;
         }
         for entity in self.loaded.iter().flatten().filter(|_| frontier.is_some()) {
             let filled = "UPDATE _tributary_shape SET filled = 1 WHERE NOT filled AND entity = ?1";
@@ -161,7 +170,8 @@ impl Sink for SqliteSink {
         self.indexes = tables::ensure(&mut connection, &self.target, &shapes, entities).await?;
         self.shapes = Arc::new(shapes);
         // Where a load is to come, indexes are made behind it.
-        if tables::held(&mut connection, &self.shapes).await.map_err(|error| classify(&self.target, error))?.is_some() {
+        if tables::held(&mut connection, &self.shapes, self.range).await.map_err(|error| classify(&self.target, error))?.is_some()
+        {
             self.make_indexes(&mut connection).await?;
         }
         self.connection = Some(connection);
@@ -203,9 +213,34 @@ impl Sink for SqliteSink {
 
     async fn held(&mut self) -> Result<Held, Error> {
         let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
-        let text = tables::held(&mut connection, &self.shapes).await.map_err(|error| classify(&self.target, error))?;
+        let held =
+            tables::held(&mut connection, &self.shapes, self.range).await.map_err(|error| classify(&self.target, error))?;
         self.connection = Some(connection);
-        sql::held(&self.target, text.as_deref())
+        Ok(held.map_or(Held::Nothing, Held::UpTo))
+    }
+
+    /// Columns and children are filled by loads, and whether they are is noted for all entities at once: so where there are such, one writes.
+    fn own(&mut self, range: KeyRange) -> bool {
+        self.range = range;
+        self.config.tables.is_empty()
+    }
+
+    async fn older(
+        &mut self,
+        entity: &str,
+        version: Lsn,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, Error> {
+        let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
+        let keys = statements::older(&mut connection, &self.shapes.of(entity), version, after, limit).await;
+        let keys = keys.map_err(|error| classify(&self.target, error))?;
+        // The last question of a load stands for its end.
+        if keys.is_empty() {
+            self.loaded.iter_mut().for_each(|loaded| loaded.push(entity.to_owned()));
+        }
+        self.connection = Some(connection);
+        Ok(keys)
     }
 
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {

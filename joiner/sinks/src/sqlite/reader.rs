@@ -54,7 +54,9 @@ impl SqliteReader {
 
     fn frontier_of(&self, row: Option<&SqliteRow>) -> Result<Option<Lsn>, Error> {
         let text = row.and_then(|row| row.get::<Option<&str>, _>(0));
-        text.map(|text| sql::parse_lsn(&self.target, text)).transpose()
+        // Zero: some of the writers has not loaded its share yet.
+        let lsn = text.map(|text| sql::parse_lsn(&self.target, text)).transpose()?;
+        Ok(lsn.filter(|lsn| !lsn.is_zero()))
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use schemas::Lsn;
-use schemas::change::EntityChange;
+use schemas::change::{EntityChange, EntityKey};
+use schemas::{KeyRange, Lsn};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Sqlite, Transaction};
 
+use crate::shares;
 use crate::sql::cells::Cell;
 use crate::sql::shape::{Row, Shape, TableShape};
 
@@ -164,6 +165,47 @@ pub(super) async fn purge(transaction: &mut Transaction<'_, Sqlite>, before_ms: 
         .execute(&mut **transaction)
         .await?;
     Ok(())
+}
+
+/// Says of the writer's share that it is here up to the frontier.
+pub(super) async fn put_frontier(
+    transaction: &mut Transaction<'_, Sqlite>,
+    range: KeyRange,
+    frontier: Lsn,
+) -> Result<(), sqlx::Error> {
+    let update = sqlx::query("UPDATE _tributary_frontier SET lsn = max(lsn, ?2) WHERE part = ?1");
+    let updated = update.bind(shares::part(range)).bind(frontier.to_string()).execute(&mut **transaction).await?;
+    if updated.rows_affected() > 0 {
+        return Ok(());
+    }
+    let parts: Vec<(String, String)> =
+        sqlx::query_as("SELECT part, lsn FROM _tributary_frontier").fetch_all(&mut **transaction).await?;
+    sqlx::query("DELETE FROM _tributary_frontier").execute(&mut **transaction).await?;
+    for (part, lsn) in shares::take_part(&parts, range, frontier) {
+        let insert = sqlx::query("INSERT INTO _tributary_frontier (part, lsn) VALUES (?1, ?2)");
+        insert.bind(part).bind(lsn.to_string()).execute(&mut **transaction).await?;
+    }
+    Ok(())
+}
+
+/// Keys of what is there in an older version, in their order.
+pub(super) async fn older(
+    connection: &mut SqliteConnection,
+    shape: &Shape,
+    version: Lsn,
+    after: Option<&EntityKey>,
+    limit: usize,
+) -> Result<Vec<EntityKey>, sqlx::Error> {
+    let live = if shape.keeps_deleted { " AND NOT deleted" } else { "" };
+    let table = &shape.table.quoted;
+    let select = format!("SELECT key FROM {table} WHERE key > ?1 AND version < ?2{live} ORDER BY key LIMIT ?3");
+    let keys: Vec<String> = sqlx::query_scalar(AssertSqlSafe(select))
+        .bind(after.map_or("", EntityKey::as_str))
+        .bind(version.to_string())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await?;
+    Ok(keys.into_iter().map(EntityKey::from_text).collect())
 }
 
 pub(super) async fn end_load(connection: &mut SqliteConnection, shape: &Shape, version: Lsn) -> Result<(), sqlx::Error> {

@@ -3,23 +3,30 @@
 use std::collections::{BTreeMap, HashMap};
 
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use super::classify;
 use crate::Error;
+use crate::shares;
 use crate::sql::ddl::{self, Found, FoundColumn, Plan, Recorded};
 use crate::sql::kind::Dialect;
 use crate::sql::shape::{INDEX_PREFIX, Shapes};
 use crate::sql::{self, check_name};
 
-/// What the file says that it holds; nothing while something in it has not been filled.
-pub(super) async fn held(connection: &mut SqliteConnection, shapes: &Shapes) -> Result<Option<String>, sqlx::Error> {
+/// What the file says that it holds of a share; nothing while something in it has not been filled.
+pub(super) async fn held(
+    connection: &mut SqliteConnection,
+    shapes: &Shapes,
+    range: KeyRange,
+) -> Result<Option<Lsn>, sqlx::Error> {
     let unfilled = "SELECT DISTINCT entity FROM _tributary_shape WHERE NOT filled";
     if sqlx::query(unfilled).fetch_all(&mut *connection).await?.iter().any(|row| shapes.has(row.get(0))) {
         return Ok(None);
     }
-    sqlx::query_scalar("SELECT min(lsn) FROM _tributary_frontier").fetch_one(connection).await
+    let parts: Vec<(String, String)> = sqlx::query_as("SELECT part, lsn FROM _tributary_frontier").fetch_all(connection).await?;
+    Ok(shares::held(&parts, range))
 }
 
 /// Makes and changes what has to be. Answers the statements that make the missing indexes.
