@@ -21,7 +21,7 @@ pub(crate) fn content_of(stream: &StreamName, data: &[u8]) -> Content {
         let rereads = record["rereads"].as_object().map(|rereads| rereads.keys().cloned().collect());
         return Content::Progress {
             epoch: record["epoch"].as_u64().unwrap_or_default(),
-            tail: record["phase"]["kind"] == "tail",
+            tail: record["kind"] == "tail",
             from: lsn(&record["from_lsn"]),
             to: lsn(&record["to_lsn"]),
             rereads: rereads.unwrap_or_default(),

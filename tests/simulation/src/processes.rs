@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use importer::Importer;
+use importer::{AskedRange, Importer, ImporterHandle};
 use joiner::{Handle, Head, Joiner, Memory, NamedSink, Page};
 use schemas::Lsn;
 use schemas::change::EntityKey;
@@ -52,6 +52,7 @@ pub(crate) struct Site {
 pub(crate) struct ImporterProcess {
     process: u32,
     pub(crate) directory: Arc<TempDir>,
+    handle: ImporterHandle,
     task: Task,
     stop: CancellationToken,
     saved: Option<(Lsn, bool)>,
@@ -136,11 +137,12 @@ impl Site {
         config.tail_connections = plan.connections;
         config.time_zone = Some("UTC".to_owned());
         let (importer, stop) = (Importer::new(config, self.streams.of(process)), CancellationToken::new());
+        let handle = importer.handle();
         let running = Box::pin(importer.run(stop.clone()));
         let task = tokio::spawn(async move { running.await.map_err(|error| error.to_string()) });
         let saved = read_saved(directory.path());
         self.history.add(Event::ImporterStarted { process, saved: saved.map(|(lsn, _)| lsn) });
-        ImporterProcess { process, directory, task, stop, saved }
+        ImporterProcess { process, directory, handle, task, stop, saved }
     }
 
     /// Tells of saved progress that has moved.
@@ -280,6 +282,17 @@ impl Site {
 }
 
 impl ImporterProcess {
+    /// Asks for a table, or a range of the first column of its key, to be read again.
+    pub(crate) fn ask(&self, table: usize, range: Option<(u64, u64)>) {
+        let handle = self.handle.clone();
+        let bound = |bound: fn((u64, u64)) -> u64| range.map(|range| vec![bound(range).to_string()]);
+        let range = AskedRange { from: bound(|(from, _)| from), to: bound(|(_, to)| to) };
+        tokio::spawn(async move {
+            // It may well be refused: the table is being read, or the importer is gone.
+            let _ = handle.resnapshot(TableName::new("dbo", TABLES[table].name), range).await;
+        });
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.task.is_finished()
     }

@@ -130,7 +130,7 @@ impl Run {
                 self.kill().await?;
             }
             if self.dice.chance(self.site.plan.trouble * 2) {
-                self.disturb()?;
+                self.disturb();
             }
         }
         Ok(())
@@ -230,9 +230,9 @@ impl Run {
     }
 
     /// Something else goes wrong, or gets well again.
-    fn disturb(&mut self) -> anyhow::Result<()> {
-        let Self { site, dice, .. } = self;
-        match dice.below(9) {
+    fn disturb(&mut self) {
+        let Self { site, dice, importer, .. } = self;
+        match dice.below(10) {
             0 => {
                 let levels = Levels {
                     source: dice.below(80),
@@ -272,13 +272,20 @@ impl Run {
                 shop.capturing = !shop.capturing;
                 site.history.fault(format!("capture {}", if shop.capturing { "runs" } else { "stands still" }));
             }
+            8 => {
+                if let State::Up(importer) = importer {
+                    let table = dice.below(TABLES.len() as u64) as usize;
+                    let range = dice.chance(500).then(|| (dice.within(1, 8), dice.within(5, 15)));
+                    site.history.fault(format!("{} is asked to be read again: {range:?}", TABLES[table].name));
+                    importer.ask(table, range);
+                }
+            }
             _ if site.plan.purges => {
                 let (table, keep) = (dice.below(TABLES.len() as u64) as usize, dice.within(0, 40) as usize);
                 site.shop().purge(table, keep);
             }
             _ => {}
         }
-        Ok(())
     }
 
     /// Nothing goes wrong any more: everything is to come to rest, and the targets are to hold the source's join.

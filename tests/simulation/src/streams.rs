@@ -4,7 +4,7 @@
 //! in part: a writer that tries again then appends twice, and records of different keys come out of order. What it keeps is what [`streams`] demands of any store: records of one key in one writer's order, and whatever was
 //! acknowledged is there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -238,17 +238,10 @@ impl Provider for Client {
         if let Some((shard, after)) = unknown {
             return Err(Error::ForeignPosition { stream: stream.clone(), shard: shard.clone(), after: after.clone() });
         }
+        // A shard may have a position though its parent has none, or an older one: what a consumer has applied of the one says nothing of the other. Each goes on at its own.
         let read = after.clone();
-        // What stands before a position in a child is behind who stands there.
-        let mut passed = BTreeSet::new();
-        for shard in found.shards.iter().rev() {
-            if read.contains_key(&shard.id) || passed.contains(&shard.id) {
-                passed.extend(shard.parents.iter().cloned());
-            }
-        }
-        passed.retain(|shard| !read.contains_key(shard));
         let (streams, appended) = (self.streams.clone(), self.streams.appended.subscribe());
-        Ok(Box::new(Reader { streams, name: stream.clone(), read, passed, appended }))
+        Ok(Box::new(Reader { streams, name: stream.clone(), read, appended }))
     }
 
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
@@ -371,8 +364,6 @@ struct Reader {
     streams: Streams,
     name: StreamName,
     read: Positions,
-    /// Shards that lie wholly behind the reader, without a position of their own.
-    passed: BTreeSet<ShardId>,
     appended: watch::Receiver<()>,
 }
 
@@ -390,7 +381,6 @@ impl Reader {
         let Some(stream) = streams.get(&self.name) else { return Look::Until(None) };
         let unread = |shard: &Shard| match self.read.get(&shard.id) {
             Some(read) => shard.records.partition_point(|record| record.number <= *read),
-            None if self.passed.contains(&shard.id) => shard.records.len(),
             None => 0,
         };
         let is_done = |id: &ShardId| {
