@@ -383,6 +383,35 @@ fn rows_of_json(
     }
 }
 
+/// Refuses a text that is not one JSON value, with whitespace around it if need be: exactly what `serde_json` refuses.
+pub fn validate(text: &str) -> Result<(), ParseError> {
+    let mut scanner = Scanner::new(text, 0);
+    scanner.whitespace();
+    scanner.value(0)?;
+    scanner.end()
+}
+
+/// Calls `each` with the name and the text of every member of an object, which is all that the text holds. What is within the values is checked as well, as [`validate`] does.
+pub fn members<'a>(text: &'a str, mut each: impl FnMut(Cow<'a, str>, &'a str)) -> Result<(), ParseError> {
+    let mut scanner = Scanner::new(text, 0);
+    scanner.whitespace();
+    if scanner.peek() != b'{' {
+        return scanner.error("an object");
+    }
+    scanner.open(0)?;
+    let mut more = scanner.peek() != b'}';
+    if !more {
+        scanner.at += 1;
+    }
+    while more {
+        let name = unescape(scanner.name()?);
+        let value = scanner.value(1)?;
+        each(name, value);
+        more = scanner.more(b'}')?;
+    }
+    scanner.end()
+}
+
 /// Whether bytes are one JSON value, without anything around it.
 pub(crate) fn check_value(bytes: &[u8]) -> Option<()> {
     let mut scanner = Scanner::new(std::str::from_utf8(bytes).ok()?, 0);

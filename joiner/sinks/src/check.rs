@@ -11,7 +11,7 @@ pub(crate) const KEY_LIMIT_BYTES: usize = 2_000;
 pub(crate) fn refusal(change: &EntityChange) -> Option<String> {
     quick_refusal(change).or_else(|| {
         let document = change.document.as_deref()?;
-        let error = serde_json::from_str::<serde::de::IgnoredAny>(document).err()?;
+        let error = schemas::parse::validate(document).err()?;
         Some(format!("the document is not JSON: {error}"))
     })
 }

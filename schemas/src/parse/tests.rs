@@ -81,13 +81,6 @@ fn shuffled(text: &[u8], seed: usize, wrapped: bool) -> Vec<u8> {
     serde_json::to_vec_pretty(&event).unwrap()
 }
 
-fn scan(text: &str) -> Result<(), ParseError> {
-    let mut scanner = Scanner::new(text, 0);
-    scanner.whitespace();
-    scanner.value(0)?;
-    scanner.end()
-}
-
 fn any_json() -> impl Strategy<Value = Json> {
     let leaf = prop_oneof![
         Just(Json::Null),
@@ -124,26 +117,39 @@ proptest! {
     #[test]
     fn accepts_and_refuses_as_serde_json_does(value in any_json(), at in any::<prop::sample::Index>(), byte: u8, cut in any::<prop::sample::Index>(), pretty: bool) {
         let mut text = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) }.unwrap();
-        prop_assert_eq!(scan(std::str::from_utf8(&text).unwrap()), Ok(()));
+        prop_assert_eq!(validate(std::str::from_utf8(&text).unwrap()), Ok(()));
         let at = at.index(text.len());
         text[at] = byte;
         if let Ok(text) = std::str::from_utf8(&text) {
-            prop_assert_eq!(scan(text).is_ok(), serde_json::from_str::<Json>(text).is_ok(), "{}", text);
+            prop_assert_eq!(validate(text).is_ok(), serde_json::from_str::<Json>(text).is_ok(), "{}", text);
         }
         text.truncate(cut.index(text.len()));
         if let Ok(text) = std::str::from_utf8(&text) {
-            prop_assert_eq!(scan(text).is_ok(), serde_json::from_str::<Json>(text).is_ok(), "{}", text);
+            prop_assert_eq!(validate(text).is_ok(), serde_json::from_str::<Json>(text).is_ok(), "{}", text);
         }
     }
 
     #[test]
     fn fragments_of_json_are_judged_as_serde_json_does(text in r#"[ \[\]{},:"\\u0-9a-fdD8eE+.tru-]{0,24}"#) {
-        prop_assert_eq!(scan(&text).is_ok(), serde_json::from_str::<Json>(&text).is_ok(), "{}", text);
+        prop_assert_eq!(validate(&text).is_ok(), serde_json::from_str::<Json>(&text).is_ok(), "{}", text);
+    }
+
+    #[test]
+    fn members_are_those_of_serde_json(object in any_json(), text in r#"[ {},:"\\\\u0-9a]{0,16}"#) {
+        for text in [object.to_string(), text] {
+            let mut found = Vec::new();
+            let read = members(&text, |name, value| found.push((name.into_owned(), serde_json::from_str::<Json>(value).unwrap())));
+            let expected = serde_json::from_str::<serde_json::Map<String, Json>>(&text);
+            prop_assert_eq!(read.is_ok(), expected.is_ok(), "{}", text);
+            if let Ok(expected) = expected {
+                prop_assert_eq!(found.into_iter().collect::<serde_json::Map<String, Json>>(), expected);
+            }
+        }
     }
 
     #[test]
     fn numbers_are_judged_as_serde_json_does(text in r"-?[0-9]{0,3}(\.[0-9]{0,3})?([eE][+-]?[0-9]{0,4})?") {
-        prop_assert_eq!(scan(&text).is_ok(), serde_json::from_str::<Json>(&text).is_ok(), "{}", text);
+        prop_assert_eq!(validate(&text).is_ok(), serde_json::from_str::<Json>(&text).is_ok(), "{}", text);
     }
 
     #[test]
@@ -199,6 +205,6 @@ fn what_is_missing_or_wrong_is_named() {
 fn nesting_is_bounded_as_in_serde_json() {
     for depth in [126, 127, 128, 129, 100_000] {
         let text = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert_eq!(scan(&text).is_ok(), serde_json::from_str::<Json>(&text).is_ok(), "{depth}");
+        assert_eq!(validate(&text).is_ok(), serde_json::from_str::<Json>(&text).is_ok(), "{depth}");
     }
 }

@@ -236,6 +236,14 @@ impl LakeSink {
 /// Rows by entity.
 type RowsOf = HashMap<Arc<str>, Vec<Row>>;
 
+struct Text(Arc<str>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 /// A change as a row, or why there can be none.
 fn row(change: &EntityChange, columns: &[rows::Column]) -> Result<Row, String> {
     if let Some(reason) = check::quick_refusal(change) {
@@ -257,7 +265,7 @@ fn row(change: &EntityChange, columns: &[rows::Column]) -> Result<Row, String> {
         committed_ms: change.commit_time_ms,
         written_us: 0,
         operation,
-        document: change.document.as_deref().map(|document| Bytes::copy_from_slice(document.as_bytes())),
+        document: change.document.clone().map(|document| Bytes::from_owner(Text(document))),
         members,
     })
 }

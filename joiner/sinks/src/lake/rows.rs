@@ -23,9 +23,7 @@ use schemas::Lsn;
 use schemas::entity::EntityInfo;
 use schemas::table::SqlType;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 /// Our own columns, which readers see before the members'. `_operation` is not in the table of current entities.
 pub(super) const KEY: &str = "_key";
@@ -193,51 +191,23 @@ pub(super) struct Found {
 
 /// The whole text is read: what is no JSON object is refused.
 pub(super) fn members(document: &[u8], columns: &[Column]) -> Result<Found, String> {
-    let mut members = vec![None; columns.len()];
-    let mut reader = serde_json::Deserializer::from_slice(document);
-    let visited = reader.deserialize_map(Members { columns, found: &mut members }).and_then(|unfit| reader.end().map(|()| unfit));
-    match visited {
-        Ok(unfit) => Ok(Found { members, unfit }),
-        Err(error) => Err(format!("the document is not JSON: {error}")),
-    }
-}
-
-struct Members<'a> {
-    columns: &'a [Column],
-    found: &'a mut [Option<Scalar>],
-}
-
-impl<'de> Visitor<'de> for Members<'_> {
-    /// What is wrong with a member.
-    type Value = Option<String>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        // Members stand in the order of the columns, mostly.
-        let mut next = 0;
-        let mut problem = None;
-        while let Some(name) = map.next_key::<Name<'de>>()? {
-            let at = if self.columns.get(next).is_some_and(|column| column.name == name.0) {
-                Some(next)
-            } else {
-                self.columns.iter().position(|column| column.name == name.0)
-            };
-            let Some(at) = at else {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            };
-            next = at + 1;
-            let value: &RawValue = map.next_value()?;
-            match scalar(value.get(), self.columns[at].kind) {
-                Ok(value) => self.found[at] = value,
-                Err(reason) => problem = problem.or(Some(format!("its member {}: {reason}", name.0))),
-            }
+    let not_json = |error: &dyn std::fmt::Display| format!("the document is not JSON: {error}");
+    let text = std::str::from_utf8(document).map_err(|error| not_json(&error))?;
+    let (mut members, mut unfit) = (vec![None; columns.len()], None);
+    // Members stand in the order of the columns, mostly.
+    let mut next = 0;
+    let each = |name: Cow<'_, str>, value: &str| {
+        let is = |column: &Column| column.name == name;
+        let at = if columns.get(next).is_some_and(is) { Some(next) } else { columns.iter().position(is) };
+        let Some(at) = at else { return };
+        next = at + 1;
+        match scalar(value, columns[at].kind) {
+            Ok(value) => members[at] = value,
+            Err(reason) => unfit = unfit.take().or(Some(format!("its member {name}: {reason}"))),
         }
-        Ok(problem)
-    }
+    };
+    schemas::parse::members(text, each).map_err(|error| not_json(&error))?;
+    Ok(Found { members, unfit })
 }
 
 #[derive(Deserialize)]

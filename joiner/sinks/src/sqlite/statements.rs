@@ -36,8 +36,11 @@ pub(super) async fn upsert(
     shape: &Shape,
     rows: &[&Row<'_>],
 ) -> Result<(), sqlx::Error> {
-    for chunk in chunks(rows, 4 + shape.table.columns.len()) {
-        let statement: Arc<str> = upsert_statement(shape, chunk.len()).into();
+    let (deleted, floor) = witnesses(transaction, &shape.table.name).await?;
+    let at_least = |floor: Lsn| rows.iter().copied().filter(|row| row.change.version >= floor).collect();
+    let rows: Vec<&Row<'_>> = floor.map_or_else(|| rows.to_vec(), at_least);
+    for chunk in chunks(&rows, 4 + shape.table.columns.len()) {
+        let statement: Arc<str> = upsert_statement(shape, chunk.len(), deleted).into();
         let mut query = sqlx::query(AssertSqlSafe(statement));
         for row in chunk {
             let change = row.change;
@@ -48,11 +51,19 @@ pub(super) async fn upsert(
         query.execute(&mut **transaction).await?;
     }
     for (nth, child) in shape.children.iter().enumerate() {
-        for row in rows {
+        for row in &rows {
             replace_children(transaction, &shape.table, &child.table, row.change, &row.children[nth]).await?;
         }
     }
     Ok(())
+}
+
+/// Whether an entity has tombstones, and its floor. They stay as they are until this transaction ends, which holds the write lock.
+async fn witnesses(transaction: &mut Transaction<'_, Sqlite>, entity: &str) -> Result<(bool, Option<Lsn>), sqlx::Error> {
+    let ask = "SELECT EXISTS (SELECT 1 FROM _tributary_tombstone WHERE entity = ?1), (SELECT lsn FROM _tributary_floor WHERE entity = ?1)";
+    let (deleted, floor): (bool, Option<String>) = sqlx::query_as(ask).bind(entity).fetch_one(&mut **transaction).await?;
+    let floor = floor.map(|floor| floor.parse()).transpose();
+    Ok((deleted, floor.map_err(|error| sqlx::Error::Decode(Box::new(error)))?))
 }
 
 /// Gives an entity that has been written the children that it came with: if its row has their version.
@@ -97,8 +108,8 @@ fn bind_cell<'q>(query: Query<'q, Sqlite, SqliteArguments>, cell: &'q Cell<'_>) 
     }
 }
 
-/// `WHERE` also keeps the parser from taking `ON CONFLICT` for a join's `ON`. What differs at an equal version is written too: a load fills columns that are new by documents that are not.
-fn upsert_statement(shape: &Shape, rows: usize) -> String {
+/// `deleted`: whether there are tombstones to heed. `WHERE` also keeps the parser from taking `ON CONFLICT` for a join's `ON`. What differs at an equal version is written too: a load fills columns that are new by documents that are not.
+fn upsert_statement(shape: &Shape, rows: usize, deleted: bool) -> String {
     let (table, entity, names) = (&shape.table.quoted, &shape.table.name, shape.table.names());
     let columns = &shape.table.columns;
     let values = vec![format!("({})", vec!["?"; 4 + columns.len()].join(",")); rows].join(",");
@@ -112,11 +123,16 @@ fn upsert_statement(shape: &Shape, rows: usize) -> String {
         set.push_str(", deleted = 0");
         differs.push_str(&format!(" OR {table}.deleted"));
     }
+    let rows = if deleted {
+        format!(
+            "SELECT v.column1, v.column2, v.column3, v.column4{selected} FROM (VALUES {values}) AS v \
+             WHERE NOT EXISTS (SELECT 1 FROM _tributary_tombstone AS d WHERE d.entity = '{entity}' AND d.key = v.column1 AND d.version > v.column2)"
+        )
+    } else {
+        format!("VALUES {values}")
+    };
     format!(
-        "INSERT INTO {table} (key, version, commit_time_ms, document{names}) SELECT v.column1, v.column2, v.column3, v.column4{selected} FROM (VALUES {values}) AS v \
-         WHERE NOT EXISTS (SELECT 1 FROM _tributary_tombstone AS d WHERE d.entity = '{entity}' AND d.key = v.column1 AND d.version > v.column2) \
-         AND v.column2 >= coalesce((SELECT f.lsn FROM _tributary_floor AS f WHERE f.entity = '{entity}'), '') \
-         ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document{set} \
+        "INSERT INTO {table} (key, version, commit_time_ms, document{names}) {rows} ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document{set} \
          WHERE excluded.version > {table}.version OR (excluded.version = {table}.version AND ({differs}))"
     )
 }
@@ -148,22 +164,6 @@ pub(super) async fn delete(
         .execute(&mut **transaction)
         .await?;
     }
-    Ok(())
-}
-
-/// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there.
-pub(super) async fn purge(transaction: &mut Transaction<'_, Sqlite>, before_ms: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO _tributary_floor (entity, lsn) SELECT entity, max(version) FROM _tributary_tombstone \
-         WHERE commit_time_ms > 0 AND commit_time_ms < ?1 AND version <= (SELECT min(lsn) FROM _tributary_frontier) GROUP BY entity \
-         ON CONFLICT (entity) DO UPDATE SET lsn = max(lsn, excluded.lsn)",
-    )
-    .bind(before_ms)
-    .execute(&mut **transaction)
-    .await?;
-    sqlx::query("DELETE FROM _tributary_tombstone WHERE version <= (SELECT lsn FROM _tributary_floor AS f WHERE f.entity = _tributary_tombstone.entity)")
-        .execute(&mut **transaction)
-        .await?;
     Ok(())
 }
 
@@ -206,6 +206,22 @@ pub(super) async fn older(
         .fetch_all(connection)
         .await?;
     Ok(keys.into_iter().map(EntityKey::from_text).collect())
+}
+
+/// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there.
+pub(super) async fn purge(transaction: &mut Transaction<'_, Sqlite>, before_ms: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO _tributary_floor (entity, lsn) SELECT entity, max(version) FROM _tributary_tombstone \
+         WHERE commit_time_ms > 0 AND commit_time_ms < ?1 AND version <= (SELECT min(lsn) FROM _tributary_frontier) GROUP BY entity \
+         ON CONFLICT (entity) DO UPDATE SET lsn = max(lsn, excluded.lsn)",
+    )
+    .bind(before_ms)
+    .execute(&mut **transaction)
+    .await?;
+    sqlx::query("DELETE FROM _tributary_tombstone WHERE version <= (SELECT lsn FROM _tributary_floor AS f WHERE f.entity = _tributary_tombstone.entity)")
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn end_load(connection: &mut SqliteConnection, shape: &Shape, version: Lsn) -> Result<(), sqlx::Error> {
