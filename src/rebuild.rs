@@ -142,9 +142,10 @@ fn rename(from: &Path, to: &Path) -> anyhow::Result<()> {
     File::open(parent).and_then(|parent| parent.sync_all()).with_context(|| format!("{} cannot be written", parent.display()))
 }
 
-/// Removes a folder of ours; whatever else stands there is left alone.
+/// Removes a folder of ours that nobody has open; whatever else stands there is left alone.
 fn remove_ours(folder: &Path) -> anyhow::Result<()> {
     if joiner::definitions::is_state(folder) {
+        joiner::checkpoint::is_free(folder)?;
         std::fs::remove_dir_all(folder)
             .with_context(|| format!("{} is no longer needed, and cannot be removed", folder.display()))?;
     }

@@ -140,7 +140,7 @@ async fn definitions_that_have_changed_are_told_before_anything_is_restored() {
     checkpointed(&url).await;
     assert!(process.terminate().success());
     std::fs::remove_dir_all(pipeline.path("data/state")).unwrap();
-    std::fs::write(pipeline.path("schemas/entities/order.yaml"), format!("{ORDER}fields: [id]\n")).unwrap();
+    std::fs::write(pipeline.path("schemas/entities/order.yaml"), format!("{ORDER}where: id > 3\n")).unwrap();
     let told = said(&pipeline, &["run", "--config", text(&pipeline.config())], 1);
     assert!(told.contains("cannot be restored, and nothing was touched") && told.contains("restore: false"), "{told}");
     assert!(!pipeline.path("data/state").exists());

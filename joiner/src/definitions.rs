@@ -56,11 +56,11 @@ struct Known {
 impl Definitions {
     /// What a new state knows.
     fn new(catalog: &Catalog) -> Self {
-        Self { layout: catalog.layout.clone(), ..Self::default() }.followed_by(catalog, 0, 0)
+        Self { layout: catalog.layout.clone(), ..Self::default() }.followed_by(catalog, 0, 0, false)
     }
 
-    /// The same after a change to what a catalog holds; `tail`: the last outbox entry so far.
-    fn followed_by(&self, catalog: &Catalog, change: u32, tail: u64) -> Self {
+    /// The same after a change to what a catalog holds; `tail`: the last outbox entry so far; `all`: every entity counts as changed, if any has.
+    fn followed_by(&self, catalog: &Catalog, change: u32, tail: u64, all: bool) -> Self {
         let mut next = Self { layout: catalog.layout.clone(), ..self.clone() };
         let mut changed = false;
         for known in &mut next.entities {
@@ -87,6 +87,9 @@ impl Definitions {
         if changed {
             (next.changes, next.changed_at) = (change, tail);
         }
+        for known in next.entities.iter_mut().filter(|_| changed && all) {
+            (known.changed, known.since) = (change, tail);
+        }
         next
     }
 
@@ -107,14 +110,14 @@ impl Definitions {
         (catalog.changes, catalog.changed_at) = (self.changes, self.changed_at);
     }
 
-    fn definition(&self, name: &str) -> Option<&EntityDefinition> {
-        self.entities.iter().find(|known| known.name == name)?.definition.as_ref()
-    }
     /// What points into the outbox.
     pub(crate) fn places(&mut self) -> impl Iterator<Item = &mut u64> {
         self.entities.iter_mut().map(|known| &mut known.since).chain([&mut self.changed_at])
     }
 
+    fn definition(&self, name: &str) -> Option<&EntityDefinition> {
+        self.entities.iter().find(|known| known.name == name)?.definition.as_ref()
+    }
 
     /// Stands for the definitions and for how rows are kept.
     pub(crate) fn fingerprint(&self) -> String {
@@ -153,7 +156,8 @@ pub(crate) fn settle(store: &Store, claimed: &str, config: &Config) -> Result<Ca
     check_rows(store, &catalog)?;
     let standing = store.standing()?;
     let tail = standing.pending.map_or(0, |pending| pending.tail).max(standing.head);
-    let next = known.followed_by(&catalog, known.changes + 1, tail);
+    let waiting = is_waiting(store)?;
+    let next = known.followed_by(&catalog, known.changes + 1, tail, waiting);
     if next != known {
         // Which rows were left out follows from what they were kept for.
         if next.changes != known.changes && !config.range.is_all() {
@@ -182,10 +186,6 @@ fn refused(path: &Path, lacking: BTreeSet<Lacking>) -> Error {
     Error::OtherDefinitions { path: path.to_owned(), lacking: lacking.into_iter().collect() }
 }
 
-/// Makes the new definitions those of the state, in one batch.
-fn switch(store: &Store, known: &Definitions, next: &Definitions, mut standing: Standing) -> Result<(), Error> {
-    let mut batch = WriteBatch::default();
-    for id in dropped(known, next) {
 /// Whether fan-outs wait ([`crate::step`]). What they go by is what was told of documents so far, which says nothing any more once sinks have been loaded with some that are later: then all entities are.
 pub(crate) fn is_waiting(store: &Store) -> Result<bool, Error> {
     let mut walks = store.db().raw_iterator_cf(store.family(Family::Walks)?);
@@ -194,6 +194,20 @@ pub(crate) fn is_waiting(store: &Store) -> Result<bool, Error> {
     walks.status().map_err(|error| store.error(&error)).map(|()| waiting)
 }
 
+/// Makes the new definitions those of the state, in one batch.
+fn switch(store: &Store, known: &Definitions, next: &Definitions, mut standing: Standing, waiting: bool) -> Result<(), Error> {
+    let mut batch = WriteBatch::default();
+    if waiting && next.changes != known.changes {
+        for family in [Family::Walks, Family::Past, Family::Told, Family::Pending] {
+            store.clear_in(&mut batch, family)?;
+        }
+        standing.head = next.changed_at;
+        standing.pending = None;
+        if standing.is_consistent() {
+            (standing.head_frontier, standing.head_commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+        }
+    }
+    for id in dropped(known, next) {
         let (mut start, mut end) = (Vec::new(), Vec::new());
         start_key(id, &mut start);
         start_key(id + 1, &mut end);
@@ -331,9 +345,10 @@ impl Definitions {
             entities.push(Change { entity: plan.entity.to_string(), kind });
         }
         let way = match catalog {
+            Ok(_) if !entities.is_empty() && !config.range.is_all() => Way::Rebuild { lacking: vec![Lacking::Others] },
             Err(lacking) => Way::Rebuild { lacking: lacking.into_iter().collect() },
             Ok(_) if entities.is_empty() => Way::Nothing,
-            Ok(catalog) => Way::InPlace { dropped: dropped(self, &self.followed_by(&catalog, 1, 0)).count() },
+            Ok(catalog) => Way::InPlace { dropped: dropped(self, &self.followed_by(&catalog, 1, 0, false)).count() },
         };
         Ok(Difference { entities, way })
     }
@@ -345,7 +360,6 @@ fn members(was: &EntityDefinition, is: &EntityDefinition) -> Vec<String> {
         match (was, is) {
             (Some(Value::Object(a)), Some(Value::Object(b))) => {
                 let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            Ok(_) if !entities.is_empty() && !config.range.is_all() => Way::Rebuild { lacking: vec![Lacking::Others] },
                 for name in names {
                     let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                     walk(a.get(name), b.get(name), &path, found);

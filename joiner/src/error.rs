@@ -84,7 +84,7 @@ pub enum Error {
     #[error("no entity {entity:?} is defined")]
     UnknownEntity { entity: String },
     #[error(
-        "entity {entity}, key {key}: the document has more than {limit}, and its definition's `limits` say to stop. Find out why it has grown and mend the source, or raise the limit or have lists cut (`exceeded: truncate`): a changed definition needs an empty state directory and a new snapshot"
+        "entity {entity}, key {key}: the document has more than {limit}, and its definition's `limits` say to stop. Find out why it has grown and mend the source, or raise the limit or have lists cut (`exceeded: truncate`), then start again: nothing is lost"
     )]
     OverLimit { entity: String, key: String, limit: String },
     #[error("a task of the joiner ended unexpectedly: {what}")]

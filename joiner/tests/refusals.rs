@@ -56,7 +56,7 @@ fn a_directory_that_is_not_ours_is_never_touched() {
     other.source = "warehouse".into();
     assert!(matches!(Engine::open(&other).unwrap_err(), Error::OtherSource { found, .. } if found == "shop"));
     let mut other = config(&state);
-    other.plans = vec![plan("entity: order\ntable: dbo.orders")];
+    other.plans = vec![plan("entity: order\ntable: dbo.orders\nwhere: status == 'new'")];
     let error = Engine::open(&other).unwrap_err();
     assert!(matches!(error, Error::OtherDefinitions { .. }) && error.to_string().contains("empty state directory"), "{error}");
     std::fs::write(state.join("identity.json"), "{").unwrap();

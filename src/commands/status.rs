@@ -48,6 +48,19 @@ fn span(value: &Value) -> String {
     }
 }
 
+/// A state that is built for definitions that the present one cannot serve.
+fn rebuild_lines(next: &Value, out: &mut String) {
+    let bytes = indicatif::HumanBytes(next["state_bytes"].as_u64().unwrap_or_default());
+    out.push_str(&format!(
+        "\nanother state is built for other definitions: {}, everything up to {}, {bytes}\n",
+        text(&next["phase"]),
+        text(&next["frontier"])
+    ));
+    for problem in [&next["failure"], &next["warning"]].into_iter().filter_map(Value::as_str) {
+        out.push_str(&format!("  {problem}\n"));
+    }
+}
+
 fn shown(status: &Value) -> String {
     let mut out = String::new();
     let source = &status["source"];
@@ -56,6 +69,9 @@ fn shown(status: &Value) -> String {
     }
     if status["joiner"].is_object() {
         joiner_lines(&status["joiner"], &mut out);
+    }
+    if status["rebuild"].is_object() {
+        rebuild_lines(&status["rebuild"], &mut out);
     }
     if status["archive"].is_object() {
         archive_lines(&status["archive"], &mut out);
