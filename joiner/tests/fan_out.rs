@@ -6,14 +6,17 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use joiner::{Config, Engine, Page};
+use joiner::{Config, Engine, Joiner, Page};
 use schemas::Lsn;
 use schemas::event::ChangeEvent;
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
 use serde_json::Value as Json;
+use streams::memory::Memory;
 use streams::{Batch, Layout};
-use support::{change, config, encode, item, items, lsn, order, orders, plan, read, record};
+use support::{change, config, encode, item, items, lsn, order, orders, plan, publish, read, record};
+use tokio_util::sync::CancellationToken;
 
 /// Items of the first order; the second has one.
 const OWNERS: i64 = 2000;
@@ -29,20 +32,33 @@ struct Shop {
     cursor: u64,
 }
 
+/// Each line with its order.
+fn lines(dir: &Path, fan_out: &str) -> Config {
+    let line = format!(
+        "{{entity: line, table: dbo.items, one: {{order: {{table: dbo.orders, by: [order_id], fields: [status], fan_out: {fan_out}}}}}}}"
+    );
+    Config { plans: vec![plan(&line)], chunk_entities: CHUNK, ..config(dir) }
+}
+
+/// As of LSN 5.
+fn rows() -> Vec<ChangeEvent> {
+    let mut rows = vec![read(orders(), 5, order(1, "new")), read(orders(), 5, order(2, "new"))];
+    rows.extend((0..OWNERS).map(|line| read(items(), 5, item(1, line, 100))));
+    rows.push(read(items(), 5, item(2, 0, 100)));
+    rows
+}
+
+fn loaded() -> ProgressRecord {
+    let counts = [(&orders(), 2), (&items(), OWNERS as u64 + 1)];
+    record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &counts)
+}
+
 impl Shop {
-    /// Live at LSN 5: each line with its order.
     fn open(dir: &Path, fan_out: &str) -> Self {
-        let line = format!(
-            "{{entity: line, table: dbo.items, one: {{order: {{table: dbo.orders, by: [order_id], fields: [status], fan_out: {fan_out}}}}}}}"
-        );
-        let config = Config { plans: vec![plan(&line)], chunk_entities: CHUNK, ..config(dir) };
+        let config = lines(dir, fan_out);
         let mut shop = Self { engine: Engine::open(&config).unwrap(), config, fed: 0, records: 0, cursor: 0 };
-        let mut rows = vec![read(orders(), 5, order(1, "new")), read(orders(), 5, order(2, "new"))];
-        rows.extend((0..OWNERS).map(|line| read(items(), 5, item(1, line, 100))));
-        rows.push(read(items(), 5, item(2, 0, 100)));
-        shop.feed(&rows);
-        let counts = [(&orders(), 2), (&items(), OWNERS as u64 + 1)];
-        shop.tell(record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &counts));
+        shop.feed(&rows());
+        shop.tell(loaded());
         shop
     }
 
@@ -157,4 +173,21 @@ fn a_strict_fan_out_is_seen_when_it_is_whole() {
     assert_eq!((told.len(), shop.frontier()), (OWNERS as usize, lsn(6)));
     assert!(told.iter().all(|(_, version, document)| *version == lsn(6) && document["order"]["status"] == "paid"));
     assert!(!shop.engine.advance().unwrap(), "nothing is left");
+}
+
+#[tokio::test]
+async fn a_joiner_that_nothing_comes_in_to_ends_a_fan_out_by_itself() {
+    let (dir, provider) = (tempfile::tempdir().unwrap(), Memory::new());
+    let joiner = Joiner::open(lines(dir.path(), "lazy")).unwrap();
+    let (handle, stop) = (joiner.handle(), CancellationToken::new());
+    let task = tokio::spawn(joiner.run(Arc::new(provider.clone()), Vec::new(), stop.clone()));
+    publish(&provider, &rows().iter().map(encode).collect::<Vec<_>>(), loaded()).await;
+    let paid = change(orders(), 6, 1, Some(order(1, "new")), Some(order(1, "paid")));
+    publish(&provider, &[encode(&paid)], record(Phase::Tail, 5, 6, &[(&orders(), 1)])).await;
+    let mut heads = handle.outbox().head();
+    let told = heads.wait_for(|head| head.frontier == lsn(6)).await.unwrap().sequence;
+    assert_eq!(told, OWNERS as u64);
+    stop.cancel();
+    drop(handle);
+    task.await.unwrap().unwrap();
 }
