@@ -43,7 +43,7 @@ pub(crate) enum Access {
         endpoint_url: Option<String>,
     },
     /// What the process has already.
-    Given(SdkConfig),
+    Given(Box<SdkConfig>),
 }
 
 impl Access {

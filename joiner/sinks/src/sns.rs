@@ -60,7 +60,7 @@ impl SnsSink {
     pub fn with_sdk_config(config: SnsConfig, sdk: &SdkConfig) -> Self {
         let mut sink = Self::new(config);
         sink.service.client = Some(Client::new(sdk));
-        sink.service.access = Access::Given(sdk.clone());
+        sink.service.access = Access::Given(Box::new(sdk.clone()));
         sink
     }
 }

@@ -54,7 +54,7 @@ impl SqsSink {
     pub fn with_sdk_config(config: SqsConfig, sdk: &SdkConfig) -> Self {
         let mut sink = Self::new(config);
         sink.service.client = Some(Client::new(sdk));
-        sink.service.access = Access::Given(sdk.clone());
+        sink.service.access = Access::Given(Box::new(sdk.clone()));
         sink
     }
 }

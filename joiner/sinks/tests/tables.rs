@@ -199,7 +199,7 @@ async fn prepare(sink: &mut dyn Sink, entities: &[EntityInfo]) {
 /// Documents with edges of every type in them, made from a number.
 fn document(n: u32) -> Value {
     let pick = |values: &[Value]| values[n as usize % values.len()].clone();
-    let null_each = |every: u32, value: Value| if n % every == 0 { Value::Null } else { value };
+    let null_each = |every: u32, value: Value| if n.is_multiple_of(every) { Value::Null } else { value };
     let items: Vec<Value> = (0..n % 4)
         .map(|line| json!({"sku": format!("s{line}"), "price": format!("{line}.{:02}", n % 100), "product": null_each(3, json!({"name": "ü\"\\"}))}))
         .collect();
@@ -207,9 +207,9 @@ fn document(n: u32) -> Value {
     let time = format!("{:02}:{:02}:{:02}.{:06}", n % 24, n % 60, n * 7 % 60, n * 999 % 1_000_000);
     json!({
         "id": n, "small": pick(&[json!(-32768), json!(32767), json!(0)]), "big": pick(&[json!(i64::MIN), json!(i64::MAX), json!(7)]),
-        "paid": null_each(5, json!(n % 2 == 0)), "rate": pick(&[json!(0.1), json!(-1.5e20), json!(3), json!(1e-7)]),
+        "paid": null_each(5, json!(n.is_multiple_of(2))), "rate": pick(&[json!(0.1), json!(-1.5e20), json!(3), json!(1e-7)]),
         "single": pick(&[json!(0.5), json!(-2.25), json!(16_777_216)]),
-        "total": null_each(7, json!(format!("{}{}.{:02}", if n % 2 == 0 { "-" } else { "" }, n * 12_345 % 99_999_999, n % 100))),
+        "total": null_each(7, json!(format!("{}{}.{:02}", if n.is_multiple_of(2) { "-" } else { "" }, n * 12_345 % 99_999_999, n % 100))),
         "sum": pick(&[json!("0"), json!("123456789012345678901234567890.123456"), json!("-0.000001"), json!("10000")]),
         "status": null_each(4, json!(pick(&[json!("OPEN"), json!("a'b\"c\\d"), json!(""), json!("ünïcödé ✓ 🙂"), json!("tab\tnewline\n")]))),
         "note": "x".repeat(n as usize % 300), "uid": format!("6f9619ff-8b86-d011-b42d-{n:012x}"), "day": null_each(6, json!(day)), "clock": time,

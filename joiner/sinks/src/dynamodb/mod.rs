@@ -186,7 +186,7 @@ impl DynamodbSink {
 
     /// With an AWS configuration that the process has already.
     pub fn with_sdk_config(config: DynamodbConfig, sdk: &SdkConfig) -> Self {
-        Self { access: Access::Given(sdk.clone()), ..Self::new(config) }
+        Self { access: Access::Given(Box::new(sdk.clone())), ..Self::new(config) }
     }
 
     async fn new_client(&mut self) -> Client {

@@ -221,8 +221,11 @@ impl Sink for SqliteSink {
 
     /// Columns and children are filled by loads, and whether they are is noted for all entities at once: so where there are such, one writes.
     fn own(&mut self, range: KeyRange) -> bool {
-        self.range = range;
-        self.config.tables.is_empty()
+        let shared = self.config.tables.is_empty();
+        if shared {
+            self.range = range;
+        }
+        shared
     }
 
     async fn older(

@@ -11,7 +11,7 @@ pub(super) fn holds(kind: &str, ran: &[(&str, Ran)]) {
     let cells = |line: &'static str| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>();
     let header = cells(rows.next().expect("docs/sinks.md has a table of promises"));
     let column = header.iter().position(|name| *name == kind).unwrap_or_else(|| panic!("the table has no column {kind}"));
-    let said: Vec<(&str, &str)> = rows.skip(1).map(|row| cells(row)).map(|row| (row[0].trim_matches('`'), row[column])).collect();
+    let said: Vec<(&str, &str)> = rows.skip(1).map(cells).map(|row| (row[0].trim_matches('`'), row[column])).collect();
     let mut wrong: Vec<String> = Vec::new();
     for (case, ran) in ran {
         let said = said.iter().find(|(promise, _)| promise == case).map(|(_, said)| *said);
