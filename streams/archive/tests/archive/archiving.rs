@@ -1,18 +1,12 @@
 //! What is archived is what the streams hold, whatever happens while it is.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use archive::{Error, Fused, verify};
-use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult,
-};
 use objects::Objects;
+use objects::test_support::{Control, Controlled, Fate, Operation};
 use proptest::prelude::*;
 use schemas::event::Op;
 use schemas::progress::ShardPositions;
@@ -21,10 +15,9 @@ use streams::{Layout, Provider};
 
 use crate::support::{Shop, Working, archive_all, contents, lsn, names, open};
 
-/// A store that fails after so many operations; the one at which it does is carried out, or is not.
+/// Fails after so many operations; the one at which it does is carried out, or is not.
 #[derive(Debug)]
 struct Dying {
-    inner: Arc<InMemory>,
     left: AtomicUsize,
     answer_lost: bool,
     /// It fails now and then, after so many operations again. Otherwise it refuses everything from then on: whoever works on it is as good as killed.
@@ -32,19 +25,6 @@ struct Dying {
 }
 
 impl Dying {
-    fn step(&self) -> Step {
-        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match (left, self.every) {
-            (0 | 1, Some(every)) => Some(every),
-            (left, _) => left.checked_sub(1),
-        });
-        match left {
-            Ok(1) if self.answer_lost => Step::Lost,
-            Ok(1) if self.every.is_some() => Step::Refused,
-            Ok(_) => Step::Done,
-            Err(_) => Step::Refused,
-        }
-    }
-
     fn failure(&self) -> object_store::Error {
         let source = "as the test wants it".into();
         match self.every {
@@ -54,66 +34,32 @@ impl Dying {
     }
 }
 
-enum Step {
-    Done,
-    Lost,
-    Refused,
-}
-
-impl fmt::Display for Dying {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("dying")
-    }
-}
-
 #[async_trait::async_trait]
-impl ObjectStore for Dying {
-    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
-        match self.step() {
-            Step::Done => self.inner.put_opts(path, payload, options).await,
-            Step::Lost => self.inner.put_opts(path, payload, options).await.and(Err(self.failure())),
+impl Control for Dying {
+    async fn fate(&self, operation: Operation<'_>) -> Fate {
+        if operation == Operation::List {
+            return Fate::Done;
+        }
+        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match (left, self.every) {
+            (0 | 1, Some(every)) => Some(every),
+            (left, _) => left.checked_sub(1),
+        });
+        match (left, operation) {
+            // Reading and removing come to nothing by a lost answer.
+            (Ok(1), Operation::Put(_) | Operation::Create(_)) if self.answer_lost => Fate::Lost(self.failure()),
+            (Ok(1), _) if self.every.is_none() || self.answer_lost => Fate::Done,
+            (Ok(left), _) if left != 1 => Fate::Done,
             // As S3 does while an earlier put of the same name is under way.
-            Step::Refused if options.mode == PutMode::Create => {
-                Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "a put is under way".into() })
+            (_, Operation::Create(path)) => {
+                Fate::Refused(object_store::Error::AlreadyExists { path: path.to_string(), source: "a put is under way".into() })
             }
-            Step::Refused => Err(self.failure()),
+            _ => Fate::Refused(self.failure()),
         }
     }
+}
 
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        if matches!(self.step(), Step::Refused) { Err(self.failure()) } else { self.inner.get_opts(path, options).await }
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        if matches!(self.step(), Step::Refused) {
-            let failure = self.failure();
-            return Box::pin(futures_util::stream::once(async { Err(failure) }));
-        }
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
+fn under_control(inner: &Arc<InMemory>, control: Dying) -> Objects {
+    Controlled::objects(inner.clone(), Arc::new(control))
 }
 
 /// The archive holds what the streams hold, and nothing but what its manifests name.
@@ -250,7 +196,7 @@ proptest! {
                 for count in ticks.by_ref().take(3) {
                     shop.tick(count).await;
                 }
-                let dying = Objects::over(Arc::new(Dying { inner: inner.clone(), left: left.into(), answer_lost, every: None }), "dying");
+                let dying = under_control(&inner, Dying { left: left.into(), answer_lost, every: None });
                 if let Ok(archive) = archive::Archive::open(dying, "shop", crate::support::PREFIX, crate::support::no_schemas()).await {
                     let shutdown = tokio_util::sync::CancellationToken::new();
                     let archiver = archive::Archiver::new(archive, &crate::support::config(segment_bytes));
@@ -275,8 +221,8 @@ async fn a_store_that_fails_now_and_then_is_tried_again() {
         let inner = Arc::new(InMemory::new());
         let mut shop = Shop::new(Arc::new(Memory::new()), Layout::Shared).await;
         shop.snapshot(6).await;
-        let flaky = Dying { inner: inner.clone(), left: (every * 4).into(), answer_lost, every: Some(every) };
-        let working = Working::start(&Objects::over(Arc::new(flaky), "flaky"), &shop.provider, 2000).await;
+        let flaky = under_control(&inner, Dying { left: (every * 4).into(), answer_lost, every: Some(every) });
+        let working = Working::start(&flaky, &shop.provider, 2000).await;
         let objects = Objects::over(inner, "memory");
         for _ in 0..20 {
             shop.tick(5).await;
