@@ -90,9 +90,12 @@ async fn one_that_stands_by_takes_over_from_one_that_is_killed() {
         println!("round {round}: taken over {} ms after the kill, with a transaction that was made after it", took.as_millis());
         assert!(took < TAKEOVER, "{took:?}");
         waiting.is_live(false).await;
-        let log = waiting.process.log();
-        assert!(log.contains("the sink is followed from where the predecessor had come"), "{log}");
-        assert!(waiting.written().await < shop.documents().len() as u64, "the sink was loaded anew");
+        if round == 0 {
+            // Later ones may have been further themselves, when it was their turn, than what was saved last.
+            let log = waiting.process.log();
+            assert!(log.contains("the sink is followed from where the predecessor had come"), "{log}");
+            assert!(waiting.written().await < shop.documents().len() as u64, "the sink was loaded anew");
+        }
         // The one that was killed comes back, and stands by in its turn.
         let config = if round % 2 == 0 { &first } else { &second };
         (working, waiting) = (waiting, Joiner::start(&pipeline, config));
