@@ -191,3 +191,17 @@ async fn a_joiner_that_nothing_comes_in_to_ends_a_fan_out_by_itself() {
     drop(handle);
     task.await.unwrap().unwrap();
 }
+
+#[test]
+fn what_waits_goes_on_where_the_definition_is_no_longer_lazy() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shop = Shop::open(dir.path(), "lazy");
+    shop.order_changes(6, "new", "paid");
+    let head = *shop.engine.handle().outbox().head().borrow();
+    shop.config = lines(dir.path(), "strict");
+    shop = shop.restart();
+    let now = *shop.engine.handle().outbox().head().borrow();
+    assert_eq!((now.load, now.incarnation), (head.load, head.incarnation), "documents are what they were");
+    while shop.engine.advance().unwrap() {}
+    assert_eq!((shop.told().len(), shop.frontier()), (OWNERS as usize, lsn(6)));
+}

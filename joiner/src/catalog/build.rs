@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use schemas::TableName;
+use schemas::entity::{FanOut, ManyEdge, OneEdge};
 use schemas::parse::Columns;
 use schemas::plan::{AggregateSource, ComputedInput, DERIVED, Edge, KeyPart, NodeId, Plan};
 use schemas::table::{SqlType, TableSchema};
@@ -576,8 +577,20 @@ pub(crate) fn fingerprint(plans: &[Arc<Plan>]) -> String {
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
 }
 
+fn tell_at_once(one: &mut BTreeMap<String, OneEdge>, many: &mut BTreeMap<String, ManyEdge>) {
+    for edge in one.values_mut() {
+        edge.fan_out = FanOut::Strict;
+        tell_at_once(&mut edge.one, &mut edge.many);
+    }
+    many.values_mut().for_each(|edge| tell_at_once(&mut edge.one, &mut edge.many));
+}
+
 fn described(plan: &Plan) -> String {
-    let mut text = serde_json::to_string(&plan.definition).unwrap_or_default();
+    // When owners are told of a change is no part of what they are told.
+    let mut definition = plan.definition.clone();
+    tell_at_once(&mut definition.one, &mut definition.many);
+    tell_at_once(&mut definition.rows.one, &mut definition.rows.many);
+    let mut text = serde_json::to_string(&definition).unwrap_or_default();
     for (table, columns) in plan.used_columns() {
         let Some(node) = plan.nodes.iter().find(|node| node.table.name == table) else { continue };
         let key: Vec<&str> = node.table.key_names().collect();
