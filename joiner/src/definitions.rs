@@ -136,7 +136,8 @@ pub(crate) fn settle(store: &Store, claimed: &str, config: &Config) -> Result<Ca
     let Some(known) = store.definitions()? else {
         let standing = store.standing()?;
         let is_ours = claimed == meta::IN_STATE || claimed == fingerprint(&config.plans);
-        if !is_ours && !(standing.stage == Stage::Empty && standing.positions.is_empty()) {
+        let is_empty = standing.stage == Stage::Empty && standing.positions.is_empty();
+        if !is_ours && !is_empty {
             return Err(Error::OtherDefinitions { path: store.path().to_owned(), lacking: Vec::new() });
         }
         let mut catalog = Catalog::new(&config.plans)?.with_share(config.range);

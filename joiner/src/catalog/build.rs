@@ -96,8 +96,8 @@ impl<'a> Builder<'a> {
             let id = match builder.by_name.get(name) {
                 Some(&id) => id,
                 None => {
-                    let used = used.get(name).into_iter().flatten().copied().collect();
-                    builder.draft(node, used)
+                    let used: Vec<usize> = used.get(name).into_iter().flatten().copied().collect();
+                    builder.draft(node, &used)
                 }
             };
             let own_key = builder.own_key(id, node);
@@ -119,11 +119,11 @@ impl<'a> Builder<'a> {
     }
 
     /// A table with the columns that are used, where the state has them.
-    fn draft(&mut self, node: &schemas::plan::Node, used: Vec<usize>) -> TableId {
+    fn draft(&mut self, node: &schemas::plan::Node, used: &[usize]) -> TableId {
         let schema = node.table.clone();
         let name = schema.name.clone();
         let layout = self.base.and_then(|base| base.table(&name)).cloned();
-        let (mut columns, mut derived) = (used.clone(), Vec::new());
+        let (mut columns, mut derived) = (used.to_vec(), Vec::new());
         if let Some(layout) = &layout {
             columns =
                 layout.columns.iter().map(|kept| kept.as_ref().and_then(|kept| kept.column(&schema)).unwrap_or(GONE)).collect();
