@@ -162,7 +162,12 @@ impl SavedReread {
     pub(crate) fn new(reason: Reason, generation: u64, whole: bool, progress: TableProgress) -> Self {
         let stepwise = reason == Reason::Asked;
         let consistent_from = stepwise.then_some(Lsn::ZERO);
-        Self { reason, told: Reread { generation, reading: 0, consistent_from, finished: false, whole, floor: Lsn::ZERO }, progress, stepwise }
+        Self {
+            reason,
+            told: Reread { generation, reading: 0, consistent_from, finished: false, whole, floor: Lsn::ZERO },
+            progress,
+            stepwise,
+        }
     }
 }
 
