@@ -110,7 +110,7 @@ impl Instances {
                 told.insert(key.to_owned());
             }
         }
-        assert!(told.len() > 10, "{told:?}");
+        assert!(told.len() > 4, "{told:?}");
     }
 }
 

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use schemas::progress::StreamName;
-use schemas::{ErrorClass, Lsn};
+use schemas::{ErrorClass, KeyRange, Lsn};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use streams::config::KinesisOptions;
@@ -230,6 +230,11 @@ impl Sink for KinesisSink {
     }
 
     /// What vanished between two loads is not known to a stream, and not told.
+    // Each instance tells of its own share, and nothing is removed at the end of a load.
+    fn own(&mut self, _range: KeyRange) -> bool {
+        true
+    }
+
     async fn end_load(&mut self, _entity: &str, _version: Lsn) -> Result<(), Error> {
         Ok(())
     }

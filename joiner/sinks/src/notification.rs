@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -261,6 +261,11 @@ impl<S: Service> Sink for MessageSink<S> {
     }
 
     /// What vanished between two loads is not known to a topic or a queue, and not notified.
+    // Each instance tells of its own share, and nothing is removed at the end of a load.
+    fn own(&mut self, _range: KeyRange) -> bool {
+        true
+    }
+
     async fn end_load(&mut self, _entity: &str, _version: Lsn) -> Result<(), Error> {
         Ok(())
     }
