@@ -297,9 +297,10 @@ impl ImporterProcess {
         self.task.is_finished()
     }
 
-    /// Another machine's copy of its directory, without the lock.
-    pub(crate) fn copied_directory(&self) -> anyhow::Result<TempDir> {
+    /// Another machine's copy of its directory, without the lock. From here on the importer can save nothing any more, as one that has lost its lease; it goes on until it finds that out.
+    pub(crate) fn give_up_directory(&self) -> anyhow::Result<TempDir> {
         let copy = disk::directory()?;
+        std::fs::create_dir(self.directory.path().join("progress.json.new"))?;
         for name in ["progress.json", "epoch"] {
             let from: PathBuf = self.directory.path().join(name);
             if from.is_file() {

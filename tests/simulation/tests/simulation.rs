@@ -40,7 +40,7 @@ fn a_history_is_the_same_to_the_byte() {
 fn the_auditor_finds_every_kind_of_breach() {
     for (sabotage, seed, invariant) in [
         ("late-change", "1", "INV-1"),
-        ("saved-ahead", "9", "INV-2"),
+        ("saved-ahead", "18", "INV-2"),
         ("lying-disk", "2", "INV-3"),
         ("wrong-value", "2", "INV-4"),
         ("no-guard", "22", "INV-5"),
