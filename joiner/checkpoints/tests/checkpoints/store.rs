@@ -1,23 +1,16 @@
 //! Object storage in memory, reached by processes that die at a step, and folders that stand for a database's.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use checkpoints::manifest::Manifest;
 use checkpoints::{Checkpoints, Which};
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
 use joiner::checkpoint::{DATABASE, Facts};
 use object_store::memory::InMemory;
-use object_store::path::Path as ObjectPath;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult,
-};
 use objects::Objects;
+use objects::test_support::{Control, Controlled, Fate, Operation};
 use tokio::sync::{Notify, Semaphore};
 
 /// What a process's way to the storage goes through, step by step.
@@ -61,67 +54,18 @@ impl Steps {
     }
 }
 
-#[derive(Debug)]
-struct Process {
-    inner: Arc<InMemory>,
-    steps: Arc<Steps>,
-}
-
 fn dead() -> object_store::Error {
     object_store::Error::Generic { store: "test", source: "the process is dead".into() }
 }
 
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("process")
-    }
-}
-
 #[async_trait::async_trait]
-impl ObjectStore for Process {
-    async fn put_opts(&self, path: &ObjectPath, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
-        let (taken, answered) = self.steps.step().await;
-        let done = if taken { self.inner.put_opts(path, payload, options).await } else { Err(dead()) };
-        if answered { done } else { Err(dead()) }
-    }
-
-    async fn get_opts(&self, path: &ObjectPath, options: GetOptions) -> object_store::Result<GetResult> {
-        if self.steps.step().await.1 { self.inner.get_opts(path, options).await } else { Err(dead()) }
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<ObjectPath>>,
-    ) -> BoxStream<'static, object_store::Result<ObjectPath>> {
-        let (steps, inner) = (self.steps.clone(), self.inner.clone());
-        let removed = async move {
-            if steps.step().await.0 { inner.delete_stream(paths) } else { stream::once(async { Err(dead()) }).boxed() }
-        };
-        stream::once(removed).flatten().boxed()
-    }
-
-    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        let (steps, inner, prefix) = (self.steps.clone(), self.inner.clone(), prefix.cloned());
-        let listed = async move {
-            if steps.step().await.1 { inner.list(prefix.as_ref()) } else { stream::once(async { Err(dead()) }).boxed() }
-        };
-        stream::once(listed).flatten().boxed()
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &ObjectPath,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
+impl Control for Steps {
+    async fn fate(&self, _: Operation<'_>) -> Fate {
+        match self.step().await {
+            (true, true) => Fate::Done,
+            (true, false) => Fate::Lost(dead()),
+            (false, _) => Fate::Refused(dead()),
+        }
     }
 }
 
@@ -140,8 +84,7 @@ impl World {
     }
 
     fn process(&self, steps: Arc<Steps>) -> (Checkpoints, Arc<Steps>) {
-        let store = Process { inner: self.memory.clone(), steps: steps.clone() };
-        (Checkpoints::open(Objects::over(Arc::new(store), "process"), "shop"), steps)
+        (Checkpoints::open(Controlled::objects(self.memory.clone(), steps.clone()), "shop"), steps)
     }
 
     /// The same, of a process that dies at a step.
