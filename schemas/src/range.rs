@@ -170,7 +170,7 @@ mod tests {
             let (a, b) = (range(a), range(b));
             let holds = |range: &KeyRange| range.first <= at && at <= range.last;
             let left: Vec<KeyRange> = a.without(&b).collect();
-            prop_assert_eq!(left.iter().any(|left| holds(left)), holds(&a) && !holds(&b));
+            prop_assert_eq!(left.iter().any(holds), holds(&a) && !holds(&b));
             prop_assert_eq!(left.is_empty(), b.covers(&a));
             prop_assert!(left.iter().all(|left| a.covers(left) && !left.overlaps(&b)));
         }
