@@ -97,14 +97,18 @@ async fn plans(
     entities: &[EntityInfo],
 ) -> Result<Vec<(EntityInfo, i32, Plan)>, Error> {
     let failed = |error| classify(target, &error);
-    let found = found(connection).await.map_err(failed)?;
+    let mut found = found(connection).await.map_err(failed)?;
     let recorded = recorded(connection, target, found.contains_key("_tributary_shape")).await?;
     for info in entities {
         let shape = shapes.of(&info.name);
         let known = recorded.get(&*info.name).into_iter().flat_map(|(_, recorded)| recorded.children());
-        let children = shape.children.iter().map(|child| &child.table.name).chain(known);
-        for name in std::iter::once(&shape.table.name).chain(children).filter(|name| !found.contains_key(*name)) {
-            missing(connection, target, name).await?;
+        for name in shape.children.iter().map(|child| &child.table.name).chain(known).chain([&shape.table.name]) {
+            if !found.contains_key(name) && is_there(connection, target, name).await? {
+                found = self::found(connection).await.map_err(failed)?;
+            }
+            if !found.contains_key(name) && is_there(connection, target, name).await? {
+                return Err(Error::unavailable(target, format!("the table {name:?} is being altered")));
+            }
         }
     }
     let mut plans = Vec::with_capacity(entities.len());
@@ -152,12 +156,12 @@ async fn found(connection: &mut MySqlConnection) -> Result<BTreeMap<String, Foun
     Ok(tables)
 }
 
-/// Makes sure that a table is not there: the catalog leaves out one that is being altered for a moment, and who took it for gone would load everything anew.
-async fn missing(connection: &mut MySqlConnection, target: &str, name: &str) -> Result<(), Error> {
+/// Whether a table that the catalog does not know is there all the same: it leaves out one that is being altered for a moment, and who took it for gone would load everything anew. Waits for that moment to pass.
+async fn is_there(connection: &mut MySqlConnection, target: &str, name: &str) -> Result<bool, Error> {
     let ask = format!("SELECT 1 FROM {} LIMIT 0", sql::quote_in(Dialect::Mysql, name));
     match sqlx::query(AssertSqlSafe(ask)).execute(connection).await {
-        Ok(_) => Err(Error::unavailable(target, format!("the table {name:?} is being altered"))),
-        Err(error) if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42S02") => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if error.as_database_error().and_then(|error| error.code()).as_deref() == Some("42S02") => Ok(false),
         Err(error) => Err(classify(target, &error)),
     }
 }

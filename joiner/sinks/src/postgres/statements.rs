@@ -7,6 +7,7 @@ use futures_util::SinkExt;
 use futures_util::future::try_join_all;
 use schemas::Lsn;
 use schemas::change::EntityChange;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement, Transaction};
 
@@ -36,7 +37,11 @@ pub(super) fn temporary_table(shape: &Shape) -> String {
     )
 }
 
+/// Entities without columns of their own share one.
 fn temporary_name(shape: &Shape) -> String {
+    if shape.table.columns.is_empty() {
+        return "_tributary_batch".to_owned();
+    }
     let name = &shape.table.name;
     quote(&index_name("batch", std::slice::from_ref(name), name))
 }
@@ -437,9 +442,13 @@ pub(super) async fn end_load(client: &mut Client, shape: &Shape, version: Lsn) -
     transaction.execute(raise, &[&entity, &version]).await?;
     transaction.execute("DELETE FROM _tributary_tombstone WHERE entity = $1 AND version <= $2", &[&entity, &version]).await?;
     transaction.commit().await?;
-    // A bulk load leaves the planner without figures until autovacuum comes round.
+    // A bulk load leaves the planner without figures until autovacuum comes round. Who holds the table (an index that is made concurrently does) is not waited for: it would wait for us.
+    client.batch_execute("SET lock_timeout TO 200").await?;
     for table in std::iter::once(&shape.table).chain(shape.children.iter().map(|child| &child.table)) {
-        client.batch_execute(&format!("ANALYZE {}", table.quoted)).await?;
+        match client.batch_execute(&format!("ANALYZE {}", table.quoted)).await {
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
+            analyzed => analyzed?,
+        }
     }
-    Ok(())
+    client.batch_execute("RESET lock_timeout").await
 }

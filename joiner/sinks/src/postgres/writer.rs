@@ -1,5 +1,6 @@
 //! One connection that writes: the transactions of a batch, and what is done when the database refuses one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use schemas::Lsn;
@@ -34,8 +35,9 @@ pub(super) struct Ending<'e> {
 
 impl Writer {
     pub(super) async fn new(client: Client, shapes: Arc<Shapes>) -> Result<Self, Error> {
-        let tables: Vec<String> = shapes.all().map(|shape| statements::temporary_table(shape)).collect();
-        client.batch_execute(&tables.join("; ")).await?;
+        let plain = shapes.of("");
+        let tables: BTreeSet<String> = shapes.all().chain([&plain]).map(|shape| statements::temporary_table(shape)).collect();
+        client.batch_execute(&tables.into_iter().collect::<Vec<_>>().join("; ")).await?;
         Ok(Self { client, shapes, statements: Statements::default(), copies: false })
     }
 
