@@ -12,6 +12,14 @@ const PAGE: &str = include_str!("../../docs/configuration.md");
 /// A key that no section has.
 const PROBE: &str = "__probe";
 
+/// What every sink has beside the keys of its kind, under the headings that it has on the page. It is read flattened into the same mapping, so the kinds' refusals do not name it.
+const OF_EVERY_SINK: &[(&str, &str)] = &[
+    ("What every sink has", EVERY_SINK),
+    ("Entities of a sink", "sinks[sqlite].entities.*"),
+    ("Retries of a sink", "sinks[sqlite].retry"),
+];
+const EVERY_SINK: &str = "sinks[*]";
+
 /// Where object storage is documented.
 const OBJECT_STORAGE: &str = "streams.provider.kinesis.oversize.pointer";
 
@@ -43,7 +51,8 @@ fn page() -> BTreeMap<String, BTreeMap<String, String>> {
         if let Some(heading) = line.strip_prefix("## ").or_else(|| line.strip_prefix("### ")) {
             section = match quoted(heading) {
                 Some(path) => Some(path.to_owned()),
-                None => (heading == "Top level").then(String::new),
+                None if heading == "Top level" => Some(String::new()),
+                None => OF_EVERY_SINK.iter().find(|(of, _)| *of == heading).map(|(_, path)| (*path).to_owned()),
             };
             if let Some(section) = &section {
                 sections.insert(section.clone(), BTreeMap::new());
@@ -72,11 +81,17 @@ fn yaml(text: &str) -> Value {
     serde_yaml_ng::from_str(text).unwrap()
 }
 
+fn required(section: &str) -> &'static str {
+    REQUIRED.iter().find(|(path, _)| *path == section).map_or("{}", |(_, text)| *text)
+}
+
 /// `content` at a path such as `source.per_table.*` or `sinks[sqlite]`.
 fn at(path: &str, content: Value) -> Value {
     path.rsplit('.').filter(|step| !step.is_empty()).fold(content, |inner, step| match step.split_once('[') {
         Some((list, kind)) => {
-            let mut element = mapping("type", Value::from(kind.trim_end_matches(']')));
+            let kind = kind.trim_end_matches(']').replace('*', "sqlite");
+            let mut element = mapping("type", Value::from(kind.as_str()));
+            merge(&mut element, yaml(required(&format!("{list}[{kind}]"))));
             merge(&mut element, inner);
             mapping(list, Value::Sequence(vec![element]))
         }
@@ -114,13 +129,21 @@ fn configuration(path: &str, content: Value) -> Value {
 
 /// The names that may stand where `PROBE` does, as `what` of the refusal tells; none where something else was wrong.
 fn expected(path: &str, content: Value, what: &str) -> Option<BTreeSet<String>> {
-    let refusal = serde_yaml_ng::from_value::<Config>(configuration(path, content)).unwrap_err().to_string();
+    // A member of a map that holds anything is taken.
+    let refusal = serde_yaml_ng::from_value::<Config>(configuration(path, content)).err()?.to_string();
     let (_, names) = refusal.split_once(&format!("unknown {what} `{PROBE}`, "))?;
     Some(names.split('`').skip(1).step_by(2).map(str::to_owned).collect())
 }
 
 /// The keys of the section at a path; none where no section is.
 fn keys(path: &str) -> Option<BTreeSet<String>> {
+    if path == EVERY_SINK {
+        let entry: sinks::Entry = serde_yaml_ng::from_str("{type: sqlite, path: entities.db}").unwrap();
+        // Its members, but for the kind's own.
+        let shown = format!("{entry:#?}");
+        let members = shown.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(':')).map(|(name, _)| name);
+        return Some(members.filter(|name| !name.starts_with([' ', '}']) && *name != "sink").map(str::to_owned).collect());
+    }
     expected(path, mapping(PROBE, Value::from(0)), "field").filter(|keys| !keys.is_empty())
 }
 
@@ -153,13 +176,16 @@ fn every_key_is_documented() {
     let page = page();
     let mut seen = BTreeSet::new();
     let mut sections = vec![String::new()];
+    sections.extend(OF_EVERY_SINK.iter().map(|(_, path)| (*path).to_owned()));
     while let Some(section) = sections.pop() {
         let keys = keys(&section).unwrap_or_else(|| panic!("{section} is no section"));
         let documented: BTreeSet<String> = page.get(&section).into_iter().flat_map(|keys| keys.keys().cloned()).collect();
         assert_eq!(documented, keys, "docs/configuration.md, section {section:?}");
         for key in keys {
             let path = if section.is_empty() { key } else { format!("{section}.{key}") };
-            sections.extend(sections_below(&path));
+            if section != EVERY_SINK {
+                sections.extend(sections_below(&path));
+            }
         }
         seen.insert(section);
     }
@@ -183,6 +209,8 @@ fn in_force(configuration: &Value) -> String {
     config.outbox.apply(&mut joiner);
     let outbox = (joiner.backlog_bytes, joiner.outbox_age, joiner.outbox_entries);
     let Config { archive, checkpoints, contracts, entities, data, sinks, api, .. } = &config;
+    // How a sink tries again is the kind's own where nothing is said.
+    let sinks: Vec<_> = sinks.iter().map(|entry| (&entry.sink, &entry.entities, entry.open().unwrap().terms().retry)).collect();
     format!("{:?}", (importer, streams, archive, checkpoints, contracts, entities, data, outbox, sinks, read_from, api))
 }
 
@@ -190,8 +218,7 @@ fn in_force(configuration: &Value) -> String {
 fn every_default_is_the_one_in_force() {
     let mut compared = 0;
     for (section, keys) in page() {
-        let required = REQUIRED.iter().find(|(path, _)| *path == section).map_or("{}", |(_, text)| *text);
-        let without = configuration(&section, yaml(required));
+        let without = configuration(&section, yaml(required(&section)));
         for (key, default) in keys {
             // A cell of words says where the default comes from.
             let whole = default.trim().strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
@@ -199,7 +226,7 @@ fn every_default_is_the_one_in_force() {
             let mut with = without.clone();
             merge(&mut with, at(&section, mapping(&key, yaml(text))));
             if section.contains('[') {
-                let mut element = yaml(required);
+                let mut element = yaml(required(&section));
                 merge(&mut element, mapping(&key, yaml(text)));
                 with = configuration(&section, element);
             }
