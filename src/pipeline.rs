@@ -135,9 +135,9 @@ impl Pipeline {
                 (Some(archive), Some(settings)) if settings.read => Arc::new(Fused::new(archive.clone(), provider.clone())),
                 _ => provider.clone(),
             };
-            feed = Some(pipeline.start_joiner(&config, plans.clone(), from.clone(), &report).await?);
+            feed = Some(Box::pin(pipeline.start_joiner(&config, plans.clone(), from.clone(), &report)).await?);
             if let (Some(next), Some(served)) = (next, pipeline.status.joiner.clone()) {
-                pipeline.start_rebuild(next, served, from, &report).await?;
+                Box::pin(pipeline.start_rebuild(next, served, from, &report)).await?;
             }
         }
         if parts.archive != Archiving::Never {
