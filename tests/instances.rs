@@ -82,7 +82,12 @@ impl Instances {
     async fn are_together_what_the_source_is(&mut self, what: &str) {
         self.shop.transactions(60).await;
         let (expected, url) = (self.shop.documents(), self.running[0].url.clone());
-        wait_for(what, LIMIT, async || (pipeline::entities(&url, "order").await == expected).then_some(())).await;
+        wait_for(what, LIMIT, async || {
+            // Not before every share has been loaded.
+            let shown = pipeline::entities_if_answered(&url, "order").await?;
+            (shown == expected).then_some(())
+        })
+        .await;
         let mut frontiers = Vec::new();
         for instance in &self.running {
             frontiers.push(frontier(&instance.url).await);

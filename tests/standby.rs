@@ -46,7 +46,7 @@ impl Joiner {
     /// Waits until the target is what the source is.
     async fn shows(&self, shop: &Shop) {
         let expected = shop.documents();
-        let shows = async || (pipeline::entities(&self.url, "order").await == expected).then_some(());
+        let shows = async || (pipeline::entities_if_answered(&self.url, "order").await? == expected).then_some(());
         wait_for("the target as the source is", LIMIT, shows).await;
     }
 

@@ -100,17 +100,22 @@ impl Pipeline {
 
 /// All entities of a kind, by key, through the list endpoint and its cursor.
 pub async fn entities(url: &str, entity: &str) -> BTreeMap<String, Value> {
+    entities_if_answered(url, entity).await.expect("a page of entities")
+}
+
+/// The same; none where the API does not answer yet.
+pub async fn entities_if_answered(url: &str, entity: &str) -> Option<BTreeMap<String, Value>> {
     let mut all = BTreeMap::new();
     let mut cursor = String::new();
     loop {
-        let page = http::json(&format!("{url}/v1/entities/{entity}?limit=1000{cursor}")).await.expect("a page of entities");
+        let page = http::json(&format!("{url}/v1/entities/{entity}?limit=1000{cursor}")).await?;
         for item in page["items"].as_array().unwrap() {
             let key = item["key"].as_str().unwrap().to_owned();
             assert!(all.insert(key.clone(), item["document"].clone()).is_none(), "{key} came twice");
         }
         match page["next"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
-            None => return all,
+            None => return Some(all),
         }
     }
 }
