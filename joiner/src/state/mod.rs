@@ -263,6 +263,10 @@ impl Store {
     pub(crate) fn read_definitions(path: &Path) -> Result<Option<Definitions>, Error> {
         let failed = |error: rocksdb::Error| Error::rocksdb(path, &error);
         let database = path.join(DATABASE);
+        // A kill while the database was being made leaves a folder without this file: there is nothing in it yet, and opening it makes it.
+        if !database.join("CURRENT").is_file() {
+            return Ok(None);
+        }
         // Files may be replaced while they are opened.
         let open = || DB::open_cf_for_read_only(&Options::default(), &database, [Family::Meta.name()], false);
         let db = open().or_else(|_| open()).map_err(failed)?;
