@@ -66,22 +66,18 @@ pub(crate) fn leave(from: &Path, death: Death, dice: &mut Dice) -> anyhow::Resul
     }
 }
 
-/// Cuts the database's logs behind what is surely on the disk. Of several, those after the one that was cut are empty.
+/// Cuts the database's newest log behind what is surely on the disk. Older ones are left as they are: whether one that is not needed any more is still there depends on threads in the background.
 fn cut_logs(from: &Path, to: &Path, files: &BTreeMap<PathBuf, u64>, death: Death, dice: &mut Dice) -> anyhow::Result<()> {
+    let permille = dice.below(1001);
     let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
-    let mut logs: Vec<(&PathBuf, u64, u64)> = Vec::new();
-    for (path, length) in files.iter().filter(|(path, _)| is_log(path)) {
-        let Ok(metadata) = std::fs::metadata(path) else { continue };
-        let kept = if death == Death::LyingDisk { 0 } else { kernel::synced(&metadata).min(*length) };
-        logs.push((path, *length, kept));
-    }
-    let unsure: u64 = logs.iter().map(|(_, length, kept)| length - kept).sum();
-    let mut survives = if death == Death::LyingDisk { unsure / 2 } else { dice.below(unsure + 1) };
-    for (path, length, kept) in logs {
-        let more = survives.min(length - kept);
-        survives -= more;
-        let copy = std::fs::OpenOptions::new().write(true).open(to.join(path.strip_prefix(from)?))?;
-        copy.set_len(kept + more)?;
-    }
+    let Some((path, length)) = files.iter().rfind(|(path, _)| is_log(path)) else { return Ok(()) };
+    let kept = match death {
+        Death::LyingDisk => 0,
+        Death::Kill | Death::PowerFailure => kernel::synced(&std::fs::metadata(path)?).min(*length),
+    };
+    let unsure = length - kept;
+    let survives = if death == Death::LyingDisk { unsure / 2 } else { unsure * permille / 1000 };
+    let copy = std::fs::OpenOptions::new().write(true).open(to.join(path.strip_prefix(from)?))?;
+    copy.set_len(kept + survives)?;
     Ok(())
 }
