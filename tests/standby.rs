@@ -74,6 +74,11 @@ async fn one_that_stands_by_takes_over_from_one_that_is_killed() {
     let mut waiting = Joiner::start(&pipeline, &second);
     waiting.is_live(true).await;
 
+    // What the sink has confirmed is saved with the lease every second; before that a successor would load it.
+    let saved = pipeline.path("data/lease/progress.json");
+    let is_saved = async || std::fs::read_to_string(&saved).is_ok_and(|text| text.contains("sqlite")).then_some(());
+    wait_for("what the sink has confirmed", LIMIT, is_saved).await;
+
     for round in 0..3 {
         shop.transactions(40).await;
         working.shows(&shop).await;
