@@ -2,6 +2,7 @@
 # make test    the whole suite
 # make lint    formatting, clippy, licences and sources of dependencies, shell, YAML and container files
 # make setup   what the tests need, without running them
+# make soak    the simulation over many seeds (SOAK_SEED=1 SOAK_SECONDS=1800 SOAK_JOBS=1), then SOAK_ROUNDS=200 rounds of kill -9 of the real process; says what was run and found
 # make bench   the benchmarks, against their peers; writes bench/results.json. Before them, the test that needs a peer: Flink reads our events
 #
 # Each target installs what it needs (Debian packages, and language packages below .setup) and says so; the second time it finds everything there.
@@ -25,7 +26,7 @@ CXX := ccache g++
 endif
 endif
 
-.PHONY: demo test lint bench setup
+.PHONY: demo test lint soak bench setup
 
 demo:
 	@tests/setup.sh build
@@ -45,6 +46,16 @@ lint:
 	shellcheck tests/setup.sh .ci/run
 	$(TRIBUTARY_SETUP)/lint/venv/bin/yamllint -c tests/lint/yamllint.yaml deploy .github
 	@cd deploy && $(TRIBUTARY_SETUP)/lint/node_modules/.bin/dockerfilelint Dockerfile
+
+SOAK_SEED ?= 1
+SOAK_SECONDS ?= 1800
+SOAK_JOBS ?= 1
+SOAK_ROUNDS ?= 200
+
+soak:
+	@tests/setup.sh build
+	cargo run --release -p simulation -- soak --first-seed $(SOAK_SEED) --seconds $(SOAK_SECONDS) --jobs $(SOAK_JOBS)
+	TRIBUTARY_KILL_ROUNDS=$(SOAK_ROUNDS) cargo test -p tributary --test kill -- --nocapture
 
 bench:
 	@tests/setup.sh bench

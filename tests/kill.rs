@@ -1,4 +1,6 @@
 //! kill -9 of importer, joiner or both at random moments under load, again and again: in the end nothing is lost, nothing is doubled, nothing came out of order.
+//!
+//! `TRIBUTARY_KILL_ROUNDS` asks for more rounds than the suite's, `TRIBUTARY_SEED` for other ones; `make soak` does 200. What was done, and where the kills fell, is printed in the end.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -15,6 +17,8 @@ use support::sqlserver::{Client, SqlServer, capture, execute};
 use support::wait_for;
 
 const ROUNDS: usize = 30;
+/// More rounds have a longer load behind them, and longer ends.
+const ROUNDS_VARIABLE: &str = "TRIBUTARY_KILL_ROUNDS";
 const ORDERS: i64 = 60;
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,11 +40,13 @@ struct Load {
     model: BTreeMap<i64, (i64, BTreeMap<i64, i64>)>,
     revision: i64,
     next_item: i64,
+    /// Row changes so far.
+    changes: u64,
 }
 
 impl Load {
     fn new(seed: u64) -> Self {
-        Self { random: ChaCha8Rng::seed_from_u64(seed), model: BTreeMap::new(), revision: 0, next_item: 1 }
+        Self { random: ChaCha8Rng::seed_from_u64(seed), model: BTreeMap::new(), revision: 0, next_item: 1, changes: 0 }
     }
 
     /// One multi-table transaction: every row that it touches carries its revision, so that a torn document shows.
@@ -70,6 +76,7 @@ impl Load {
             let (item, _) = items.pop_first().unwrap();
             sql += &format!("DELETE FROM dbo.items WHERE id = {item}; ");
         }
+        self.changes += sql.matches("; ").count() as u64 - 1;
         execute(client, &(sql + "COMMIT")).await;
     }
 
@@ -82,8 +89,8 @@ impl Load {
     }
 }
 
-/// Every change that subscribers are given, from the oldest kept: no document is torn, and no key goes back to an older version.
-async fn check_changes(url: &str, expected: usize) {
+/// Every change that subscribers are given, from the oldest kept: no document is torn, and no key goes back to an older version. Answers how many there were.
+async fn check_changes(url: &str, expected: usize) -> usize {
     let changes =
         support::http::events(&format!("{url}/v1/changes?entity=order&from=oldest"), |events| events.len() >= expected).await;
     let mut last: BTreeMap<String, (String, i64)> = BTreeMap::new();
@@ -99,10 +106,38 @@ async fn check_changes(url: &str, expected: usize) {
             assert!(older < version && older_revision < revision, "order {key} went from {older} to {version}");
         }
     }
+    changes.len()
+}
+
+/// Who was killed, and what it was at.
+#[derive(Default)]
+struct Kills(BTreeMap<String, u64>);
+
+impl Kills {
+    /// `started`: it has done something since its start that could be waited for.
+    fn count(&mut self, who: &str, started: bool, pipeline: &Pipeline) {
+        let at = match who {
+            _ if !started => "starting",
+            "joiner" => "at work",
+            _ if std::fs::read_to_string(pipeline.path("data/importer/progress.json")).is_ok_and(|saved| saved.contains("\"tail\"")) => {
+                "in the tail"
+            }
+            _ => "in the snapshot",
+        };
+        *self.0.entry(format!("{who} {at}")).or_default() += 1;
+    }
+}
+
+impl std::fmt::Display for Kills {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let each: Vec<String> = self.0.iter().map(|(place, count)| format!("{count} of the {place}")).collect();
+        write!(f, "{} kills: {}", self.0.values().sum::<u64>(), each.join(", "))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thirty_rounds_of_kill_lose_double_and_disorder_nothing() {
+    let rounds = std::env::var(ROUNDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let seed = std::env::var("TRIBUTARY_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_121);
     println!("seed {seed} (TRIBUTARY_SEED replays it)");
     let server = SqlServer::start("shop");
@@ -125,15 +160,18 @@ async fn thirty_rounds_of_kill_lose_double_and_disorder_nothing() {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xdead);
     let mut importer = pipeline.start("importer");
     let mut joiner = pipeline.start("joiner");
-    for round in 0..ROUNDS {
+    let (mut kills, mut started) = (Kills::default(), false);
+    for round in 0..rounds {
         for _ in 0..random.random_range(5..40) {
             load.transaction(&mut client).await;
         }
         let victims = random.random_range(0..3);
         if victims != 1 {
+            kills.count("importer", started, &pipeline);
             importer.kill();
         }
         if victims != 0 {
+            kills.count("joiner", started, &pipeline);
             joiner.kill();
         }
         load.transaction(&mut client).await;
@@ -144,7 +182,8 @@ async fn thirty_rounds_of_kill_lose_double_and_disorder_nothing() {
             joiner = pipeline.start("joiner");
         }
         // Some rounds are killed while they start, the others once they work.
-        if random.random_bool(0.6) {
+        started = random.random_bool(0.6);
+        if started {
             let url = api(&joiner);
             let expected = load.documents();
             let (key, document) = expected.iter().next().unwrap();
@@ -166,12 +205,18 @@ async fn thirty_rounds_of_kill_lose_double_and_disorder_nothing() {
     let latest = load.model.iter().max_by_key(|(_, (revision, _))| *revision).map(|(id, _)| id.to_string()).unwrap();
     pipeline::wait_for_document(&url, "order", &latest, LIMIT, |document| *document == expected[&latest]).await;
     assert_eq!(pipeline::entities(&url, "order").await, expected);
-    check_changes(&url, 100).await;
+    let told = check_changes(&url, 100).await;
     assert!(importer.is_running() && joiner.is_running());
     // What stands in the streams more than once is told as that, and every range holds what its record promised.
     let config = pipeline.config();
     let (agrees, counted, errors) = support::process::run(&["stream", "count", "--config", support::process::text(&config)]);
     assert!(agrees, "{counted}{errors}");
+    println!(
+        "{rounds} rounds, {kills}; {} transactions with {} changes of rows, {} documents, {told} changes told; mismatches: 0",
+        load.revision,
+        load.changes,
+        expected.len()
+    );
 }
 
 fn api(joiner: &Process) -> String {
