@@ -20,12 +20,23 @@ pub(crate) enum Death {
     LyingDisk,
 }
 
+const PREFIX: &str = "tributary-simulation-";
+/// What a directory's name ends with, which is another in every run.
+const NAME_CHARACTERS: usize = 6;
+
+/// A message without the names of our directories.
+pub(crate) fn without_directory(message: &str) -> String {
+    let mut parts = message.split(PREFIX);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |told, rest| told + PREFIX + rest.get(NAME_CHARACTERS..).unwrap_or_default())
+}
+
 /// Memory where there is some; anywhere else otherwise.
 pub(crate) fn directory() -> anyhow::Result<TempDir> {
     let base = Path::new("/dev/shm");
     let builder = || {
         let mut builder = tempfile::Builder::new();
-        builder.prefix("tributary-simulation-");
+        builder.prefix(PREFIX);
         builder
     };
     Ok(if base.is_dir() { builder().tempdir_in(base)? } else { builder().tempdir()? })

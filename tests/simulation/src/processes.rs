@@ -93,7 +93,7 @@ fn entity_plans() -> anyhow::Result<Vec<Arc<EntityPlan>>> {
 async fn ending(task: Task) -> String {
     match task.await {
         Ok(Ok(())) => "done".to_owned(),
-        Ok(Err(error)) => error,
+        Ok(Err(error)) => disk::without_directory(&error),
         Err(error) if error.is_cancelled() => "killed".to_owned(),
         Err(error) => format!("panicked: {error}"),
     }
