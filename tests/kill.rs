@@ -119,7 +119,9 @@ impl Kills {
         let at = match who {
             _ if !started => "starting",
             "joiner" => "at work",
-            _ if std::fs::read_to_string(pipeline.path("data/importer/progress.json")).is_ok_and(|saved| saved.contains("\"tail\"")) => {
+            _ if std::fs::read_to_string(pipeline.path("data/importer/progress.json"))
+                .is_ok_and(|saved| saved.contains("\"tail\"")) =>
+            {
                 "in the tail"
             }
             _ => "in the snapshot",

@@ -161,7 +161,8 @@ impl Delivery {
         let infos = shared.catalog.entities.iter().map(|entity| entity.plan.info()).collect();
         let letters = Letters::new(shared.dead_letters(), &name)?;
         let trouble = Trouble::read(&shared.store, &name)?;
-        let attempts = trouble.as_ref().map_or_else(|| Attempts::new(terms.retry), |known| Attempts::restored(terms.retry, known));
+        let attempts =
+            trouble.as_ref().map_or_else(|| Attempts::new(terms.retry), |known| Attempts::restored(terms.retry, known));
         let (troubled, left_out) = (trouble.is_some(), HashSet::new());
         if let Some(trouble) = trouble {
             sink.recall(trouble.note.as_deref());

@@ -33,7 +33,8 @@ fn again(at: u8, id: i64, status: &str) -> ChangeEvent {
 fn reread(from: u8, to: u8, changes: u64, consistent_from: Option<u8>, finished: bool, rows: u64) -> ProgressRecord {
     let mut record = record(Phase::Tail, from, to, &[(&orders(), changes)]);
     record.counts.retain(|_, count| *count > 0);
-    let told = Reread { generation: 1, reading: 0, consistent_from: consistent_from.map(lsn), finished, whole: true, floor: Lsn::ZERO };
+    let told =
+        Reread { generation: 1, reading: 0, consistent_from: consistent_from.map(lsn), finished, whole: true, floor: Lsn::ZERO };
     record.rereads.insert(orders().name.clone(), told);
     if rows > 0 {
         record.reread_counts.insert(orders().name.clone(), rows);
