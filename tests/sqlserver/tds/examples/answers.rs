@@ -1,5 +1,5 @@
 //! How fast rows leave (two million of twelve columns over loopback, to a client that only counts bytes), and how fast requests are answered.
-//! `cargo run --release -p tds --example throughput`
+//! `cargo run --release -p tds --example answers`
 
 use std::sync::Arc;
 use std::time::Instant;
