@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use joiner::definitions::{Change, Kind, Way, compare};
@@ -205,10 +206,10 @@ async fn run_until(config: Config, provider: &Arc<Memory>, sink: Option<&Recorde
     let running = tokio::spawn(joiner.run(provider.clone(), sinks, stop.clone()));
     let wait = async {
         while !done(&handle) {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), wait).await.expect("it does not come to that");
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it does not come to that");
     stop.cancel();
     running.await.unwrap().unwrap();
 }
@@ -221,7 +222,9 @@ async fn a_sink_is_loaded_anew_of_what_has_changed_alone() {
     let counts = [(&orders(), 1), (&items(), 1)];
     publish(&*provider, &events, record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &counts)).await;
     let sink = Recorder::default();
-    let config = |order: &str| config_of(dir.path(), &[order, ITEM]);
+    // The events are of 1970, and without a sink nothing else keeps the outbox from being trimmed.
+    let outbox_age = Duration::from_secs(100 * 365 * 86_400);
+    let config = |order: &str| Config { outbox_age, ..config_of(dir.path(), &[order, ITEM]) };
     // What it has confirmed is in its cursor.
     let follows = |handle: &Handle| handle.status().sinks.iter().any(|sink| sink.state == SinkState::Following);
     run_until(config(ORDER), &provider, Some(&sink), follows).await;

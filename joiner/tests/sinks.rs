@@ -102,7 +102,10 @@ impl Sink for Target {
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, sinks::Error> {
-        self.inner.attempts.lock().unwrap().push(Instant::now());
+        // A frontier alone may follow a load at any time.
+        if !changes.is_empty() {
+            self.inner.attempts.lock().unwrap().push(Instant::now());
+        }
         if self.inner.down.load(Ordering::SeqCst) {
             return Err(sinks::Error::unavailable("target", "connection refused"));
         }

@@ -216,7 +216,7 @@ fn the_examples_of_the_documentation_are_definitions() {
         jsonschema::validator_for(&plan.info().document_schema).unwrap();
         found += 1;
     }
-    assert_eq!(found, 7);
+    assert_eq!(found, 8);
 }
 
 #[test]
