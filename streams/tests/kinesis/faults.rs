@@ -134,13 +134,13 @@ async fn gives_up_when_the_budget_is_spent() {
     let mut writer = kinesis.writer().await.unwrap();
     writer.append(&stream(), vec![record("k", 0, 10)]).await.unwrap();
     let error = writer.flush().await.unwrap_err();
-    assert!(matches!(error, Error::Kinesis { operation: "PutRecords", class: ErrorClass::Transient, .. }), "{error}");
+    assert!(matches!(error, Error::Throttled { operation: "PutRecords", .. }), "{error}");
     // A writer that has failed says so, and does not hang.
     assert!(writer.flush().await.is_err());
     assert!(writer.append(&stream(), vec![record("k", 1, 10)]).await.is_err());
     let mut reader = reader(&kinesis, &stream(), &Positions::new()).await;
     let error = reader.next().await.unwrap_err();
-    assert!(matches!(error, Error::Kinesis { operation: "GetRecords", class: ErrorClass::Transient, .. }), "{error}");
+    assert!(matches!(error, Error::Throttled { operation: "GetRecords", .. }), "{error}");
     assert!(reader.next().await.is_err());
 }
 
@@ -246,7 +246,7 @@ async fn iterators_that_only_ever_expire_end_the_reader() {
     stub.set_faults(Faults { every_iterator: 1, ..Faults::default() });
     let mut reader = reader(&kinesis, &stream(), &Positions::new()).await;
     let error = tokio::time::timeout(Duration::from_secs(30), reader.next()).await.unwrap().unwrap_err();
-    assert!(matches!(error, Error::Kinesis { operation: "GetRecords", class: ErrorClass::Transient, .. }), "{error}");
+    assert!(matches!(error, Error::Throttled { operation: "GetRecords", .. }), "{error}");
     assert!(tokio::time::timeout(Duration::from_secs(30), kinesis.tips(&stream())).await.unwrap().is_err());
 }
 
