@@ -134,7 +134,7 @@ async fn gives_up_when_the_budget_is_spent() {
     let mut writer = kinesis.writer().await.unwrap();
     writer.append(&stream(), vec![record("k", 0, 10)]).await.unwrap();
     let error = writer.flush().await.unwrap_err();
-    assert!(matches!(error, Error::Throttled { operation: "PutRecords", .. }), "{error}");
+    assert!(matches!(error, Error::Kinesis { operation: "PutRecords", class: ErrorClass::Transient, .. }), "{error}");
     // A writer that has failed says so, and does not hang.
     assert!(writer.flush().await.is_err());
     assert!(writer.append(&stream(), vec![record("k", 1, 10)]).await.is_err());
