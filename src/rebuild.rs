@@ -146,7 +146,7 @@ fn rename(from: &Path, to: &Path) -> anyhow::Result<()> {
 fn remove_ours(folder: &Path) -> anyhow::Result<()> {
     if joiner::definitions::is_state(folder) {
         joiner::checkpoint::is_free(folder)?;
-        std::fs::remove_dir_all(folder)
+        joiner::definitions::remove(folder)
             .with_context(|| format!("{} is no longer needed, and cannot be removed", folder.display()))?;
     }
     Ok(())

@@ -103,7 +103,9 @@ impl Instances {
     }
 
     /// What each has told its subscribers is of its own share alone.
-    async fn tell_of_their_shares(&self, ranges: &[&str]) {
+    async fn tell_of_their_shares(&mut self, ranges: &[&str]) {
+        // What came before may have been a part of what they loaded.
+        self.are_together_what_the_source_is("changes of all shares").await;
         let mut told = BTreeSet::new();
         for (instance, range) in self.running.iter().zip(ranges) {
             let range: KeyRange = range.parse().unwrap();

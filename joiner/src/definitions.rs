@@ -306,6 +306,19 @@ pub fn is_state(state_dir: &Path) -> bool {
     meta::recognize(state_dir).is_ok()
 }
 
+/// Removes a state, so that what a kill leaves of it is still known as one.
+pub fn remove(state_dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(state_dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            std::fs::remove_dir_all(path)?;
+        } else if !path.ends_with(meta::IDENTITY_FILE) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    std::fs::remove_dir_all(state_dir)
+}
+
 /// The definitions that a state serves; none of one that an earlier version made and nobody has opened since. Reads beside a joiner that runs.
 pub fn served(state_dir: &Path) -> Result<Vec<EntityDefinition>, Error> {
     let known = if is_state(state_dir) { Store::read_definitions(state_dir)? } else { None };
