@@ -49,5 +49,6 @@ fn opening_reads_as_much_of_a_large_state_as_of_a_small_one() {
     state(&large, 50_000);
     let (small, large) = (read_while_opening(&small), read_while_opening(&large));
     assert!(small.1 > 0, "nothing was counted");
-    assert!(large.0 <= small.0 + 8 && large.1 <= small.1 + 4096, "{small:?} {large:?}");
+    // Each file brings its index and its filter, and how many there are follows from how far compaction has come; the rows alone are two hundred blocks.
+    assert!(large.0 <= small.0 + 40 && large.1 <= small.1 + 4096, "{small:?} {large:?}");
 }
