@@ -18,6 +18,8 @@
 //! When P moves is a matter of space, not of correctness: it follows F at a distance of [`TOMBSTONE_RETENTION_MS`] of the source's time, which leaves room to load again at the
 //! version that the database holds already, with a changed definition: a document of the same version that differs replaces the one that is there.
 
+use std::collections::{BTreeMap, HashMap};
+
 use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
@@ -32,9 +34,9 @@ pub(crate) mod kind;
 mod moment;
 pub(crate) mod shape;
 
-use ddl::{FoundColumn, Plan, Recorded};
+use ddl::{Found, FoundColumn, Plan, Recorded};
 use kind::Dialect;
-use shape::Row;
+use shape::{Row, Shapes};
 
 /// How long tombstones are kept, in the source's time.
 pub(crate) const TOMBSTONE_RETENTION_MS: i64 = 3_600_000;
@@ -108,8 +110,8 @@ pub(crate) struct Group<'r, 'a> {
 }
 
 /// Splits a batch by entity and kind, keys in order: neighbours in an index are then written together, and two writers would lock in one order.
-pub(crate) fn group<'r, 'a>(rows: &'r [Row<'a>]) -> std::collections::BTreeMap<&'a str, Group<'r, 'a>> {
-    let mut groups = std::collections::BTreeMap::<&str, Group<'_, '_>>::new();
+pub(crate) fn group<'r, 'a>(rows: &'r [Row<'a>]) -> BTreeMap<&'a str, Group<'r, 'a>> {
+    let mut groups = BTreeMap::<&str, Group<'_, '_>>::new();
     for row in rows {
         let group = groups.entry(&row.change.entity).or_default();
         if row.change.document.is_some() { group.upserts.push(row) } else { group.deletions.push(row.change) }
@@ -130,13 +132,40 @@ pub(crate) fn recorded_text(target: &str, record: &Recorded) -> Result<String, E
     serde_json::to_string(record).map_err(|error| Error::unexpected(target, error))
 }
 
+/// What has to be done to an entity's tables, with the version of the shape that is on record, 0 where there is none.
+pub(crate) type Planned = (EntityInfo, i32, Plan);
+
+/// What has to be done, by entity. `recorded`: the latest of each, with its version.
+pub(crate) fn plans(
+    target: &str,
+    dialect: Dialect,
+    shapes: &Shapes,
+    entities: &[EntityInfo],
+    recorded: &HashMap<String, (i32, Recorded)>,
+    found: &BTreeMap<String, Found>,
+) -> Result<Vec<Planned>, Error> {
+    let plan = |info: &EntityInfo| {
+        check_name(target, &info.name)?;
+        let known = recorded.get(&*info.name);
+        let plan = ddl::plan(target, dialect, info, &shapes.of(&info.name), known.map(|(_, recorded)| recorded), found)?;
+        Ok((info.clone(), known.map_or(0, |(version, _)| *version), plan))
+    };
+    entities.iter().map(plan).collect()
+}
+
+/// How many of the tables are there, and what would be done to them.
+pub(crate) fn summary(plans: &[Planned]) -> (usize, Vec<String>) {
+    let there = plans.iter().filter(|(_, _, plan)| !plan.creates).count();
+    (there, plans.iter().flat_map(|(info, _, plan)| said(info, plan)).collect())
+}
+
 /// What `tributary check` says of tables that are to be more than a place of documents, and of those that are to be changed.
-pub(crate) fn said(info: &EntityInfo, plan: &Plan) -> Vec<String> {
+fn said(info: &EntityInfo, plan: &Plan) -> Vec<String> {
     if plan.creates && plan.record.is_none() {
         return Vec::new();
     }
     let mut said: Vec<String> = plan.described().map(|statement| format!("will run: {statement}")).collect();
-    if plan.unfilled && !plan.creates {
+    if !plan.leaves_filled() {
         said.push(format!("{} will be loaded anew, to fill what is new there", info.name));
     }
     said

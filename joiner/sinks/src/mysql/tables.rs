@@ -11,10 +11,10 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::fault::{classify, describe, is_about_data};
 use crate::Error;
-use crate::sql::ddl::{self, Found, FoundColumn, Plan, Recorded};
+use crate::sql::ddl::{Found, FoundColumn, Plan, Recorded};
 use crate::sql::kind::Dialect;
 use crate::sql::shape::{INDEX_PREFIX, Shapes};
-use crate::sql::{self, check_name};
+use crate::sql::{self, Planned};
 
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('tributary.', LEFT(database(), 50)), 30)";
 const UNLOCK: &str = "SELECT RELEASE_LOCK(CONCAT('tributary.', LEFT(database(), 50)))";
@@ -55,7 +55,7 @@ async fn apply(
     if plan.creates {
         sqlx::query("DELETE FROM _tributary_frontier").execute(&mut *connection).await.map_err(failed)?;
     }
-    let filled = plan.creates || !plan.unfilled;
+    let filled = plan.leaves_filled();
     if plan.record.is_some() {
         let insert = "INSERT INTO _tributary_shape (entity, version, shape, statements, filled) VALUES (?, ?, ?, ?, ?)";
         let (shape, statements) = (sql::recorded_text(target, &plan.meanwhile)?, plan.statements.join(";\n"));
@@ -84,9 +84,7 @@ pub(super) async fn look(
     shapes: &Shapes,
     entities: &[EntityInfo],
 ) -> Result<(usize, Vec<String>), Error> {
-    let plans = plans(connection, target, shapes, entities).await?;
-    let there = plans.iter().filter(|(_, _, plan)| !plan.creates).count();
-    Ok((there, plans.iter().flat_map(|(info, _, plan)| sql::said(info, plan)).collect()))
+    Ok(sql::summary(&plans(connection, target, shapes, entities).await?))
 }
 
 /// What has to be done, by entity, with the version of the shape on record.
@@ -95,7 +93,7 @@ async fn plans(
     target: &str,
     shapes: &Shapes,
     entities: &[EntityInfo],
-) -> Result<Vec<(EntityInfo, i32, Plan)>, Error> {
+) -> Result<Vec<Planned>, Error> {
     let failed = |error| classify(target, &error);
     let mut found = found(connection).await.map_err(failed)?;
     let recorded = recorded(connection, target, found.contains_key("_tributary_shape")).await?;
@@ -111,15 +109,7 @@ async fn plans(
             }
         }
     }
-    let mut plans = Vec::with_capacity(entities.len());
-    for info in entities {
-        check_name(target, &info.name)?;
-        let known = recorded.get(&*info.name);
-        let shape = shapes.of(&info.name);
-        let plan = ddl::plan(target, Dialect::Mysql, info, &shape, known.map(|(_, recorded)| recorded), &found)?;
-        plans.push((info.clone(), known.map_or(0, |(version, _)| *version), plan));
-    }
-    Ok(plans)
+    sql::plans(target, Dialect::Mysql, shapes, entities, &recorded, &found)
 }
 
 async fn recorded(

@@ -11,10 +11,10 @@ use tokio_postgres::{Client, GenericClient};
 
 use super::fault::{classify, describe, is_about_data};
 use crate::Error;
-use crate::sql::ddl::{self, Found, FoundColumn, Plan, Recorded};
+use crate::sql::ddl::{Found, FoundColumn, Recorded};
 use crate::sql::kind::Dialect;
 use crate::sql::shape::{INDEX_PREFIX, Shapes};
-use crate::sql::{self, check_name};
+use crate::sql::{self, Planned};
 
 const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '5s'";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '/_tributary_shape', 0))";
@@ -43,10 +43,10 @@ pub(super) async fn ensure(
         if let Some(record) = &plan.record {
             let shape = sql::recorded_text(target, record)?;
             let insert = "INSERT INTO _tributary_shape (entity, version, shape, statements, filled) VALUES ($1, $2, $3, $4, $5)";
-            let filled = plan.creates || !plan.unfilled;
+            let filled = plan.leaves_filled();
             let statements = plan.statements.join(";\n");
             transaction.execute(insert, &[&&*info.name, &(version + 1), &shape, &statements, &filled]).await.map_err(failed)?;
-        } else if plan.unfilled && !plan.creates {
+        } else if !plan.leaves_filled() {
             let unfilled = "UPDATE _tributary_shape SET filled = false WHERE entity = $1 AND version = $2";
             transaction.execute(unfilled, &[&&*info.name, &version]).await.map_err(failed)?;
         }
@@ -65,7 +65,6 @@ pub(super) async fn look(
     entities: &[EntityInfo],
 ) -> Result<(usize, Vec<String>), Error> {
     let plans = plans(client, target, schema, shapes, entities).await?;
-    let there = plans.iter().filter(|(_, _, plan)| !plan.creates).count();
     let changed: Vec<&str> =
         plans.iter().filter(|(_, _, plan)| !plan.creates && !plan.statements.is_empty()).map(|(info, ..)| &*info.name).collect();
     let owned = "SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
@@ -75,7 +74,7 @@ pub(super) async fn look(
         let message = format!("the table {:?} is to be changed, and belongs to another role", row.get::<_, String>(0));
         return Err(Error::misconfigured(target, message, "Make the sink's user its owner, or a member of the role that is"));
     }
-    Ok((there, plans.iter().flat_map(|(info, _, plan)| sql::said(info, plan)).collect()))
+    Ok(sql::summary(&plans))
 }
 
 /// What has to be done, by entity, with the version of the shape on record.
@@ -85,23 +84,16 @@ async fn plans(
     schema: &str,
     shapes: &Shapes,
     entities: &[EntityInfo],
-) -> Result<Vec<(EntityInfo, i32, Plan)>, Error> {
+) -> Result<Vec<Planned>, Error> {
     let recorded = recorded(client, target).await?;
     let mut names: BTreeSet<String> = BTreeSet::new();
     for info in entities {
-        check_name(target, &info.name)?;
         names.insert(info.name.to_string());
         names.extend(shapes.of(&info.name).children.iter().map(|child| child.table.name.clone()));
         names.extend(recorded.get(&*info.name).into_iter().flat_map(|(_, recorded)| recorded.children().cloned()));
     }
     let found = found(client, schema, &names.into_iter().collect::<Vec<_>>()).await.map_err(|error| classify(target, &error))?;
-    let plan = |info: &EntityInfo| {
-        let known = recorded.get(&*info.name);
-        let shape = shapes.of(&info.name);
-        let plan = ddl::plan(target, Dialect::Postgres, info, &shape, known.map(|(_, recorded)| recorded), &found)?;
-        Ok((info.clone(), known.map_or(0, |(version, _)| *version), plan))
-    };
-    entities.iter().map(plan).collect()
+    sql::plans(target, Dialect::Postgres, shapes, entities, &recorded, &found)
 }
 
 async fn recorded(client: &impl GenericClient, target: &str) -> Result<HashMap<String, (i32, Recorded)>, Error> {

@@ -83,6 +83,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Whether nothing is left to be filled by a load: a table that is made is loaded anyway.
+    pub(crate) const fn leaves_filled(&self) -> bool {
+        self.creates || !self.unfilled
+    }
+
     /// All that it would do, in words that a person can read.
     pub(crate) fn described(&self) -> impl Iterator<Item = &String> {
         self.statements.iter().chain(&self.indexes)

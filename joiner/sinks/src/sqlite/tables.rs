@@ -10,10 +10,10 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 use super::classify;
 use crate::Error;
 use crate::shares;
-use crate::sql::ddl::{self, Found, FoundColumn, Plan, Recorded};
+use crate::sql::ddl::{Found, FoundColumn, Plan, Recorded};
 use crate::sql::kind::Dialect;
 use crate::sql::shape::{INDEX_PREFIX, Shapes};
-use crate::sql::{self, check_name};
+use crate::sql::{self, Planned};
 
 /// What the file says that it holds of a share; nothing while something in it has not been filled.
 pub(super) async fn held(
@@ -53,7 +53,7 @@ pub(super) async fn ensure(
             tracing::info!(target, entity = &*info.name, statement, "the sink's table is changed");
             sqlx::query(AssertSqlSafe(statement.as_str())).execute(&mut *transaction).await.map_err(failed)?;
         }
-        let filled = plan.creates || !plan.unfilled;
+        let filled = plan.leaves_filled();
         if let Some(record) = &plan.record {
             let insert = "INSERT INTO _tributary_shape (entity, version, shape, statements, filled) VALUES (?1, ?2, ?3, ?4, ?5)";
             let (shape, statements) = (sql::recorded_text(target, record)?, plan.statements.join(";\n"));
@@ -76,9 +76,7 @@ pub(super) async fn look(
     shapes: &Shapes,
     entities: &[EntityInfo],
 ) -> Result<(usize, Vec<String>), Error> {
-    let plans = plans(connection, target, shapes, entities).await?;
-    let there = plans.iter().filter(|(_, _, plan)| !plan.creates).count();
-    Ok((there, plans.iter().flat_map(|(info, _, plan)| sql::said(info, plan)).collect()))
+    Ok(sql::summary(&plans(connection, target, shapes, entities).await?))
 }
 
 /// What has to be done, by entity, with the version of the shape on record.
@@ -87,7 +85,7 @@ async fn plans(
     target: &str,
     shapes: &Shapes,
     entities: &[EntityInfo],
-) -> Result<Vec<(EntityInfo, i32, Plan)>, Error> {
+) -> Result<Vec<Planned>, Error> {
     let found = found(connection).await.map_err(|error| classify(target, error))?;
     let mut recorded: HashMap<String, (i32, Recorded)> = HashMap::new();
     if found.contains_key("_tributary_shape") {
@@ -97,15 +95,7 @@ async fn plans(
             recorded.insert(row.get(0), (row.get(1), sql::recorded(target, row.get(2))?));
         }
     }
-    let mut plans = Vec::with_capacity(entities.len());
-    for info in entities {
-        check_name(target, &info.name)?;
-        let known = recorded.get(&*info.name);
-        let shape = shapes.of(&info.name);
-        let plan = ddl::plan(target, Dialect::Sqlite, info, &shape, known.map(|(_, recorded)| recorded), &found)?;
-        plans.push((info.clone(), known.map_or(0, |(version, _)| *version), plan));
-    }
-    Ok(plans)
+    sql::plans(target, Dialect::Sqlite, shapes, entities, &recorded, &found)
 }
 
 /// All tables of the file.
