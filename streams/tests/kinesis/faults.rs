@@ -246,7 +246,7 @@ async fn iterators_that_only_ever_expire_end_the_reader() {
     stub.set_faults(Faults { every_iterator: 1, ..Faults::default() });
     let mut reader = reader(&kinesis, &stream(), &Positions::new()).await;
     let error = tokio::time::timeout(Duration::from_secs(30), reader.next()).await.unwrap().unwrap_err();
-    assert!(matches!(error, Error::Throttled { operation: "GetRecords", .. }), "{error}");
+    assert!(matches!(error, Error::Kinesis { operation: "GetRecords", class: ErrorClass::Transient, .. }), "{error}");
     assert!(tokio::time::timeout(Duration::from_secs(30), kinesis.tips(&stream())).await.unwrap().is_err());
 }
 
