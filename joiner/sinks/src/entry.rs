@@ -149,6 +149,10 @@ impl Sink for Configured {
         self.sink.held().await
     }
 
+    async fn lacking(&mut self) -> Result<Vec<String>, Error> {
+        self.sink.lacking().await
+    }
+
     fn note(&self) -> Option<String> {
         self.sink.note()
     }

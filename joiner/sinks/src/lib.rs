@@ -35,7 +35,14 @@ mod notification;
 pub mod postgres;
 #[cfg(feature = "search")]
 pub mod search;
-#[cfg(feature = "sqlite")]
+#[cfg(any(
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "mysql",
+    feature = "dynamodb",
+    feature = "lake",
+    feature = "search"
+))]
 mod shares;
 #[cfg(feature = "sns")]
 pub mod sns;
@@ -112,6 +119,10 @@ pub trait Sink: Send {
     async fn held(&mut self) -> Result<Held, Error> {
         Ok(Held::Unknown)
     }
+    /// Entities whose documents the target holds, and not all that is to stand beside them (a column is new): they are loaded anew, and the others are not. Asked after [`held`](Self::held).
+    async fn lacking(&mut self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
     /// What the sink wants to know again after a restart of how its target has been doing, in a few words of its own. Asked after each failure; what it said last is kept until a write is taken.
     fn note(&self) -> Option<String> {
         None
@@ -126,7 +137,8 @@ pub trait Sink: Send {
         let _ = range;
         false
     }
-    /// At most `limit` keys of entities that stand in the target with a version older than this one, after a key, in their order. A target that keeps no entities has none.
+    /// At most `limit` keys of entities that stand in the target with a version older than this one, behind a key, in an order of the target's own. Asked at a load's end until there are none, while the caller deletes those of its share. A target that keeps
+    /// no entities has none.
     async fn older(
         &mut self,
         entity: &str,

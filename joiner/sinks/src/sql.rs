@@ -26,17 +26,21 @@ use schemas::entity::EntityInfo;
 
 use tokio::task::JoinHandle;
 
-use crate::{Error, Held, Operator};
+use crate::{Error, Operator};
 
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+pub(crate) mod bind;
 pub(crate) mod cells;
 pub(crate) mod ddl;
 pub(crate) mod kind;
 mod moment;
+pub(crate) mod pool;
+pub(crate) mod promoted;
 pub(crate) mod shape;
 
 use ddl::{Found, FoundColumn, Plan, Recorded};
 use kind::Dialect;
-use shape::{Row, Shapes};
+use shape::{Row, Shape, Shapes};
 
 /// How long tombstones are kept, in the source's time.
 pub(crate) const TOMBSTONE_RETENTION_MS: i64 = 3_600_000;
@@ -222,9 +226,17 @@ pub(crate) fn is_decimal(text: &str) -> bool {
     all_digits(whole) && (whole == "0" || !whole.starts_with('0')) && fraction.is_none_or(all_digits)
 }
 
-/// What the text of a frontier says, if there is one.
-pub(crate) fn held(target: &str, frontier: Option<&str>) -> Result<Held, Error> {
-    frontier.map_or(Ok(Held::Nothing), |text| parse_lsn(target, text).map(Held::UpTo))
+/// Asks for keys behind one, whose rows are live and older than a version, up to a number; the parameters are given in this order.
+pub(crate) fn older_statement(shape: &Shape, [after, version, limit]: [&str; 3]) -> String {
+    let live = if shape.keeps_deleted { " AND NOT deleted" } else { "" };
+    let (table, key) = (&shape.table.quoted, quote_in(shape.dialect, "key"));
+    format!("SELECT {key} FROM {table} WHERE {key} > {after} AND version < {version}{live} ORDER BY {key} LIMIT {limit}")
+}
+
+/// What readers say of the frontier: of one whose share has not been loaded, nothing.
+pub(crate) fn parse_frontier(target: &str, text: Option<&str>) -> Result<Option<Lsn>, Error> {
+    let lsn = text.map(|text| parse_lsn(target, text)).transpose()?;
+    Ok(lsn.filter(|lsn| !lsn.is_zero()))
 }
 
 pub(crate) fn parse_lsn(target: &str, text: &str) -> Result<Lsn, Error> {

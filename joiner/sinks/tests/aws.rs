@@ -100,6 +100,26 @@ async fn throttling_is_waited_out_or_told_as_transient() {
     assert!(rejected[0].reason.contains("Item size"), "{}", rejected[0].reason);
 }
 
+/// An index of the table has no room, which DynamoDB says of the put to the table: with provisioned capacity by its old code, on demand by its new one.
+#[tokio::test]
+async fn an_index_without_room_is_waited_for_and_nothing_is_set_aside() {
+    let full =
+        "The level of configured provisioned throughput for one or more global secondary indexes of the table was exceeded";
+    for code in ["ProvisionedThroughputExceededException", "ThrottlingException"] {
+        let throttled = (400, format!(r#"{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"{full}"}}"#));
+        let taken = (200, "{}".to_owned());
+        // As often as the client asks by itself; then the index has room again.
+        let script = Script::start("application/x-amz-json-1.0", [vec![throttled; 2], vec![taken]].concat()).await;
+        let index = sinks::dynamodb::IndexConfig { name: "by_n".into(), partition: "n".into(), sort: None };
+        let config = DynamodbConfig { indexes: vec![index], in_flight: 1, ..DynamodbConfig::new("t") };
+        let mut sink = DynamodbSink::with_sdk_config(config, &sdk_config(&script.url).await);
+        let error = sink.write(&[change(1)], None).await.unwrap_err();
+        assert!(matches!(error, sinks::Error::Throttled { .. }), "{error}");
+        assert!(error.to_string().contains("global secondary indexes") && error.to_string().contains(code), "{error}");
+        assert_eq!(sink.write(&[change(1)], None).await.unwrap(), []);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_set_up_wrongly_is_told() {
     let stack = Ministack::start();

@@ -74,6 +74,7 @@ async fn the_sql_sinks() {
     a_deletion_waits_for_an_older_upsert_of_another_writer(&server).await;
     a_deletion_waits_for_another_writer_in_mysql(&mysql).await;
     rows_that_a_constraint_refuses_are_singled_out_in_mysql(&mysql).await;
+    what_a_user_is_not_granted_is_told_in_mysql(&mysql).await;
     a_read_only_server_is_waited_for(&server).await;
     a_read_only_server_is_waited_for_in_mysql(&mysql).await;
     a_reader_may_come_before_the_first_write(&server, &directory).await;
@@ -193,6 +194,34 @@ async fn rows_that_a_constraint_refuses_are_singled_out(server: &PostgresServer)
         assert!(rejected[0].reason.contains("small") && rejected[0].reason.contains("23514"), "{}", rejected[0].reason);
         assert_eq!(PostgresReader::new(&config).unwrap().count("order").await.unwrap(), (rows - rejected.len()) as u64);
     }
+}
+
+async fn what_a_user_is_not_granted_is_told_in_mysql(mysql: &MysqlServer) {
+    let mut root = MySqlConnection::connect(&mysql.root_url()).await.unwrap();
+    let mut admin = async |statement: &'static str| sqlx::raw_sql(statement).execute(&mut root).await.map(drop).unwrap();
+    admin("CREATE DATABASE narrow; CREATE USER 'narrow'@'%' IDENTIFIED BY 'tributary'").await;
+    admin("GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON narrow.* TO 'narrow'@'%'").await;
+    let child = sinks::ChildConfig {
+        list: "items".to_owned(),
+        columns: [("sku".to_owned(), "sku".to_owned())].into(),
+        ..Default::default()
+    };
+    let table = sinks::TableConfig { children: [("order_items".to_owned(), child)].into(), ..Default::default() };
+    let schema = json!({"properties": {"items": {"type": "array", "items": {"properties": {"sku": {"type": "string"}}}}}});
+    let info = EntityInfo { document_schema: schema, ..order() };
+    let url = mysql.url_of("narrow").replace("tributary:tributary@", "narrow:tributary@");
+    let config = MysqlConfig { tables: [("order".to_owned(), table)].into(), ..MysqlConfig::new(url) };
+    for (lacks, grant) in [
+        ("ALTER, REFERENCES on", "GRANT ALTER ON narrow.* TO 'narrow'@'%'"),
+        ("not granted REFERENCES on", "GRANT REFERENCES ON `nar%`.* TO 'narrow'@'%'"),
+    ] {
+        let error = MysqlSink::new(config.clone()).unwrap().check(std::slice::from_ref(&info)).await.unwrap_err();
+        assert!(error.class() == ErrorClass::Misconfigured && error.to_string().contains(lacks), "{error}");
+        admin(grant).await;
+    }
+    let mut sink = MysqlSink::new(config).unwrap();
+    sink.check(std::slice::from_ref(&info)).await.unwrap();
+    sink.prepare(&[info]).await.unwrap();
 }
 
 async fn a_nul_is_rejected_with_the_reason(server: &PostgresServer) {

@@ -13,7 +13,8 @@
 //! | a member's path, as `customer.id` | the member, where an index of `indexes` is over it |
 //! | `deleted`, `expires_at` | of a tombstone: `true`, and when DynamoDB's time-to-live removes it |
 //!
-//! The item `_tributary#frontier` (with a sort key, `-`) holds `lsn`: everything at or below it is in the table. No entity's name starts with an underscore.
+//! The item `_tributary#frontier` (with a sort key, `-`) holds `lsn`: everything at or below it is in the table; absent before all has been loaded. It is the least of `parts`, a map of LSNs by the share that a writer has said
+//! it of ([`frontier`]). No entity's name starts with an underscore.
 //!
 //! # Why an older version never replaces a newer one (INV-5)
 //! Every item is written by itself, by a put that DynamoDB makes only if the item is not there or its version is not newer; in which order puts arrive does not matter. A
@@ -43,7 +44,6 @@
 //! Requests that DynamoDB throttles are made again with growing pauses by the client. When that is not enough the batch fails as throttled and half as many puts are under way the next time; each batch that succeeds
 //! adds some again, up to `in_flight`.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -53,14 +53,16 @@ use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkErro
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use schemas::Lsn;
-use schemas::change::EntityChange;
+use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use serde::Deserialize;
 
 use crate::aws::{self, Access};
+use crate::shares::{self, Kept, Register, Share};
 use crate::{Checked, Error, Held, Rejected, Sink, check};
 
+mod frontier;
 mod item;
 mod keys;
 mod oversize;
@@ -73,10 +75,9 @@ use item::Unfit;
 use keys::Shapes;
 use oversize::Oversize;
 
-const FRONTIER_KEY: &str = "_tributary#frontier";
-/// Its sort key, where the table has one.
-const FRONTIER_SORT: &str = "-";
 const SECONDS_PER_DAY: u64 = 86_400;
+/// Vanished entities that are asked for at a time.
+const VANISHED: usize = 1000;
 
 /// The `dynamodb` sink.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -161,6 +162,9 @@ pub struct DynamodbSink {
     client: Option<Client>,
     shapes: Shapes,
     oversize: Option<Oversize>,
+    share: Share,
+    /// The frontier's item as it was seen last.
+    frontier: Option<Kept<Option<String>>>,
     /// Puts under way at once, at present.
     window: usize,
 }
@@ -181,7 +185,8 @@ impl DynamodbSink {
         let target = format!("DynamoDB table {}", config.table);
         let window = config.in_flight.max(1);
         let access = Access::Found { region: config.region.clone(), endpoint_url: config.endpoint_url.clone() };
-        Self { config, target, access, client: None, shapes: Shapes::default(), oversize: None, window }
+        let (client, shapes, oversize) = (None, Shapes::default(), None);
+        Self { config, target, access, client, shapes, oversize, share: Share::WHOLE, frontier: None, window }
     }
 
     /// With an AWS configuration that the process has already.
@@ -258,34 +263,6 @@ impl DynamodbSink {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         now.as_secs() + self.config.tombstone_days * SECONDS_PER_DAY
     }
-
-    /// The key of the frontier's item.
-    fn frontier_item(&self) -> HashMap<String, AttributeValue> {
-        let mut key = HashMap::from([(self.config.key_attribute.clone(), AttributeValue::S(FRONTIER_KEY.to_owned()))]);
-        if let Some(sort) = &self.config.sort_key_attribute {
-            key.insert(sort.clone(), AttributeValue::S(FRONTIER_SORT.to_owned()));
-        }
-        key
-    }
-
-    async fn put_frontier(&self, client: &Client, frontier: Lsn) -> Result<(), Error> {
-        let lsn = AttributeValue::S(frontier.to_string());
-        let answer = client
-            .put_item()
-            .table_name(&self.config.table)
-            .set_item(Some(self.frontier_item()))
-            .item("lsn", lsn.clone())
-            .condition_expression("attribute_not_exists(lsn) OR lsn < :lsn")
-            .expression_attribute_values(":lsn", lsn)
-            .send()
-            .await;
-        match answer {
-            Err(error) if !matches!(error.as_service_error(), Some(PutItemError::ConditionalCheckFailedException(_))) => {
-                Err(self.failed(&error))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 #[async_trait]
@@ -297,23 +274,24 @@ impl Sink for DynamodbSink {
             None => None,
         };
         let client = self.new_client().await;
-        self.ensure_table(&client).await
+        self.ensure_table(&client).await?;
+        let mut share = self.share;
+        self.frontier = Some(shares::take_in(&self.frontier_item(&client), &mut share).await?);
+        self.share = share;
+        Ok(())
     }
 
     async fn held(&mut self) -> Result<Held, Error> {
         let client = self.client().await;
-        let answer = client
-            .get_item()
-            .table_name(&self.config.table)
-            .set_key(Some(self.frontier_item()))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| self.failed(&error))?;
-        let Some(item) = answer.item else { return Ok(Held::Nothing) };
-        let lsn = item.get("lsn").and_then(|lsn| lsn.as_s().ok()).and_then(|lsn| lsn.parse().ok());
-        let unreadable = || Error::unexpected(&self.target, format!("its item {FRONTIER_KEY} holds no LSN"));
-        lsn.map(Held::UpTo).ok_or_else(unreadable)
+        let said = self.frontier_item(&client).read().await?;
+        let held = shares::held(&said.parts, self.share.range);
+        self.frontier = Some(said);
+        Ok(held.map_or(Held::Nothing, Held::UpTo))
+    }
+
+    fn own(&mut self, range: KeyRange) -> bool {
+        self.share.range = range;
+        true
     }
 
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
@@ -358,7 +336,9 @@ impl Sink for DynamodbSink {
             tracing::debug!(target_name = %self.target, stale, "newer versions were there already");
         }
         if let Some(frontier) = frontier {
-            self.put_frontier(&client, frontier).await?;
+            let (mut share, mut said) = (self.share, self.frontier.take());
+            shares::raise_in(&self.frontier_item(&client), &mut share, &mut said, frontier).await?;
+            (self.share, self.frontier) = (share, said);
         }
         Ok(rejected)
     }
@@ -366,28 +346,57 @@ impl Sink for DynamodbSink {
     /// Reads the whole table once: its cost is that of a scan.
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
         let client = self.client().await;
-        let scan = client
-            .scan()
-            .table_name(&self.config.table)
-            .filter_expression("entity = :entity AND #version < :version AND attribute_not_exists(deleted)")
-            .projection_expression("#key")
-            .expression_attribute_names("#version", "version")
-            .expression_attribute_names("#key", "key")
-            .expression_attribute_values(":entity", AttributeValue::S(entity.to_owned()))
-            .expression_attribute_values(":version", AttributeValue::S(version.to_string()));
-        let mut items = scan.into_paginator().items().send();
-        while let Some(item) = items.next().await {
-            let item = item.map_err(|error| self.failed(&error))?;
-            let Some(Ok(key)) = item.get("key").map(AttributeValue::as_s) else { continue };
-            let gone = EntityChange {
-                entity: entity.into(),
-                key: schemas::change::EntityKey::from_text(key),
-                version,
-                commit_time_ms: 0,
-                document: None,
-            };
-            self.put(&client, &gone).await?;
+        let mut after: Option<EntityKey> = None;
+        loop {
+            let keys = self.older(entity, version, after.as_ref(), VANISHED).await?;
+            let Some(last) = keys.last().cloned() else { return Ok(()) };
+            after = Some(last);
+            let this = &*self;
+            let puts = stream::iter(keys).map(|key| {
+                let client = &client;
+                async move { this.put(client, &gone(entity, key, version)).await }
+            });
+            puts.buffer_unordered(this.window).try_for_each(|_| async { Ok(()) }).await?;
         }
-        Ok(())
     }
+
+    /// In the order in which DynamoDB scans.
+    async fn older(
+        &mut self,
+        entity: &str,
+        version: Lsn,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, Error> {
+        let client = self.client().await;
+        let mut start = after.map(|after| item::keys(&gone(entity, after.clone(), version), &self.config, &self.shapes));
+        let mut keys = Vec::new();
+        loop {
+            let page = client
+                .scan()
+                .table_name(&self.config.table)
+                .set_exclusive_start_key(start)
+                .consistent_read(true)
+                .filter_expression("entity = :entity AND #version < :version AND attribute_not_exists(deleted)")
+                .projection_expression("#key")
+                .expression_attribute_names("#version", "version")
+                .expression_attribute_names("#key", "key")
+                .expression_attribute_values(":entity", AttributeValue::S(entity.to_owned()))
+                .expression_attribute_values(":version", AttributeValue::S(version.to_string()))
+                .send()
+                .await
+                .map_err(|error| self.failed(&error))?;
+            let found = page.items().iter().filter_map(|item| item.get("key")?.as_s().ok());
+            keys.extend(found.take(limit - keys.len()).map(EntityKey::from_text));
+            start = page.last_evaluated_key;
+            if start.is_none() || keys.len() >= limit {
+                return Ok(keys);
+            }
+        }
+    }
+}
+
+/// An entity that a load has not found.
+fn gone(entity: &str, key: EntityKey, version: Lsn) -> EntityChange {
+    EntityChange { entity: entity.into(), key, version, commit_time_ms: 0, document: None }
 }

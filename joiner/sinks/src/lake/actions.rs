@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use schemas::Lsn;
+use schemas::{KeyRange, Lsn};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::shares;
 
 pub(super) const READER_VERSION: i32 = 1;
 pub(super) const WRITER_VERSION: i32 = 2;
@@ -50,9 +52,31 @@ pub(super) struct CommitInfo {
 pub(super) struct Mark {
     /// One attempt's own, so that an entry whose answer was lost is known again.
     pub(super) commit: String,
-    /// The table holds every change at or below it.
+    /// The table holds every change at or below it: the least of `parts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) frontier: Option<Lsn>,
+    /// What each of several writers says of its share; empty where there is one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) parts: BTreeMap<String, String>,
+}
+
+impl Mark {
+    pub(super) fn new(parts: &[(String, String)]) -> Self {
+        let several = parts.len() > 1;
+        Self {
+            commit: uuid::Uuid::new_v4().to_string(),
+            frontier: shares::held(parts, KeyRange::ALL),
+            parts: if several { parts.iter().cloned().collect() } else { BTreeMap::new() },
+        }
+    }
+
+    pub(super) fn parts(&self) -> Vec<(String, String)> {
+        if self.parts.is_empty() {
+            let lsn = self.frontier.unwrap_or(Lsn::ZERO);
+            return vec![(shares::part(KeyRange::ALL), lsn.to_string())];
+        }
+        self.parts.clone().into_iter().collect()
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -239,7 +239,18 @@ mod tests {
 
     fn file(add: Add) -> File {
         let (oldest, newest) = (schemas::Lsn::ZERO, schemas::Lsn::MAX);
-        File { add, commit: 0, bytes: 0, first: "".into(), last: "".into(), order: "".into(), oldest, newest, load: None }
+        File {
+            add,
+            commit: 0,
+            bytes: 0,
+            first: "".into(),
+            last: "".into(),
+            order: "".into(),
+            oldest,
+            newest,
+            load: None,
+            share: schemas::KeyRange::ALL,
+        }
     }
 
     proptest! {

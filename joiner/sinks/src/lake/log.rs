@@ -11,13 +11,13 @@
 use std::collections::BTreeMap;
 
 use objects::{Creation, ObjectPath};
-use schemas::Lsn;
+use schemas::{KeyRange, Lsn};
 use serde::{Deserialize, Serialize};
 
 use super::actions::{self, Add, CommitInfo, Line, Mark, Metadata, Protocol};
 use super::checkpoint;
 use super::place::Place;
-use crate::Error;
+use crate::{Error, shares};
 
 /// A checkpoint is written with each entry whose number this divides.
 const CHECKPOINT_EVERY: i64 = 50;
@@ -40,6 +40,8 @@ pub(super) mod tag {
     pub(in super::super) const NEWEST: &str = "tributary.newest";
     /// The version of the load that it is a part of.
     pub(in super::super) const LOAD: &str = "tributary.load";
+    /// The share of the keys that its rows are of, where several write.
+    pub(in super::super) const SHARE: &str = "tributary.share";
 }
 
 /// A file of the table, with what its tags say.
@@ -55,6 +57,7 @@ pub(super) struct File {
     pub(super) oldest: Lsn,
     pub(super) newest: Lsn,
     pub(super) load: Option<Lsn>,
+    pub(super) share: KeyRange,
 }
 
 impl File {
@@ -70,6 +73,7 @@ impl File {
             oldest: get(tag::OLDEST)?.parse().ok()?,
             newest: get(tag::NEWEST)?.parse().ok()?,
             load: get(tag::LOAD).and_then(|version| version.parse().ok()),
+            share: get(tag::SHARE).map_or(Ok(KeyRange::ALL), str::parse).ok()?,
             add,
         })
     }
@@ -85,7 +89,17 @@ pub(super) struct Snapshot {
     /// Files that were removed, and when: readers of an earlier snapshot may still need them.
     pub(super) removed: BTreeMap<String, i64>,
     pub(super) txns: BTreeMap<String, i64>,
-    pub(super) frontier: Option<Lsn>,
+    /// Up to where it holds everything, by share.
+    pub(super) parts: Vec<(String, String)>,
+}
+
+impl Snapshot {
+    /// Takes in what an entry of ours says of the frontier.
+    fn told(&mut self, info: CommitInfo) {
+        if let Some(mark) = info.tributary {
+            self.parts = mark.parts();
+        }
+    }
 }
 
 /// What became of a commit.
@@ -109,14 +123,16 @@ struct LastCheckpoint {
 pub(super) struct Log {
     pub(super) place: Place,
     pub(super) snapshot: Snapshot,
+    /// Whose entries are written.
+    pub(super) share: KeyRange,
     /// The number of the last checkpoint that is known; -1 where none is.
     checkpoint: i64,
 }
 
 impl Log {
     /// The table as it stands; not there yet is no error.
-    pub(super) async fn open(place: Place) -> Result<Self, Error> {
-        let mut log = Self { place, snapshot: Snapshot { version: -1, ..Snapshot::default() }, checkpoint: -1 };
+    pub(super) async fn open(place: Place, share: KeyRange) -> Result<Self, Error> {
+        let mut log = Self { place, snapshot: Snapshot { version: -1, ..Snapshot::default() }, share, checkpoint: -1 };
         log.read_checkpoint().await?;
         log.follow().await?;
         Ok(log)
@@ -143,8 +159,8 @@ impl Log {
         self.apply_all(lines, last.version)?;
         self.checkpoint = last.version;
         // What an entry says of the frontier is in no checkpoint.
-        if let Some(lines) = self.entry(last.version).await? {
-            self.snapshot.frontier = frontier(&lines).max(self.snapshot.frontier);
+        for info in self.entry(last.version).await?.unwrap_or_default().into_iter().filter_map(|line| line.commit_info) {
+            self.snapshot.told(info);
         }
         Ok(())
     }
@@ -206,15 +222,45 @@ impl Log {
             snapshot.files.insert(path, file);
         }
         if let Some(info) = line.commit_info {
-            snapshot.frontier = info.tributary.and_then(|mark| mark.frontier).max(snapshot.frontier);
+            snapshot.told(info);
         }
         Ok(())
     }
 
-    /// Makes what the lines say the next entry. `frontier`, where it is given, is what the table then holds; it never goes back.
+    /// What the table holds of the writer's share.
+    pub(super) fn held(&self) -> Option<Lsn> {
+        shares::held(&self.snapshot.parts, self.share)
+    }
+
+    /// The parts, with the writer's own up to the frontier where one is given. It never goes back.
+    fn parts_with(&self, frontier: Option<Lsn>) -> Vec<(String, String)> {
+        let taken = shares::take(&self.snapshot.parts, self.share);
+        let taken = taken.map(|parts| parts.into_iter().map(|(part, lsn)| (part, lsn.to_string())).collect());
+        let mut parts: Vec<(String, String)> = taken.unwrap_or_else(|| self.snapshot.parts.clone());
+        let (own, reached) = (shares::part(self.share), frontier.map(|frontier| frontier.to_string()).unwrap_or_default());
+        for (_, lsn) in parts.iter_mut().filter(|(part, lsn)| *part == own && *lsn < reached) {
+            reached.clone_into(lsn);
+        }
+        parts
+    }
+
+    /// Makes what the lines say the next entry. `frontier`, where it is given, is what the table then holds of the writer's share.
     pub(super) async fn commit(&mut self, operation: &str, lines: Vec<Line>, frontier: Option<Lsn>) -> Result<Committed, Error> {
+        let parts = self.parts_with(frontier);
+        self.commit_as(operation, lines, &parts).await
+    }
+
+    /// The same, and what the table then holds is what another did when it was looked at, or more where more has been said since.
+    pub(super) async fn commit_as(
+        &mut self,
+        operation: &str,
+        lines: Vec<Line>,
+        parts: &[(String, String)],
+    ) -> Result<Committed, Error> {
         let version = self.snapshot.version + 1;
-        let mark = Mark { commit: uuid::Uuid::new_v4().to_string(), frontier: frontier.max(self.snapshot.frontier) };
+        let said: BTreeMap<&String, &String> = self.snapshot.parts.iter().map(|(part, lsn)| (part, lsn)).collect();
+        let most = |(part, lsn): &(String, String)| (part.clone(), said.get(part).map_or(lsn, |said| lsn.max(said)).clone());
+        let mark = Mark::new(&parts.iter().map(most).collect::<Vec<_>>());
         let info = CommitInfo {
             timestamp: now_ms(),
             operation: operation.to_owned(),
@@ -277,10 +323,6 @@ impl Log {
 
 fn checkpoint_file(version: i64) -> String {
     format!("_delta_log/{version:020}.checkpoint.parquet")
-}
-
-fn frontier(lines: &[Line]) -> Option<Lsn> {
-    lines.iter().filter_map(|line| line.commit_info.as_ref()?.tributary.as_ref()?.frontier).max()
 }
 
 pub(super) fn now_ms() -> i64 {

@@ -60,7 +60,7 @@ impl Table {
         merged_by(&self.current)
     }
 
-    /// Takes in a merge that has ended, and begins one that is due: beside what is written meanwhile, unless it is to come with each commit.
+    /// Takes in a merge that has ended, and begins one that is due: beside what is written meanwhile, unless it is to come with each commit. Of several writers the first does it.
     pub(super) async fn merge_if_due(&mut self, every: Duration) -> Result<(), Error> {
         if self.merging.as_ref().is_some_and(|merging| !merging.0.is_finished()) {
             return Ok(());
@@ -71,7 +71,8 @@ impl Table {
             self.current = current;
             self.merge_at = Some(Instant::now() + every.max(took * PAUSE_FACTOR));
         }
-        if self.merge_at.is_some_and(|at| Instant::now() < at) || self.unmerged().next().is_none() {
+        let (waits, leaves_it) = (self.merge_at.is_some_and(|at| Instant::now() < at), !self.leads() && !every.is_zero());
+        if waits || leaves_it || self.unmerged().next().is_none() {
             return Ok(());
         }
         if every.is_zero() {
@@ -136,8 +137,9 @@ impl Merger {
             if reached > merged_by(&self.current) {
                 lines.push(Line::txn(APPLICATION, reached, now_ms()));
             }
-            let frontier = if round.len() == pending.len() { self.changes.snapshot.frontier } else { None };
-            if lines.is_empty() || self.current.commit("MERGE", lines, frontier).await? == Committed::Done {
+            let whole = round.len() == pending.len();
+            let held = if whole { &self.changes.snapshot.parts } else { &self.current.snapshot.parts }.clone();
+            if lines.is_empty() || self.current.commit_as("MERGE", lines, &held).await? == Committed::Done {
                 done.extend(round.iter().map(|file| file.add.path.clone()));
             } else {
                 done.clear();

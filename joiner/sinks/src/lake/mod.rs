@@ -9,6 +9,7 @@
 //! - No older version replaces a newer one (INV-5): [`table`], [`merge`].
 //! - A commit happens once or not at all, and holds the frontier: [`log`]. Every entry of ours has it (`commitInfo.tributary.frontier`): the table holds every change of its entity at or below that LSN. Tables commit one by
 //!   one, each with its rows; one that has no changes tells its frontier only every so often, so it may say too little and never says too much.
+//! - Several instances may write, each its share of the keys: [`table`]. The frontier is then the least of what each says.
 //! - Current entities follow the changes by `current_seconds`, or the time that it takes: the table of changes has everything first. Who wants what is newest reads both (docs/sinks.md has the query).
 //!
 //! # Batches
@@ -27,9 +28,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use objects::Objects;
-use schemas::Lsn;
-use schemas::change::EntityChange;
+use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use serde::Deserialize;
 
 use crate::{Checked, Error, Held, Rejected, Sink, check};
@@ -126,6 +127,7 @@ pub struct LakeSink {
     config: LakeConfig,
     target: String,
     objects: Option<Objects>,
+    share: KeyRange,
     tables: HashMap<Arc<str>, Table>,
     /// Between `begin_load` and the next frontier.
     loading: bool,
@@ -135,7 +137,8 @@ pub struct LakeSink {
 impl LakeSink {
     pub fn new(config: LakeConfig) -> Self {
         let target = format!("lake in {}", config.store);
-        Self { config, target, objects: None, tables: HashMap::new(), loading: false, committed: None }
+        let (share, tables) = (KeyRange::ALL, HashMap::new());
+        Self { config, target, objects: None, share, tables, loading: false, committed: None }
     }
 
     /// Over a store that is open already, as one that fails as a test tells it.
@@ -219,6 +222,7 @@ impl LakeSink {
         let removed = Duration::from_secs(self.config.removed_hours * 3600);
         let changes_days = self.config.changes_days;
         try_join_all(self.tables.values_mut().map(|table| async move {
+            table.follow().await?;
             if let Some(frontier) = frontier
                 && (now || table.told.is_none_or(|told| told.elapsed() >= quiet))
             {
@@ -275,10 +279,10 @@ impl Sink for LakeSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
         let objects = self.objects().await?;
         self.tables.clear();
-        let (limit, file_bytes) = (self.request_limit(), self.config.file_bytes);
+        let (limit, file_bytes, share) = (self.request_limit(), self.config.file_bytes, self.share);
         let opened = entities.iter().map(|info| {
             let objects = &objects;
-            async move { Ok::<_, Error>((info.name.clone(), Table::open(objects, limit, info, file_bytes).await?)) }
+            async move { Ok::<_, Error>((info.name.clone(), Table::open(objects, limit, info, file_bytes, share).await?)) }
         });
         self.tables = try_join_all(opened).await?.into_iter().collect();
         self.loading = false;
@@ -289,9 +293,13 @@ impl Sink for LakeSink {
         let (rows, rejected) = self.rows(changes)?;
         if self.loading {
             for (entity, rows) in rows {
-                self.table(&entity)?.load(rows).await?;
+                let table = self.table(&entity)?;
+                // Where several write, what vanished comes behind the load's rows.
+                if table.loads() { table.load(rows).await? } else { table.append(rows, None).await.map(drop)? }
             }
             if frontier.is_some() {
+                let unmerged = self.tables.values_mut().filter(|table| table.unmerged().next().is_some());
+                try_join_all(unmerged.map(Table::merge)).await?;
                 self.maintain(frontier, true).await?;
                 self.loading = false;
             }
@@ -317,6 +325,22 @@ impl Sink for LakeSink {
         self.table(entity)?.end_load(version).await
     }
 
+    fn own(&mut self, range: KeyRange) -> bool {
+        self.share = range;
+        true
+    }
+
+    /// The first question ends the load of this sink's share.
+    async fn older(
+        &mut self,
+        entity: &str,
+        version: Lsn,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, Error> {
+        self.table(entity)?.older(version, after.is_none(), limit).await
+    }
+
     /// A table that is new, or was removed, has no frontier. What the others say is not compared: one without changes says too little for a while.
     async fn held(&mut self) -> Result<Held, Error> {
         let whole = self.tables.values().all(Table::is_whole);
@@ -329,7 +353,7 @@ impl Sink for LakeSink {
         let mut warnings = Vec::new();
         for info in entities {
             for table in ["changes", "current"] {
-                let log = log::Log::open(Place::new(&objects, self.request_limit(), &info.name, table)).await?;
+                let log = log::Log::open(Place::new(&objects, self.request_limit(), &info.name, table), self.share).await?;
                 there += usize::from(log.snapshot.version >= 0);
             }
             let (_, left_out) = rows::columns(info);

@@ -9,6 +9,10 @@
 //! An older row than one that the table of changes holds is left out of it, and the current entities are made of that table alone ([`super::merge`]). A deletion is a row as any
 //! other, and guards its key as long as it is kept there.
 //!
+//! # Several writers
+//! Each writes rows of its own share of the keys, and files that say so: what another has written is neither looked up nor replaced by its loads. They take turns by the numbers of the log, which each reads on before it commits. Current
+//! entities are merged, files united and removed by the writer of the first share alone, since one is enough; a load merges by itself, whoever's it is.
+//!
 //! # Loads
 //! A load's rows become files as they come, and one entry of the log names all of them at its end, in place of those of an earlier load of the same version. Until then nobody sees anything of it.
 
@@ -16,13 +20,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use schemas::Lsn;
+use schemas::change::EntityKey;
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use serde_json::Value;
 
 use super::actions::{Add, Format, Line, Metadata};
 use super::file::{self, Layout, Written};
-use super::log::{Committed, File, Log, now_ms};
+use super::log::{Committed, File, Log, now_ms, tag};
 use super::merge::Merging;
 use super::place::Place;
 use super::recent::{Recent, Stand};
@@ -34,6 +39,7 @@ const COMMIT_ATTEMPTS: u32 = 20;
 const DAY_MS: i64 = 86_400_000;
 
 pub(super) struct Table {
+    entity: Arc<str>,
     pub(super) changes: Log,
     pub(super) current: Log,
     pub(super) changes_layout: Arc<Layout>,
@@ -43,6 +49,8 @@ pub(super) struct Table {
     recent: Recent,
     written_us: i64,
     load: Option<Load>,
+    /// Keys of the share that a load has not found, those to be told next behind.
+    vanished: Vec<EntityKey>,
     /// When its frontier was committed last.
     pub(super) told: Option<Instant>,
     pub(super) merging: Option<Merging>,
@@ -67,6 +75,7 @@ impl Table {
         limit: Duration,
         info: &EntityInfo,
         file_bytes: usize,
+        share: KeyRange,
     ) -> Result<Self, Error> {
         let (mut columns, left_out) = rows::columns(info);
         let [changes, current] = ["changes", "current"].map(|table| Place::new(objects, limit, &info.name, table));
@@ -76,7 +85,7 @@ impl Table {
         let layout = |place: &Place, columns: &[Column], of_changes| {
             Layout::new(info, columns, of_changes).map(Arc::new).map_err(|error| Error::unexpected(&place.name, error))
         };
-        let (mut changes, mut current) = (Log::open(changes).await?, Log::open(current).await?);
+        let (mut changes, mut current) = (Log::open(changes, share).await?, Log::open(current, share).await?);
         if let Some(made) = &changes.snapshot.metadata {
             keep_texts(&mut columns, &made.schema_string);
         }
@@ -93,6 +102,7 @@ impl Table {
         let recent = if files.is_empty() { Recent::of_nothing() } else { Recent::default() };
         let written_us = files.values().map(|file| file.add.modification_time * 1000 + 999).max().unwrap_or(0);
         Ok(Self {
+            entity: info.name.clone(),
             changes,
             current,
             changes_layout,
@@ -101,6 +111,7 @@ impl Table {
             recent,
             written_us,
             load: None,
+            vanished: Vec::new(),
             told: None,
             merging: None,
             merge_at: None,
@@ -118,23 +129,57 @@ impl Table {
 
     /// Whether a load has ended here.
     pub(super) fn is_whole(&self) -> bool {
-        [&self.changes, &self.current].iter().all(|log| log.snapshot.frontier.is_some())
+        [&self.changes, &self.current].iter().all(|log| log.held().is_some())
+    }
+
+    fn share(&self) -> KeyRange {
+        self.changes.share
+    }
+
+    /// Whether what one of several writers has to do is this one's.
+    pub(super) fn leads(&self) -> bool {
+        self.share().first() == 0
+    }
+
+    /// Files that may hold rows of the share.
+    fn own_files(&self) -> impl Iterator<Item = &File> {
+        let share = self.share();
+        self.changes.snapshot.files.values().filter(move |file| file.share.overlaps(&share))
     }
 
     fn newest(&self) -> Lsn {
-        self.changes.snapshot.files.values().map(|file| file.newest).max().unwrap_or(Lsn::ZERO)
+        self.own_files().map(|file| file.newest).max().unwrap_or(Lsn::ZERO)
+    }
+
+    /// Where others write too, takes in what they have committed.
+    pub(super) async fn follow(&mut self) -> Result<(), Error> {
+        if self.share().is_all() {
+            return Ok(());
+        }
+        let known = self.changes.snapshot.version;
+        self.changes.follow().await?;
+        self.know_others_since(known);
+        Ok(())
+    }
+
+    /// Rows of the share that another has written behind an entry are not known.
+    fn know_others_since(&mut self, entry: i64) {
+        if self.own_files().any(|file| file.commit > entry) {
+            self.recent.forget();
+        }
     }
 
     /// Adds what is new among the rows, and says how many were not.
     pub(super) async fn append(&mut self, mut rows: Vec<Row>, frontier: Option<Lsn>) -> Result<usize, Error> {
         let count = rows.len();
         self.stamp(&mut rows);
+        self.follow().await?;
         for _ in 0..COMMIT_ATTEMPTS {
             rows = self.unsettled(rows).await?;
             if rows.is_empty() {
                 return Ok(count);
             }
-            let newest = self.newest();
+            let (newest, known) = (self.newest(), self.changes.snapshot.version);
             let (adds, written) = self.put(rows, None).await?;
             rows = written;
             let lines = adds.into_iter().map(Line::add).collect();
@@ -143,8 +188,7 @@ impl Table {
                 self.told = frontier.map(|_| Instant::now()).or(self.told);
                 return Ok(count - rows.len());
             }
-            // Those of another sink are not known.
-            self.recent.forget();
+            self.know_others_since(known);
         }
         Err(Error::unavailable(&self.changes.place.name, "other writers took each number of its log that was tried"))
     }
@@ -157,7 +201,10 @@ impl Table {
         }
         let (mut adds, mut all) = (Vec::with_capacity(by_day.len()), Vec::new());
         for rows in by_day.into_values() {
-            let (add, mut rows) = write_file(&self.changes, &self.changes_layout, rows, None, load).await?;
+            let (mut add, mut rows) = write_file(&self.changes, &self.changes_layout, rows, None, load).await?;
+            if !self.share().is_all() {
+                add.tags.get_or_insert_default().insert(tag::SHARE.to_owned(), Some(self.share().to_string()));
+            }
             adds.push(add);
             all.append(&mut rows);
         }
@@ -180,7 +227,7 @@ impl Table {
         let Some((first, last)) = places.iter().min().zip(places.iter().max()) else { return Ok(rows) };
         let wanted: HashSet<&str> = rows.iter().map(|row| row.key.as_ref()).collect();
         let mut held: HashMap<Box<str>, Stand> = HashMap::new();
-        for file in self.changes.snapshot.files.values().filter(|file| file.newest >= oldest) {
+        for file in self.own_files().filter(|file| file.newest >= oldest) {
             let order = &self.changes_layout.order;
             if order.place(&file.last) < *first || order.place(&file.first) > *last {
                 continue;
@@ -231,13 +278,27 @@ impl Table {
         Ok(())
     }
 
+    /// Whether rows are those of a load.
+    pub(super) fn loads(&self) -> bool {
+        self.load.is_some()
+    }
+
     /// Commits the load, brings the current entities up to it, and deletes those that it did not have.
     pub(super) async fn end_load(&mut self, version: Lsn) -> Result<(), Error> {
+        let committed_ms = self.commit_load(version).await?;
+        self.remove_vanished(version, committed_ms).await?;
+        self.merge().await
+    }
+
+    /// Commits the load and brings the current entities up to it. Answers its latest commit.
+    async fn commit_load(&mut self, version: Lsn) -> Result<i64, Error> {
+        self.follow().await?;
         self.flush_load().await?;
-        let Some(Load { adds, committed_ms, .. }) = self.load.take() else { return Ok(()) };
+        let Load { adds, committed_ms, .. } = self.load.take().unwrap_or_default();
         let mut done = false;
         for _ in 0..COMMIT_ATTEMPTS {
-            let again = self.changes.snapshot.files.values().filter(|file| file.load == Some(version));
+            let share = self.share();
+            let again = self.own_files().filter(|file| file.load == Some(version) && share.covers(&file.share));
             let mut lines: Vec<Line> = again.map(|file| Line::remove(&file.add.path, now_ms(), true)).collect();
             lines.extend(adds.iter().cloned().map(Line::add));
             done = lines.is_empty() || self.changes.commit("LOAD", lines, None).await? == Committed::Done;
@@ -250,23 +311,35 @@ impl Table {
         }
         self.recent.forget();
         self.merge().await?;
-        self.remove_vanished(version, committed_ms).await?;
-        self.merge().await
+        Ok(committed_ms)
+    }
+
+    /// Current entities of the share that are older than `version`.
+    async fn older_rows(&self, version: Lsn) -> Result<Vec<Row>, Error> {
+        let (share, mut older) = (self.share(), Vec::new());
+        let is_own = |row: &Row| share.is_all() || share.holds(&self.entity, &EntityKey::from_text(row.key.as_ref()));
+        for file in self.current.snapshot.files.values().filter(|file| file.oldest < version) {
+            let rows = read_file(&self.current, &self.current_layout, file).await?;
+            older.extend(rows.into_iter().filter(|row| row.version < version && is_own(row)));
+        }
+        Ok(older)
+    }
+
+    /// Where several write: the first question ends the load of this share. Answers keys that it did not have, each once.
+    pub(super) async fn older(&mut self, version: Lsn, first: bool, limit: usize) -> Result<Vec<EntityKey>, Error> {
+        if first {
+            self.commit_load(version).await?;
+            let older = self.older_rows(version).await?;
+            self.vanished = older.into_iter().map(|row| EntityKey::from_text(row.key.as_ref())).collect();
+        }
+        Ok(self.vanished.split_off(self.vanished.len().saturating_sub(limit)))
     }
 
     /// Deletes current entities older than `version`.
     async fn remove_vanished(&mut self, version: Lsn, committed_ms: i64) -> Result<(), Error> {
-        let mut gone = Vec::new();
-        for file in self.current.snapshot.files.values().filter(|file| file.oldest < version) {
-            let rows = read_file(&self.current, &self.current_layout, file).await?;
-            gone.extend(rows.into_iter().filter(|row| row.version < version).map(|row| Row {
-                version,
-                committed_ms,
-                operation: Operation::Delete,
-                document: None,
-                ..row
-            }));
-        }
+        let older = self.older_rows(version).await?.into_iter();
+        let gone: Vec<Row> =
+            older.map(|row| Row { version, committed_ms, operation: Operation::Delete, document: None, ..row }).collect();
         if !gone.is_empty() {
             self.append(gone, None).await?;
         }
@@ -276,18 +349,22 @@ impl Table {
     /// Notes that the tables hold everything at or below `frontier`.
     pub(super) async fn tell(&mut self, frontier: Lsn) -> Result<(), Error> {
         for _ in 0..COMMIT_ATTEMPTS {
-            if self.changes.snapshot.frontier >= Some(frontier)
+            if self.changes.held() >= Some(frontier)
                 || self.changes.commit("FRONTIER", Vec::new(), Some(frontier)).await? == Committed::Done
             {
                 break;
             }
         }
         self.told = Some(Instant::now());
-        // A merge tells its own.
-        let merged = self.merging.is_none() && self.unmerged().next().is_none();
-        if merged && self.current.snapshot.frontier < self.changes.snapshot.frontier {
-            // Lost to another sink's entry: the next one says it.
-            let _ = self.current.commit("FRONTIER", Vec::new(), self.changes.snapshot.frontier).await?;
+        for _ in 0..COMMIT_ATTEMPTS {
+            // A merge tells its own.
+            let merged = self.merging.is_none() && self.unmerged().next().is_none();
+            if !merged
+                || self.current.held() >= self.changes.held()
+                || self.current.commit_as("FRONTIER", Vec::new(), &self.changes.snapshot.parts).await? == Committed::Done
+            {
+                break;
+            }
         }
         Ok(())
     }

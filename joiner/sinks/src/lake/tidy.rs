@@ -27,8 +27,11 @@ const LOG_KEPT: Duration = Duration::from_secs(30 * 86_400);
 const REMOVE_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 impl Table {
-    /// Unites small files of changes, where there are enough of them.
+    /// Unites small files of changes, where there are enough of them. Of several writers the first does it.
     pub(super) async fn compact(&mut self) -> Result<(), Error> {
+        if !self.leads() {
+            return Ok(());
+        }
         let merged = self.merged();
         let mut by_size: BTreeMap<(String, u32), Vec<&File>> = BTreeMap::new();
         let small = self.changes.snapshot.files.values().filter(|file| file.bytes < self.file_bytes / 2);
@@ -57,7 +60,7 @@ impl Table {
     /// Removes what is not needed any more, now and then.
     pub(super) async fn remove_if_due(&mut self, removed_kept: Duration, changes_days: Option<u32>) -> Result<(), Error> {
         // A merge under way reads files, and has written some that no entry names yet.
-        if self.merging.is_some() || self.tidied.is_some_and(|at| at.elapsed() < REMOVE_EVERY) {
+        if !self.leads() || self.merging.is_some() || self.tidied.is_some_and(|at| at.elapsed() < REMOVE_EVERY) {
             return Ok(());
         }
         if let Some(days) = changes_days {

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use super::MysqlConfig;
 use super::connect::Connector;
 use super::fault::classify;
+use crate::sql::ddl::Recorded;
 use crate::sql::kind::Dialect;
+use crate::sql::promoted::{Known, Promoted};
 use crate::sql::shape::live;
 use crate::sql::{self, is_decimal, operator_text, quote_in};
 use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity, Tables};
@@ -29,6 +31,7 @@ pub struct MysqlReader {
     connector: Connector,
     pool: MySqlPool,
     tables: Tables,
+    promoted: Promoted,
     /// Since when the pool has its token.
     token_since: Mutex<Option<Instant>>,
 }
@@ -39,7 +42,8 @@ impl MysqlReader {
         let connector = Connector::new(config)?;
         let pool = MySqlPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         let pool = pool.connect_lazy_with(connector.options());
-        Ok(Self { connector, pool, tables: config.tables.clone(), token_since: Mutex::new(None) })
+        let (tables, promoted) = (config.tables.clone(), Promoted::default());
+        Ok(Self { connector, pool, tables, promoted, token_since: Mutex::new(None) })
     }
 
     async fn renew_token(&self) -> Result<(), Error> {
@@ -82,7 +86,7 @@ impl MysqlReader {
 
     fn frontier_of(&self, row: Option<&MySqlRow>) -> Result<Option<Lsn>, Error> {
         let text = row.and_then(|row| row.get::<Option<String>, _>(0));
-        text.map(|text| sql::parse_lsn(&self.connector.target, &text)).transpose()
+        sql::parse_frontier(&self.connector.target, text.as_deref())
     }
 }
 
@@ -125,22 +129,54 @@ impl EntityReader for MysqlReader {
     }
 
     async fn list_with_frontier(&self, query: &Query) -> Result<Reading<Vec<StoredEntity>>, Error> {
+        let known = self.promoted.of(Dialect::Mysql, &self.tables, &query.entity, async || self.recorded(&query.entity).await);
+        let known = known.await?;
+        if let Ok(Some(reading)) = self.list_by(query, &known).await {
+            return Ok(reading);
+        }
+        // The columns are others by now, or are being filled; what else is wrong is wrong without them too.
+        self.promoted.forget(&query.entity);
+        let unfiltered = || Error::unexpected(&self.connector.target, "a query without columns was answered as one with columns");
+        self.list_by(query, &Known::default()).await?.ok_or_else(unfiltered)
+    }
+}
+
+impl MysqlReader {
+    /// The latest shape of an entity's table.
+    async fn recorded(&self, entity: &str) -> Result<Option<(i32, Recorded)>, Error> {
+        let latest = "SELECT version, shape FROM _tributary_shape WHERE entity = ? ORDER BY version DESC LIMIT 1";
+        let rows = self.query(latest.to_owned(), &[entity.to_owned()]).await?;
+        rows.first().map(|row| Ok((row.get(0), sql::recorded(&self.connector.target, row.get(1))?))).transpose()
+    }
+
+    /// A page. Nothing where it was looked for by columns that are not to be relied on.
+    async fn list_by(&self, query: &Query, known: &Known) -> Result<Option<Reading<Vec<StoredEntity>>>, Error> {
         let mut parameters = vec![query.after.as_ref().map_or("", EntityKey::as_str).to_owned()];
-        let mut conditions = live(&self.tables, &query.entity).to_owned();
+        let (mut conditions, mut by_columns) = (live(&self.tables, &query.entity).to_owned(), false);
         for filter in &query.filters {
             conditions.push_str(" AND ");
             conditions.push_str(&condition(filter, &mut parameters));
+            let narrowed = known.narrowed(Dialect::Mysql, filter, |value| {
+                parameters.push(value);
+                "?".to_owned()
+            });
+            by_columns |= narrowed.is_some();
+            conditions.extend(narrowed.map(|narrowed| format!(" AND {narrowed}")));
         }
+        let standing = if by_columns { known.standing() } else { "NULL".to_owned() };
         let statement = format!(
-            "SELECT f.lsn, t.`key`, t.version, CAST(t.document AS CHAR) FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
+            "SELECT f.lsn, t.`key`, t.version, CAST(t.document AS CHAR), CAST({standing} AS SIGNED) FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
              LEFT JOIN (SELECT `key`, version, document FROM {} WHERE `key` > CAST(? AS BINARY){conditions} ORDER BY `key` LIMIT {}) AS t ON 1 ORDER BY t.`key`",
             quote(&query.entity),
             query.limit
         );
         let rows = self.query(statement, &parameters).await?;
+        if by_columns && rows.first().and_then(|row| row.get::<Option<i64>, _>(4)) != Some(known.version.into()) {
+            return Ok(None);
+        }
         let frontier = self.frontier_of(rows.first())?;
         let value = rows.iter().filter_map(|row| self.stored(row).transpose()).collect::<Result<_, _>>()?;
-        Ok(Reading { frontier, value })
+        Ok(Some(Reading { frontier, value }))
     }
 }
 

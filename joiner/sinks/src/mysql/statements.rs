@@ -3,13 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use schemas::Lsn;
 use schemas::change::EntityChange;
+use schemas::{KeyRange, Lsn};
 use sqlx::mysql::{MySql, MySqlArguments};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Error, Row, Transaction};
 
+use crate::shares::{self, Share};
 use crate::sql::Group;
+use crate::sql::bind::bind_cell;
 use crate::sql::cells::Cell;
 use crate::sql::shape::{Row as Written, Shape, TableShape};
 
@@ -192,16 +194,26 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Notes that every column and child of this entity has been filled.
-    pub(super) async fn filled(&mut self, entity: &str) -> Result<(), Error> {
-        let statement = "UPDATE _tributary_shape SET filled = 1 WHERE NOT filled AND entity = ?";
-        sqlx::query(statement).bind(entity).execute(&mut *self.transaction).await.map(|_| ())
+    /// Notes that every column and child of this entity has been filled for a share.
+    pub(super) async fn fill(&mut self, entity: &str, range: KeyRange) -> Result<(), Error> {
+        let unfilled =
+            "SELECT version, filled_by FROM _tributary_shape WHERE NOT filled AND entity = ? ORDER BY version FOR UPDATE";
+        let unfilled: Vec<(i32, Option<String>)> =
+            sqlx::query_as(unfilled).bind(entity).fetch_all(&mut *self.transaction).await?;
+        for (version, by) in unfilled {
+            let (by, all) = shares::with(by.as_deref(), range);
+            let fill = sqlx::query("UPDATE _tributary_shape SET filled = ?, filled_by = ? WHERE entity = ? AND version = ?");
+            fill.bind(all).bind(by).bind(entity).bind(version).execute(&mut *self.transaction).await?;
+        }
+        Ok(())
     }
 
-    pub(super) async fn frontier(&mut self, frontier: Lsn) -> Result<(), Error> {
-        let statement = "INSERT INTO _tributary_frontier (part, lsn) VALUES ('all', ?) ON DUPLICATE KEY UPDATE lsn = GREATEST(lsn, VALUES(lsn))";
-        sqlx::query(statement).bind(frontier.to_string()).execute(&mut *self.transaction).await?;
-        Ok(())
+    /// Says of a share that it is here up to the frontier. Answers whether that was still to be said of it.
+    pub(super) async fn frontier(&mut self, share: &Share, frontier: Lsn) -> Result<bool, Error> {
+        let raise = sqlx::query("UPDATE _tributary_frontier SET lsn = GREATEST(lsn, ?) WHERE part = ? AND lsn >= ?");
+        let raise = raise.bind(frontier.to_string()).bind(share.part()).bind(share.said.to_string());
+        // The driver asks the server to count rows that were found, whether or not they changed.
+        Ok(raise.execute(&mut *self.transaction).await?.rows_affected() > 0)
     }
 
     /// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there. A raised floor is locked until the end, as by a deletion.
@@ -214,10 +226,6 @@ impl Batch<'_> {
             "DELETE d FROM _tributary_tombstone AS d JOIN _tributary_floor AS f ON f.entity = d.entity WHERE d.version <= f.lsn";
         self.run(drop).await
     }
-
-    pub(super) async fn commit(self) -> Result<(), Error> {
-        self.transaction.commit().await
-    }
 }
 
 /// Key, version and commit time.
@@ -228,18 +236,6 @@ fn bind_row<'q>(query: Query<'q, MySql, MySqlArguments>, change: &'q EntityChang
 /// Key and version of each.
 fn bind_keys<'q>(query: Query<'q, MySql, MySqlArguments>, rows: &[&'q Written<'_>]) -> Query<'q, MySql, MySqlArguments> {
     rows.iter().fold(query, |query, row| query.bind(row.change.key.as_str().as_bytes()).bind(row.change.version.to_string()))
-}
-
-/// Decimals, dates and times are texts, which the server reads exactly.
-fn bind_cell<'q>(query: Query<'q, MySql, MySqlArguments>, cell: &'q Cell<'_>) -> Query<'q, MySql, MySqlArguments> {
-    match cell {
-        Cell::Null => query.bind(None::<&str>),
-        Cell::Bool(value) => query.bind(*value),
-        Cell::Int(value) => query.bind(*value),
-        Cell::Double(value) => query.bind(*value),
-        Cell::Text(text) => query.bind(&**text),
-        Cell::Bytes(bytes) => query.bind(bytes.as_slice()),
-    }
 }
 
 /// `(?,?,?)`.

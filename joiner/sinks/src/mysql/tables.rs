@@ -6,26 +6,29 @@
 use std::collections::{BTreeMap, HashMap};
 
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use sqlx::mysql::MySqlConnection;
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, Connection, Row};
 
 use super::fault::{classify, describe, is_about_data};
-use crate::Error;
+use super::grants;
 use crate::sql::ddl::{Found, FoundColumn, Plan, Recorded};
 use crate::sql::kind::Dialect;
 use crate::sql::shape::{INDEX_PREFIX, Shapes};
 use crate::sql::{self, Planned};
+use crate::{Error, shares};
 
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('tributary.', LEFT(database(), 50)), 30)";
 const UNLOCK: &str = "SELECT RELEASE_LOCK(CONCAT('tributary.', LEFT(database(), 50)))";
 
-/// Makes and changes what has to be. Answers the statements that make the missing indexes. The lock goes with the connection, should this fail, and so does the short patience with others who hold a table.
+/// Makes and changes what has to be, and takes the share. Answers the statements that make the missing indexes, and what is said of the share. The lock goes with the connection, should this fail, and so does the short patience with others who hold a table.
 pub(super) async fn ensure(
     connection: &mut MySqlConnection,
     target: &str,
     shapes: &Shapes,
     entities: &[EntityInfo],
-) -> Result<Vec<String>, Error> {
+    range: KeyRange,
+) -> Result<(Vec<String>, Lsn), Error> {
     let failed = |error| classify(target, &error);
     let locked = sqlx::query(LOCK).fetch_one(&mut *connection).await.map_err(failed)?;
     if locked.get::<Option<i64>, _>(0) != Some(1) {
@@ -39,9 +42,26 @@ pub(super) async fn ensure(
         floor.execute(&mut *connection).await.map_err(failed)?;
         indexes.extend(plan.indexes);
     }
+    let said = take_share(connection, range).await.map_err(failed)?;
     sqlx::query("SET SESSION lock_wait_timeout = DEFAULT").execute(&mut *connection).await.map_err(failed)?;
     sqlx::query(UNLOCK).fetch_one(connection).await.map_err(failed)?;
-    Ok(indexes)
+    Ok((indexes, said))
+}
+
+/// Makes an entry of the range, if there is none. Others who write frontiers are waited for, and the lock keeps those away who would take shares.
+async fn take_share(connection: &mut MySqlConnection, range: KeyRange) -> Result<Lsn, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let parts = sqlx::query_as("SELECT part, lsn FROM _tributary_frontier FOR UPDATE");
+    let parts: Vec<(String, String)> = parts.fetch_all(&mut *transaction).await?;
+    if let Some(taken) = shares::take(&parts, range) {
+        sqlx::query("DELETE FROM _tributary_frontier").execute(&mut *transaction).await?;
+        for (part, lsn) in taken {
+            let insert = sqlx::query("INSERT INTO _tributary_frontier (part, lsn) VALUES (?, ?)");
+            insert.bind(part).bind(lsn.to_string()).execute(&mut *transaction).await?;
+        }
+    }
+    transaction.commit().await?;
+    Ok(shares::held(&parts, range).unwrap_or(Lsn::ZERO))
 }
 
 async fn apply(
@@ -62,7 +82,7 @@ async fn apply(
         let insert = sqlx::query(insert).bind(&*info.name).bind(version + 1).bind(shape).bind(statements).bind(filled);
         insert.execute(&mut *connection).await.map_err(failed)?;
     } else if !filled {
-        let unfilled = "UPDATE _tributary_shape SET filled = 0 WHERE entity = ? AND version = ?";
+        let unfilled = "UPDATE _tributary_shape SET filled = 0, filled_by = NULL WHERE entity = ? AND version = ?";
         sqlx::query(unfilled).bind(&*info.name).bind(version).execute(&mut *connection).await.map_err(failed)?;
     }
     for statement in &plan.statements {
@@ -84,7 +104,14 @@ pub(super) async fn look(
     shapes: &Shapes,
     entities: &[EntityInfo],
 ) -> Result<(usize, Vec<String>), Error> {
-    Ok(sql::summary(&plans(connection, target, shapes, entities).await?))
+    let plans = plans(connection, target, shapes, entities).await?;
+    let missing = grants::missing(connection, &plans).await.map_err(|error| classify(target, &error))?;
+    if missing.is_empty() {
+        return Ok(sql::summary(&plans));
+    }
+    let missing = missing.join(", ");
+    let message = format!("the user is not granted {missing} on the database, which the sink's tables take");
+    Err(Error::misconfigured(target, message, format!("GRANT {missing} ON the database TO the user")))
 }
 
 /// What has to be done, by entity, with the version of the shape on record.

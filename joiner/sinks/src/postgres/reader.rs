@@ -12,6 +12,9 @@ use tokio_postgres::{Client, Row};
 use super::PostgresConfig;
 use super::connect::Connector;
 use super::fault::classify;
+use crate::sql::ddl::Recorded;
+use crate::sql::kind::Dialect;
+use crate::sql::promoted::{Known, Promoted};
 use crate::sql::shape::live;
 use crate::sql::{self, is_decimal, operator_text, quote};
 use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity, Tables};
@@ -25,6 +28,7 @@ pub struct PostgresReader {
     connector: Connector,
     schema: String,
     tables: Tables,
+    promoted: Promoted,
     idle: Mutex<Vec<Client>>,
     permits: Arc<Semaphore>,
 }
@@ -38,6 +42,7 @@ impl PostgresReader {
             connector,
             schema: config.schema.clone(),
             tables: config.tables.clone(),
+            promoted: Promoted::default(),
             idle: Mutex::new(Vec::new()),
             permits,
         })
@@ -74,8 +79,7 @@ impl PostgresReader {
     }
 
     fn frontier_of(&self, row: Option<&Row>) -> Result<Option<Lsn>, Error> {
-        let text = row.and_then(|row| row.get::<_, Option<&str>>(0));
-        text.map(|text| sql::parse_lsn(&self.connector.target, text)).transpose()
+        sql::parse_frontier(&self.connector.target, row.and_then(|row| row.get(0)))
     }
 }
 
@@ -117,25 +121,71 @@ impl EntityReader for PostgresReader {
     }
 
     async fn list_with_frontier(&self, query: &Query) -> Result<Reading<Vec<StoredEntity>>, Error> {
-        let after = query.after.as_ref().map_or("", EntityKey::as_str);
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&after];
-        let mut conditions = live(&self.tables, &query.entity).to_owned();
+        let known = self.promoted.of(Dialect::Postgres, &self.tables, &query.entity, async || self.recorded(&query.entity).await);
+        let known = known.await?;
+        if let Ok(Some(reading)) = self.list_by(query, &known).await {
+            return Ok(reading);
+        }
+        // The columns are others by now, or are being filled; what else is wrong is wrong without them too.
+        self.promoted.forget(&query.entity);
+        let unfiltered = || Error::unexpected(&self.connector.target, "a query without columns was answered as one with columns");
+        self.list_by(query, &Known::default()).await?.ok_or_else(unfiltered)
+    }
+}
+
+impl PostgresReader {
+    /// The latest shape of an entity's table.
+    async fn recorded(&self, entity: &str) -> Result<Option<(i32, Recorded)>, Error> {
+        let latest = "SELECT version, shape FROM _tributary_shape WHERE entity = $1 ORDER BY version DESC LIMIT 1";
+        let rows = self.query(latest, &[&entity]).await?;
+        rows.first().map(|row| Ok((row.get(0), sql::recorded(&self.connector.target, row.get(1))?))).transpose()
+    }
+
+    /// A page. Nothing where it was looked for by columns that are not to be relied on.
+    async fn list_by(&self, query: &Query, known: &Known) -> Result<Option<Reading<Vec<StoredEntity>>>, Error> {
+        let mut values: Vec<Value> = vec![Value::Text(query.after.as_ref().map_or("", EntityKey::as_str).to_owned())];
+        let (mut conditions, mut by_columns) = (live(&self.tables, &query.entity).to_owned(), false);
         for filter in &query.filters {
             conditions.push_str(" AND ");
-            conditions.push_str(&condition(filter, parameters.len() + 1));
-            parameters.push(&filter.path);
-            parameters.push(&filter.value);
+            conditions.push_str(&condition(filter, values.len() + 1));
+            values.extend([Value::Path(filter.path.clone()), Value::Text(filter.value.clone())]);
+            let narrowed = known.narrowed(Dialect::Postgres, filter, |value| {
+                values.push(Value::Text(value));
+                format!("${}", values.len())
+            });
+            by_columns |= narrowed.is_some();
+            conditions.extend(narrowed.map(|narrowed| format!(" AND {narrowed}")));
         }
+        let standing = if by_columns { known.standing() } else { "NULL::integer".to_owned() };
         let statement = format!(
-            "SELECT f.lsn, t.key, t.version, t.document::text FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
+            "SELECT f.lsn, t.key, t.version, t.document::text, {standing} FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
              LEFT JOIN (SELECT key, version, document FROM {} WHERE key > $1{conditions} ORDER BY key LIMIT {}) AS t ON true ORDER BY t.key",
             quote(&query.entity),
             query.limit
         );
+        let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(Value::parameter).collect();
         let rows = self.query(&statement, &parameters).await?;
+        if by_columns && rows.first().and_then(|row| row.get::<_, Option<i32>>(4)) != Some(known.version) {
+            return Ok(None);
+        }
         let frontier = self.frontier_of(rows.first())?;
         let value = rows.iter().filter_map(|row| self.stored(row).transpose()).collect::<Result<_, _>>()?;
-        Ok(Reading { frontier, value })
+        Ok(Some(Reading { frontier, value }))
+    }
+}
+
+/// A parameter of a query.
+enum Value {
+    Text(String),
+    Path(Vec<String>),
+}
+
+impl Value {
+    fn parameter(&self) -> &(dyn ToSql + Sync) {
+        match self {
+            Self::Text(text) => text,
+            Self::Path(path) => path,
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
 use futures_util::future::try_join_all;
-use schemas::Lsn;
 use schemas::change::EntityChange;
+use schemas::{KeyRange, Lsn};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement, Transaction};
@@ -14,6 +14,7 @@ use tokio_postgres::{Client, Error, Statement, Transaction};
 use super::binary::{Sent, put_field, put_length};
 use super::fault::{describe, is_about_data};
 use crate::Rejected;
+use crate::shares::{self, Share};
 use crate::sql::cells::Cell;
 use crate::sql::quote;
 use crate::sql::shape::{Row, Shape, TableShape, index_name};
@@ -81,21 +82,23 @@ impl<'a> Batch<'a> {
     async fn later(&mut self, statement: String, parameters: Vec<Parameter<'a>>) -> Result<(), Error> {
         let statement = self.statements.prepared(self.transaction, statement).await?;
         self.waiting.push((statement, parameters));
-        if self.waiting.len() < MOST_WAITING { Ok(()) } else { self.send().await }
+        if self.waiting.len() >= MOST_WAITING {
+            self.send().await?;
+        }
+        Ok(())
     }
 
-    /// Sends what waits, in its order, and waits for all answers. The first that is refused fails all behind it.
-    pub(super) async fn send(&mut self) -> Result<(), Error> {
+    /// Sends what waits, in its order, and waits for all answers: how many rows each was about. The first that is refused fails all behind it.
+    pub(super) async fn send(&mut self) -> Result<Vec<u64>, Error> {
         let waiting = std::mem::take(&mut self.waiting);
         let transaction = self.transaction;
         // A statement is handed to the connection when its future is polled for the first time, and these are polled in their order.
         try_join_all(waiting.iter().map(async |(statement, parameters)| {
             let parameters: Vec<&(dyn ToSql + Sync)> =
                 parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect();
-            transaction.execute(statement, &parameters).await.map(|_| ())
+            transaction.execute(statement, &parameters).await
         }))
-        .await?;
-        Ok(())
+        .await
     }
 
     /// Keeps other writers' deletions of this entity away until the transaction ends; to delete (`alone`), all its other writers. Statements after it see what those have committed.
@@ -135,7 +138,7 @@ impl<'a> Batch<'a> {
         while let Some(range) = ranges.pop() {
             self.transaction.batch_execute("SAVEPOINT tributary").await?;
             let written = match self.upsert(shape, range).await {
-                Ok(()) => self.send().await,
+                Ok(()) => self.send().await.map(|_| ()),
                 refused => refused,
             };
             match written {
@@ -287,17 +290,26 @@ impl<'a> Batch<'a> {
         self.later(mark.to_owned(), vec![Box::new(entity), Box::new(keys), Box::new(versions), Box::new(times)]).await
     }
 
-    /// Notes that every column and child of these entities has been filled.
-    pub(super) async fn filled(&mut self, entities: &'a [String]) -> Result<(), Error> {
-        let statement = "UPDATE _tributary_shape SET filled = true WHERE NOT filled AND entity = ANY($1)";
-        self.later(statement.to_owned(), vec![Box::new(entities)]).await
+    /// Says of a share that it is here up to the frontier, and sends everything that waits. Answers whether that was still to be said of it.
+    pub(super) async fn frontier(&mut self, share: &Share, frontier: Lsn) -> Result<bool, Error> {
+        let statement = "UPDATE _tributary_frontier SET lsn = greatest(lsn, $2) WHERE part = $1 AND lsn >= $3";
+        let statement = self.statements.prepared(self.transaction, statement.to_owned()).await?;
+        let (said, frontier) = (share.said.to_string(), frontier.to_string());
+        self.waiting.push((statement, vec![Box::new(share.part()), Box::new(frontier), Box::new(said)]));
+        Ok(self.send().await?.last().is_some_and(|rows| *rows > 0))
     }
+}
 
-    pub(super) async fn frontier(&mut self, frontier: Lsn) -> Result<(), Error> {
-        let statement = "INSERT INTO _tributary_frontier AS f (part, lsn) VALUES ('all', $1) \
-                         ON CONFLICT (part) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
-        self.later(statement.to_owned(), vec![Box::new(frontier.to_string())]).await
+/// Notes that every column and child of these entities has been filled for a share.
+pub(super) async fn fill(transaction: &Transaction<'_>, entities: &[String], range: KeyRange) -> Result<(), Error> {
+    let unfilled = "SELECT entity, version, filled_by FROM _tributary_shape WHERE NOT filled AND entity = ANY($1) ORDER BY entity, version FOR UPDATE";
+    for row in transaction.query(unfilled, &[&entities]).await? {
+        let (entity, version): (&str, i32) = (row.get(0), row.get(1));
+        let (by, all) = shares::with(row.get(2), range);
+        let fill = "UPDATE _tributary_shape SET filled = $3, filled_by = $4 WHERE entity = $1 AND version = $2";
+        transaction.execute(fill, &[&entity, &version, &all, &by]).await?;
     }
+    Ok(())
 }
 
 /// Changes as arrays.
@@ -427,7 +439,7 @@ pub(super) async fn purge(transaction: &Transaction<'_>, before_ms: i64) -> Resu
     Ok(())
 }
 
-pub(super) async fn end_load(client: &mut Client, shape: &Shape, version: Lsn) -> Result<(), Error> {
+pub(super) async fn remove_vanished(client: &mut Client, shape: &Shape, version: Lsn) -> Result<(), Error> {
     let (entity, table, version) = (shape.table.name.as_str(), &shape.table.quoted, version.to_string());
     let transaction = client.transaction().await?;
     transaction.execute(&lock_statement("pg_advisory_xact_lock"), &[&entity]).await?;
@@ -441,8 +453,11 @@ pub(super) async fn end_load(client: &mut Client, shape: &Shape, version: Lsn) -
                  ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
     transaction.execute(raise, &[&entity, &version]).await?;
     transaction.execute("DELETE FROM _tributary_tombstone WHERE entity = $1 AND version <= $2", &[&entity, &version]).await?;
-    transaction.commit().await?;
-    // A bulk load leaves the planner without figures until autovacuum comes round. Who holds the table (an index that is made concurrently does) is not waited for: it would wait for us.
+    transaction.commit().await
+}
+
+/// A bulk load leaves the planner without figures until autovacuum comes round. Who holds the table (an index that is made concurrently does) is not waited for: it would wait for us.
+pub(super) async fn analyze(client: &Client, shape: &Shape) -> Result<(), Error> {
     client.batch_execute("SET lock_timeout TO 200").await?;
     for table in std::iter::once(&shape.table).chain(shape.children.iter().map(|child| &child.table)) {
         match client.batch_execute(&format!("ANALYZE {}", table.quoted)).await {

@@ -7,26 +7,28 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use schemas::entity::EntityInfo;
-use tokio_postgres::{Client, GenericClient};
+use schemas::{KeyRange, Lsn};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
 use super::fault::{classify, describe, is_about_data};
-use crate::Error;
 use crate::sql::ddl::{Found, FoundColumn, Recorded};
 use crate::sql::kind::Dialect;
 use crate::sql::shape::{INDEX_PREFIX, Shapes};
 use crate::sql::{self, Planned};
+use crate::{Error, shares};
 
 const LOCK_LIMIT: &str = "SET LOCAL lock_timeout = '5s'";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '/_tributary_shape', 0))";
 
-/// Makes and changes what has to be. Answers the statements that make the missing indexes.
+/// Makes and changes what has to be, and takes the share. Answers the statements that make the missing indexes, and what is said of the share.
 pub(super) async fn ensure(
     client: &mut Client,
     target: &str,
     schema: &str,
     shapes: &Shapes,
     entities: &[EntityInfo],
-) -> Result<Vec<String>, Error> {
+    range: KeyRange,
+) -> Result<(Vec<String>, Lsn), Error> {
     let failed = |error| classify(target, &error);
     let transaction = client.transaction().await.map_err(failed)?;
     transaction.batch_execute(&format!("{LOCK_LIMIT}; {LOCK}")).await.map_err(failed)?;
@@ -47,13 +49,28 @@ pub(super) async fn ensure(
             let statements = plan.statements.join(";\n");
             transaction.execute(insert, &[&&*info.name, &(version + 1), &shape, &statements, &filled]).await.map_err(failed)?;
         } else if !plan.leaves_filled() {
-            let unfilled = "UPDATE _tributary_shape SET filled = false WHERE entity = $1 AND version = $2";
+            let unfilled = "UPDATE _tributary_shape SET filled = false, filled_by = NULL WHERE entity = $1 AND version = $2";
             transaction.execute(unfilled, &[&&*info.name, &version]).await.map_err(failed)?;
         }
         indexes.extend(plan.indexes);
     }
+    let said = take_share(&transaction, range).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
-    Ok(indexes)
+    Ok((indexes, said))
+}
+
+/// Makes an entry of the range, if there is none. Others who write frontiers are waited for, and the lock keeps those away who would take shares.
+async fn take_share(transaction: &Transaction<'_>, range: KeyRange) -> Result<Lsn, tokio_postgres::Error> {
+    let parts = transaction.query("SELECT part, lsn FROM _tributary_frontier FOR UPDATE", &[]).await?;
+    let parts: Vec<(String, String)> = parts.iter().map(|row| (row.get(0), row.get(1))).collect();
+    if let Some(taken) = shares::take(&parts, range) {
+        transaction.execute("DELETE FROM _tributary_frontier", &[]).await?;
+        for (part, lsn) in taken {
+            let insert = "INSERT INTO _tributary_frontier (part, lsn) VALUES ($1, $2)";
+            transaction.execute(insert, &[&part, &lsn.to_string()]).await?;
+        }
+    }
+    Ok(shares::held(&parts, range).unwrap_or(Lsn::ZERO))
 }
 
 /// How many of the tables are there, and what would be done to them.

@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use schemas::Lsn;
+use async_trait::async_trait;
 use schemas::change::EntityChange;
+use schemas::{KeyRange, Lsn};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
-use super::fault::is_about_data;
+use super::fault::{classify, is_about_data};
 use super::statements::{self, Batch, Statements};
-use crate::sql;
-use crate::sql::shape::{Row, Shapes};
-use crate::{Rejected, check};
+use crate::sql::pool::{self, Ending, Standing};
+use crate::sql::shape::{Row, Shape, Shapes};
+use crate::{Rejected, check, shares, sql};
 
-pub(super) struct Writer {
+pub struct Writer {
+    target: String,
     client: Client,
     shapes: Arc<Shapes>,
     /// Of this client.
@@ -23,49 +25,73 @@ pub(super) struct Writer {
     copies: bool,
 }
 
-/// What ends a transaction, beside the rows.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Ending<'e> {
-    pub(super) frontier: Option<Lsn>,
-    /// Tombstones that are older and no longer needed are dropped.
-    pub(super) purge_before_ms: Option<i64>,
-    /// The entities that have been loaded: their columns and children are filled.
-    pub(super) filled: &'e [String],
+#[async_trait]
+impl pool::Writer for Writer {
+    async fn standing(&mut self, range: KeyRange) -> Result<Standing, crate::Error> {
+        let unfilled = "SELECT entity, filled_by FROM _tributary_shape WHERE NOT filled";
+        let (unfilled, parts) = tokio::try_join!(
+            self.client.query(unfilled, &[]),
+            self.client.query("SELECT part, lsn FROM _tributary_frontier", &[])
+        )
+        .map_err(|error| classify(&self.target, &error))?;
+        let unfilled = unfilled.iter().map(|row| (row.get(0), row.get(1)));
+        let parts: Vec<(String, String)> = parts.iter().map(|row| (row.get(0), row.get(1))).collect();
+        Ok(Standing::of(&self.shapes, range, unfilled, &parts))
+    }
+
+    async fn begin_load(&mut self) -> Result<(), crate::Error> {
+        self.copies = true;
+        let begun = self.client.batch_execute("SET synchronous_commit TO off").await;
+        begun.map_err(|error| classify(&self.target, &error))
+    }
+
+    async fn end_load(&mut self) -> Result<(), crate::Error> {
+        self.copies = false;
+        let ended = self.client.batch_execute("RESET synchronous_commit").await;
+        ended.map_err(|error| classify(&self.target, &error))
+    }
+
+    async fn write(&mut self, rows: &[Row<'_>], ending: Ending<'_>) -> Result<Vec<Rejected>, crate::Error> {
+        let written = self.write_rows(rows, ending).await.map_err(|error| classify(&self.target, &error))?;
+        written.ok_or_else(|| shares::lost(&self.target))
+    }
+
+    async fn remove_vanished(&mut self, shape: &Shape, version: Lsn) -> Result<(), crate::Error> {
+        let removed = statements::remove_vanished(&mut self.client, shape, version).await;
+        removed.map_err(|error| classify(&self.target, &error))
+    }
+
+    async fn older(&mut self, shape: &Shape, version: Lsn, after: &str, limit: i64) -> Result<Vec<String>, crate::Error> {
+        let older = sql::older_statement(shape, ["$1", "$2", "$3"]);
+        let keys = self.client.query(&older, &[&after, &version.to_string(), &limit]).await;
+        let keys = keys.map_err(|error| classify(&self.target, &error))?;
+        Ok(keys.iter().map(|row| row.get(0)).collect())
+    }
+
+    async fn settle(&mut self, shape: &Shape) -> Result<(), crate::Error> {
+        statements::analyze(&self.client, shape).await.map_err(|error| classify(&self.target, &error))
+    }
+
+    /// The database reads the documents.
+    fn refusal(&self, change: &EntityChange) -> Option<String> {
+        check::quick_refusal(change)
+    }
 }
 
 impl Writer {
-    pub(super) async fn new(client: Client, shapes: Arc<Shapes>) -> Result<Self, Error> {
+    pub(super) async fn new(target: &str, client: Client, shapes: Arc<Shapes>) -> Result<Self, crate::Error> {
         let plain = shapes.of("");
         let tables: BTreeSet<String> = shapes.all().chain([&plain]).map(|shape| statements::temporary_table(shape)).collect();
-        client.batch_execute(&tables.into_iter().collect::<Vec<_>>().join("; ")).await?;
-        Ok(Self { client, shapes, statements: Statements::default(), copies: false })
+        let made = client.batch_execute(&tables.into_iter().collect::<Vec<_>>().join("; ")).await;
+        made.map_err(|error| classify(target, &error))?;
+        Ok(Self { target: target.to_owned(), client, shapes, statements: Statements::default(), copies: false })
     }
 
-    /// What the database says that it holds; nothing while something in it has not been filled.
-    pub(super) async fn frontier(&mut self) -> Result<Option<String>, Error> {
-        let frontier = "SELECT CASE WHEN EXISTS (SELECT 1 FROM _tributary_shape WHERE NOT filled AND entity = ANY($1)) THEN NULL \
-                        ELSE (SELECT min(lsn) FROM _tributary_frontier) END";
-        let entities: Vec<&str> = self.shapes.all().map(|shape| shape.table.name.as_str()).collect();
-        self.client.query_one(frontier, &[&entities]).await?.try_get(0)
-    }
-
-    /// From now on documents of a load are written.
-    pub(super) async fn begin_load(&mut self) -> Result<(), Error> {
-        self.copies = true;
-        self.client.batch_execute("SET synchronous_commit TO off").await
-    }
-
-    /// From now on a commit is durable when it is answered, or as the server's owner has set it.
-    pub(super) async fn end_load(&mut self) -> Result<(), Error> {
-        self.copies = false;
-        self.client.batch_execute("RESET synchronous_commit").await
-    }
-
-    /// A transaction of its own, without a frontier.
-    pub(super) async fn write(&mut self, rows: &[Row<'_>]) -> Result<Vec<Rejected>, Error> {
+    /// Answers nothing, and has written nothing, where the share is not any more what was said of it.
+    async fn write_rows(&mut self, rows: &[Row<'_>], ending: Ending<'_>) -> Result<Option<Vec<Rejected>>, Error> {
         if self.copies && rows.iter().all(|row| row.change.document.is_some()) {
             match self.copy(rows).await {
-                Ok(true) => return Ok(Vec::new()),
+                Ok(true) => return Ok(Some(Vec::new())),
                 Ok(false) => self.copies = false,
                 Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => self.copies = false,
                 // Something is wrong with a document, which is told below, and nothing with copying.
@@ -73,7 +99,7 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
-        self.write_guarded(rows, Ending::default()).await
+        self.write_guarded(rows, ending).await
     }
 
     /// Copies rows straight into their tables. Answers false, and has written nothing, where a deletion of something newer may be on record.
@@ -99,8 +125,7 @@ impl Writer {
         Ok(true)
     }
 
-    /// One transaction: writes what is newer than what is there. Changes that the database refuses for what they say are found and left out.
-    pub(super) async fn write_guarded(&mut self, rows: &[Row<'_>], ending: Ending<'_>) -> Result<Vec<Rejected>, Error> {
+    async fn write_guarded(&mut self, rows: &[Row<'_>], ending: Ending<'_>) -> Result<Option<Vec<Rejected>>, Error> {
         match self.write_once(rows, ending, false).await {
             Err(error) if is_about_data(&error) => {}
             written => return written,
@@ -116,12 +141,19 @@ impl Writer {
             Err(error) if is_about_data(&error) => self.write_once(&sound, ending, true).await,
             written => written,
         };
-        rejected.extend(written?);
-        Ok(rejected)
+        Ok(written?.map(|singled_out| {
+            rejected.extend(singled_out);
+            rejected
+        }))
     }
 
     /// With `singling_out`, rows that the database refuses are set aside instead of failing the transaction.
-    async fn write_once(&mut self, rows: &[Row<'_>], ending: Ending<'_>, singling_out: bool) -> Result<Vec<Rejected>, Error> {
+    async fn write_once(
+        &mut self,
+        rows: &[Row<'_>],
+        ending: Ending<'_>,
+        singling_out: bool,
+    ) -> Result<Option<Vec<Rejected>>, Error> {
         let groups = sql::group(rows);
         let transaction = self.client.transaction().await?;
         let mut batch = Batch::new(&transaction, &mut self.statements);
@@ -136,24 +168,23 @@ impl Writer {
             }
             batch.delete(&shape, entity, &group.deletions).await?;
         }
-        if let Some(frontier) = ending.frontier {
-            batch.frontier(frontier).await?;
+        let said = match ending.frontier {
+            Some(frontier) => batch.frontier(&ending.share, frontier).await?,
+            None => batch.send().await.map(|_| true)?,
+        };
+        drop(batch);
+        if !said {
+            transaction.rollback().await?;
+            return Ok(None);
         }
         if !ending.filled.is_empty() {
-            batch.filled(ending.filled).await?;
+            statements::fill(&transaction, ending.filled, ending.share.range).await?;
         }
-        batch.send().await?;
-        drop(batch);
         if let Some(before_ms) = ending.purge_before_ms {
             statements::purge(&transaction, before_ms).await?;
         }
         transaction.commit().await?;
-        Ok(rejected)
-    }
-
-    /// Removes the rows that a load of this version has not written.
-    pub(super) async fn remove_vanished(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
-        statements::end_load(&mut self.client, &self.shapes.of(entity), version).await
+        Ok(Some(rejected))
     }
 }
 

@@ -16,7 +16,6 @@ use crate::cloudevent;
 
 /// Limit of a document's id.
 const ID_BYTES: usize = 512;
-pub(super) const FRONTIER_ID: &str = "frontier";
 const VERSION_BITS: u32 = 63;
 const SLOT_BITS: u32 = 12;
 
@@ -79,12 +78,6 @@ impl Operation {
 /// A deletion by the id that a search has found.
 pub(super) fn deletion(index: &str, id: &str, version: u64) -> String {
     action("delete", index, id, version)
-}
-
-/// The frontier as a document, which only moves forward.
-pub(super) fn frontier(index: &str, frontier: Lsn, block_bits: u32) -> Result<String, String> {
-    let lines = action("index", index, FRONTIER_ID, version(frontier, block_bits)?);
-    Ok(format!("{lines}{}\n", json!({"lsn": frontier})))
 }
 
 #[derive(Debug, Deserialize)]

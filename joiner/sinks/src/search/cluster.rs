@@ -7,8 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
-use schemas::Lsn;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::SearchConfig;
 use super::bulk;
@@ -126,17 +125,36 @@ impl Cluster {
         }
     }
 
-    /// The LSN of the frontier's document; none where there is no such document, or no such index.
-    pub(super) async fn frontier(&self, index: &str) -> Result<Option<Lsn>, Error> {
-        let path = format!("/{index}/_doc/{}", bulk::FRONTIER_ID);
-        let answer = self.ask(Method::GET, &path, "application/json", String::new()).await?;
+    /// A document as the cluster keeps it, with the numbers that tell this state of it; none where there is no such document, or no such index.
+    pub(super) async fn document(&self, path: &str) -> Result<Option<Value>, Error> {
+        let answer = self.ask(Method::GET, path, "application/json", String::new()).await?;
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        let document = self.value(&answer)?;
-        let lsn = document["_source"]["lsn"].as_str().and_then(|lsn| lsn.parse().ok());
-        let unreadable = || Error::unexpected(&self.target, format!("the frontier in {index} holds no LSN: {document}"));
-        lsn.map(Some).ok_or_else(unreadable)
+        self.value(&answer).map(Some)
+    }
+
+    /// Puts a document. Answers nothing where the condition in the path does not hold.
+    pub(super) async fn put_document(&self, path: &str, document: &Value) -> Result<Option<Value>, Error> {
+        let answer = self.ask(Method::PUT, path, "application/json", document.to_string()).await?;
+        match answer.status {
+            StatusCode::CONFLICT => Ok(None),
+            // Nobody makes an index by naming it, if its owner forbids it.
+            StatusCode::NOT_FOUND => Err(Error::misconfigured(
+                &self.target,
+                answer.said(),
+                "Somebody has removed an index: it is made again, and loaded",
+            )),
+            _ => self.value(&answer).map(Some),
+        }
+    }
+
+    pub(super) async fn delete_document(&self, path: &str) -> Result<(), Error> {
+        let answer = self.ask(Method::DELETE, path, "application/json", String::new()).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(());
+        }
+        self.value(&answer).map(drop)
     }
 
     /// Carries out so many operations.
@@ -152,20 +170,40 @@ impl Cluster {
         fates.map(Bulk::Fates).ok_or_else(|| Error::unexpected(&self.target, "its answer to _bulk does not name each operation"))
     }
 
-    /// Ids of documents of an index whose version is older.
-    pub(super) async fn older_than(&self, index: &str, version: &str, at_most: usize) -> Result<Vec<String>, Error> {
+    /// Documents of an index whose version is older, behind a key, in the order of keys.
+    pub(super) async fn older_than(
+        &self,
+        index: &str,
+        version: &str,
+        behind: Option<&str>,
+        at_most: usize,
+    ) -> Result<Vec<Found>, Error> {
         let refreshed = self.ask(Method::POST, &format!("/{index}/_refresh"), "application/json", String::new()).await?;
         self.value(&refreshed)?;
-        let query = serde_json::json!({
+        let mut query = json!({
             "size": at_most,
-            "_source": false,
+            "_source": ["tributary.key"],
             "query": {"range": {"tributary.version": {"lt": version}}},
+            "sort": [{"tributary.key": "asc"}],
         });
-        let path = format!("/{index}/_search?allow_partial_search_results=false&filter_path=hits.hits._id");
+        if let Some(behind) = behind {
+            query["search_after"] = json!([behind]);
+        }
+        let path = format!("/{index}/_search?allow_partial_search_results=false&filter_path=hits.hits._id,hits.hits._source");
         let found = self.value(&self.ask(Method::POST, &path, "application/json", query.to_string()).await?)?;
         let hits = found["hits"]["hits"].as_array().map_or(&[][..], Vec::as_slice);
-        Ok(hits.iter().filter_map(|hit| hit["_id"].as_str()).map(str::to_owned).collect())
+        let found = |hit: &Value| {
+            let (id, key) = (hit["_id"].as_str()?, hit["_source"]["tributary"]["key"].as_str()?);
+            Some(Found { id: id.to_owned(), key: key.to_owned() })
+        };
+        Ok(hits.iter().filter_map(found).collect())
     }
+}
+
+/// A document that a search has found.
+pub(super) struct Found {
+    pub(super) id: String,
+    pub(super) key: String,
 }
 
 fn authorization(config: &SearchConfig, target: &str) -> Result<Option<HeaderValue>, Error> {

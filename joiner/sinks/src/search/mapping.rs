@@ -20,7 +20,9 @@ pub(super) fn index(schema: &Value, tombstone_hours: u64) -> Value {
 
 /// The index of the frontier.
 pub(super) fn frontier_index(tombstone_hours: u64) -> Value {
-    json!({"settings": settings(tombstone_hours), "mappings": {"properties": {"lsn": {"type": "keyword"}}}})
+    // Shares come and go, and nobody searches by them.
+    let properties = json!({"lsn": {"type": "keyword"}, "parts": {"type": "object", "enabled": false}});
+    json!({"settings": settings(tombstone_hours), "mappings": {"properties": properties}})
 }
 
 /// For so long the version of a deleted document guards its id.

@@ -10,7 +10,8 @@
 //! comes from a savepoint that old, and is followed by the deletion itself.
 //!
 //! # What the frontier says here, and what it does not
-//! The document `frontier` of the index `tributary_frontier` (behind the prefix) holds `lsn`. It is written after every operation of its batch has been acknowledged: it never says too much. A cluster has no
+//! The document `frontier` of the index `tributary_frontier` (behind the prefix) holds `lsn`, which is the least of `parts`: what each writer says of its share of the keys. It is replaced only where it still is what was read
+//! (`if_seq_no`), after every operation of its batch has been acknowledged: it never says too much. A cluster has no
 //! transactions: documents of one source transaction appear one after the other, and searches see them when their shard has been refreshed (a second, by default).
 //!
 //! A cluster that has lost an index says less than it once confirmed, and is loaded anew ([`Sink::held`]): a frontier that is gone with its index says nothing, and before another index is made again the frontier is taken
@@ -23,19 +24,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use schemas::Lsn;
-use schemas::change::EntityChange;
+use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use serde::Deserialize;
 
+use crate::shares::{self, Kept, Register, Share};
 use crate::{Checked, Error, Held, Rejected, SecretReference, Sink, UrlSource, check};
 
 mod bulk;
 mod cluster;
+mod frontier;
 mod mapping;
 
 use bulk::{Fate, Operation};
 use cluster::{Bulk, Cluster};
+use frontier::{Edition, FrontierDocument};
 
 const FRONTIER_INDEX: &str = "tributary_frontier";
 /// Where an index's mapping shows that it is ours.
@@ -137,12 +141,15 @@ pub struct SearchSink {
     config: SearchConfig,
     target: String,
     cluster: Option<Cluster>,
+    share: Share,
+    /// The frontier's document as it was seen last.
+    frontier: Option<Kept<Edition>>,
 }
 
 impl SearchSink {
     pub fn new(config: SearchConfig) -> Self {
         let target = format!("search cluster of sink {}", config.name);
-        Self { config, target, cluster: None }
+        Self { config, target, cluster: None, share: Share::WHOLE, frontier: None }
     }
 
     fn cluster(&self) -> Result<&Cluster, Error> {
@@ -230,29 +237,8 @@ impl SearchSink {
         Error::misconfigured(&self.target, said, remedy)
     }
 
-    /// Takes back what the frontier says: an index that it speaks of is gone. It is a deletion of the frontier's own version, so a later one, or the same, is taken again.
-    async fn take_frontier_back(&self, cluster: &Cluster) -> Result<(), Error> {
-        let index = self.index(FRONTIER_INDEX);
-        let Some(frontier) = cluster.frontier(&index).await? else { return Ok(()) };
-        let version = bulk::version(frontier, self.config.lsn_block_bits);
-        let version = version.map_err(|reason| Error::unexpected(&self.target, reason))?;
-        match cluster.bulk(bulk::deletion(&index, bulk::FRONTIER_ID, version), 1).await? {
-            Bulk::Fates(fates) if matches!(fates[..], [Fate::Done]) => Ok(()),
-            Bulk::Fates(fates) => Err(Error::unavailable(&self.target, format!("the frontier was not taken back: {fates:?}"))),
-            Bulk::TooLarge(said) => Err(Error::unexpected(&self.target, said)),
-        }
-    }
-
-    async fn put_frontier(&self, frontier: Lsn) -> Result<(), Error> {
-        let index = self.index(FRONTIER_INDEX);
-        let lines = bulk::frontier(&index, frontier, self.config.lsn_block_bits);
-        let lines = lines.map_err(|reason| Error::unexpected(&self.target, reason))?;
-        match self.cluster()?.bulk(lines, 1).await? {
-            Bulk::Fates(fates) if matches!(fates[..], [Fate::Done | Fate::Stale]) => Ok(()),
-            Bulk::Fates(fates) if matches!(fates[..], [Fate::Missing(_)]) => Err(self.missing(FRONTIER_INDEX)),
-            Bulk::Fates(fates) => Err(Error::unavailable(&self.target, format!("the frontier was not taken: {fates:?}"))),
-            Bulk::TooLarge(said) => Err(Error::unexpected(&self.target, said)),
-        }
+    fn frontier_document<'s>(&'s self, cluster: &'s Cluster) -> FrontierDocument<'s> {
+        FrontierDocument { target: &self.target, cluster, index: self.index(FRONTIER_INDEX) }
     }
 }
 
@@ -286,18 +272,40 @@ impl Sink for SearchSink {
         }
         if !missing.is_empty() {
             // First: once they are there, nothing else tells that they are empty.
-            self.take_frontier_back(&cluster).await?;
+            self.frontier_document(&cluster).remove().await?;
         }
         for (index, definition) in missing {
             cluster.create_index(&index, &definition).await?;
         }
-        self.cluster = Some(cluster);
+        let mut share = self.share;
+        self.frontier = Some(shares::take_in(&self.frontier_document(&cluster), &mut share).await?);
+        (self.share, self.cluster) = (share, Some(cluster));
         Ok(())
     }
 
     async fn held(&mut self) -> Result<Held, Error> {
-        let frontier = self.cluster()?.frontier(&self.index(FRONTIER_INDEX)).await?;
-        Ok(frontier.map_or(Held::Nothing, Held::UpTo))
+        let said = self.frontier_document(self.cluster()?).read().await?;
+        let held = shares::held(&said.parts, self.share.range);
+        self.frontier = Some(said);
+        Ok(held.map_or(Held::Nothing, Held::UpTo))
+    }
+
+    fn own(&mut self, range: KeyRange) -> bool {
+        self.share.range = range;
+        true
+    }
+
+    /// In the order of the documents' ids.
+    async fn older(
+        &mut self,
+        entity: &str,
+        version: Lsn,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, Error> {
+        let behind = after.map(EntityKey::as_str);
+        let found = self.cluster()?.older_than(&self.index(entity), &version.to_string(), behind, limit).await?;
+        Ok(found.into_iter().map(|found| EntityKey::from_text(found.key)).collect())
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
@@ -315,7 +323,9 @@ impl Sink for SearchSink {
         let refused: Vec<Vec<Rejected>> = applying.buffer_unordered(self.config.in_flight.max(1)).try_collect().await?;
         rejected.extend(refused.into_iter().flatten());
         if let Some(frontier) = frontier {
-            self.put_frontier(frontier).await?;
+            let (mut share, mut said) = (self.share, self.frontier.take());
+            shares::raise_in(&self.frontier_document(self.cluster()?), &mut share, &mut said, frontier).await?;
+            (self.share, self.frontier) = (share, said);
         }
         Ok(rejected)
     }
@@ -326,17 +336,17 @@ impl Sink for SearchSink {
         let number = bulk::version(version, self.config.lsn_block_bits);
         let number = number.map_err(|reason| Error::unexpected(&self.target, reason))?;
         loop {
-            let ids = cluster.older_than(&index, &version.to_string(), VANISHED).await?;
-            if ids.is_empty() {
+            let found = cluster.older_than(&index, &version.to_string(), None, VANISHED).await?;
+            if found.is_empty() {
                 return Ok(());
             }
-            let lines = ids.iter().map(|id| bulk::deletion(&index, id, number)).collect();
+            let lines = found.iter().map(|found| bulk::deletion(&index, &found.id, number)).collect();
             // One page after the other, as long as each makes the next one shorter.
-            match cluster.bulk(lines, ids.len()).await? {
+            match cluster.bulk(lines, found.len()).await? {
                 Bulk::Fates(fates) if fates.contains(&Fate::Done) => {}
                 Bulk::Fates(fates) => {
                     let message =
-                        format!("none of {} vanished documents of {index} could be deleted: {:?}", ids.len(), fates.first());
+                        format!("none of {} vanished documents of {index} could be deleted: {:?}", found.len(), fates.first());
                     return Err(Error::unavailable(&self.target, message));
                 }
                 Bulk::TooLarge(said) => return Err(Error::unexpected(&self.target, said)),

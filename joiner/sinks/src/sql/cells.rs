@@ -127,7 +127,7 @@ fn read<'d>(kind: Kind, dialect: Dialect, text: Cow<'d, str>) -> Option<Cell<'d>
 }
 
 /// The sixteen bytes of `8-4-4-4-12` hexadecimal digits.
-fn uuid(text: &str) -> Option<[u8; 16]> {
+pub(crate) fn uuid(text: &str) -> Option<[u8; 16]> {
     let dashed = text.len() == 36 && [8, 13, 18, 23].iter().all(|at| text.as_bytes()[*at] == b'-');
     let hex: String = text.chars().filter(|c| *c != '-').collect();
     (dashed && hex.len() == 32).then(|| u128::from_str_radix(&hex, 16).ok().map(u128::to_be_bytes))?

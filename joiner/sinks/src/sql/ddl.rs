@@ -6,8 +6,8 @@
 //! changed where it stands. Columns of others are left alone, as long as rows can be written without them.
 //!
 //! # When it is filled
-//! New columns and tables of children are empty. The new version of the shape is noted as not filled, the sink says that it holds nothing, and the caller loads it anew; documents are served meanwhile as they are. The last write
-//! of the load notes that all is filled.
+//! New columns and tables of children are empty. The new version of the shape is noted as not filled, the sink names the entity as one that lacks something, and the caller loads it anew, and no other; documents are served meanwhile
+//! as they are. The last write of the load notes that all is filled, or, where several instances write, that their share is.
 //!
 //! # Indexes
 //! They are made when the table is full: behind the load where there is to be one, else at once, on a connection of their own where the database can (`Indexing`), so that nothing waits for them. In their names is what they are
@@ -125,6 +125,11 @@ impl Recorded {
             }
         }
         both
+    }
+
+    /// The columns of the entity's own table: name, path and type.
+    pub(crate) fn promoted(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.columns.iter().map(|(name, column)| (name.as_str(), column.path.as_str(), column.type_name.as_str()))
     }
 
     /// The tables that it speaks of, beside the entity's own.

@@ -23,7 +23,7 @@ use schemas::table::{Length, SqlType};
 use serde_json::Value;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialect {
+pub enum Dialect {
     Postgres,
     Mysql,
     Sqlite,

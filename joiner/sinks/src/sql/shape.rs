@@ -111,23 +111,23 @@ pub(crate) struct ChildShape {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shape {
+pub struct Shape {
     pub(crate) table: TableShape,
     pub(crate) keeps_deleted: bool,
     pub(crate) children: Vec<ChildShape>,
-    dialect: Dialect,
+    pub(crate) dialect: Dialect,
 }
 
 /// The shapes of all entities that a sink was prepared for.
 #[derive(Debug, Clone)]
-pub(crate) struct Shapes {
+pub struct Shapes {
     dialect: Dialect,
     shapes: HashMap<Arc<str>, Arc<Shape>>,
 }
 
 /// A change, and the values of its columns and children.
 #[derive(Debug, Clone)]
-pub(crate) struct Row<'a> {
+pub struct Row<'a> {
     pub(crate) change: &'a EntityChange,
     pub(crate) cells: Vec<Cell<'a>>,
     /// By child table, by element.

@@ -9,24 +9,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schemas::change::{EntityChange, EntityKey};
+use schemas::KeyRange;
 use schemas::entity::EntityInfo;
-use schemas::{KeyRange, Lsn};
 use serde::Deserialize;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::sql::kind::Dialect;
-use crate::sql::shape::{Row as Written, Shapes};
-use crate::sql::{self, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS};
-use crate::{Checked, Error, Held, Rejected, Sink, Tables, check};
+use crate::sql::pool::{Opened, Pool, Server, Settings};
+use crate::sql::shape::Shapes;
+use crate::{Checked, Error, Tables};
 
 mod reader;
 mod statements;
 mod tables;
+mod writer;
 
 pub use reader::SqliteReader;
-use statements::{delete, end_load, purge, upsert};
+use writer::Writer;
 
 const STATEMENT_CACHE: usize = 512;
 
@@ -61,43 +61,24 @@ impl SqliteConfig {
     }
 }
 
-pub struct SqliteSink {
+/// A database file.
+#[derive(Clone)]
+pub struct Sqlite {
     config: SqliteConfig,
     /// The file, as errors name it.
     target: String,
-    /// The entities that it is handed.
-    range: KeyRange,
-    connection: Option<SqliteConnection>,
-    shapes: Arc<Shapes>,
-    /// Statements that make the indexes which are to be made when the load has ended.
-    indexes: Vec<String>,
-    /// While a load goes on, the entities of which all has been written.
-    loaded: Option<Vec<String>>,
-    writes_since_purge: u32,
-    newest_ms: i64,
 }
 
-impl SqliteSink {
+pub type SqliteSink = Pool<Sqlite>;
+
+impl Pool<Sqlite> {
     pub fn new(config: SqliteConfig) -> Self {
         let target = format!("SQLite file {}", config.path.display());
-        let shapes = Arc::new(Shapes::none(Dialect::Sqlite));
-        Self {
-            config,
-            target,
-            range: KeyRange::ALL,
-            connection: None,
-            shapes,
-            indexes: Vec::new(),
-            loaded: None,
-            writes_since_purge: 0,
-            newest_ms: 0,
-        }
+        Self::of(Sqlite { config, target })
     }
+}
 
-    fn shapes(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
-        Shapes::resolve(&format!("sink {}", self.config.name), Dialect::Sqlite, &self.config.tables, entities)
-    }
-
+impl Sqlite {
     async fn connect(&self) -> Result<SqliteConnection, Error> {
         if let Some(directory) = self.config.path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|error| {
@@ -119,139 +100,58 @@ impl SqliteSink {
         migrator.run_direct(None, &mut connection, false).await.map_err(|error| migration_error(&self.target, error))?;
         Ok(connection)
     }
-
-    async fn make_indexes(&mut self, connection: &mut SqliteConnection) -> Result<(), Error> {
-        for statement in std::mem::take(&mut self.indexes) {
-            tracing::info!(target = self.target, statement, "an index of the sink is made");
-            let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut *connection).await;
-            made.map_err(|error| classify(&self.target, error))?;
-        }
-        Ok(())
-    }
-
-    async fn write_all(
-        &mut self,
-        connection: &mut SqliteConnection,
-        rows: &[Written<'_>],
-        frontier: Option<Lsn>,
-    ) -> Result<(), sqlx::Error> {
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        for (entity, group) in sql::group(rows) {
-            let shape = self.shapes.of(entity);
-            upsert(&mut transaction, &shape, &group.upserts).await?;
-            delete(&mut transaction, &shape, &group.deletions).await?;
-        }
-        if let Some(frontier) = frontier {
-            statements::put_frontier(&mut transaction, self.range, frontier).await?;
-        }
-        for entity in self.loaded.iter().flatten().filter(|_| frontier.is_some()) {
-            let filled = "UPDATE _tributary_shape SET filled = 1 WHERE NOT filled AND entity = ?1";
-            sqlx::query(filled).bind(entity).execute(&mut *transaction).await?;
-        }
-        self.newest_ms = self.newest_ms.max(sql::newest_ms(rows));
-        if frontier.is_some() {
-            self.writes_since_purge += 1;
-        }
-        if self.writes_since_purge >= PURGE_EVERY_WRITES {
-            purge(&mut transaction, self.newest_ms - TOMBSTONE_RETENTION_MS).await?;
-            self.writes_since_purge = 0;
-        }
-        transaction.commit().await
-    }
 }
 
 #[async_trait]
-impl Sink for SqliteSink {
-    async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
-        self.connection = None;
-        self.loaded = None;
-        let shapes = self.shapes(entities)?;
+impl Server for Sqlite {
+    const DIALECT: Dialect = Dialect::Sqlite;
+    const INDEXES_BESIDE: bool = false;
+    type Writer = Writer;
+
+    /// A lock of another is waited for by the library.
+    fn settings(&self) -> Settings<'_> {
+        let SqliteConfig { name, tables, .. } = &self.config;
+        Settings { name, write_limit: None, tables }
+    }
+
+    fn target(&self) -> &str {
+        &self.target
+    }
+
+    fn renew(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn open(&self, shapes: &Arc<Shapes>, entities: &[EntityInfo], range: KeyRange) -> Result<Opened<Writer>, Error> {
         let mut connection = self.connect().await?;
-        self.indexes = tables::ensure(&mut connection, &self.target, &shapes, entities).await?;
-        self.shapes = Arc::new(shapes);
-        // Where a load is to come, indexes are made behind it.
-        if tables::held(&mut connection, &self.shapes, self.range).await.map_err(|error| classify(&self.target, error))?.is_some()
-        {
-            self.make_indexes(&mut connection).await?;
+        let (indexes, said) = tables::ensure(&mut connection, &self.target, shapes, entities, range).await?;
+        let writer = Writer::new(&self.target, connection, shapes.clone());
+        Ok(Opened { writers: vec![writer], indexes, said })
+    }
+
+    async fn make_indexes(&self, statements: &[String]) -> Result<(), Error> {
+        let mut connection = self.connect().await?;
+        for statement in statements {
+            tracing::info!(target = self.target, statement, "an index of the sink is made");
+            let made = sqlx::query(AssertSqlSafe(statement.as_str())).execute(&mut connection).await;
+            made.map_err(|error| classify(&self.target, error))?;
         }
-        self.connection = Some(connection);
+        // A goodbye that gets lost does no harm.
+        let _ = connection.close().await;
         Ok(())
     }
 
-    async fn begin_load(&mut self) -> Result<(), Error> {
-        self.loaded = Some(Vec::new());
-        Ok(())
-    }
-
-    async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
-        let (accepted, mut rejected) = check::sort(changes);
-        let shapes = self.shapes.clone();
-        let rows = shapes.rows(accepted, &mut rejected);
-        let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
-        // A connection that failed in the middle is not used again: it is put back on success only.
-        self.write_all(&mut connection, &rows, frontier).await.map_err(|error| classify(&self.target, error))?;
-        if frontier.is_some() && self.loaded.take().is_some() {
-            self.make_indexes(&mut connection).await?;
-        }
-        self.connection = Some(connection);
-        Ok(rejected)
-    }
-
-    async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {
-        let shapes = self.shapes(entities)?;
+    async fn look(&self, shapes: &Shapes, entities: &[EntityInfo]) -> Result<Checked, Error> {
         let (mut there, mut warnings) = (0, Vec::new());
         let known = self.config.path.exists();
         if known {
             let options = SqliteConnectOptions::new().filename(&self.config.path).read_only(true).create_if_missing(false);
             let failed = |error| classify(&self.target, error);
             let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
-            (there, warnings) = tables::look(&mut connection, &self.target, &shapes, entities).await?;
+            (there, warnings) = tables::look(&mut connection, &self.target, shapes, entities).await?;
         }
         let made = if known { "" } else { "to be made, " };
         Ok(Checked { detail: format!("{}, {made}{there} of {} tables are there", self.target, entities.len()), warnings })
-    }
-
-    async fn held(&mut self) -> Result<Held, Error> {
-        let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
-        let held =
-            tables::held(&mut connection, &self.shapes, self.range).await.map_err(|error| classify(&self.target, error))?;
-        self.connection = Some(connection);
-        Ok(held.map_or(Held::Nothing, Held::UpTo))
-    }
-
-    /// Columns and children are filled by loads, and whether they are is noted for all entities at once: so where there are such, one writes.
-    fn own(&mut self, range: KeyRange) -> bool {
-        let shared = self.config.tables.is_empty();
-        if shared {
-            self.range = range;
-        }
-        shared
-    }
-
-    async fn older(
-        &mut self,
-        entity: &str,
-        version: Lsn,
-        after: Option<&EntityKey>,
-        limit: usize,
-    ) -> Result<Vec<EntityKey>, Error> {
-        let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
-        let keys = statements::older(&mut connection, &self.shapes.of(entity), version, after, limit).await;
-        let keys = keys.map_err(|error| classify(&self.target, error))?;
-        // The last question of a load stands for its end.
-        if keys.is_empty() {
-            self.loaded.iter_mut().for_each(|loaded| loaded.push(entity.to_owned()));
-        }
-        self.connection = Some(connection);
-        Ok(keys)
-    }
-
-    async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
-        let mut connection = self.connection.take().ok_or_else(|| Error::unavailable(&self.target, "not connected"))?;
-        end_load(&mut connection, &self.shapes.of(entity), version).await.map_err(|error| classify(&self.target, error))?;
-        self.loaded.iter_mut().for_each(|loaded| loaded.push(entity.to_owned()));
-        self.connection = Some(connection);
-        Ok(())
     }
 }
 

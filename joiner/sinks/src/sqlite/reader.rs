@@ -8,6 +8,9 @@ use schemas::change::EntityKey;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::sql::ddl::Recorded;
+use crate::sql::kind::Dialect;
+use crate::sql::promoted::{Known, Promoted};
 use crate::sql::shape::live;
 use crate::sql::{self, is_decimal, operator_text, quote};
 use crate::sqlite::{SqliteConfig, classify};
@@ -24,6 +27,7 @@ pub struct SqliteReader {
     target: String,
     pool: SqlitePool,
     tables: Tables,
+    promoted: Promoted,
 }
 
 impl SqliteReader {
@@ -36,7 +40,8 @@ impl SqliteReader {
             .busy_timeout(Duration::from_millis(config.busy_timeout_ms));
         let pool =
             SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options);
-        Self { target: format!("SQLite file {}", config.path.display()), pool, tables: config.tables.clone() }
+        let (target, tables) = (format!("SQLite file {}", config.path.display()), config.tables.clone());
+        Self { target, pool, tables, promoted: Promoted::default() }
     }
 
     fn failed(&self, error: sqlx::Error) -> Error {
@@ -53,10 +58,7 @@ impl SqliteReader {
     }
 
     fn frontier_of(&self, row: Option<&SqliteRow>) -> Result<Option<Lsn>, Error> {
-        let text = row.and_then(|row| row.get::<Option<&str>, _>(0));
-        // Zero: some of the writers has not loaded its share yet.
-        let lsn = text.map(|text| sql::parse_lsn(&self.target, text)).transpose()?;
-        Ok(lsn.filter(|lsn| !lsn.is_zero()))
+        sql::parse_frontier(&self.target, row.and_then(|row| row.get(0)))
     }
 }
 
@@ -100,28 +102,75 @@ impl EntityReader for SqliteReader {
     }
 
     async fn list_with_frontier(&self, query: &Query) -> Result<Reading<Vec<StoredEntity>>, Error> {
-        let mut conditions = live(&self.tables, &query.entity).to_owned();
-        let mut values = vec![query.after.as_ref().map_or("", EntityKey::as_str).to_owned()];
-        for filter in &query.filters {
-            let condition = condition(filter, values.len() + 1);
-            values.extend([json_path(&filter.path), comparable(filter)]);
-            conditions.push_str(" AND ");
-            conditions.push_str(&condition);
+        let known = self.promoted.of(Dialect::Sqlite, &self.tables, &query.entity, async || self.recorded(&query.entity).await);
+        let known = known.await?;
+        if let Ok(Some(reading)) = self.list_by(query, &known).await {
+            return Ok(reading);
         }
-        let statement = format!(
-            "SELECT f.lsn, t.key, t.version, t.document FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
-             LEFT JOIN (SELECT key, version, document FROM {} WHERE key > ?1{conditions} ORDER BY key LIMIT {}) AS t ON 1 ORDER BY t.key",
-            quote(&query.entity),
-            query.limit
-        );
+        // The columns are others by now, or are being filled; what else is wrong is wrong without them too.
+        self.promoted.forget(&query.entity);
+        let unfiltered = || Error::unexpected(&self.target, "a query without columns was answered as one with columns");
+        self.list_by(query, &Known::default()).await?.ok_or_else(unfiltered)
+    }
+}
+
+impl SqliteReader {
+    /// The latest shape of an entity's table.
+    async fn recorded(&self, entity: &str) -> Result<Option<(i32, Recorded)>, Error> {
+        let latest = "SELECT version, shape FROM _tributary_shape WHERE entity = ?1 ORDER BY version DESC LIMIT 1";
+        let found = sqlx::query_as(latest).bind(entity).fetch_optional(&self.pool).await;
+        let found: Option<(i32, String)> = found.map_err(|error| self.failed(error))?;
+        found.map(|(version, shape)| Ok((version, sql::recorded(&self.target, &shape)?))).transpose()
+    }
+
+    /// A page. Nothing where it was looked for by columns that are not to be relied on.
+    async fn list_by(&self, query: &Query, known: &Known) -> Result<Option<Reading<Vec<StoredEntity>>>, Error> {
+        let Listing { statement, values, by_columns } = Listing::of(&self.tables, query, known);
         let mut prepared = sqlx::query(AssertSqlSafe(statement));
         for value in values {
             prepared = prepared.bind(value);
         }
         let rows = prepared.fetch_all(&self.pool).await.map_err(|error| self.failed(error))?;
+        if by_columns && rows.first().and_then(|row| row.get::<Option<i32>, _>(4)) != Some(known.version) {
+            return Ok(None);
+        }
         let frontier = self.frontier_of(rows.first())?;
         let value = rows.iter().filter_map(|row| self.stored(row).transpose()).collect::<Result<_, _>>()?;
-        Ok(Reading { frontier, value })
+        Ok(Some(Reading { frontier, value }))
+    }
+}
+
+/// The statement of a page.
+struct Listing {
+    statement: String,
+    values: Vec<String>,
+    /// It looks for rows by their columns too.
+    by_columns: bool,
+}
+
+impl Listing {
+    fn of(tables: &Tables, query: &Query, known: &Known) -> Self {
+        let (mut conditions, mut by_columns) = (live(tables, &query.entity).to_owned(), false);
+        let mut values = vec![query.after.as_ref().map_or("", EntityKey::as_str).to_owned()];
+        for filter in &query.filters {
+            conditions.push_str(" AND ");
+            conditions.push_str(&condition(filter, values.len() + 1));
+            values.extend([json_path(&filter.path), comparable(filter)]);
+            let narrowed = known.narrowed(Dialect::Sqlite, filter, |value| {
+                values.push(value);
+                format!("?{}", values.len())
+            });
+            by_columns |= narrowed.is_some();
+            conditions.extend(narrowed.map(|narrowed| format!(" AND {narrowed}")));
+        }
+        let standing = if by_columns { known.standing() } else { "NULL".to_owned() };
+        let statement = format!(
+            "SELECT f.lsn, t.key, t.version, t.document, {standing} FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
+             LEFT JOIN (SELECT key, version, document FROM {} WHERE key > ?1{conditions} ORDER BY key LIMIT {}) AS t ON 1 ORDER BY t.key",
+            quote(&query.entity),
+            query.limit
+        );
+        Self { statement, values, by_columns }
     }
 }
 
@@ -170,4 +219,51 @@ fn condition(filter: &Filter, at: usize) -> String {
         "CASE json_type(document, {path}) WHEN 'integer' THEN {number} WHEN 'real' THEN {number} WHEN 'text' THEN {text} \
          WHEN 'true' THEN 'true' {operator} {value} WHEN 'false' THEN 'false' {operator} {value} END"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use schemas::entity::EntityInfo;
+    use schemas::table::SqlType;
+    use serde_json::json;
+
+    use super::*;
+    use crate::sqlite::SqliteSink;
+    use crate::{Sink, TableConfig};
+
+    #[tokio::test]
+    async fn a_filter_over_a_column_is_answered_by_its_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let columns = [("state".to_owned(), "status".to_owned())].into();
+        let table = TableConfig { columns, indexes: vec![vec!["state".to_owned()]], ..TableConfig::default() };
+        let tables: Tables = [("order".to_owned(), table)].into();
+        let config = SqliteConfig { tables: tables.clone(), ..SqliteConfig::new(folder.path().join("e.db")) };
+        let schema = json!({"properties": {"status": {"type": "string"}}});
+        let info = EntityInfo { name: "order".into(), key: vec![("id".to_owned(), SqlType::Int)], document_schema: schema };
+        let mut sink = SqliteSink::new(config.clone());
+        sink.prepare(&[info]).await.unwrap();
+        sink.begin_load().await.unwrap();
+        sink.end_load("order", Lsn::MAX).await.unwrap();
+        sink.write(&[], Some(Lsn::MAX)).await.unwrap();
+
+        let reader = SqliteReader::new(&config);
+        let of = |member: &str| {
+            let filter = Filter { path: vec![member.to_owned()], operator: Operator::Eq, value: "OPEN".to_owned() };
+            Query { entity: "order".to_owned(), filters: vec![filter], after: None, limit: 10 }
+        };
+        let (version, record) = reader.recorded("order").await.unwrap().unwrap();
+        let known = Known::of(Dialect::Sqlite, "order", version, &record);
+        let plan = async |member: &str| {
+            let Listing { statement, values, .. } = Listing::of(&tables, &of(member), &known);
+            let statement = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+            let asked = values.into_iter().fold(sqlx::query(statement), |query, value| query.bind(value));
+            let rows = asked.fetch_all(&reader.pool).await.unwrap();
+            rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("; ")
+        };
+        let by_column = plan("status").await;
+        assert!(by_column.contains("USING INDEX _tributary_order_state (state=?)"), "{by_column}");
+        let by_document = plan("customer").await;
+        assert!(!by_document.contains("_tributary_order_state"), "{by_document}");
+    }
 }

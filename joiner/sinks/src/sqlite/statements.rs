@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use schemas::change::{EntityChange, EntityKey};
+use schemas::change::EntityChange;
 use schemas::{KeyRange, Lsn};
-use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Sqlite, Transaction};
 
-use crate::shares;
+use crate::shares::{self, Share};
+use crate::sql::bind::bind_cell;
 use crate::sql::cells::Cell;
 use crate::sql::shape::{Row, Shape, TableShape};
 
@@ -97,17 +97,6 @@ async fn replace_children(
     Ok(())
 }
 
-fn bind_cell<'q>(query: Query<'q, Sqlite, SqliteArguments>, cell: &'q Cell<'_>) -> Query<'q, Sqlite, SqliteArguments> {
-    match cell {
-        Cell::Null => query.bind(None::<&str>),
-        Cell::Bool(value) => query.bind(*value),
-        Cell::Int(value) => query.bind(*value),
-        Cell::Double(value) => query.bind(*value),
-        Cell::Text(text) => query.bind(&**text),
-        Cell::Bytes(bytes) => query.bind(bytes.as_slice()),
-    }
-}
-
 /// `deleted`: whether there are tombstones to heed. `WHERE` also keeps the parser from taking `ON CONFLICT` for a join's `ON`. What differs at an equal version is written too: a load fills columns that are new by documents that are not.
 fn upsert_statement(shape: &Shape, rows: usize, deleted: bool) -> String {
     let (table, entity, names) = (&shape.table.quoted, &shape.table.name, shape.table.names());
@@ -167,45 +156,27 @@ pub(super) async fn delete(
     Ok(())
 }
 
-/// Says of the writer's share that it is here up to the frontier.
+/// Says of a share that it is here up to the frontier. Answers whether that was still to be said of it.
 pub(super) async fn put_frontier(
     transaction: &mut Transaction<'_, Sqlite>,
-    range: KeyRange,
+    share: &Share,
     frontier: Lsn,
-) -> Result<(), sqlx::Error> {
-    let update = sqlx::query("UPDATE _tributary_frontier SET lsn = max(lsn, ?2) WHERE part = ?1");
-    let updated = update.bind(shares::part(range)).bind(frontier.to_string()).execute(&mut **transaction).await?;
-    if updated.rows_affected() > 0 {
-        return Ok(());
-    }
-    let parts: Vec<(String, String)> =
-        sqlx::query_as("SELECT part, lsn FROM _tributary_frontier").fetch_all(&mut **transaction).await?;
-    sqlx::query("DELETE FROM _tributary_frontier").execute(&mut **transaction).await?;
-    for (part, lsn) in shares::take_part(&parts, range, frontier) {
-        let insert = sqlx::query("INSERT INTO _tributary_frontier (part, lsn) VALUES (?1, ?2)");
-        insert.bind(part).bind(lsn.to_string()).execute(&mut **transaction).await?;
-    }
-    Ok(())
+) -> Result<bool, sqlx::Error> {
+    let raise = sqlx::query("UPDATE _tributary_frontier SET lsn = max(lsn, ?2) WHERE part = ?1 AND lsn >= ?3");
+    let raise = raise.bind(share.part()).bind(frontier.to_string()).bind(share.said.to_string());
+    Ok(raise.execute(&mut **transaction).await?.rows_affected() > 0)
 }
 
-/// Keys of what is there in an older version, in their order.
-pub(super) async fn older(
-    connection: &mut SqliteConnection,
-    shape: &Shape,
-    version: Lsn,
-    after: Option<&EntityKey>,
-    limit: usize,
-) -> Result<Vec<EntityKey>, sqlx::Error> {
-    let live = if shape.keeps_deleted { " AND NOT deleted" } else { "" };
-    let table = &shape.table.quoted;
-    let select = format!("SELECT key FROM {table} WHERE key > ?1 AND version < ?2{live} ORDER BY key LIMIT ?3");
-    let keys: Vec<String> = sqlx::query_scalar(AssertSqlSafe(select))
-        .bind(after.map_or("", EntityKey::as_str))
-        .bind(version.to_string())
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(connection)
-        .await?;
-    Ok(keys.into_iter().map(EntityKey::from_text).collect())
+/// Notes that every column and child of this entity has been filled for a share.
+pub(super) async fn fill(transaction: &mut Transaction<'_, Sqlite>, entity: &str, range: KeyRange) -> Result<(), sqlx::Error> {
+    let unfilled = sqlx::query_as("SELECT version, filled_by FROM _tributary_shape WHERE NOT filled AND entity = ?1");
+    let unfilled: Vec<(i32, Option<String>)> = unfilled.bind(entity).fetch_all(&mut **transaction).await?;
+    for (version, by) in unfilled {
+        let (by, all) = shares::with(by.as_deref(), range);
+        let fill = sqlx::query("UPDATE _tributary_shape SET filled = ?3, filled_by = ?4 WHERE entity = ?1 AND version = ?2");
+        fill.bind(entity).bind(version).bind(all).bind(by).execute(&mut **transaction).await?;
+    }
+    Ok(())
 }
 
 /// Raises the floors to the newest tombstone that is older than `before_ms` and at or below the frontier, and drops the tombstones up to there.
@@ -224,7 +195,7 @@ pub(super) async fn purge(transaction: &mut Transaction<'_, Sqlite>, before_ms: 
     Ok(())
 }
 
-pub(super) async fn end_load(connection: &mut SqliteConnection, shape: &Shape, version: Lsn) -> Result<(), sqlx::Error> {
+pub(super) async fn remove_vanished(connection: &mut SqliteConnection, shape: &Shape, version: Lsn) -> Result<(), sqlx::Error> {
     let (entity, table, version) = (&shape.table.name, &shape.table.quoted, version.to_string());
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let remove = if shape.keeps_deleted {

@@ -8,40 +8,28 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use super::classify;
-use crate::Error;
-use crate::shares;
 use crate::sql::ddl::{Found, FoundColumn, Plan, Recorded};
 use crate::sql::kind::Dialect;
 use crate::sql::shape::{INDEX_PREFIX, Shapes};
 use crate::sql::{self, Planned};
+use crate::{Error, shares};
 
-/// What the file says that it holds of a share; nothing while something in it has not been filled.
-pub(super) async fn held(
-    connection: &mut SqliteConnection,
-    shapes: &Shapes,
-    range: KeyRange,
-) -> Result<Option<Lsn>, sqlx::Error> {
-    let unfilled = "SELECT DISTINCT entity FROM _tributary_shape WHERE NOT filled";
-    if sqlx::query(unfilled).fetch_all(&mut *connection).await?.iter().any(|row| shapes.has(row.get(0))) {
-        return Ok(None);
-    }
-    let parts: Vec<(String, String)> = sqlx::query_as("SELECT part, lsn FROM _tributary_frontier").fetch_all(connection).await?;
-    Ok(shares::held(&parts, range))
-}
-
-/// Makes and changes what has to be. Answers the statements that make the missing indexes.
+/// Makes and changes what has to be, and takes the share. Answers the statements that make the missing indexes, and what is said of the share.
 pub(super) async fn ensure(
     connection: &mut SqliteConnection,
     target: &str,
     shapes: &Shapes,
     entities: &[EntityInfo],
-) -> Result<Vec<String>, Error> {
+    range: KeyRange,
+) -> Result<(Vec<String>, Lsn), Error> {
     let failed = |error| classify(target, error);
     let planned = plans(&mut *connection, target, shapes, entities).await?;
-    let mut indexes = Vec::new();
-    if planned.iter().all(|(_, _, plan)| *plan == Plan { meanwhile: plan.meanwhile.clone(), ..Plan::default() }) {
-        return Ok(indexes);
+    let parts = parts(&mut *connection).await.map_err(failed)?;
+    let as_wanted = planned.iter().all(|(_, _, plan)| *plan == Plan { meanwhile: plan.meanwhile.clone(), ..Plan::default() });
+    if as_wanted && shares::take(&parts, range).is_none() {
+        return Ok((Vec::new(), shares::held(&parts, range).unwrap_or(Lsn::ZERO)));
     }
+    let mut indexes = Vec::new();
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
     // Once more, now that nobody else can change it.
     for (info, version, plan) in plans(&mut transaction, target, shapes, entities).await? {
@@ -60,13 +48,31 @@ pub(super) async fn ensure(
             let insert = sqlx::query(insert).bind(&*info.name).bind(version + 1).bind(shape).bind(statements).bind(filled);
             insert.execute(&mut *transaction).await.map_err(failed)?;
         } else if !filled {
-            let unfilled = "UPDATE _tributary_shape SET filled = 0 WHERE entity = ?1 AND version = ?2";
+            let unfilled = "UPDATE _tributary_shape SET filled = 0, filled_by = NULL WHERE entity = ?1 AND version = ?2";
             sqlx::query(unfilled).bind(&*info.name).bind(version).execute(&mut *transaction).await.map_err(failed)?;
         }
         indexes.extend(plan.indexes);
     }
+    let said = take_share(&mut transaction, range).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
-    Ok(indexes)
+    Ok((indexes, said))
+}
+
+async fn parts(connection: &mut SqliteConnection) -> Result<Vec<(String, String)>, sqlx::Error> {
+    sqlx::query_as("SELECT part, lsn FROM _tributary_frontier").fetch_all(connection).await
+}
+
+/// Makes an entry of the range, if there is none.
+async fn take_share(connection: &mut SqliteConnection, range: KeyRange) -> Result<Lsn, sqlx::Error> {
+    let parts = parts(&mut *connection).await?;
+    if let Some(taken) = shares::take(&parts, range) {
+        sqlx::query("DELETE FROM _tributary_frontier").execute(&mut *connection).await?;
+        for (part, lsn) in taken {
+            let insert = sqlx::query("INSERT INTO _tributary_frontier (part, lsn) VALUES (?1, ?2)");
+            insert.bind(part).bind(lsn.to_string()).execute(&mut *connection).await?;
+        }
+    }
+    Ok(shares::held(&parts, range).unwrap_or(Lsn::ZERO))
 }
 
 /// How many of the tables are there, and what would be done to them.

@@ -39,6 +39,8 @@ pub struct SearchFaults {
 
 struct Document {
     version: u64,
+    /// Counts the operations of its index.
+    sequence: u64,
     /// None of a deleted one, whose version is kept for a while.
     source: Option<Value>,
     since: Instant,
@@ -49,6 +51,7 @@ struct Index {
     mappings: Value,
     gc_deletes: Duration,
     documents: BTreeMap<String, Document>,
+    operations: u64,
     /// What searches see: the state of the last refresh.
     searchable: BTreeMap<String, Value>,
 }
@@ -159,12 +162,12 @@ impl Stand {
             return StatusCode::PAYLOAD_TOO_LARGE.into_response();
         } else {
             let path: Vec<&str> = head.uri.path().trim_matches('/').split('/').collect();
-            self.answer(&head.method, &path, text)
+            self.answer(&head.method, &path, head.uri.query().unwrap_or_default(), text)
         };
         (status, [("content-type", "application/json")], body.to_string()).into_response()
     }
 
-    fn answer(&mut self, method: &Method, path: &[&str], body: &str) -> (StatusCode, Value) {
+    fn answer(&mut self, method: &Method, path: &[&str], query: &str, body: &str) -> (StatusCode, Value) {
         let good = |value| (StatusCode::OK, value);
         match (method.as_str(), path) {
             ("GET", [""]) => good(json!({"version": {"number": "8.15.0"}, "tagline": "You Know, for Search"})),
@@ -175,10 +178,28 @@ impl Stand {
                     return error(404, "index_not_found_exception", &format!("no such index [{index}]"));
                 };
                 match (method.as_str(), rest) {
-                    ("GET", ["_doc", id]) => match found.documents.get(*id).and_then(|document| document.source.as_ref()) {
-                        Some(source) => good(json!({"_index": index, "_id": id, "found": true, "_source": source})),
+                    ("GET", ["_doc", id]) => match found.live(id) {
+                        Some((document, source)) => good(json!({
+                            "_index": index, "_id": id, "_seq_no": document.sequence, "_primary_term": 1, "found": true, "_source": source
+                        })),
                         None => (StatusCode::NOT_FOUND, json!({"_index": index, "_id": id, "found": false})),
                     },
+                    ("PUT", ["_create", id]) if found.live(id).is_none() => found.put(id, body),
+                    ("PUT", ["_doc", id])
+                        if found.live(id).is_some_and(|(document, _)| {
+                            query == format!("if_seq_no={}&if_primary_term=1", document.sequence)
+                        }) =>
+                    {
+                        found.put(id, body)
+                    }
+                    ("PUT", ["_create" | "_doc", _]) => {
+                        error(409, "version_conflict_engine_exception", "another document is there")
+                    }
+                    ("DELETE", ["_doc", id]) if found.live(id).is_some() => {
+                        found.documents.remove(*id);
+                        good(json!({"result": "deleted"}))
+                    }
+                    ("DELETE", ["_doc", _]) => (StatusCode::NOT_FOUND, json!({"result": "not_found"})),
                     ("GET", ["_mapping"]) => good(json!({*index: {"mappings": found.mappings}})),
                     ("POST", ["_refresh"]) => {
                         let live = |(id, document): (&String, &Document)| Some((id.clone(), document.source.clone()?));
@@ -260,12 +281,29 @@ impl Stand {
             Some(Ok(source)) => Some(source),
             None => None,
         };
-        index.documents.insert(id.to_owned(), Document { version, source, since: Instant::now() });
+        index.operations += 1;
+        let sequence = index.operations;
+        index.documents.insert(id.to_owned(), Document { version, sequence, source, since: Instant::now() });
         json!({"status": match (action, existed) { ("index", false) => 201, ("delete", false) => 404, _ => 200 }})
     }
 }
 
 impl Index {
+    fn live(&self, id: &str) -> Option<(&Document, &Value)> {
+        let document = self.documents.get(id)?;
+        Some((document, document.source.as_ref()?))
+    }
+
+    /// A document whose version the index counts by itself.
+    fn put(&mut self, id: &str, source: &str) -> (StatusCode, Value) {
+        self.operations += 1;
+        let version = self.documents.get(id).map_or(1, |document| document.version + 1);
+        let source = serde_json::from_str(source).expect("a document");
+        let document = Document { version, sequence: self.operations, source: Some(source), since: Instant::now() };
+        self.documents.insert(id.to_owned(), document);
+        (StatusCode::CREATED, json!({"_id": id, "_seq_no": self.operations, "_primary_term": 1}))
+    }
+
     /// The document, if its fields are what the mapping says.
     fn parse(&self, source: &str) -> Result<Value, String> {
         let document: Value = serde_json::from_str(source).map_err(|error| format!("failed to parse: {error}"))?;
@@ -286,7 +324,14 @@ impl Index {
         let pointer = format!("/{}", path.replace('.', "/"));
         let matches = |source: &Value| source.pointer(&pointer).and_then(Value::as_str).is_some_and(|text| text < below);
         let size = query["size"].as_u64().unwrap_or(10) as usize;
-        let found = self.searchable.iter().filter(|(_, source)| matches(source)).take(size);
-        json!({"hits": {"hits": found.map(|(id, _)| json!({"_id": id})).collect::<Vec<_>>()}})
+        let (key, behind) =
+            (|source: &Value| source["tributary"]["key"].as_str().map(str::to_owned), query["search_after"][0].as_str());
+        assert_eq!(query["sort"], json!([{"tributary.key": "asc"}]));
+        let mut found: Vec<(Option<String>, &String)> =
+            self.searchable.iter().filter(|(_, source)| matches(source)).map(|(id, source)| (key(source), id)).collect();
+        found.retain(|(key, _)| behind.is_none_or(|behind| key.as_deref() > Some(behind)));
+        found.sort_unstable();
+        let hit = |(key, id): &(Option<String>, &String)| json!({"_id": id, "_source": {"tributary": {"key": key}}});
+        json!({"hits": {"hits": found.iter().take(size).map(hit).collect::<Vec<_>>()}})
     }
 }

@@ -73,7 +73,7 @@ impl Target for Table {
             get = get.key("sk", AttributeValue::S("-".to_owned()));
         }
         let answer = get.consistent_read(true).send().await.unwrap();
-        Some(answer.item.map(|item| item["lsn"].as_s().unwrap().parse().unwrap()))
+        Some(answer.item.and_then(|item| Some(item.get("lsn")?.as_s().unwrap().parse().unwrap())))
     }
 
     fn gate(&self) -> Option<&Gate> {

@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 use sinks::Sink;
 use sinks::test_support::{Gate, Passage};
 
+use cases::*;
+use shares::*;
+
 mod cases;
 #[path = "../lake/duckdb.rs"]
 mod duckdb;
@@ -28,6 +31,7 @@ mod page;
 mod postgres;
 mod rich;
 mod search;
+mod shares;
 mod sqlite;
 mod subscriber;
 mod webhook;
@@ -157,7 +161,7 @@ async fn run_all(kind: &str, target: &mut dyn Target) {
         ($($case:ident),* $(,)?) => {$(
             eprintln!("case {}", stringify!($case));
             target.fresh(&stringify!($case).replace('_', "-")).await;
-            ran.push((stringify!($case), Ran::from(cases::$case(target).await)));
+            ran.push((stringify!($case), Ran::from($case(target).await)));
         )*};
     }
     run!(
@@ -182,6 +186,8 @@ async fn run_all(kind: &str, target: &mut dyn Target) {
         a_target_that_asks_for_patience_gets_it,
         what_was_removed_is_told_and_said_to_be_empty,
         a_rotated_secret_is_picked_up,
+        several_writers_each_write_their_share,
+        a_writer_notices_what_another_has_made_anew,
     );
     page::holds(kind, &ran);
 }

@@ -1,8 +1,8 @@
 //! A sink that is told of documents with members, so that it can promote them.
 
-use schemas::Lsn;
-use schemas::change::EntityChange;
+use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
+use schemas::{KeyRange, Lsn};
 use sinks::{ChildConfig, Error, Rejected, Sink, TableConfig, Tables, Terms};
 
 use super::*;
@@ -54,5 +54,23 @@ impl Sink for Rich {
 
     async fn held(&mut self) -> Result<sinks::Held, Error> {
         self.0.held().await
+    }
+
+    async fn lacking(&mut self) -> Result<Vec<String>, Error> {
+        self.0.lacking().await
+    }
+
+    fn own(&mut self, range: KeyRange) -> bool {
+        self.0.own(range)
+    }
+
+    async fn older(
+        &mut self,
+        entity: &str,
+        version: Lsn,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, Error> {
+        self.0.older(entity, version, after, limit).await
     }
 }

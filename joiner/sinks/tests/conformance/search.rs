@@ -58,7 +58,7 @@ impl Target for Cluster {
 
     async fn frontier(&self) -> Option<Option<Lsn>> {
         let documents = self.stub.documents(&format!("{}tributary_frontier", self.prefix));
-        Some(documents.get("frontier").map(|document| document["lsn"].as_str().unwrap().parse().unwrap()))
+        Some(documents.get("frontier").and_then(|document| Some(document["lsn"].as_str()?.parse().unwrap())))
     }
 
     async fn down(&mut self) {
