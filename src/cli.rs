@@ -88,10 +88,23 @@ pub(crate) struct ConfigArgs {
     pub(crate) config: PathBuf,
 }
 
+/// A configuration, and which of its sources is meant.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The source that is meant, where the configuration has several.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// The source whose login it is, where there are several.
+    #[arg(long, value_name = "NAME", requires = "print_grants")]
+    pub(crate) source: Option<String>,
     /// Print the T-SQL script that gives a login the least that it needs, and check nothing else.
     #[arg(long)]
     pub(crate) print_grants: bool,
@@ -149,7 +162,7 @@ pub(crate) struct EntityTestArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SchemaDiffArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: SourceArgs,
     /// Put compatible changes in force as new versions of the contracts (the version before stays beside it), and write a contract for a table that has none.
     #[arg(long)]
     pub(crate) write: bool,
@@ -176,8 +189,9 @@ pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     /// Count the changes of every published range again in the change tables.
-    #[arg(long, required_unless_present = "archive")]
-    pub(crate) source: bool,
+    /// Where the configuration has several sources, `--source=NAME` says of which.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, required_unless_present = "archive")]
+    pub(crate) source: Option<Option<String>>,
     /// Look through the archive: every object against its checksum, and the events against what progress records promise.
     #[arg(long, conflicts_with = "source")]
     pub(crate) archive: bool,
@@ -207,7 +221,7 @@ pub(crate) enum StreamCommand {
 #[derive(Debug, Args)]
 pub(crate) struct StreamCreateArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: SourceArgs,
     /// Change existing streams to what is configured: shards, retention, encryption, tags, the largest record. What would remove records is left and told.
     #[arg(long)]
     pub(crate) apply: bool,
@@ -216,7 +230,7 @@ pub(crate) struct StreamCreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StreamListArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: SourceArgs,
     /// All streams of the store, not only those with the configuration's prefix.
     #[arg(long)]
     pub(crate) all: bool,
@@ -228,7 +242,7 @@ pub(crate) struct StreamListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StreamTailArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: SourceArgs,
     /// Events of this table alone, such as dbo.orders; may be given several times.
     #[arg(long = "table", value_name = "TABLE")]
     pub(crate) tables: Vec<TableName>,
@@ -267,7 +281,7 @@ pub(crate) struct StreamTailArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StreamCountArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: SourceArgs,
     /// This table alone; may be given several times.
     #[arg(long = "table", value_name = "TABLE")]
     pub(crate) tables: Vec<TableName>,
@@ -285,7 +299,7 @@ pub(crate) struct StreamCountArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StreamPolicyArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: SourceArgs,
     /// For the importer, for the joiner and who else reads, or for who makes streams.
     #[arg(long, value_enum)]
     pub(crate) role: StreamRole,

@@ -10,7 +10,7 @@ use importer::service::ServiceImporter;
 use joiner::Joiner;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use schemas::contract::Contract;
-use schemas::plan::Plan;
+use schemas::plan::{Mistake, Plan, PlanError};
 #[cfg(feature = "demo")]
 use serde_json::Value as Json;
 #[cfg(feature = "demo")]
@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, table_of};
+use crate::config::{Config, sources_of, table_of};
 use crate::dead_letters::Letters;
 use crate::feed::Feed;
 use crate::rebuild::{self, Chosen};
@@ -67,7 +67,7 @@ pub(crate) struct Pipeline {
     #[cfg(feature = "demo")]
     reader: Option<Arc<dyn EntityReader>>,
     status: Status,
-    snapshots: Option<Arc<dyn api::Snapshots>>,
+    snapshots: Vec<Arc<dyn api::Snapshots>>,
     savepoints: Option<Arc<dyn api::Savepoints>>,
     rebuilt: CancellationToken,
 }
@@ -114,14 +114,14 @@ impl Pipeline {
         let mut pipeline = Self {
             shutdown: CancellationToken::new(),
             parts,
-            snapshot_only: config.source.snapshot.mode == importer::SnapshotMode::Only,
+            snapshot_only: config.sources.iter().all(|source| source.snapshot.mode == importer::SnapshotMode::Only),
             tasks: Vec::new(),
             ended: Mutex::new(ended),
             api_address,
             #[cfg(feature = "demo")]
             reader: reader.clone(),
-            status: Status::new(&config.source.name, extra),
-            snapshots: None,
+            status: Status::new(&config.source_names(), extra),
+            snapshots: Vec::new(),
             savepoints: None,
             rebuilt: CancellationToken::new(),
         };
@@ -144,7 +144,10 @@ impl Pipeline {
             pipeline.start_archiver(&config, archived, provider.clone(), &report)?;
         }
         if parts.importer {
-            pipeline.start_importer(&config, contracts, provider, &report).await?;
+            for one in config.each()? {
+                let contracts = one.load_contracts()?;
+                pipeline.start_importer(&one, contracts, provider.clone(), &report).await?;
+            }
         }
         if let (Some(server), Some(reader)) = (server, reader) {
             let status = pipeline.status.clone();
@@ -178,17 +181,18 @@ impl Pipeline {
         report: &Report,
     ) -> anyhow::Result<()> {
         let shutdown = self.shutdown.clone();
-        if let Some(service) = config.source.stream() {
+        let name = &config.source().name;
+        if let Some(service) = config.source().stream() {
             let input = service.provider(Some(&provider), &config.streams.provider).await?;
             let importer = ServiceImporter::new(config.service_importer(service, contracts), input, provider);
-            self.status.importer = Some(importer.status());
+            self.status.add_importer(name, importer.status());
             self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
             return Ok(());
         }
         let settings = config.importer(contracts)?;
         let importer = Importer::new(settings, provider);
-        self.status.importer = Some(importer.status());
-        self.snapshots = Some(Arc::new(Resnapshot::new(&config.source.name, importer.handle())));
+        self.status.add_importer(name, importer.status());
+        self.snapshots.push(Arc::new(Resnapshot::new(name, importer.handle())));
         self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
         Ok(())
     }
@@ -331,9 +335,9 @@ impl Pipeline {
         self.status.joiner.clone()
     }
 
-    /// What the importer says of itself; none where it does not run here.
-    pub(crate) fn importer(&self) -> Option<importer::StatusHandle> {
-        self.status.importer.clone()
+    /// What the importers say of themselves; none where they do not run here.
+    pub(crate) fn importers(&self) -> impl Iterator<Item = importer::StatusHandle> {
+        self.status.importers()
     }
 
     /// Returns when a part has ended by itself: its error, or that it ended without being asked to. An importer that was to do no more than the snapshot ends well, and
@@ -374,5 +378,21 @@ type Report = mpsc::Sender<(&'static str, anyhow::Result<()>)>;
 /// The entity definitions, held against the contracts.
 pub(crate) fn plans(config: &Config, contracts: &[Contract]) -> anyhow::Result<Vec<Plan>> {
     let tables = table_of(contracts);
-    config.load_entities()?.iter().map(|definition| Ok(Plan::resolve(definition, &tables)?)).collect()
+    let resolve = |definition| {
+        Plan::resolve(definition, &tables).map_err(|error| {
+            let told = match &error {
+                PlanError::Definition { mistake, .. } => several(mistake, contracts),
+                PlanError::Yaml { .. } | PlanError::Name { .. } => None,
+            };
+            told.map_or_else(|| anyhow::Error::new(error.clone()), |told| anyhow::Error::new(error.clone()).context(told))
+        })
+    };
+    config.load_entities()?.iter().map(resolve).collect()
+}
+
+/// Where a table stands in several sources, what a definition has to call it.
+fn several(mistake: &Mistake, contracts: &[Contract]) -> Option<String> {
+    let Mistake::UnknownTable { table, .. } = mistake else { return None };
+    let found: Vec<String> = sources_of(contracts, table).map(ToString::to_string).collect();
+    (found.len() > 1).then(|| format!("several sources have a table {table}: write {}", found.join(" or ")))
 }

@@ -116,7 +116,12 @@ fn frontier(handle: &Handle) -> Option<Lsn> {
 /// Not while the old state is read again itself: it may yet go on to where the other one is not.
 fn has_caught_up(next: &Handle, old: &Handle) -> bool {
     let old_is_done = matches!(old.status().phase, JoinerPhase::Live | JoinerPhase::Failed);
-    old_is_done && frontier(next).is_some_and(|frontier| frontier >= old.outbox().head().borrow().frontier)
+    if !old_is_done || frontier(next).is_none_or(|frontier| frontier < old.outbox().head().borrow().frontier) {
+        return false;
+    }
+    // Of several sources, a greater version may yet be behind in one of them.
+    let (next, old) = (next.status().sources, old.status().sources);
+    old.iter().all(|(name, old)| next.get(name).is_some_and(|next| next.frontier >= old.frontier))
 }
 
 /// Puts the state that was built in the place of the old one. Nobody may have either open.

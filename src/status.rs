@@ -14,37 +14,36 @@ pub(crate) type StatusExtra = Arc<dyn Fn() -> Json + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Status {
     name: String,
-    pub(crate) importer: Option<importer::StatusHandle>,
+    importers: Vec<Arc<SourcePart>>,
     pub(crate) joiner: Option<joiner::Handle>,
     /// A state that is built for other definitions.
     pub(crate) next: Option<joiner::Handle>,
     pub(crate) archiver: Option<archive::StatusHandle>,
     pub(crate) checkpoints: Option<checkpoints::StatusHandle>,
-    /// For the speed of the snapshot.
-    watch: Arc<Mutex<SnapshotWatch>>,
     extra: Option<StatusExtra>,
 }
 
 impl Status {
-    /// `name` is the source's.
+    /// `name` is the source's; of several, all names.
     pub(crate) fn new(name: &str, extra: Option<StatusExtra>) -> Self {
-        Self {
-            name: name.to_owned(),
-            importer: None,
-            joiner: None,
-            next: None,
-            archiver: None,
-            checkpoints: None,
-            watch: Arc::default(),
-            extra,
-        }
+        Self { name: name.to_owned(), importers: Vec::new(), joiner: None, next: None, archiver: None, checkpoints: None, extra }
+    }
+
+    pub(crate) fn add_importer(&mut self, name: &str, importer: importer::StatusHandle) {
+        self.importers.push(Arc::new(SourcePart { name: name.to_owned(), importer, watch: Mutex::default() }));
+    }
+
+    pub(crate) fn importers(&self) -> impl Iterator<Item = importer::StatusHandle> {
+        self.importers.iter().map(|source| source.importer.clone())
     }
 
     /// The members are described at [`api::StatusSource`].
     pub(crate) fn json(&self) -> Json {
         let mut status = json!({"source": {"name": self.name}});
-        if let Some(importer) = &self.importer {
-            status["source"] = self.source(&importer.get());
+        match self.importers.as_slice() {
+            [] => {}
+            [only] => status["source"] = only.json(),
+            several => status["sources"] = several.iter().map(|source| source.json()).collect(),
         }
         if let Some(joiner) = &self.joiner {
             let joined = joiner.status();
@@ -76,8 +75,19 @@ impl Status {
         }
         status
     }
+}
 
-    fn source(&self, status: &importer::Status) -> Json {
+/// A source whose importer runs here.
+struct SourcePart {
+    name: String,
+    importer: importer::StatusHandle,
+    /// For the speed of the snapshot.
+    watch: Mutex<SnapshotWatch>,
+}
+
+impl SourcePart {
+    fn json(&self) -> Json {
+        let status = &self.importer.get();
         let tables = &status.tables;
         let by_name = |value: fn(&importer::TableStatus) -> Json| {
             tables.iter().map(|(name, table)| (name.to_string(), value(table))).collect::<Map<_, _>>()

@@ -3,7 +3,7 @@
 //! They are kept in memory up to a bound and in the `spill` column family past it, because a transaction may be larger than memory. Spilled changes need not survive a restart: input positions never pass a
 //! change that is not applied, so what was lost is read again.
 //!
-//! Spill key: commit LSN (10), command id (i32, sign bit turned), seqval (10), operation (1), table (u16), all big-endian: the total order. Value: kind (1), length of the before image plus one (u32; 0: none), the
+//! Spill key: the source's number (u16), commit LSN (10), command id (i32, sign bit turned), seqval (10), operation (1), table (u16), all big-endian: the total order. Value: kind (1), length of the before image plus one (u32; 0: none), the
 //! before image, then the after image in the same way.
 
 use std::collections::HashSet;
@@ -69,8 +69,9 @@ impl Change {
     }
 }
 
-fn spill_key(position: &Position, table: u16) -> Vec<u8> {
-    let mut key = Vec::with_capacity(27);
+fn spill_key(source: u16, position: &Position, table: u16) -> Vec<u8> {
+    let mut key = Vec::with_capacity(29);
+    key.extend_from_slice(&source.to_be_bytes());
     key.extend_from_slice(position.commit_lsn.as_bytes());
     key.extend_from_slice(&(position.command_id.cast_unsigned() ^ 1 << 31).to_be_bytes());
     key.extend_from_slice(position.seqval.as_bytes());
@@ -80,6 +81,7 @@ fn spill_key(position: &Position, table: u16) -> Vec<u8> {
 }
 
 fn read_spill_key(key: &[u8]) -> Option<(Position, u16)> {
+    let key = key.get(2..)?;
     let command = u32::from_be_bytes(*key.get(10..14)?.first_chunk()?) ^ 1 << 31;
     let position = Position {
         commit_lsn: Lsn::from_slice(key.get(..10)?)?,
@@ -144,10 +146,11 @@ impl Due {
     }
 }
 
-/// Changes past the frontier.
+/// Changes of a source past its frontier.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     store: Arc<Store>,
+    source: u16,
     changes: Vec<Change>,
     bytes: usize,
     limit_bytes: usize,
@@ -155,8 +158,9 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    pub(crate) fn new(store: Arc<Store>, limit_bytes: usize) -> Self {
-        Self { store, changes: Vec::new(), bytes: 0, limit_bytes, spilled: false }
+    /// `source`: its number.
+    pub(crate) fn new(store: Arc<Store>, source: u16, limit_bytes: usize) -> Self {
+        Self { store, source, changes: Vec::new(), bytes: 0, limit_bytes, spilled: false }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -178,7 +182,7 @@ impl Buffer {
         let cf = self.store.family(Family::Spill)?;
         let mut batch = WriteBatch::default();
         for change in self.changes.drain(..) {
-            batch.put_cf(cf, spill_key(&change.position, change.table), spill_value(change.borrow()));
+            batch.put_cf(cf, spill_key(self.source, &change.position, change.table), spill_value(change.borrow()));
             if batch.size_in_bytes() > 8 << 20 {
                 self.store.write(std::mem::take(&mut batch), false)?;
             }
@@ -193,7 +197,7 @@ impl Buffer {
     pub(crate) fn take(&mut self, due: &Due) -> Result<Taken, Error> {
         if self.spilled {
             self.spill()?;
-            return Ok(Taken::Spilled { store: self.store.clone(), due: due.clone() });
+            return Ok(Taken::Spilled { store: self.store.clone(), source: self.source, due: due.clone() });
         }
         let mut taken: Vec<Change> = self.changes.extract_if(.., |change| due.holds(&change.position)).collect();
         self.bytes -= taken.iter().map(Change::bytes).sum::<usize>();
@@ -213,15 +217,15 @@ impl Buffer {
         // No change has the LSN zero: rows that were read again stand there, those of each shard together.
         let first = Position { commit_lsn: Lsn::ZERO.next(), command_id: i32::MIN, ..Position::default() };
         let behind = Position { commit_lsn: due.to.next(), ..first };
-        batch.delete_range_cf(cf, spill_key(&first, 0), spill_key(&behind, 0));
+        batch.delete_range_cf(cf, spill_key(self.source, &first, 0), spill_key(self.source, &behind, 0));
         for (shard, &covered) in due.covered.0.iter().enumerate() {
-            let bound = |arrival| spill_key(&reread::position(shard as u16, arrival, 0), 0);
+            let bound = |arrival| spill_key(self.source, &reread::position(shard as u16, arrival, 0), 0);
             batch.delete_range_cf(cf, bound(0), bound(covered + 1));
         }
         self.store.write(batch, false)?;
         let mut rest = self.store.db().raw_iterator_cf(cf);
-        rest.seek_to_first();
-        self.spilled = rest.valid();
+        rest.seek(self.source.to_be_bytes());
+        self.spilled = rest.key().is_some_and(|key| key.starts_with(&self.source.to_be_bytes()));
         rest.status().map_err(|error| self.store.error(&error))
     }
 }
@@ -230,7 +234,7 @@ impl Buffer {
 #[derive(Debug)]
 pub(crate) enum Taken {
     Memory(Vec<Change>),
-    Spilled { store: Arc<Store>, due: Due },
+    Spilled { store: Arc<Store>, source: u16, due: Due },
 }
 
 impl Taken {
@@ -255,10 +259,10 @@ impl Taken {
                 }
                 Ok(())
             }
-            Self::Spilled { store, due } => {
+            Self::Spilled { store, source, due } => {
                 let mut iterator = store.db().raw_iterator_cf(store.family(Family::Spill)?);
-                iterator.seek_to_first();
-                while let Some((key, value)) = iterator.item() {
+                iterator.seek(source.to_be_bytes());
+                while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(&source.to_be_bytes())) {
                     let (position, table) =
                         read_spill_key(key).ok_or_else(|| store.corrupt("spill: a key that is no position"))?;
                     if position.commit_lsn > due.to {
@@ -293,9 +297,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn spill_keys_keep_the_total_order(a in positions(), b in positions(), table: u16) {
-            prop_assert_eq!(spill_key(&a, table).cmp(&spill_key(&b, table)), a.cmp(&b));
-            prop_assert_eq!(read_spill_key(&spill_key(&a, table)), Some((a, table)));
+        fn spill_keys_keep_the_total_order(a in positions(), b in positions(), source: u16, table: u16) {
+            prop_assert_eq!(spill_key(source, &a, table).cmp(&spill_key(source, &b, table)), a.cmp(&b));
+            prop_assert_eq!(read_spill_key(&spill_key(source, &a, table)), Some((a, table)));
         }
 
         #[test]

@@ -67,7 +67,7 @@ pub fn of_stopped(state_dir: &Path, folder: &Path) -> Result<Facts, Error> {
 
 /// Whether a joiner with this configuration can go on from a checkpoint. `place` is what errors call it.
 pub fn check(facts: &Facts, config: &Config, place: &Path) -> Result<(), Error> {
-    meta::check_facts(place, facts, &config.source, config.range)?;
+    meta::check_facts(place, facts, &config.source(), config.range)?;
     definitions::check(place, facts, config)
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use schemas::progress::{ProgressRecord, StreamName};
 use schemas::{ErrorClass, Lsn};
-use streams::{Batch, Layout, Positions, Provider};
+use streams::{Batch, Positions, Provider};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::handle::Shared;
 use crate::quiet::{Ended, LOOK_EVERY, Quiet};
-use crate::route::Routed;
+use crate::route::{Of, Routed};
 use crate::standby::{self, ConfirmedBySink};
 use crate::status::{JoinerPhase, SinkState, SinkStatus};
 use crate::{Config, metrics};
@@ -111,33 +111,42 @@ fn deliver_to(
     Ok(())
 }
 
-async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, stop: &CancellationToken) -> Result<(), Error> {
+async fn consume(
+    mut engine: Engine,
+    config: &Config,
+    provider: Arc<dyn Provider>,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
     let shared = engine.shared().clone();
     let (routed_in, mut routed) = mpsc::channel(8);
     let (records_in, mut records) = mpsc::channel(64);
-    let frontier = watch::Sender::new(engine.frontier());
+    let frontiers = watch::Sender::new(engine.frontiers());
+    if let Some(ends) = published(&engine, &provider, stop).await? {
+        engine.await_published(ends);
+    }
     let ahead = Arc::new(Semaphore::new(AHEAD_KIB));
     let mut readers: JoinSet<Result<(), Error>> = JoinSet::new();
-    for stream in engine.streams() {
-        let after = engine.positions().get(stream).cloned().unwrap_or_default();
+    let after = |stream: &StreamName| engine.positions().get(stream).cloned().unwrap_or_default();
+    for (number, origin) in engine.origins().iter().enumerate() {
+        for stream in &origin.streams {
+            let (raw_in, raw) = mpsc::channel(2);
+            readers.spawn(read(provider.clone(), stream.clone(), after(stream), raw_in, Some(ahead.clone())));
+            let sorting = Sorting { shared: shared.clone(), source: number, qualifier: origin.qualifier.clone() };
+            readers.spawn(sorting.run(raw, routed_in.clone(), frontiers.subscribe()));
+        }
         let (raw_in, raw) = mpsc::channel(2);
-        readers.spawn(read(provider.clone(), stream.clone(), after, raw_in, Some(ahead.clone())));
-        readers.spawn(sort_out(shared.clone(), raw, routed_in.clone(), frontier.subscribe()));
+        // Progress records wait for events: they must not take the room that these need.
+        readers.spawn(read(provider.clone(), origin.progress.clone(), after(&origin.progress), raw_in, None));
+        readers.spawn(read_records(raw, records_in.clone()));
     }
-    drop(routed_in);
-    let progress_stream = Layout::progress_stream(&config.stream_prefix);
-    let after = engine.positions().get(&progress_stream).cloned().unwrap_or_default();
-    let (raw_in, raw) = mpsc::channel(2);
-    // Progress records wait for events: they must not take the room that these need.
-    readers.spawn(read(provider.clone(), progress_stream, after, raw_in, None));
-    readers.spawn(read_records(raw, records_in));
+    drop((routed_in, records_in));
+    let mut quiet: Vec<Quiet> = engine.origins().iter().map(|_| Quiet::new()).collect();
 
     let mut engine = Some(engine);
     let mut trim = tokio::time::interval(TRIM_EVERY);
     trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut quiet = Quiet::new();
     let mut waiting = 0;
     let mut telling = false;
     let mut inbox = Inbox::default();
@@ -149,12 +158,12 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
             _ = trim.tick() => inbox.trim = Some(trim_bound(config, &shared)?),
             _ = look.tick(), if waiting > 0 => {
                 let core = engine.as_mut().map(Engine::core);
-                if let Some((waits_for, last)) = core.and_then(|core| Some((core.waits_for(), core.last_waiting()?))) {
-                    quiet.look(&provider, waits_for, last);
+                for (source, waits_for, last) in core.map(|core| core.waits_for()).unwrap_or_default() {
+                    quiet[source].look(&provider, waits_for, &last);
                 }
                 continue;
             }
-            ended = quiet.answer() => {
+            ended = Quiet::answer(&mut quiet) => {
                 if ended.is_empty() {
                     continue;
                 }
@@ -174,7 +183,8 @@ async fn consume(engine: Engine, config: &Config, provider: Arc<dyn Provider>, s
         let work = std::mem::take(&mut inbox);
         let done = shared.beside(move || work_off(&mut working, work).map(|()| working));
         let mut back = done.await.map_err(|error| Error::Task { what: error.to_string() })??;
-        frontier.send_if_modified(|frontier| std::mem::replace(frontier, back.frontier()) != back.frontier());
+        let now = back.frontiers();
+        frontiers.send_if_modified(|frontiers| std::mem::replace(frontiers, now.clone()) != now);
         let buffered = back.core().buffered_bytes();
         (waiting, telling) = (back.core().waiting(), back.core().can_tell());
         shared.with_status(|status| metrics::status(status, buffered));
@@ -302,18 +312,41 @@ async fn read(
     }
 }
 
-async fn sort_out(
+/// Sorts out what is read of a stream.
+struct Sorting {
     shared: Arc<Shared>,
-    mut raw: mpsc::Receiver<(Batch, Held)>,
-    out: mpsc::Sender<(Routed, Held)>,
-    frontier: watch::Receiver<Lsn>,
-) -> Result<(), Error> {
-    while let Some((batch, held)) = raw.recv().await {
-        let batch = Arc::new(batch);
+    /// The number of the source that it is of, and its name where there are several.
+    source: usize,
+    qualifier: Option<Arc<str>>,
+}
+
+impl Sorting {
+    async fn run(
+        self,
+        mut raw: mpsc::Receiver<(Batch, Held)>,
+        out: mpsc::Sender<(Routed, Held)>,
+        frontiers: watch::Receiver<Vec<Lsn>>,
+    ) -> Result<(), Error> {
+        while let Some((batch, held)) = raw.recv().await {
+            let routed = self.batch(Arc::new(batch), &frontiers).await?;
+            if out.send((routed, held)).await.is_err() {
+                break;
+            }
+        }
+        // The reader's own end tells why.
+        std::future::pending().await
+    }
+
+    async fn batch(&self, batch: Arc<Batch>, frontiers: &watch::Receiver<Vec<Lsn>>) -> Result<Routed, Error> {
         let mut attempts = 0;
-        let routed = loop {
-            let (routing, frontier, batch) = (shared.clone(), *frontier.borrow(), batch.clone());
-            let routed = shared.beside(move || routing.route(frontier, &batch));
+        loop {
+            let frontier = frontiers.borrow()[self.source];
+            let (routing, source, qualifier) = (self.shared.clone(), self.source, self.qualifier.clone());
+            let batch = batch.clone();
+            let routed = self.shared.beside(move || {
+                let of = Of { source, qualifier: qualifier.as_ref(), frontier };
+                routing.route(of, &batch)
+            });
             match routed.await.map_err(|error| Error::Task { what: error.to_string() })? {
                 // Folders of schemas are handed on by people and by file systems: both may be a little behind.
                 Err(error @ Error::UnknownSchema(_)) if attempts < ATTEMPTS => {
@@ -321,15 +354,39 @@ async fn sort_out(
                     tracing::warn!(error = %error, "a record cannot be read yet, looking for its schema again");
                     tokio::time::sleep(RETRY).await;
                 }
-                routed => break routed?,
+                routed => return routed,
             }
-        };
-        if out.send((routed, held)).await.is_err() {
-            break;
         }
     }
-    // The reader's own end tells why.
-    std::future::pending().await
+}
+
+/// Where the progress streams end now, if the engine awaits that they have been read to there.
+async fn published(
+    engine: &Engine,
+    provider: &Arc<dyn Provider>,
+    stop: &CancellationToken,
+) -> Result<Option<Vec<(StreamName, Positions)>>, Error> {
+    let mut ends = Vec::new();
+    for stream in engine.awaits() {
+        let mut failed = 0;
+        ends.push(loop {
+            match provider.tips(stream).await {
+                Ok(end) => break (stream.clone(), end),
+                // Nothing has been published.
+                Err(streams::Error::NoSuchStream { .. }) => break (stream.clone(), Positions::default()),
+                Err(error) if error.class() == ErrorClass::Transient && failed < ATTEMPTS => {
+                    failed += 1;
+                    tracing::warn!(stream = %stream, error = %error, "asking where the stream ends failed, trying again");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        });
+    }
+    Ok((!ends.is_empty()).then_some(ends))
 }
 
 async fn read_records(mut raw: mpsc::Receiver<(Batch, Held)>, out: mpsc::Sender<Progress>) -> Result<(), Error> {

@@ -6,30 +6,54 @@
 //!
 //! # Epochs (INV-1)
 //! Records of an importer that has been replaced (a lower epoch) are refused. What it may still publish as events does no harm: they are the same changes with the same identities.
+//!
+//! # Several sources
+//! Each source has records, shards, a buffer, epochs and a frontier of its own ([`Source`], [`SourceStanding`](crate::state::meta::SourceStanding)); rows, documents and the outbox are one. A step takes one source's changes up to that source's next progress, and moves
+//! the vector of frontiers in that one component, in the same write (INV-3). So each document is the join of every source as of one commit LSN of that source (INV-4): what is between two progress records of a source is never seen, whatever the others do.
+//! No single point in time is claimed for sources that have none in common.
+//!
+//! *Versions.* LSNs of different sources cannot be compared, but vectors of them can, component by component, and the vectors that a state goes through are a chain in that order. A version is the sum of the vector's components as whole numbers:
+//! along a chain it grows strictly, and of one source it is the commit LSN itself. It depends on nothing but the vector. So a state that is made anew, or an instance of another share, gives the same versions to the same vectors; a clock or a counter,
+//! kept in the state, would give others. What each version stands for is kept as long as the outbox speaks of it.
+//!
+//! *States that begin anew.* Two states may go to the same vector by different ways, and the sum says nothing of two vectors that are ahead of one another. Say that sinks were told of a document as of (a1, b1), and that another state (restored, or
+//! built of the streams) tells them of it as of (a2, b0), with a2 > a1 and b0 < b1: if the sum is the lesser one it is refused, and if b0 to b1 does not touch the document, nobody would say again what has changed from a1 to a2. So a state that is new
+//! tells nothing until each source has been read to where its progress stream ended when the state was opened ([`Core::await_published`]). Whatever was told before stands for a vector that is not ahead of that one in any component, so all that the
+//! state tells has a greater version, or the same with the same content (INV-5 then refuses nothing that is needed). Of one source all vectors are on one chain, and nothing is waited for.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
 use schemas::Lsn;
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, StreamName};
+use streams::Positions;
 
 use crate::accounting::{Books, Miscount, Tick, listed};
-use crate::buffer::{Buffer, Due};
+use crate::buffer::Due;
 use crate::catalog::Catalog;
+use crate::engine::Origin;
 use crate::error::Error;
-use crate::inputs::{Behind, Inputs, Stretches};
+use crate::inputs::{Behind, Stretches};
 use crate::quiet::Ended;
 use crate::reread::{self, Rereads};
 use crate::route::{DeadLetter, Routed, SnapshotRows};
 use crate::state::cache::RowCache;
 use crate::state::meta::{Stage, Standing};
+use crate::state::view::{family, start_key};
 use crate::state::{Family, Store, outbox};
 use crate::status::FanOut;
 use crate::step::{self, FanOuts, PAST_BYTES, Report};
 
+mod source;
+
+use source::{Source, is_newer};
+
 const NO_SNAPSHOT: &str = "the stream does not begin with a whole snapshot: its start has been trimmed, or the importer was told not to take one. Changes are passed over until a snapshot \
      comes; if none is on its way, take a new one with the importer";
+
+const AWAITING: &str =
+    "the state is new: entities are told once every source has been read to where it had been published when the joiner started";
 
 /// Bounds of the core's work.
 #[derive(Debug, Clone, Copy)]
@@ -51,50 +75,91 @@ pub(crate) struct Progress {
     pub(crate) record: ProgressRecord,
 }
 
+/// What a run of tail records covers.
+struct Covered {
+    ticks: Vec<Tick>,
+    to: Lsn,
+    commit_time_ms: i64,
+    /// Rows that were read again.
+    rows: u64,
+    rereading: bool,
+}
+
 pub(crate) struct Core {
     tools: step::Tools,
-    source: String,
     standing: Standing,
-    buffer: Buffer,
-    inputs: Inputs,
+    /// In the order of the standing's.
+    sources: Vec<Source>,
+    by_stream: HashMap<StreamName, usize>,
     books: Books,
-    records: VecDeque<Progress>,
     fan_outs: FanOuts,
-    /// Whether changes came that no snapshot goes before.
-    headless: bool,
+    /// What nothing is told before: by progress stream, where it ended.
+    awaited: Option<Vec<(StreamName, Positions)>>,
     /// Entities assembled and changed since the core was made.
     pub(crate) report: Report,
 }
 
 impl Core {
-    /// `streams`: by table, the stream that it comes in.
+    /// `origins`: the sources in the order of their names; `by_table`: the stream that each table comes in.
     pub(crate) fn new(
         store: Arc<Store>,
         catalog: Arc<Catalog>,
-        source: &str,
-        streams: Vec<StreamName>,
+        origins: &[Origin],
+        by_table: Vec<StreamName>,
         limits: Limits,
     ) -> Result<Self, Error> {
-        let standing = store.standing()?;
-        let buffer = Buffer::new(store.clone(), limits.buffer_bytes);
-        let inputs = Inputs::new(&streams);
+        let mut standing = store.standing()?;
+        let names: Vec<&str> = origins.iter().map(|origin| &*origin.name).collect();
+        standing.of_sources(&names);
+        if origins.len() > 1 && standing.incarnation != store.incarnation() {
+            (standing.awaiting, standing.incarnation) = (true, store.incarnation());
+        }
+        let numbered = || origins.iter().enumerate();
+        let sources = numbered().map(|(number, origin)| Source::new(store.clone(), number, origin, &limits)).collect();
+        let streams = |origin: &Origin| origin.streams.iter().chain([&origin.progress]).cloned().collect::<Vec<_>>();
+        let by_stream = numbered().flat_map(|(number, origin)| streams(origin).into_iter().map(move |stream| (stream, number)));
         let tables = catalog.tables.iter().map(|table| table.schema.name.clone());
-        let books = Books { tables: tables.zip(streams).collect() };
+        let books = Books { tables: tables.zip(by_table).collect() };
         let Limits { row_cache_bytes, chunk, share, .. } = limits;
         let fan_outs = FanOuts::load(&store, &catalog)?;
+        let by_stream = by_stream.collect();
         let tools = step::Tools { store, catalog, cache: RowCache::new(row_cache_bytes), chunk, share };
-        Ok(Self {
-            tools,
-            source: source.to_owned(),
-            standing,
-            buffer,
-            inputs,
-            books,
-            records: VecDeque::new(),
-            fan_outs,
-            headless: false,
-            report: Report::default(),
-        })
+        Ok(Self { tools, standing, sources, by_stream, books, fan_outs, awaited: None, report: Report::default() })
+    }
+
+    /// Whether [`Core::await_published`] is to be called.
+    pub(crate) fn is_awaiting(&self) -> bool {
+        self.standing.awaiting
+    }
+
+    /// Nothing is told until the progress streams have been read to where they end now.
+    pub(crate) fn await_published(&mut self, ends: Vec<(StreamName, Positions)>) {
+        self.awaited = Some(ends);
+    }
+
+    /// Takes note that what was awaited has been read, if it has.
+    fn pass_awaited(&mut self) -> Result<bool, Error> {
+        let Some(awaited) = self.awaited.as_ref().filter(|_| self.standing.awaiting) else { return Ok(false) };
+        let read =
+            |stream: &StreamName, shard: &ShardId| self.standing.positions.get(stream).and_then(|shards| shards.get(shard));
+        let passed = |(stream, ends): &(StreamName, Positions)| ends.iter().all(|(shard, end)| read(stream, shard) >= Some(end));
+        if !awaited.iter().all(passed) {
+            return Ok(false);
+        }
+        (self.standing.awaiting, self.awaited) = (false, None);
+        if self.standing.go_live() && self.standing.pending.is_none() && self.standing.is_consistent() {
+            self.settle_head();
+        }
+        self.tools.store.write_with(WriteBatch::default(), &self.standing)?;
+        let mut report = Report::default();
+        self.settle(&mut report)?;
+        self.add(&report);
+        Ok(true)
+    }
+
+    fn add(&mut self, report: &Report) {
+        self.report.assembled += report.assembled;
+        self.report.changed += report.changed;
     }
 
     pub(crate) fn standing(&self) -> &Standing {
@@ -103,10 +168,13 @@ impl Core {
 
     /// What is waited for.
     pub(crate) fn warning(&self) -> Option<String> {
-        if self.headless {
+        if self.sources.iter().any(|source| source.headless) {
             return Some(NO_SNAPSHOT.to_owned());
         }
         let standing = &self.standing;
+        if standing.awaiting && matches!(standing.stage(), Stage::Live { .. }) {
+            return Some(AWAITING.to_owned());
+        }
         if standing.frontier < standing.mixed_until {
             let (until, head) = (standing.mixed_until, standing.head_frontier);
             return Some(format!(
@@ -114,7 +182,8 @@ impl Core {
             ));
         }
         let head = self.standing.head_frontier;
-        let holding: Vec<&str> = self.standing.rereads.holding(self.standing.frontier).collect();
+        let sources = self.standing.sources.iter();
+        let holding: Vec<&str> = sources.flat_map(|source| source.rereads.holding(source.frontier)).collect();
         if !holding.is_empty() {
             let tables = holding.join(", ");
             return Some(format!(
@@ -128,29 +197,32 @@ impl Core {
     }
 
     pub(crate) fn buffered_bytes(&self) -> usize {
-        self.buffer.bytes()
+        self.sources.iter().map(|source| source.buffer.bytes()).sum()
     }
 
-    /// How many progress records wait for their events.
+    /// How many progress records wait for their events: of the source of which most do.
     pub(crate) fn waiting(&self) -> usize {
-        self.records.len()
+        self.sources.iter().map(|source| source.records.len()).max().unwrap_or_default()
+    }
+
+    /// The number of the source that a stream is of.
+    pub(crate) fn source_of(&self, stream: &StreamName, shard: &ShardId) -> Result<usize, Error> {
+        let unknown = || Error::UnknownShard { stream: stream.clone(), shard: shard.clone() };
+        let only = (self.sources.len() == 1).then_some(0);
+        only.or_else(|| self.by_stream.get(stream).copied()).ok_or_else(unknown)
     }
 
     /// Goes on with a step that was being assembled when the joiner stopped.
     pub(crate) fn resume(&mut self) -> Result<(), Error> {
         let mut report = Report::default();
         self.settle(&mut report)?;
-        self.report.assembled += report.assembled;
-        self.report.changed += report.changed;
+        self.add(&report);
         if self.standing.is_consistent() && self.standing.pending.is_none() {
             // What waited may have been of entities that are defined otherwise now.
-            let told = self.standing.head_frontier;
             self.settle_head();
-            if self.standing.head_frontier != told {
-                let mut batch = WriteBatch::default();
-                self.tools.store.put_standing(&mut batch, &self.standing)?;
-                self.write(batch)?;
-            }
+        }
+        if self.standing != self.tools.store.standing()? {
+            self.tools.store.write_with(WriteBatch::default(), &self.standing)?;
         }
         Ok(())
     }
@@ -167,20 +239,23 @@ impl Core {
     /// Takes in a batch.
     pub(crate) fn events(&mut self, routed: Routed) -> Result<(), Error> {
         let Routed { arrived, received, snapshots, dead, unknown } = routed;
+        let number = self.source_of(&arrived.stream, &arrived.shard)?;
         for (table, count) in received.into_iter().enumerate() {
             self.count(table, count, 0, 0);
         }
-        self.standing.unknown += unknown.len() as u64;
+        let standing = &mut self.standing.sources[number];
+        standing.unknown += unknown.len() as u64;
         for sequence in unknown {
-            self.standing.unknown_read.add(&arrived.stream, &arrived.shard, sequence);
+            standing.unknown_read.add(&arrived.stream, &arrived.shard, sequence);
         }
         self.dead_letters(&dead)?;
-        let live = self.inputs.take_in(arrived, &self.standing);
-        self.buffer.push(live)?;
+        let source = &mut self.sources[number];
+        let live = source.inputs.take_in(arrived, &self.standing.positions, &self.standing.sources[number]);
+        source.buffer.push(live)?;
         let count = snapshots.len();
         for (nth, rows) in snapshots.into_iter().enumerate() {
             // The position may pass the batch only with the last of its rows.
-            self.snapshot_rows(rows, nth + 1 == count)?;
+            self.snapshot_rows(number, rows, nth + 1 == count)?;
         }
         Ok(())
     }
@@ -205,125 +280,132 @@ impl Core {
             }
             self.tools.store.put_dead_letter(&mut batch, &place, &serde_json::json!(letter))?;
         }
-        self.tools.store.put_standing(&mut batch, &self.standing)?;
-        self.write(batch)
-    }
-
-    /// Writes with the log, except while snapshot rows are written without it: a standing in the log would outlive rows that are not.
-    fn write(&self, batch: WriteBatch) -> Result<(), Error> {
-        self.tools.store.write(batch, !matches!(self.standing.stage, Stage::Snapshot { .. }))
+        self.tools.store.write_with(batch, &self.standing)
     }
 
     /// Puts rows of a snapshot into the state. Rows of a later snapshot than the one that the state stands on begin a new load; rows of an earlier one, or of one that is complete, are left out.
-    fn snapshot_rows(&mut self, rows: SnapshotRows, last: bool) -> Result<(), Error> {
-        if self.is_newer(rows.start_lsn) {
-            self.begin_load(rows.start_lsn)?;
+    fn snapshot_rows(&mut self, source: usize, rows: SnapshotRows, last: bool) -> Result<(), Error> {
+        if is_newer(&self.standing.sources[source], rows.start_lsn) {
+            self.begin_load(source, rows.start_lsn)?;
         }
-        if self.standing.stage != (Stage::Snapshot { start_lsn: rows.start_lsn }) {
+        if self.standing.sources[source].stage != (Stage::Snapshot { start_lsn: rows.start_lsn }) {
             return Ok(());
         }
         for (table, (received, dead)) in rows.received.iter().zip(&rows.dead).enumerate() {
             self.count(table, *received, received - dead, *dead);
             if *received > 0 {
-                self.standing.snapshot.entry(self.tools.catalog.tables[table].schema.name.to_string()).or_default().1 += received;
+                let name = self.tools.catalog.tables[table].schema.name.to_string();
+                self.standing.sources[source].snapshot.entry(name).or_default().1 += received;
             }
         }
-        let mut puts = rows.puts;
         if last {
-            self.inputs.move_positions(&mut self.standing);
+            self.move_positions(source);
         }
-        self.tools.store.put_standing(&mut puts, &self.standing)?;
-        self.tools.store.write(puts, false)
+        self.tools.store.write_with(rows.puts, &self.standing)
     }
 
-    /// Empties the state for a new snapshot. Sinks are loaded again when it is complete, and subscribers are told that the outbox was trimmed: one number is passed over, so that a reader who had everything is behind
+    fn move_positions(&mut self, source: usize) {
+        self.sources[source].inputs.move_positions(&mut self.standing.positions, &self.standing.sources[source]);
+    }
+
+    /// Removes the rows of a source for a new snapshot of it. Sinks are loaded again when it is complete, and subscribers are told that the outbox was trimmed: one number is passed over, so that a reader who had everything is behind
     /// the oldest entry as well.
-    fn begin_load(&mut self, start_lsn: Lsn) -> Result<(), Error> {
+    fn begin_load(&mut self, number: usize, start_lsn: Lsn) -> Result<(), Error> {
+        let store = self.tools.store.clone();
+        if self.standing.is_loading() {
+            // What another source's snapshot has written without the log has to be there before the standing is written with it.
+            store.flush()?;
+        }
         let mut batch = WriteBatch::default();
-        let waiting = [Family::Pending, Family::Walks, Family::Past, Family::Told];
-        for family in [Family::Rows, Family::Links, Family::Seen, Family::Outbox].into_iter().chain(waiting) {
-            self.tools.store.clear_in(&mut batch, family)?;
+        for &table in &self.sources[number].tables {
+            for &index in &self.tools.catalog.tables[table].indexes {
+                let (mut start, mut end) = (Vec::new(), Vec::new());
+                start_key(index, &mut start);
+                start_key(index + 1, &mut end);
+                for family in [family(self.tools.catalog.indexes[index].kind), Family::Seen] {
+                    batch.delete_range_cf(store.family(family)?, &start, &end);
+                }
+            }
+        }
+        for family in [Family::Outbox, Family::Pending, Family::Walks, Family::Past, Family::Told] {
+            store.clear_in(&mut batch, family)?;
         }
         self.fan_outs.clear();
         let standing = &mut self.standing;
         standing.head = standing.pending.take().map_or(standing.head, |pending| pending.tail);
-        if standing.stage != Stage::Empty {
-            tracing::warn!(start_lsn = %start_lsn, "a new snapshot has begun: the state is built anew");
+        let source = &mut standing.sources[number];
+        if source.stage != Stage::Empty {
+            tracing::warn!(source = source.source, start_lsn = %start_lsn, "a new snapshot has begun: the state is built anew");
             standing.head += 1;
         }
         standing.oldest = standing.head + 1;
-        (standing.mixed_until, standing.complete_after) = (Lsn::ZERO, Lsn::MAX);
+        (standing.live, standing.mixed_until, standing.complete_after) = (false, Lsn::ZERO, Lsn::MAX);
         standing.load += 1;
-        standing.snapshot.clear();
-        standing.rereads = Rereads::default();
+        source.snapshot.clear();
+        source.rereads = Rereads::default();
         // Those read since the last record may be rows of this very snapshot.
-        standing.unknown = standing.unknown_read.count();
-        standing.stage = Stage::Snapshot { start_lsn };
-        standing.frontier = start_lsn;
-        self.tools.store.put_standing(&mut batch, standing)?;
-        self.tools.store.write(batch, true)?;
+        source.unknown = source.unknown_read.count();
+        source.stage = Stage::Snapshot { start_lsn };
+        source.frontier = start_lsn;
+        standing.moved();
+        store.put_standing(&mut batch, standing)?;
+        store.write(batch, true)?;
         self.tools.cache.clear();
-        self.headless = false;
-        self.buffer.forget(&Due::changes(start_lsn))?;
-        self.tools.store.flush()
+        let source = &mut self.sources[number];
+        source.headless = false;
+        source.buffer.forget(&Due::changes(start_lsn))?;
+        store.flush()
     }
 
     /// Takes in a progress record.
     pub(crate) fn progress(&mut self, progress: Progress) -> Result<(), Error> {
-        if progress.record.source != self.source {
-            return Err(Error::StreamOfOtherSource { found: progress.record.source, expected: self.source.clone() });
+        let number = self.source_of(&progress.stream, &progress.shard)?;
+        let expected = &self.standing.sources[number].source;
+        if progress.record.source != *expected {
+            return Err(Error::StreamOfOtherSource { found: progress.record.source, expected: expected.clone() });
         }
-        self.records.push_back(progress);
+        self.sources[number].push(progress);
         Ok(())
     }
 
-    fn is_read(&self, record: &ProgressRecord) -> bool {
-        self.inputs.behind(record, &self.standing.positions).next().is_none()
+    /// By source that waits: the shards that its next record waits for, and where the last of the records that wait stands.
+    pub(crate) fn waits_for(&self) -> Vec<(usize, Vec<Behind>, SequenceNumber)> {
+        let waits = |(number, source): (usize, &Source)| {
+            Some((number, source.waits_for(&self.standing.positions), source.last_waiting()?.clone()))
+        };
+        self.sources.iter().enumerate().filter_map(waits).collect()
     }
 
-    /// The shards that the next record waits for.
-    pub(crate) fn waits_for(&self) -> Vec<Behind> {
-        let next = self.records.front().into_iter();
-        next.flat_map(|next| self.inputs.behind(&next.record, &self.standing.positions)).collect()
-    }
-
-    /// Where the last of the records that wait stands.
-    pub(crate) fn last_waiting(&self) -> Option<&SequenceNumber> {
-        self.records.back().map(|last| &last.sequence)
-    }
-
-    /// Takes note that a shard ends before what the next record names. All that the records name in it that waited when the store was asked was there to be read by then: the counts tell whether anything is missing.
+    /// Takes note that a shard ends before what the next record names.
     pub(crate) fn ends_before(&mut self, ended: &Ended) {
-        let Ended { behind, waiting } = ended;
-        if !self.waits_for().contains(behind) {
-            // The shard has gone on after all: the answer is about something else.
-            return;
-        }
-        let Behind { stream, shard, read, named } = behind;
-        tracing::warn!(%stream, %shard, %named, ?read, "the shard ends before a record that a progress record names");
-        for waited in self.records.iter().take_while(|waited| waited.sequence <= *waiting) {
-            if let Some(named) = waited.record.positions.get(stream).and_then(|shards| shards.get(shard)) {
-                self.inputs.ends_before(behind, named);
-            }
+        if let Some(&number) = self.by_stream.get(&ended.behind.stream) {
+            self.sources[number].ends_before(ended, &self.standing.positions);
         }
     }
 
-    /// Does what can be done now. Answers whether the frontier, or the stage, has moved.
+    /// Does what can be done now, a step of each source in turn. Answers whether the frontier, or the stage, has moved.
     pub(crate) fn advance(&mut self) -> Result<bool, Error> {
         let mut moved = false;
-        while let Some(progress) = self.records.pop_front() {
-            if !self.is_read(&progress.record) {
-                self.records.push_front(progress);
+        loop {
+            let mut any = false;
+            for number in 0..self.sources.len() {
+                let Some(progress) = self.sources[number].next(&self.standing.positions) else { continue };
+                any = true;
+                moved |= match progress.record.phase {
+                    Phase::Tail => {
+                        let standing = &self.standing;
+                        let run = self.sources[number].run_of_tail(progress, &standing.sources[number], &standing.positions);
+                        self.tail(number, &run)?
+                    }
+                    _ => self.snapshot_record(number, &progress)?,
+                };
+                moved |= self.pass_awaited()?;
+            }
+            if !any {
                 break;
             }
-            moved |= match progress.record.phase {
-                Phase::Tail => {
-                    let run = self.run_of_tail(progress)?;
-                    self.tail(&run)?
-                }
-                _ => self.snapshot_record(&progress)?,
-            };
         }
+        moved |= self.pass_awaited()?;
         Ok(self.tell_more()? || moved)
     }
 
@@ -339,8 +421,7 @@ impl Core {
         }
         let mut report = Report::default();
         let told = step::tell(&self.tools, &mut self.fan_outs, true, &mut self.standing, &mut report)?;
-        self.report.assembled += report.assembled;
-        self.report.changed += report.changed;
+        self.add(&report);
         Ok(told)
     }
 
@@ -351,33 +432,19 @@ impl Core {
     }
 
     /// Whether a record comes from an importer that has been replaced.
-    fn is_fenced(&mut self, record: &ProgressRecord) -> bool {
-        if record.epoch < self.standing.epoch {
-            tracing::warn!(epoch = record.epoch, current = self.standing.epoch, "progress record of a replaced importer refused");
+    fn is_fenced(&mut self, source: usize, record: &ProgressRecord) -> bool {
+        let standing = &mut self.standing.sources[source];
+        if record.epoch < standing.epoch {
+            tracing::warn!(
+                source = record.source,
+                epoch = record.epoch,
+                current = standing.epoch,
+                "progress record of a replaced importer refused"
+            );
             return true;
         }
-        self.standing.epoch = record.epoch;
+        standing.epoch = record.epoch;
         false
-    }
-
-    /// The record and those that follow it and are ready as well: they make one step. Its rows are held in memory until it is written, so when the buffer has outgrown its bound (a buffer that has not spilled is
-    /// within it) each record is a step of its own.
-    fn run_of_tail(&mut self, first: Progress) -> Result<Vec<Progress>, Error> {
-        // A record that speaks of a table that is read again is a step of its own: what it tells holds from there on.
-        let alone = |record: &ProgressRecord| !record.rereads.is_empty();
-        let mut run = vec![first];
-        while !self.buffer.has_spilled()
-            && self.standing.rereads.is_empty()
-            && !alone(&run[0].record)
-            && let Some(next) = self
-                .records
-                .front()
-                .filter(|next| next.record.phase == Phase::Tail && !alone(&next.record) && self.is_read(&next.record))
-        {
-            run.push(next.clone());
-            self.records.pop_front();
-        }
-        Ok(run)
     }
 
     fn passed(&mut self, progress: &Progress) {
@@ -386,57 +453,56 @@ impl Core {
     }
 
     /// A record of the snapshot's phase. Answers whether something moved.
-    fn snapshot_record(&mut self, progress: &Progress) -> Result<bool, Error> {
+    fn snapshot_record(&mut self, number: usize, progress: &Progress) -> Result<bool, Error> {
         let record = &progress.record;
-        if self.is_fenced(record) {
+        if self.is_fenced(number, record) {
             self.passed(progress);
             return Ok(false);
         }
         let start_lsn = record.from_lsn;
-        if self.is_newer(start_lsn) {
+        if is_newer(&self.standing.sources[number], start_lsn) {
             // A snapshot that has not shown a row of ours yet.
-            self.begin_load(start_lsn)?;
+            self.begin_load(number, start_lsn)?;
         }
         // Only now: what begins the load is written by itself, and after a crash behind it the record has to be read again.
         self.passed(progress);
-        let stretches = self.inputs.cover(record, &mut self.standing);
+        let source = &mut self.sources[number];
+        let stretches = source.inputs.cover(record, &mut self.standing.sources[number]);
         if stretches.rows > 0 {
-            self.buffer.forget(&Due { to: Lsn::ZERO, covered: self.inputs.covered() })?;
+            source.buffer.forget(&Due { to: Lsn::ZERO, covered: source.inputs.covered() })?;
         }
-        if self.standing.stage != (Stage::Snapshot { start_lsn }) {
+        if self.standing.sources[number].stage != (Stage::Snapshot { start_lsn }) {
             // Of a snapshot that is complete already, or of an older one.
             return Ok(false);
         }
-        let missing = self.check_snapshot(record, stretches);
+        let missing = self.check_snapshot(number, record, stretches);
         if !missing.is_empty() {
-            return self.give_up(start_lsn, missing);
+            return self.give_up(number, start_lsn, missing);
         }
         if let Phase::SnapshotComplete { consistent_from } = record.phase {
-            if consistent_from <= self.standing.frontier {
-                self.standing.begin_live(start_lsn);
-            } else {
-                self.standing.stage = Stage::CatchUp { start_lsn, consistent_from };
-            }
-            self.standing.commit_time_ms = record.commit_time_ms;
+            let source = &mut self.standing.sources[number];
+            source.stage = Stage::CatchUp { start_lsn, consistent_from };
+            source.commit_time_ms = record.commit_time_ms;
+            source.pass_catch_up();
+            self.standing.moved();
+            self.standing.go_live();
             self.settle_head();
             // What was written without the log has to be there before anything is written with it that relies on it.
             self.tools.store.flush()?;
         }
-        let mut batch = WriteBatch::default();
-        self.inputs.move_positions(&mut self.standing);
-        self.tools.store.put_standing(&mut batch, &self.standing)?;
-        self.write(batch)?;
+        self.move_positions(number);
+        self.tools.store.write_with(WriteBatch::default(), &self.standing)?;
         Ok(true)
     }
 
     fn settle_head(&mut self) {
-        if matches!(self.standing.stage, Stage::Live { .. }) {
+        if self.standing.live {
             (self.standing.head_frontier, self.standing.head_commit_time_ms) = self.fan_outs.complete(&self.standing);
         }
     }
 
     /// INV-6 for snapshot rows: over the whole load, because a record may speak of rows that were read before a restart.
-    fn check_snapshot(&mut self, record: &ProgressRecord, stretches: Stretches) -> Vec<Miscount> {
+    fn check_snapshot(&mut self, source: usize, record: &ProgressRecord, stretches: Stretches) -> Vec<Miscount> {
         if stretches.is_empty() {
             return Vec::new();
         }
@@ -444,56 +510,94 @@ impl Core {
         let mut miscounts = Vec::new();
         for (name, count) in &record.counts {
             let Some(table) = self.tools.catalog.table(name) else { continue };
-            let (published, received) = self.standing.snapshot.entry(name.to_string()).or_default();
+            let standing = &mut self.standing.sources[source];
+            let (published, received) = standing.snapshot.entry(name.to_string()).or_default();
             *published += count;
-            miscounts.extend(self.books.rows(&tick, table, *published, *received, self.standing.unknown));
+            miscounts.extend(self.books.rows(&tick, table, *published, *received, standing.unknown));
         }
         miscounts
     }
 
-    /// Whether a snapshot is newer than the one that the state stands on, and than any that was given up.
-    fn is_newer(&self, start_lsn: Lsn) -> bool {
-        start_lsn > self.standing.given_up && self.standing.stage.start_lsn().is_none_or(|start| start_lsn > start)
-    }
-
     /// Passes over a first snapshot of which rows are missing: a whole one may stand behind it in the streams. (Those whose beginning is past its retention all begin like this.) Where entities have been made of an
     /// earlier one, the joiner stops.
-    fn give_up(&mut self, start_lsn: Lsn, missing: Vec<Miscount>) -> Result<bool, Error> {
+    fn give_up(&mut self, number: usize, start_lsn: Lsn, missing: Vec<Miscount>) -> Result<bool, Error> {
         if self.standing.head_frontier > Lsn::ZERO {
             return Err(Error::Missing { miscounts: missing });
         }
         tracing::error!(%start_lsn, missing = listed(&missing), "rows of the snapshot are missing: it is passed over until a newer one comes");
         self.report.miscounts.extend(missing);
-        self.standing.stage = Stage::Empty;
-        self.standing.given_up = start_lsn;
-        self.headless = true;
-        self.inputs.move_positions(&mut self.standing);
-        let mut batch = WriteBatch::default();
-        self.tools.store.put_standing(&mut batch, &self.standing)?;
-        self.write(batch)?;
+        let standing = &mut self.standing.sources[number];
+        (standing.stage, standing.given_up) = (Stage::Empty, start_lsn);
+        self.sources[number].headless = true;
+        self.move_positions(number);
+        self.tools.store.write_with(WriteBatch::default(), &self.standing)?;
         Ok(true)
     }
 
-    /// A run of tail records: one step. Answers whether the frontier moved.
-    fn tail(&mut self, run: &[Progress]) -> Result<bool, Error> {
-        let walks = self.make_way(run)?;
-        let mut ticks: Vec<Tick> = Vec::new();
-        let (from, mut rows) = (self.standing.frontier, 0);
-        let before = (from, self.standing.commit_time_ms);
-        let (mut to, mut commit_time_ms) = (from, self.standing.commit_time_ms);
-        let (mut passed_over, mut rereading) = (None, false);
+    /// A run of tail records of a source: one step. Answers whether its frontier moved.
+    fn tail(&mut self, number: usize, run: &[Progress]) -> Result<bool, Error> {
+        let walks = self.make_way(number, run)?;
+        let from = self.standing.sources[number].frontier;
+        let before = (self.standing.frontier, self.standing.commit_time_ms);
+        let Covered { ticks, to, commit_time_ms, rows, rereading } = self.cover(number, run)?;
+        let source = &mut self.sources[number];
+        let due = Due { to, covered: source.inputs.covered() };
+        if to == from && !rereading {
+            if rows > 0 {
+                // Of rereads that no record speaks of.
+                source.buffer.forget(&Due { to: Lsn::ZERO, ..due })?;
+            }
+            return Ok(false);
+        }
+        let taken = source.buffer.take(&due)?;
+        let ends: Vec<Lsn> = ticks.iter().map(|tick| tick.to).collect();
+        let counting = self.standing.sources[number].rereads.counting(&self.tools.catalog);
+        let mut applied = step::apply(&self.tools, &taken, counting, &ends)?;
+        self.check_tail(number, &ticks, &applied.report)?;
+        let standing = &mut self.standing.sources[number];
+        (standing.frontier, standing.commit_time_ms) = (to, commit_time_ms);
+        standing.pass_catch_up();
+        let remembered = standing.rereads.remembered(&self.tools.catalog);
+        self.standing.moved();
+        for table in 0..self.tools.catalog.tables.len() {
+            self.count(table, 0, applied.report.applied[table], applied.report.dead[table]);
+        }
+        self.move_positions(number);
+        if self.standing.live {
+            let hold = self.standing.holds();
+            let walks = walks && !hold && self.standing.mixed_until.is_zero();
+            let beside = step::Beside { remembered: remembered.as_deref(), hold, walks, from: before };
+            step::finish(&self.tools, &taken, &mut applied, beside, &mut self.fan_outs, &mut self.standing)?;
+        } else {
+            if self.standing.go_live() {
+                self.settle_head();
+            }
+            step::write_rows(&self.tools, &applied, remembered.as_deref(), &self.standing)?;
+        }
+        self.settle(&mut applied.report)?;
+        self.add(&applied.report);
+        self.sources[number].buffer.forget(&due)?;
+        Ok(true)
+    }
+
+    /// Takes note of what the records of a run cover.
+    fn cover(&mut self, number: usize, run: &[Progress]) -> Result<Covered, Error> {
+        let standing = &self.standing.sources[number];
+        let (to, commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+        let mut covered = Covered { ticks: Vec::new(), to, commit_time_ms, rows: 0, rereading: false };
+        let mut passed_over = None;
         for progress in run {
             self.passed(progress);
             let record = &progress.record;
-            if self.is_fenced(record) {
+            if self.is_fenced(number, record) {
                 continue;
             }
-            let stretches = self.inputs.cover(record, &mut self.standing);
-            rows += stretches.rows;
-            if record.to_lsn <= to && record.rereads.is_empty() {
+            let stretches = self.sources[number].inputs.cover(record, &mut self.standing.sources[number]);
+            covered.rows += stretches.rows;
+            if record.to_lsn <= covered.to && record.rereads.is_empty() {
                 continue;
             }
-            match self.standing.stage {
+            match self.standing.sources[number].stage {
                 // What is left of an older tail: a newer snapshot may stand behind it.
                 Stage::Empty => {
                     passed_over = passed_over.max(Some(record.to_lsn));
@@ -503,81 +607,45 @@ impl Core {
                 Stage::Snapshot { .. } => continue,
                 Stage::CatchUp { .. } | Stage::Live { .. } => {}
             }
-            if record.from_lsn > to {
+            if record.from_lsn > covered.to {
                 return Err(Error::Gap {
-                    frontier: to,
+                    frontier: covered.to,
                     from: record.from_lsn,
                     stream: progress.stream.clone(),
                     shard: progress.shard.clone(),
                     sequence: progress.sequence.clone(),
                 });
             }
-            if !record.rereads.is_empty() || !self.standing.rereads.is_empty() {
-                self.follow_rereads(record, &stretches)?;
-                rereading = true;
+            if !record.rereads.is_empty() || !self.standing.sources[number].rereads.is_empty() {
+                self.follow_rereads(number, record, &stretches)?;
+                covered.rereading = true;
             }
-            ticks.push(Tick::new(record, to, stretches));
-            if record.to_lsn <= to {
+            covered.ticks.push(Tick::new(record, covered.to, stretches));
+            if record.to_lsn <= covered.to {
                 continue;
             }
-            to = record.to_lsn;
+            covered.to = record.to_lsn;
             if record.commit_time_ms > 0 {
-                commit_time_ms = record.commit_time_ms;
+                covered.commit_time_ms = record.commit_time_ms;
             }
         }
         if let Some(passed_over) = passed_over {
-            if !std::mem::replace(&mut self.headless, true) {
+            let source = &mut self.sources[number];
+            if !std::mem::replace(&mut source.headless, true) {
                 tracing::warn!(to_lsn = %passed_over, "{NO_SNAPSHOT}");
             }
-            self.buffer.forget(&Due::changes(passed_over))?;
+            source.buffer.forget(&Due::changes(passed_over))?;
         }
-        let due = Due { to, covered: self.inputs.covered() };
-        if to == from && !rereading {
-            if rows > 0 {
-                // Of rereads that no record speaks of.
-                self.buffer.forget(&Due { to: Lsn::ZERO, ..due })?;
-            }
-            return Ok(false);
-        }
-        let taken = self.buffer.take(&due)?;
-        let ends: Vec<Lsn> = ticks.iter().map(|tick| tick.to).collect();
-        let mut applied = step::apply(&self.tools, &taken, self.standing.rereads.counting(&self.tools.catalog), &ends)?;
-        self.check_tail(&ticks, &applied.report)?;
-        self.standing.frontier = to;
-        self.standing.commit_time_ms = commit_time_ms;
-        for table in 0..self.tools.catalog.tables.len() {
-            self.count(table, 0, applied.report.applied[table], applied.report.dead[table]);
-        }
-        self.inputs.move_positions(&mut self.standing);
-        let remembered = self.standing.rereads.remembered(&self.tools.catalog);
-        let hold = self.standing.holds(to);
-        if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage {
-            if to >= consistent_from && !hold {
-                self.standing.begin_live(start_lsn);
-                self.settle_head();
-            }
-            step::write_rows(&self.tools, &applied, remembered.as_deref(), &self.standing)?;
-        } else {
-            let beside = step::Beside {
-                remembered: remembered.as_deref(),
-                hold,
-                walks: walks && !hold && self.standing.mixed_until.is_zero(),
-                from: before,
-            };
-            step::finish(&self.tools, &taken, &mut applied, beside, &mut self.fan_outs, &mut self.standing)?;
-        }
-        self.settle(&mut applied.report)?;
-        self.report.assembled += applied.report.assembled;
-        self.report.changed += applied.report.changed;
-        self.buffer.forget(&due)?;
-        Ok(true)
+        Ok(covered)
     }
 
     /// Works off fan-outs that cannot wait beside a step. Answers whether the step itself may leave some for later. (Before anything of the step is taken note of: this writes the standing.)
-    fn make_way(&mut self, run: &[Progress]) -> Result<bool, Error> {
-        let reread = !self.standing.rereads.is_empty() || run.iter().any(|progress| !progress.record.rereads.is_empty());
-        let bytes = self.buffer.bytes();
-        let apart = reread || self.buffer.has_spilled();
+    fn make_way(&mut self, number: usize, run: &[Progress]) -> Result<bool, Error> {
+        let rereads = &self.standing.sources[number].rereads;
+        let reread = !rereads.is_empty() || run.iter().any(|progress| !progress.record.rereads.is_empty());
+        let buffer = &self.sources[number].buffer;
+        let bytes = buffer.bytes();
+        let apart = reread || buffer.has_spilled();
         if apart || self.fan_outs.bytes() + bytes > PAST_BYTES {
             while self.tell_more()? {}
         }
@@ -585,8 +653,9 @@ impl Core {
     }
 
     /// Takes in what a record tells of tables that are read again.
-    fn follow_rereads(&mut self, record: &ProgressRecord, stretches: &Stretches) -> Result<(), Error> {
-        let begun = self.standing.rereads.follow(&self.tools.catalog, record, stretches, self.standing.frontier)?;
+    fn follow_rereads(&mut self, number: usize, record: &ProgressRecord, stretches: &Stretches) -> Result<(), Error> {
+        let standing = &mut self.standing.sources[number];
+        let begun = standing.rereads.follow(&self.tools.catalog, record, stretches, standing.frontier)?;
         let mut batch = WriteBatch::default();
         for table in begun {
             tracing::info!(table = %self.tools.catalog.tables[table].schema.name, "a table is read again");
@@ -598,7 +667,19 @@ impl Core {
 
     /// Ends rereads that have been passed, and assembles what waits for it, unless something still holds it up.
     fn settle(&mut self, report: &mut Report) -> Result<(), Error> {
-        while let Some((table, whole)) = self.standing.rereads.ended(&self.tools.catalog, self.standing.frontier) {
+        for number in 0..self.sources.len() {
+            self.end_rereads(number, report)?;
+        }
+        if self.standing.is_consistent() {
+            while step::drain(&self.tools, &mut self.fan_outs, &mut self.standing, report)? {}
+        }
+        Ok(())
+    }
+
+    fn end_rereads(&mut self, number: usize, report: &mut Report) -> Result<(), Error> {
+        loop {
+            let standing = &self.standing.sources[number];
+            let Some((table, whole)) = standing.rereads.ended(&self.tools.catalog, standing.frontier) else { return Ok(()) };
             if whole {
                 let store = self.tools.store.clone();
                 let mut sweep = reread::Sweep::new(&store, &self.tools.catalog, table);
@@ -612,35 +693,28 @@ impl Core {
             }
             let mut batch = WriteBatch::default();
             reread::forget(&self.tools.store, &self.tools.catalog, table, &mut batch)?;
-            self.standing.rereads.complete(&self.tools.catalog, table);
-            if let Stage::CatchUp { start_lsn, consistent_from } = self.standing.stage
-                && self.standing.frontier >= consistent_from
-                && !self.standing.holds(self.standing.frontier)
-            {
-                self.standing.begin_live(start_lsn);
-            }
+            let standing = &mut self.standing.sources[number];
+            standing.rereads.complete(&self.tools.catalog, table);
+            standing.pass_catch_up();
+            self.standing.go_live();
             if self.standing.pending.is_none() && self.standing.is_consistent() {
                 self.settle_head();
             }
-            self.tools.store.put_standing(&mut batch, &self.standing)?;
-            self.tools.store.write(batch, true)?;
+            self.tools.store.write_with(batch, &self.standing)?;
         }
-        if self.standing.is_consistent() {
-            while step::drain(&self.tools, &mut self.fan_outs, &mut self.standing, report)? {}
-        }
-        Ok(())
     }
 
     /// INV-6 for the tail. What is too many is told, what is missing stops the joiner.
-    fn check_tail(&mut self, ticks: &[Tick], report: &Report) -> Result<(), Error> {
+    fn check_tail(&mut self, source: usize, ticks: &[Tick], report: &Report) -> Result<(), Error> {
         let tables = self.tools.catalog.tables.len();
         let mut miscounts = Vec::new();
         for (tick, received) in ticks.iter().zip(report.received.chunks(tables.max(1))) {
             miscounts.extend(self.books.check(tick, received));
         }
         if let Some(tick) = ticks.last() {
-            for (table, published, received) in self.standing.rereads.count(&self.tools.catalog, &report.reread) {
-                miscounts.extend(self.books.rows(tick, table, published, received, self.standing.unknown));
+            let standing = &mut self.standing.sources[source];
+            for (table, published, received) in standing.rereads.count(&self.tools.catalog, &report.reread) {
+                miscounts.extend(self.books.rows(tick, table, published, received, standing.unknown));
             }
         }
         let (missing, surplus): (Vec<_>, Vec<_>) = miscounts.into_iter().partition(Miscount::is_missing);
@@ -671,9 +745,20 @@ impl Core {
             self.standing.oldest = oldest;
             let mut batch = WriteBatch::default();
             outbox::trim(&self.tools.store, &mut batch, oldest)?;
-            self.tools.store.put_standing(&mut batch, &self.standing)?;
-            self.write(batch)?;
+            self.tools.store.write_with(batch, &self.standing)?;
             outbox::reclaim(&self.tools.store, oldest)?;
+        }
+        self.forget_vectors()
+    }
+
+    /// Forgets what versions stand for that nobody can be told of any more.
+    fn forget_vectors(&mut self) -> Result<(), Error> {
+        if self.sources.len() > 1 {
+            let oldest = outbox::version(&self.tools.store, self.standing.oldest)?;
+            let below = oldest.unwrap_or(self.standing.head_frontier).min(self.standing.head_frontier);
+            let mut batch = WriteBatch::default();
+            self.tools.store.forget_vectors(&mut batch, below)?;
+            self.tools.store.write_with(batch, &self.standing)?;
         }
         Ok(())
     }

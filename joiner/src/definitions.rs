@@ -136,7 +136,7 @@ pub(crate) fn settle(store: &Store, claimed: &str, config: &Config) -> Result<Ca
     let Some(known) = store.definitions()? else {
         let standing = store.standing()?;
         let is_ours = claimed == meta::IN_STATE || claimed == fingerprint(&config.plans);
-        let is_empty = standing.stage == Stage::Empty && standing.positions.is_empty();
+        let is_empty = standing.stage() == Stage::Empty && standing.positions.is_empty();
         if !is_ours && !is_empty {
             return Err(Error::OtherDefinitions { path: store.path().to_owned(), lacking: Vec::new() });
         }
@@ -225,10 +225,10 @@ fn switch(store: &Store, known: &Definitions, next: &Definitions, mut standing: 
             tracing::info!(entity = entity.name, defined = entity.definition.is_some(), "the entity's definition has changed");
         }
     }
-    standing.rereads.retain(|table| next.layout.tables.iter().any(|kept| kept.name.to_string() == table));
-    store.put_standing(&mut batch, &standing)?;
+    let used = |table: &str| next.layout.tables.iter().any(|kept| kept.name.to_string() == table);
+    standing.sources.iter_mut().for_each(|source| source.rereads.retain(used));
     store.put_definitions(&mut batch, next)?;
-    store.write(batch, true)?;
+    store.write_with(batch, &standing)?;
     store.sync()
 }
 

@@ -7,15 +7,15 @@ use std::time::Instant;
 use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::progress::{ProgressRecord, SequenceNumber, ShardId, ShardPositions, StreamName};
-use streams::Batch;
+use streams::{Batch, Layout, Positions};
 
 use crate::Config;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, TableId};
 use crate::core::{Core, Limits, Progress};
 use crate::definitions;
 use crate::error::Error;
 use crate::handle::{Handle, Shared};
-use crate::route::Routed;
+use crate::route::{Of, Routed};
 use crate::scan::{As, scan};
 use crate::state::{Store, meta};
 use crate::step::Share;
@@ -24,7 +24,49 @@ use crate::step::Share;
 pub struct Engine {
     shared: Arc<Shared>,
     core: Core,
+    origins: Vec<Origin>,
     streams: Vec<StreamName>,
+}
+
+/// A source, and what it has here.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) name: Arc<str>,
+    /// The same where there are several: tables are called by it then.
+    pub(crate) qualifier: Option<Arc<str>>,
+    /// The stream of its progress records.
+    pub(crate) progress: StreamName,
+    /// Those of its tables.
+    pub(crate) streams: BTreeSet<StreamName>,
+    pub(crate) tables: Vec<TableId>,
+}
+
+impl Origin {
+    /// The sources in the order of their names, and by table the stream that it comes in.
+    fn all(config: &Config, catalog: &Catalog) -> Result<(Vec<Self>, Vec<StreamName>), Error> {
+        let mut sources: Vec<_> = config.sources.iter().collect();
+        sources.sort_by(|a, b| a.name.cmp(&b.name));
+        let several = sources.len() > 1;
+        let origin = |source: &&crate::Source| Self {
+            name: source.name.clone(),
+            qualifier: several.then(|| source.name.clone()),
+            progress: Layout::progress_stream(&source.stream_prefix),
+            streams: BTreeSet::new(),
+            tables: Vec::new(),
+        };
+        let mut origins: Vec<Self> = sources.iter().map(origin).collect();
+        let mut by_table = Vec::with_capacity(catalog.tables.len());
+        for (id, table) in catalog.tables.iter().enumerate() {
+            let name = &table.schema.name;
+            let of = origins.iter().position(|origin| origin.qualifier == name.source);
+            let of = of.ok_or_else(|| Error::UnknownSource { table: name.clone() })?;
+            let stream = config.layout.stream(&sources[of].stream_prefix, name);
+            origins[of].tables.push(id);
+            origins[of].streams.insert(stream.clone());
+            by_table.push(stream);
+        }
+        Ok((origins, by_table))
+    }
 }
 
 impl std::fmt::Debug for Engine {
@@ -38,24 +80,22 @@ impl Engine {
     pub fn open(config: &Config) -> Result<Self, Error> {
         // Mistakes in the definitions are told before anything is touched.
         Catalog::new(&config.plans)?;
-        let claimed = meta::claim(&config.state_dir, &config.source, config.range)?;
+        let claimed = meta::claim(&config.state_dir, &config.source(), config.range)?;
         let store = Store::open(&config.state_dir, claimed.incarnation, config.memory)?;
         let catalog = Arc::new(definitions::settle(&store, &claimed.definitions, config)?.with_share(config.range));
-        let by_table: Vec<StreamName> =
-            catalog.tables.iter().map(|table| config.layout.stream(&config.stream_prefix, &table.schema.name)).collect();
-        let streams: BTreeSet<StreamName> = by_table.iter().cloned().collect();
-        let streams: Vec<StreamName> = streams.into_iter().collect();
+        let (origins, by_table) = Origin::all(config, &catalog)?;
+        let streams = origins.iter().flat_map(|origin| origin.streams.iter().cloned()).collect();
         let limits = Limits {
             buffer_bytes: config.buffer_bytes,
             chunk: config.chunk_entities.max(1),
             share: Share { threads: config.threads.max(1), bytes: config.chunk_bytes.max(1) },
             row_cache_bytes: config.memory.row_cache_bytes,
         };
-        let mut core = Core::new(store.clone(), catalog.clone(), &config.source, by_table, limits)?;
+        let mut core = Core::new(store.clone(), catalog.clone(), &origins, by_table, limits)?;
         core.resume()?;
         let shared = Shared::new(store, catalog, config)?;
         shared.with_status(|status| status.fan_out = core.fan_out());
-        Ok(Self { shared, core, streams })
+        Ok(Self { shared, core, origins, streams })
     }
 
     pub fn handle(&self) -> Handle {
@@ -72,9 +112,28 @@ impl Engine {
         &self.core.standing().positions
     }
 
-    /// Everything at or below has been applied.
+    /// Everything at or below has been applied. With several sources, the version of what has been.
     pub fn frontier(&self) -> Lsn {
         self.core.standing().frontier
+    }
+
+    /// The same by source, in the order of their names.
+    pub fn frontiers(&self) -> Vec<Lsn> {
+        self.core.standing().frontiers()
+    }
+
+    /// The progress streams whose ends [`Engine::await_published`] wants to know: of a state of several sources that is new. None: it need not be called.
+    pub fn awaits(&self) -> impl Iterator<Item = &StreamName> {
+        self.origins.iter().map(|origin| &origin.progress).filter(|_| self.core.is_awaiting())
+    }
+
+    /// Nothing is told until the progress streams have been read to where they ended when the engine was opened.
+    pub fn await_published(&mut self, ends: Vec<(StreamName, Positions)>) {
+        self.core.await_published(ends);
+    }
+
+    pub(crate) fn origins(&self) -> &[Origin] {
+        &self.origins
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -87,7 +146,9 @@ impl Engine {
 
     /// Takes in records of an event stream.
     pub fn events(&mut self, batch: &Batch) -> Result<(), Error> {
-        let routed = self.shared.route(self.frontier(), batch)?;
+        let number = self.core.source_of(&batch.stream, &batch.shard)?;
+        let of = Of { source: number, qualifier: self.origins[number].qualifier.as_ref(), frontier: self.frontiers()[number] };
+        let routed = self.shared.route(of, batch)?;
         self.routed(routed)
     }
 

@@ -66,6 +66,14 @@ pub enum Error {
     )]
     StreamOfOtherSource { found: String, expected: String },
     #[error(
+        "table {table} is of none of the configured sources: with several, an entity's tables are called source.schema.table"
+    )]
+    UnknownSource { table: TableName },
+    #[error(
+        "a joiner of several sources ({sources}) cannot stand by: what its sinks have confirmed does not say how far each source had come. Take `joiner.standby` out of the configuration, and have the process restarted where it was"
+    )]
+    NoStandby { sources: String },
+    #[error(
         "changes are missing (INV-6): record {sequence} of the progress stream {stream} (shard {shard}) goes on at {from}, everything up to {frontier} has been applied, and nothing tells of what is \
          between. Name an empty state directory, and take a new snapshot with the importer"
     )]

@@ -1,24 +1,24 @@
 //! What others may ask of a running joiner: its status, its outbox, single entities.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
-use schemas::encoding::Schemas;
 use schemas::entity::EntityInfo;
 use streams::Batch;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::Config;
 use crate::catalog::Catalog;
 use crate::dead_letters::DeadLetters;
 use crate::error::Error;
-use crate::route::{Routed, route};
+use crate::route::{Of, Routed, route};
 use crate::state::meta::Standing;
 use crate::state::{Store, key, outbox};
 use crate::status::{SinkStatus, Status};
 use crate::step;
+use crate::{Config, Source};
 
 /// The outbox's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,6 +38,9 @@ pub struct Head {
     pub oldest: u64,
 }
 
+/// By source, the LSN that it is reflected as of.
+pub type Vector = BTreeMap<String, Lsn>;
+
 /// Entries of the outbox, or that they are gone.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Page {
@@ -50,9 +53,9 @@ pub enum Page {
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) catalog: Arc<Catalog>,
-    /// What records may be written under.
-    pub(crate) schemas: Arc<Schemas>,
     pub(crate) head: watch::Sender<Head>,
+    /// In the order of the standing's.
+    sources: Vec<Source>,
     status: Mutex<Status>,
     /// Somebody has dropped dead letters, or wants some tried again.
     pub(crate) letters: watch::Sender<()>,
@@ -73,8 +76,10 @@ impl Shared {
         status.stand(&standing);
         let head = watch::Sender::new(head(&store, &catalog, &standing));
         let letters = watch::Sender::new(());
-        let (schemas, in_place) = (config.schemas.clone(), config.threads == 0);
-        Ok(Arc::new(Self { store, catalog, schemas, head, status: Mutex::new(status), letters, in_place }))
+        let in_place = config.threads == 0;
+        let mut sources = config.sources.clone();
+        sources.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Arc::new(Self { store, catalog, head, sources, status: Mutex::new(status), letters, in_place }))
     }
 
     /// Does work that blocks (the database, assembling) beside the tasks.
@@ -87,9 +92,10 @@ impl Shared {
     }
 
     /// Sorts out a batch. Where a record is under a schema that is not known, the importer may just have written it.
-    pub(crate) fn route(&self, frontier: Lsn, batch: &Batch) -> Result<Routed, Error> {
-        match route(&self.store, &self.catalog, &self.schemas.known(), frontier, batch) {
-            Err(Error::UnknownSchema(_)) => route(&self.store, &self.catalog, &*self.schemas.look_again()?, frontier, batch),
+    pub(crate) fn route(&self, of: Of<'_>, batch: &Batch) -> Result<Routed, Error> {
+        let schemas = &self.sources[of.source].schemas;
+        match route(&self.store, &self.catalog, &schemas.known(), of, batch) {
+            Err(Error::UnknownSchema(_)) => route(&self.store, &self.catalog, &*schemas.look_again()?, of, batch),
             routed => routed,
         }
     }
@@ -153,6 +159,13 @@ impl Handle {
     pub fn status(&self) -> Status {
         let mut status = self.shared.with_status(|status| status.clone());
         status.state_bytes = self.shared.store.bytes();
+        if let Some(Ok(Some(told))) = status.frontier.map(|frontier| self.outbox().sources_at(frontier)) {
+            for (source, lsn) in told {
+                if let Some(source) = status.sources.get_mut(&source) {
+                    source.frontier = Some(lsn);
+                }
+            }
+        }
         // Where the database fails, everything else says so.
         let dropped = self.dead_letters().dropped_events().unwrap_or_default();
         status.dead_letters = status.dead_letters.saturating_sub(dropped);
@@ -207,6 +220,12 @@ impl Outbox {
     /// The outbox's end, and a notification whenever it moves (also when only the frontier does).
     pub fn head(&self) -> watch::Receiver<Head> {
         self.shared.head.subscribe()
+    }
+
+    /// The LSNs of the sources that a version stands for. None of one source, whose LSN it is; nor of a version that the outbox speaks of no longer.
+    pub fn sources_at(&self, version: Lsn) -> Result<Option<Vector>, Error> {
+        let Shared { store, sources, .. } = &*self.shared;
+        Ok(store.vector(version)?.map(|vector| sources.iter().map(|source| source.name.to_string()).zip(vector).collect()))
     }
 
     /// At most `limit` entries after `sequence`.

@@ -9,7 +9,7 @@
 //! its predecessor stood and not behind where it stands itself: that stretch is where an event that the counts miss must have been. Where numbers follow by counting, those that no record came with say it
 //! exactly ([`streams::embedded::removed_between`]).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use schemas::Lsn;
@@ -20,7 +20,7 @@ use streams::embedded::removed_between;
 
 use crate::buffer::Change;
 use crate::reread::{self, Covered};
-use crate::state::meta::Standing;
+use crate::state::meta::SourceStanding;
 
 /// Removed runs of numbers that are remembered of a shard until a record covers them.
 const REMOVED: usize = 64;
@@ -137,10 +137,10 @@ impl Arrived {
     }
 }
 
-/// All shards that have been read.
+/// All shards of a source that have been read.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    streams: HashSet<StreamName>,
+    streams: BTreeSet<StreamName>,
     shards: HashMap<(StreamName, ShardId), Shard>,
 }
 
@@ -155,9 +155,8 @@ pub(crate) struct Behind {
 }
 
 impl Inputs {
-    /// `streams` may name one several times.
-    pub(crate) fn new(streams: &[StreamName]) -> Self {
-        Self { streams: streams.iter().cloned().collect(), shards: HashMap::new() }
+    pub(crate) fn new(streams: &BTreeSet<StreamName>) -> Self {
+        Self { streams: streams.clone(), shards: HashMap::new() }
     }
 
     fn shard(&mut self, stream: &StreamName, shard: &ShardId) -> &mut Shard {
@@ -166,10 +165,10 @@ impl Inputs {
     }
 
     /// Takes note of what was read, and answers the changes in it that are not applied.
-    pub(crate) fn take_in(&mut self, arrived: Arrived, standing: &Standing) -> Vec<Change> {
+    pub(crate) fn take_in(&mut self, arrived: Arrived, positions: &ShardPositions, standing: &SourceStanding) -> Vec<Change> {
         let Arrived { stream, shard, first, last, removed, greatest, changes, rereads } = arrived;
         let of = |positions: &ShardPositions| positions.get(&stream).and_then(|shards| shards.get(&shard)).cloned();
-        let (stored, covered) = (of(&standing.positions), of(&standing.covered));
+        let (stored, covered) = (of(positions), of(&standing.covered));
         let entry = self.shard(&stream, &shard);
         let before = entry.read.take().or(stored);
         entry.note_removed(before.and_then(|last| between(&last, &first)).into_iter().chain(removed));
@@ -226,7 +225,7 @@ impl Inputs {
     }
 
     /// Takes note of what a record covers. Rows that were read again and that it says had been published by then: this record, or none, puts them into the state.
-    pub(crate) fn cover(&mut self, record: &ProgressRecord, standing: &mut Standing) -> Stretches {
+    pub(crate) fn cover(&mut self, record: &ProgressRecord, standing: &mut SourceStanding) -> Stretches {
         let mut stretches = Stretches::default();
         for (stream, shards) in record.positions.iter().filter(|(stream, _)| self.streams.contains(stream)) {
             for (shard, to) in shards {
@@ -269,7 +268,7 @@ impl Inputs {
     }
 
     /// Moves the stored positions as far as they may go.
-    pub(crate) fn move_positions(&mut self, standing: &mut Standing) {
+    pub(crate) fn move_positions(&mut self, positions: &mut ShardPositions, standing: &SourceStanding) {
         for ((stream, shard), state) in &mut self.shards {
             let mut to = None;
             let uncovered = state.uncovered.front().map_or(u64::MAX, |(_, row)| *row);
@@ -278,7 +277,7 @@ impl Inputs {
                 to = Some(batch.last);
             }
             if let Some(to) = to {
-                standing.positions.entry(stream.clone()).or_default().insert(shard.clone(), to);
+                positions.entry(stream.clone()).or_default().insert(shard.clone(), to);
             }
         }
     }

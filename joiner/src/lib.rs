@@ -54,13 +54,13 @@ pub use dead_letters::DeadLetters;
 pub use deliver::{NamedSink, NullSink};
 pub use engine::Engine;
 pub use error::Error;
-pub use handle::{Handle, Head, Outbox, Page};
+pub use handle::{Handle, Head, Outbox, Page, Vector};
 pub use inputs::Place;
 pub use route::DeadLetter;
 pub use standby::{Confirmed, ConfirmedBySink};
 pub use state::Memory;
 pub use state::meta::TableCounts;
-pub use status::{FanOut, JoinerPhase, SinkLoad, SinkState, SinkStatus, Status};
+pub use status::{FanOut, JoinerPhase, SinkLoad, SinkState, SinkStatus, SourceStatus, Status};
 
 /// What a joiner works on and with.
 #[derive(Debug, Clone)]
@@ -68,14 +68,10 @@ pub struct Config {
     /// The state's directory: empty, or one that this joiner has used.
     pub state_dir: PathBuf,
     pub plans: Vec<Arc<Plan>>,
-    /// The schemas that records may be written under, where they are not all in JSON.
-    pub schemas: Arc<Schemas>,
     /// The entities that this instance makes: all, or the share of one of several.
     pub range: KeyRange,
-    /// The source's name, as in the progress records.
-    pub source: String,
-    /// What the streams' names begin with.
-    pub stream_prefix: String,
+    /// What is joined. Where there are several, tables in the plans are called by their source.
+    pub sources: Vec<Source>,
     pub layout: Layout,
     /// Changes that wait for their progress record are kept in memory up to this, and on the disk past it.
     pub buffer_bytes: usize,
@@ -93,20 +89,41 @@ pub struct Config {
     pub threads: usize,
 }
 
+/// Where changes come from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// As in the progress records.
+    pub name: Arc<str>,
+    /// What its streams' names begin with.
+    pub stream_prefix: String,
+    /// The schemas that its records may be written under, where they are not all in JSON.
+    pub schemas: Arc<Schemas>,
+}
+
+impl Source {
+    pub fn new(name: impl AsRef<str>, stream_prefix: impl Into<String>) -> Self {
+        let schemas = Arc::new(Schemas::fixed(Registry::default()));
+        Self { name: name.as_ref().into(), stream_prefix: stream_prefix.into(), schemas }
+    }
+}
+
 impl Config {
+    /// Of one source.
     pub fn new(
         state_dir: impl Into<PathBuf>,
         plans: Vec<Arc<Plan>>,
-        source: impl Into<String>,
+        source: impl AsRef<str>,
         stream_prefix: impl Into<String>,
     ) -> Self {
+        Self::of(state_dir, plans, vec![Source::new(source, stream_prefix)])
+    }
+
+    pub fn of(state_dir: impl Into<PathBuf>, plans: Vec<Arc<Plan>>, sources: Vec<Source>) -> Self {
         Self {
             state_dir: state_dir.into(),
             plans,
-            schemas: Arc::new(Schemas::fixed(Registry::default())),
             range: KeyRange::ALL,
-            source: source.into(),
-            stream_prefix: stream_prefix.into(),
+            sources,
             layout: Layout::default(),
             buffer_bytes: 256 << 20,
             chunk_entities: 20_000,
@@ -117,6 +134,13 @@ impl Config {
             backlog_bytes: 16 << 30,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
         }
+    }
+
+    /// The names of the sources, as a state says whose it is. (A comma stands in no name.)
+    fn source(&self) -> String {
+        let mut names: Vec<&str> = self.sources.iter().map(|source| &*source.name).collect();
+        names.sort_unstable();
+        names.join(",")
     }
 }
 
@@ -153,6 +177,9 @@ impl Joiner {
         turn: watch::Receiver<Option<ConfirmedBySink>>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
+        if self.config.sources.len() > 1 && turn.borrow().is_none() {
+            return Err(Error::NoStandby { sources: self.config.source() });
+        }
         consume::run(self.engine, self.config, provider, sinks, turn, shutdown).await
     }
 }

@@ -9,7 +9,9 @@
 //! The store is asked beside everything else, one question a stream at a time: one that is slow to answer holds up nobody, least of all the reading that makes the question pointless. An answer holds for the records that waited when it was asked
 //! for ([`Ended::waiting`]), and not for those that have come since, because what these name may have been written after the store looked.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use schemas::progress::{SequenceNumber, StreamName};
@@ -43,7 +45,7 @@ struct Question {
     tips: Option<Positions>,
 }
 
-/// What the next record has been waiting for, since when, and what the store has been asked.
+/// What the next record of a source has been waiting for, since when, and what the store has been asked.
 pub(crate) struct Quiet {
     waits_for: Vec<Behind>,
     since: Instant,
@@ -75,17 +77,23 @@ impl Quiet {
         }
     }
 
-    /// The next answer: the shards of a stream that end before what the next record waits for. Pending for as long as nothing is being asked. Nothing is lost when it is dropped.
-    pub(crate) async fn answer(&mut self) -> Vec<Ended> {
-        match self.asked.join_next().await {
-            Some(Ok(Question { waits_for, waiting, tips: Some(tips) })) => waits_for
+    /// The next answer that any of them gets: the shards of a stream that end before what the next record waits for. Pending for as long as nothing is being asked. Nothing is lost when it is dropped.
+    pub(crate) async fn answer(all: &mut [Self]) -> Vec<Ended> {
+        let joined = poll_fn(|context| {
+            let answers = all.iter_mut().map(|quiet| quiet.asked.poll_join_next(context));
+            answers
+                .into_iter()
+                .find_map(|answer| if let Poll::Ready(Some(joined)) = answer { Some(joined) } else { None })
+                .map_or(Poll::Pending, Poll::Ready)
+        });
+        match joined.await {
+            Ok(Question { waits_for, waiting, tips: Some(tips) }) => waits_for
                 .into_iter()
                 .filter(|behind| tips.get(&behind.shard).is_none_or(|tip| *tip < behind.named))
                 .map(|behind| Ended { behind, waiting: waiting.clone() })
                 .collect(),
             // A store that does not answer is the reader's affair.
-            Some(_) => Vec::new(),
-            None => std::future::pending().await,
+            _ => Vec::new(),
         }
     }
 }

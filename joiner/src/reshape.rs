@@ -98,9 +98,8 @@ impl<'a> Writes<'a> {
     }
 
     /// With the standing, which names what was written; everything is in files then.
-    fn end(mut self, standing: &Standing) -> Result<(), Error> {
-        self.store.put_standing(&mut self.batch, standing)?;
-        self.store.write(self.batch, true)?;
+    fn end(self, standing: &Standing) -> Result<(), Error> {
+        self.store.write_with(self.batch, standing)?;
         self.store.flush()
     }
 }
@@ -271,12 +270,20 @@ fn mergeable(copy: &Copied, store: &Store, standing: &Standing, base: &Standing)
     if definitions::is_waiting(store)? {
         return refused("it was made while entities were still to be told of a change of what many refer to");
     }
-    match (standing.stage, standing.pending) {
-        (Stage::Live { start_lsn }, _) if base.stage.start_lsn() != Some(start_lsn) => {
+    if standing.sources.len() > 1 {
+        // What is mixed until one number has been passed would have to be mixed until a number of each source has.
+        return refused(
+            "it is of several sources, and states of several sources cannot be merged: build one of all entities from the streams' beginning",
+        );
+    }
+    match (standing.stage(), standing.pending) {
+        (Stage::Live { start_lsn }, _) if base.stage().start_lsn() != Some(start_lsn) => {
             refused("it was built on another snapshot than the one that is furthest behind")
         }
         (Stage::Live { .. }, Some(Pending { .. })) => refused("it was made in the middle of a large step"),
-        (Stage::Live { .. }, None) if !standing.rereads.is_empty() => refused("it was made while a table was read again"),
+        (Stage::Live { .. }, None) if standing.sources.iter().any(|source| !source.rereads.is_empty()) => {
+            refused("it was made while a table was read again")
+        }
         (Stage::Live { .. }, None) if standing.frontier < standing.mixed_until => {
             refused("it was merged of others itself, and has not caught up yet")
         }

@@ -85,11 +85,22 @@ enum Refused {
     Key { image: &'static str, error: key::KeyError },
 }
 
+/// Whose records are sorted out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Of<'a> {
+    /// Its number.
+    pub(crate) source: usize,
+    /// The source's name, where there are several.
+    pub(crate) qualifier: Option<&'a Arc<str>>,
+    /// Changes of the source at or below it have been applied and are dropped.
+    pub(crate) frontier: Lsn,
+}
+
 pub(crate) struct Router<'a> {
     store: &'a Store,
     catalog: &'a Catalog,
     registry: &'a Registry,
-    frontier: Lsn,
+    of: Of<'a>,
     arena: Vec<u8>,
     drafts: Vec<Change>,
     spans: Spans,
@@ -99,20 +110,14 @@ pub(crate) struct Router<'a> {
     out: Routed,
 }
 
-/// Sorts out a batch. Changes at or below `frontier` have been applied and are dropped.
-pub(crate) fn route(
-    store: &Store,
-    catalog: &Catalog,
-    registry: &Registry,
-    frontier: Lsn,
-    batch: &Batch,
-) -> Result<Routed, Error> {
+/// Sorts out a batch.
+pub(crate) fn route(store: &Store, catalog: &Catalog, registry: &Registry, of: Of<'_>, batch: &Batch) -> Result<Routed, Error> {
     let tables = catalog.tables.len();
     let mut router = Router {
         store,
         catalog,
         registry,
-        frontier,
+        of,
         arena: Vec::with_capacity(batch.records.iter().map(|(_, data)| data.len()).sum::<usize>() / 2),
         drafts: Vec::new(),
         spans: Spans::default(),
@@ -169,7 +174,10 @@ impl Router<'_> {
             recent.as_ref().filter(|(name, _)| name.table == head.table && name.schema == head.schema).map(|(_, table)| *table);
         let table = known.unwrap_or_else(|| {
             let name = TableName::new(head.schema.as_ref(), head.table.as_ref());
-            let table = self.catalog.table(&name);
+            let table = match self.of.qualifier {
+                Some(source) => self.catalog.table(&name.clone().of(source)),
+                None => self.catalog.table(&name),
+            };
             *recent = Some((name, table));
             table
         });
@@ -183,7 +191,7 @@ impl Router<'_> {
             // The core gives it its number.
             position = reread::position(0, 0, position.command_id);
             self.out.arrived.rereads.push(sequence.clone());
-        } else if position.commit_lsn <= self.frontier {
+        } else if position.commit_lsn <= self.of.frontier {
             return Ok(());
         }
         let greatest = &mut self.out.arrived.greatest;

@@ -6,7 +6,7 @@ use schemas::Lsn;
 use serde::Serialize;
 
 use crate::accounting::Miscount;
-use crate::state::meta::{Stage, Standing, TableCounts};
+use crate::state::meta::{SourceStanding, Stage, Standing, TableCounts};
 
 /// The joiner at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -25,7 +25,11 @@ pub struct Status {
     pub frontier: Option<Lsn>,
     /// Commit time of the frontier, in milliseconds since 1970-01-01 UTC; 0 when it is not known.
     pub commit_time_ms: i64,
+    /// Of several sources, the greatest.
     pub epoch: u64,
+    /// By name, where there are several.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, SourceStatus>,
     pub tables: BTreeMap<String, TableCounts>,
     pub dead_letters: u64,
     /// Lazy fan-outs that are being told: `frontier` stays before the first of them until they are.
@@ -40,6 +44,19 @@ pub struct Status {
     pub outbox_bytes: u64,
     pub state_bytes: u64,
     pub sinks: Vec<SinkStatus>,
+}
+
+/// One of several sources at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SourceStatus {
+    pub phase: JoinerPhase,
+    /// The LSN that entities reflect it as of; none before the first load has ended.
+    pub frontier: Option<Lsn>,
+    /// Everything at or below has been applied.
+    pub applied: Lsn,
+    /// Commit time of `applied`, in milliseconds since 1970-01-01 UTC; 0 when it is not known.
+    pub commit_time_ms: i64,
+    pub epoch: u64,
 }
 
 /// Changes of rows whose owners have not all been told.
@@ -152,15 +169,29 @@ impl Status {
 
     /// Takes over what the standing tells.
     pub(crate) fn stand(&mut self, standing: &Standing) {
-        self.phase = match standing.stage {
+        let phase = |stage: Stage| match stage {
             Stage::Empty => JoinerPhase::Waiting,
             Stage::Snapshot { .. } => JoinerPhase::Snapshot,
             Stage::CatchUp { .. } => JoinerPhase::CatchUp,
             Stage::Live { .. } => JoinerPhase::Live,
         };
-        self.frontier = matches!(standing.stage, Stage::Live { .. }).then_some(standing.head_frontier);
+        self.phase = match phase(standing.stage()) {
+            // Of several sources that are all there.
+            JoinerPhase::Live if !standing.live => JoinerPhase::CatchUp,
+            phase => phase,
+        };
+        self.frontier = standing.live.then_some(standing.head_frontier);
         self.commit_time_ms = standing.head_commit_time_ms;
-        self.epoch = standing.epoch;
+        self.epoch = standing.sources.iter().map(|source| source.epoch).max().unwrap_or_default();
+        let several = standing.sources.iter().filter(|_| standing.sources.len() > 1);
+        let of_source = |source: &SourceStanding| SourceStatus {
+            phase: phase(source.stage),
+            frontier: standing.live.then_some(source.frontier),
+            applied: source.frontier,
+            commit_time_ms: source.commit_time_ms,
+            epoch: source.epoch,
+        };
+        self.sources = several.map(|source| (source.source.clone(), of_source(source))).collect();
         self.tables.clone_from(&standing.tables);
         self.dead_letters = standing.dead_letters;
         self.outbox_oldest = standing.oldest;

@@ -15,6 +15,8 @@ mod dice;
 mod encodings;
 #[path = "property/run.rs"]
 mod run;
+#[path = "property/sources.rs"]
+mod sources;
 #[path = "property/world.rs"]
 mod world;
 
@@ -39,6 +41,14 @@ fn every_entity_is_the_join_of_the_source_at_every_frontier() {
 #[test]
 fn several_instances_are_together_what_one_is_and_merge_wherever_they_stand() {
     cases(SEVERAL, &["merges"], run::several);
+}
+
+/// Of several sources.
+const SOURCES: u64 = 800;
+
+#[test]
+fn entities_over_several_sources_are_the_join_of_each_as_of_one_lsn_of_its_own() {
+    cases(SOURCES, &["sources at different places", "states that were lost or put back"], sources::case);
 }
 
 /// Each answers how many frontiers it has compared, and how often what is `rare` was met.

@@ -53,7 +53,7 @@ fn a_directory_that_is_not_ours_is_never_touched() {
     assert!(matches!(Engine::open(&config(&state)).unwrap_err(), Error::Locked { .. }));
     drop(engine);
     let mut other = config(&state);
-    other.source = "warehouse".into();
+    other.sources = vec![joiner::Source::new("warehouse", "p")];
     assert!(matches!(Engine::open(&other).unwrap_err(), Error::OtherSource { found, .. } if found == "shop"));
     let mut other = config(&state);
     other.plans = vec![plan("entity: order\ntable: dbo.orders\nwhere: status == 'new'")];
@@ -282,7 +282,7 @@ fn a_record_under_an_unknown_schema_stops_the_joiner_and_is_read_once_it_is_know
     let mut registry = Registry::default();
     registry.add_avro("dbo.orders.avsc", schema).unwrap();
     let mut knowing = config(dir.path());
-    knowing.schemas = Arc::new(Schemas::fixed(registry));
+    knowing.sources[0].schemas = Arc::new(Schemas::fixed(registry));
     let mut engine = Engine::open(&knowing).unwrap();
     feed(&mut engine, 2, &[data]);
     assert!(tell(&mut engine, 2, record(Phase::Tail, 5, 6, &[(&orders(), 1)]), 2).unwrap());

@@ -67,6 +67,12 @@ pub struct Contract {
 }
 
 impl Contract {
+    /// The same, with its table called as the one of several sources that it is of.
+    pub fn of(self, source: &Arc<str>) -> Self {
+        let name = self.table.name.clone().of(source);
+        Self { table: Arc::new(TableSchema { name, ..(*self.table).clone() }), ..self }
+    }
+
     /// The contract that says what the catalog says.
     pub fn from_table(table: &TableSchema) -> Self {
         let columns =

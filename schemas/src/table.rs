@@ -2,26 +2,41 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A source table's name within its database. Written `schema.table`; a part that holds a dot, a bracket or a space is bracketed as in T-SQL
-/// (`[my schema].[a]]b]`).
+/// (`[my schema].[a]]b]`). Where entities are made of several sources, the name begins with the table's own: `source.schema.table`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableName {
+    /// None where there is but one, and in whatever is said within a source: events, progress records, contracts.
+    pub source: Option<Arc<str>>,
     pub schema: String,
     pub table: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a table name: expected schema.table, such as dbo.orders or [my schema].[my table]")]
+#[error(
+    "{text:?} is not a table name: expected schema.table, such as dbo.orders or [my schema].[my table]; with several sources source.schema.table"
+)]
 pub struct ParseTableNameError {
     pub text: String,
 }
 
 impl TableName {
     pub fn new(schema: impl Into<String>, table: impl Into<String>) -> Self {
-        Self { schema: schema.into(), table: table.into() }
+        Self { source: None, schema: schema.into(), table: table.into() }
+    }
+
+    /// The same of one of several sources.
+    pub fn of(self, source: &Arc<str>) -> Self {
+        Self { source: Some(source.clone()), ..self }
+    }
+
+    /// As it is called within its source.
+    pub fn within(self) -> Self {
+        Self { source: None, ..self }
     }
 }
 
@@ -30,6 +45,10 @@ impl fmt::Display for TableName {
         fn part(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
             let plain = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | '#' | '@' | '-'));
             if plain { f.write_str(text) } else { write!(f, "[{}]", text.replace(']', "]]")) }
+        }
+        if let Some(source) = &self.source {
+            part(f, source)?;
+            f.write_str(".")?;
         }
         part(f, &self.schema)?;
         f.write_str(".")?;
@@ -61,12 +80,19 @@ impl FromStr for TableName {
             let end = rest.find('.').unwrap_or(rest.len());
             Some((rest[..end].to_owned(), &rest[end..]))
         }
-        let (schema, rest) = part(text).ok_or_else(error)?;
-        let (table, rest) = rest.strip_prefix('.').and_then(part).ok_or_else(error)?;
-        if schema.is_empty() || table.is_empty() || !rest.is_empty() {
+        let (first, rest) = part(text).ok_or_else(error)?;
+        let (second, rest) = rest.strip_prefix('.').and_then(part).ok_or_else(error)?;
+        let (source, schema, table, rest) = match rest.strip_prefix('.') {
+            Some(rest) => {
+                let (third, rest) = part(rest).ok_or_else(error)?;
+                (Some(first), second, third, rest)
+            }
+            None => (None, first, second, rest),
+        };
+        if source.as_ref().is_some_and(String::is_empty) || schema.is_empty() || table.is_empty() || !rest.is_empty() {
             return Err(error());
         }
-        Ok(Self { schema, table })
+        Ok(Self { source: source.map(Arc::from), schema, table })
     }
 }
 
@@ -356,9 +382,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn table_names_round_trip(schema in ".{1,12}", table in ".{1,12}") {
-            let name = TableName::new(schema, table);
-            prop_assert_eq!(name.to_string().parse::<TableName>().unwrap(), name);
+        fn table_names_round_trip(source in proptest::option::of(".{1,12}"), schema in ".{1,12}", table in ".{1,12}") {
+            let within = TableName::new(schema, table);
+            let name = source.map_or_else(|| within.clone(), |source| within.clone().of(&source.into()));
+            prop_assert_eq!(name.to_string().parse::<TableName>().unwrap(), name.clone());
+            prop_assert_eq!(name.within(), within);
         }
 
         #[test]

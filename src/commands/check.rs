@@ -20,7 +20,7 @@ use crate::pipeline::plans;
 pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
     if args.print_grants {
-        return print_grants(&config, args.login.as_deref()).await;
+        return print_grants(&config.of(args.source.as_deref())?, args.login.as_deref()).await;
     }
     let contracts = config.load_contracts()?;
     let plans = plans(&config, &contracts)?;
@@ -31,18 +31,26 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         ok("entities", format!("{} fit their {} table contracts", names.join(", "), contracts.len())),
     ];
     items.extend(definitions(&config, &plans));
-    let (streams, policy) = stream::check(&config, &contracts).await;
-    let of_source = match config.source.stream() {
-        None => database(&config, contracts).await?,
-        Some(service) => stream_of_service(&config, service, contracts).await?,
-    };
-    items.extend(of_source);
-    items.extend(streams);
+    let mut policies = Vec::new();
+    for one in config.each()? {
+        let contracts = one.load_contracts()?;
+        let (streams, policy) = stream::check(&one, &contracts).await;
+        let mut of_source = match one.source().stream() {
+            None => database(&one, contracts).await?,
+            Some(service) => stream_of_service(&one, service, contracts).await?,
+        };
+        if config.has_several_sources() {
+            of_source.iter_mut().for_each(|item| item.name = format!("{}: {}", one.source().name, item.name));
+        }
+        items.extend(of_source);
+        items.extend(streams);
+        policies.extend(policy);
+    }
     items.extend(archive::check(&config).await);
     let infos: Vec<_> = plans.iter().map(Plan::info).collect();
     items.extend(sinks(&config, &infos).await);
     print!("{}", table(&items));
-    if let Some(policy) = policy {
+    for policy in policies {
         println!("\n{}\n{policy}", stream::MENDS);
     }
     let count = |level| items.iter().filter(|item| item.level == level).count();
@@ -66,7 +74,7 @@ fn definitions(config: &Config, plans: &[Plan]) -> Option<CheckItem> {
 }
 
 async fn database(config: &Config, contracts: Vec<Contract>) -> anyhow::Result<Vec<CheckItem>> {
-    let (source, filter) = (config.source.resolve()?, config.source.filter());
+    let (source, filter) = (config.source().resolve()?, config.source().filter());
     let mut items = importer::check(&source, &filter).await;
     let settings = config.importer(contracts)?;
     if settings.snapshot.fenced {
@@ -139,10 +147,10 @@ fn contracts_item(settings: &importer::Config, catalog: &importer::Catalog) -> C
 }
 
 async fn print_grants(config: &Config, login: Option<&str>) -> anyhow::Result<ExitCode> {
-    config.source.needs_database("`tributary check --print-grants`")?;
-    let source = config.source.resolve()?;
+    config.source().needs_database("`tributary check --print-grants`")?;
+    let source = config.source().resolve()?;
     let catalog = importer::init::read_catalog(&source).await?;
-    print!("{}", importer::check::grants(&catalog, &config.source.filter(), login.unwrap_or(&source.user)));
+    print!("{}", importer::check::grants(&catalog, &config.source().filter(), login.unwrap_or(&source.user)));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -75,14 +75,15 @@ async fn run_once(args: &ConfigArgs, parts: Parts) -> anyhow::Result<bool> {
     }
     let over = CancellationToken::new();
     let loads = pipeline.joiner().map(|joiner| tokio::spawn(load_progress::show(joiner, over.clone())));
-    let bar = pipeline.importer().map(|importer| tokio::spawn(snapshot_progress::show(importer, over.clone())));
+    let bars = pipeline.importers().map(|importer| tokio::spawn(snapshot_progress::show(importer, over.clone())));
+    let bars: Vec<_> = bars.chain(loads).collect();
     let ended = tokio::select! {
         ended = pipeline.failed() => ended.map(|()| false),
         interrupted = interrupted() => interrupted.map(|()| false),
         () = pipeline.rebuilt() => Ok(true),
     };
     over.cancel();
-    for bar in bar.into_iter().chain(loads) {
+    for bar in bars {
         bar.await?;
     }
     let again = ended?;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use importer::contracts;
 use schemas::TableName;
@@ -43,16 +44,21 @@ struct Finding {
 }
 
 pub(crate) async fn diff(args: &SchemaDiffArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config.config)?;
-    config.source.needs_database("`tributary schema diff`")?;
+    let all = Config::load(&args.config.config.config)?;
+    let config = all.of(args.config.source.as_deref())?;
+    config.source().needs_database("`tributary schema diff`")?;
     let versions = contracts::read(&config.contracts)?;
     let current: Vec<Contract> = versions.values().map(|versions| versions.current.clone()).collect();
-    let plans = plans(&config, &current)?;
-    let filter = config.source.filter();
-    let source = config.source.resolve()?;
+    let plans = if all.has_several_sources() {
+        plans(&all, &all.load_contracts()?)?.into_iter().map(|plan| seen_from(&config.source().name, plan)).collect()
+    } else {
+        plans(&all, &current)?
+    };
+    let filter = config.source().filter();
+    let source = config.source().resolve()?;
     let catalog = importer::init::read_catalog(&source).await?;
     let uncaptured = importer::init::uncaptured_columns(&source).await?;
-    let settings = config.source.importer(config.data.join("importer"))?;
+    let settings = config.importer(Vec::new())?;
     let published = importer::published_tables(&settings, &catalog)?;
     let live: BTreeMap<TableName, TableSchema> = published.into_iter().map(|table| (table.name.clone(), table)).collect();
     let mut tables = Vec::new();
@@ -81,6 +87,14 @@ pub(crate) async fn diff(args: &SchemaDiffArgs) -> anyhow::Result<ExitCode> {
         Some(Compatibility::Compatible) => ExitCode::from(COMPATIBLE),
         Some(Compatibility::Breaking) => ExitCode::from(BREAKING),
     })
+}
+
+/// A plan in which the tables of one of several sources are called as they are within it.
+fn seen_from(source: &str, mut plan: Plan) -> Plan {
+    for node in plan.nodes.iter_mut().filter(|node| node.table.name.source.as_deref() == Some(source)) {
+        node.table = Arc::new(TableSchema { name: node.table.name.clone().within(), ..(*node.table).clone() });
+    }
+    plan
 }
 
 fn compare(config: &Config, write: bool, versions: &Versions, live: &TableSchema, plans: &[Plan]) -> anyhow::Result<TableDiff> {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use hyper::Method;
 use schemas::change::EntityKey;
 use serde_json::json;
@@ -14,6 +15,10 @@ pub(crate) async fn run(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
         Some(source) => source.clone(),
         None => {
             let status = api_client::get(&args.api, "/v1/status").await?;
+            if let Some(several) = status["sources"].as_array() {
+                let names: Vec<&str> = several.iter().filter_map(|source| source["name"].as_str()).collect();
+                bail!("there are several sources ({}): say which one is meant, with --source", names.join(", "));
+            }
             status["source"]["name"].as_str().unwrap_or_default().to_owned()
         }
     };

@@ -20,9 +20,9 @@ pub(crate) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 /// Whether some part says of itself that it has stopped for an error.
 fn has_failed(status: &Value) -> bool {
     let failed = |part: &Value| part["phase"] == "failed" || part["state"] == "failed";
-    let stopped = &status["source"];
-    failed(stopped)
-        || (stopped["phase"] == "stopped" && !stopped["last_error"].is_null())
+    let stopped = |source: &Value| failed(source) || (source["phase"] == "stopped" && !source["last_error"].is_null());
+    stopped(&status["source"])
+        || status["sources"].as_array().is_some_and(|sources| sources.iter().any(stopped))
         || failed(&status["joiner"])
         || failed(&status["archive"])
         || status["sinks"].as_array().is_some_and(|sinks| sinks.iter().any(failed))
@@ -63,8 +63,8 @@ fn rebuild_lines(next: &Value, out: &mut String) {
 
 fn shown(status: &Value) -> String {
     let mut out = String::new();
-    let source = &status["source"];
-    if source["phase"].is_string() {
+    let several = status["sources"].as_array().into_iter().flatten();
+    for source in several.chain([&status["source"]]).filter(|source| source["phase"].is_string()) {
         source_lines(source, &mut out);
     }
     if status["joiner"].is_object() {

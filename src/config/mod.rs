@@ -1,7 +1,7 @@
 //! The configuration file: one YAML file, unknown keys refused, secrets by reference.
 //!
 //! ```yaml
-//! source:
+//! source:                             # or `sources`, a list of such: entities are made over all of them
 //!   name: shop                        # in progress records, metrics and stream names
 //!   url: sqlserver://tributary@db.example:1433/shop?encrypt=on
 //!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}
@@ -30,6 +30,8 @@
 //! api:
 //!   listen: 127.0.0.1:8080
 //! ```
+//! With several sources, each is to itself below the same keys ([`Config::of`]): its contracts in `<contracts>/<name>`, its streams under `<prefix>.<name>` (or `<name>`), its saved progress in `<data>/importer/<name>`.
+//!
 //! `docs/configuration.md` lists every key; the source's own are in [`source`], those of a service's stream in [`service`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
 
 mod instances;
@@ -57,10 +59,17 @@ use serde::Deserialize;
 use sinks::{Entry, SinkConfig};
 use streams::Layout;
 
+use crate::cli::SourceArgs;
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    pub(crate) source: source::Source,
+    /// The short form of a list of one; it is in the list when the file has been read.
+    #[serde(default)]
+    source: Option<source::Source>,
+    /// In the order of their names.
+    #[serde(default)]
+    pub(crate) sources: Vec<source::Source>,
     pub(crate) streams: Streams,
     #[serde(default)]
     pub(crate) archive: Option<archive::Config>,
@@ -82,6 +91,9 @@ pub(crate) struct Config {
     pub(crate) read_from: Option<String>,
     #[serde(default)]
     pub(crate) api: api::Config,
+    /// Below the data folder, where the progress of one of several sources is.
+    #[serde(skip)]
+    progress: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -154,27 +166,44 @@ impl Config {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!("{}: cannot be read. `tributary init` writes one, --config names another", path.display())
         })?;
-        let mut config: Self =
+        let config: Self =
             serde_yaml_ng::from_str(&text).with_context(|| format!("{}: the configuration is wrong", path.display()))?;
-        config.check().with_context(|| format!("{}: the configuration is wrong", path.display()))?;
+        let mut config = config.checked().with_context(|| format!("{}: the configuration is wrong", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.resolve_paths(folder);
         Ok(config)
     }
 
+    /// The same of one of its sources ([`Config::of`]).
+    pub(crate) fn load_one(args: &SourceArgs) -> anyhow::Result<Self> {
+        Self::load(&args.config.config)?.of(args.source.as_deref())
+    }
+
+    /// The sources in a list, and everything checked that can be wrong beyond the form.
+    fn checked(mut self) -> anyhow::Result<Self> {
+        match (self.source.take(), self.sources.is_empty()) {
+            (Some(only), true) => self.sources = vec![only],
+            (None, false) => self.sources.sort_by(|a, b| a.name.cmp(&b.name)),
+            (Some(_), false) => bail!("source and sources: keep the list"),
+            (None, true) => bail!("source: what is read is missing: name a database, or a service's stream"),
+        }
+        self.check()?;
+        Ok(self)
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         let plain =
             |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-        if !plain(&self.source.name) {
-            bail!(
-                "source.name {:?}: only letters, digits, '-', '_' and '.', because it stands in stream names",
-                self.source.name
-            );
+        for source in &self.sources {
+            if !plain(&source.name) {
+                bail!("source.name {:?}: only letters, digits, '-', '_' and '.', because it stands in stream names", source.name);
+            }
+            source.check().with_context(|| format!("source {}", source.name))?;
         }
-        self.source.check()?;
+        self.check_several()?;
         self.joiner.check()?;
-        if !plain(self.prefix()) {
-            bail!("streams.prefix {:?}: only letters, digits, '-', '_' and '.'", self.prefix());
+        if let Some(prefix) = self.streams.prefix.as_deref().filter(|prefix| !plain(prefix)) {
+            bail!("streams.prefix {prefix:?}: only letters, digits, '-', '_' and '.'");
         }
         let mut names: Vec<&str> = self.sinks.iter().map(Entry::name).collect();
         names.sort_unstable();
@@ -193,12 +222,85 @@ impl Config {
         Ok(())
     }
 
+    /// What goes only with one source.
+    fn check_several(&self) -> anyhow::Result<()> {
+        if self.sources.len() < 2 {
+            return Ok(());
+        }
+        let twice = self.sources.windows(2).find(|pair| pair[0].name == pair[1].name);
+        if let Some(pair) = twice {
+            bail!("sources: two are called {:?}: give each a name of its own", pair[0].name);
+        }
+        // A name with a dot could be the beginning of another's streams.
+        if let Some(source) = self.sources.iter().find(|source| source.name.contains('.')) {
+            bail!("sources: {:?}: of several sources, none may have a dot in its name", source.name);
+        }
+        if self.archive.is_some() {
+            bail!("archive: an archive is of one source: archive each by a pipeline of its own, and leave `archive` out here");
+        }
+        if self.joiner.stands_by() {
+            bail!(
+                "joiner.lease: a joiner of several sources cannot stand by: leave the lease out, and have the process restarted where it was"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether entities are made of several sources.
+    pub(crate) fn has_several_sources(&self) -> bool {
+        self.sources.len() > 1
+    }
+
+    /// The names of the sources, with commas between them.
+    pub(crate) fn source_names(&self) -> String {
+        self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(",")
+    }
+
+    /// The same with one of its sources alone, for all that works with one: the one that is named, or the only one.
+    pub(crate) fn of(&self, name: Option<&str>) -> anyhow::Result<Self> {
+        let source = match (name, self.sources.as_slice()) {
+            (None, [only]) => only,
+            (None, _) => bail!("there are several sources ({}): say which one is meant, with --source", self.source_names()),
+            (Some(name), sources) => sources
+                .iter()
+                .find(|source| source.name == name)
+                .with_context(|| format!("there is no source {name:?}; there are {}", self.source_names()))?,
+        };
+        let mut one = Self { sources: vec![source.clone()], ..self.clone() };
+        if self.has_several_sources() {
+            let name = &source.name;
+            one.streams.prefix =
+                Some(self.streams.prefix.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}.{name}")));
+            one.contracts = self.contracts.join(name);
+            one.progress = Some(name.into());
+            let per_table = self.streams.per_table.iter();
+            let ours = per_table.filter(|(table, _)| table.source.as_deref().is_none_or(|source| source == name));
+            one.streams.per_table = ours.map(|(table, of)| (table.clone().within(), *of)).collect();
+        }
+        Ok(one)
+    }
+
+    /// Each source alone.
+    pub(crate) fn each(&self) -> anyhow::Result<Vec<Self>> {
+        self.sources.iter().map(|source| self.of(Some(&source.name))).collect()
+    }
+
+    /// The source, of a configuration of one ([`Config::of`]).
+    pub(crate) fn source(&self) -> &source::Source {
+        &self.sources[0]
+    }
+
+    fn progress_dir(&self) -> PathBuf {
+        let folder = self.data.join("importer");
+        self.progress.as_ref().map_or_else(|| folder.clone(), |of_source| folder.join(of_source))
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         for path in [&mut self.contracts, &mut self.entities, &mut self.data] {
             *path = folder.join(&path);
         }
         self.streams.provider.relative_to(folder);
-        self.source.relative_to(folder);
+        self.sources.iter_mut().for_each(|source| source.relative_to(folder));
         self.joiner.relative_to(folder);
         if let Some(archive) = &mut self.archive {
             archive.store.relative_to(folder);
@@ -221,7 +323,7 @@ impl Config {
     }
 
     pub(crate) fn prefix(&self) -> &str {
-        self.streams.prefix.as_deref().unwrap_or(&self.source.name)
+        self.streams.prefix.as_deref().unwrap_or(&self.source().name)
     }
 
     pub(crate) fn layout(&self) -> Layout {
@@ -232,7 +334,7 @@ impl Config {
 
     /// All that the importer needs.
     pub(crate) fn importer(&self, contracts: Vec<Contract>) -> anyhow::Result<importer::Config> {
-        let mut settings = self.source.importer(self.data.join("importer"))?;
+        let mut settings = self.source().importer(self.progress_dir())?;
         settings.output = self.output(settings.output.partition_by);
         settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
         Ok(settings)
@@ -244,7 +346,7 @@ impl Config {
         service: &service::Service,
         contracts: Vec<Contract>,
     ) -> importer::service::ServiceConfig {
-        let mut settings = service.importer(&self.source.name, self.data.join("importer"));
+        let mut settings = service.importer(&self.source().name, self.progress_dir());
         settings.output = self.output(service.partition_by());
         settings.contracts = contracts.into_iter().map(|contract| (contract.table.name.clone(), contract)).collect();
         settings
@@ -264,7 +366,7 @@ impl Config {
                 of_table: of_table.collect(),
             },
             partition_by,
-            ..importer::Output::new(&self.source.name)
+            ..importer::Output::new(&self.source().name)
         }
     }
 
@@ -279,14 +381,14 @@ impl Config {
         let Some(archive) = &self.archive else { return Ok(None) };
         // Boxed: what looks for credentials is large.
         let objects = Box::pin(Objects::open(&archive.store)).await?;
-        Ok(Some(Archive::open(objects, &self.source.name, self.prefix(), self.schemas()?).await?))
+        Ok(Some(Archive::open(objects, &self.source().name, self.prefix(), self.schemas()?).await?))
     }
 
     /// The joiner's checkpoints, where there are to be any.
     pub(crate) async fn open_checkpoints(&self) -> anyhow::Result<Option<Checkpoints>> {
         let Some(checkpoints) = &self.checkpoints else { return Ok(None) };
         let objects = Box::pin(Objects::open(&checkpoints.store)).await?;
-        Ok(Some(Checkpoints::open(objects, &self.source.name).of_range(self.joiner.range)))
+        Ok(Some(Checkpoints::open(objects, &self.source_names()).of_range(self.joiner.range)))
     }
 
     /// Where the joiner's state is.
@@ -296,10 +398,12 @@ impl Config {
 
     /// All that the joiner needs.
     pub(crate) fn joiner(&self, plans: Vec<Arc<Plan>>) -> anyhow::Result<joiner::Config> {
-        let mut settings = joiner::Config::new(self.state_dir(), plans, &self.source.name, self.prefix());
+        let source =
+            |one: Self| Ok(joiner::Source { schemas: one.schemas()?, ..joiner::Source::new(&one.source().name, one.prefix()) });
+        let sources = self.each()?.into_iter().map(source).collect::<anyhow::Result<_>>()?;
+        let mut settings = joiner::Config::of(self.state_dir(), plans, sources);
         settings.layout = self.layout();
         settings.range = self.joiner.range;
-        settings.schemas = self.schemas()?;
         self.outbox.apply(&mut settings);
         Ok(settings)
     }
@@ -307,7 +411,7 @@ impl Config {
     /// Where joiners of this one's share agree on which of them works; none where there is but one.
     pub(crate) async fn open_lease(&self) -> anyhow::Result<Option<Arc<dyn importer::lease::Store>>> {
         let Some((lease, folder)) = self.joiner.lease()? else { return Ok(None) };
-        let name = format!("joiner/{}/{}", self.source.name, self.joiner.range);
+        let name = format!("joiner/{}/{}", self.source_names(), self.joiner.range);
         Ok(Some(importer::lease::open_named(&lease, &folder, &name).await?))
     }
 
@@ -319,8 +423,16 @@ impl Config {
         }
     }
 
-    /// The table contracts in force, by table.
+    /// The table contracts in force, by table; of several sources, by source and table.
     pub(crate) fn load_contracts(&self) -> anyhow::Result<Vec<Contract>> {
+        if self.has_several_sources() {
+            let mut all = Vec::new();
+            for one in self.each()? {
+                let name: Arc<str> = one.source().name.as_str().into();
+                all.extend(one.load_contracts()?.into_iter().map(|contract| contract.of(&name)));
+            }
+            return Ok(all);
+        }
         let contracts = importer::contracts::read(&self.contracts)?;
         if contracts.is_empty() {
             bail!(
@@ -344,9 +456,23 @@ impl Config {
     }
 }
 
-/// Looks tables up in contracts.
+/// Looks tables up in contracts. A name without a source is that of the only table that is called so, whichever source it is in.
 pub(crate) fn table_of<'a>(contracts: &'a [Contract]) -> impl Fn(&TableName) -> Option<Arc<TableSchema>> + 'a {
-    move |name| contracts.iter().find(|contract| contract.table.name == *name).map(|contract| contract.table.clone())
+    move |name| {
+        let called = |found: &&Contract| {
+            let found = &found.table.name;
+            (&found.schema, &found.table) == (&name.schema, &name.table) && (name.source.is_none() || found.source == name.source)
+        };
+        let mut found = contracts.iter().filter(called);
+        let first = found.next()?;
+        found.next().is_none().then(|| first.table.clone())
+    }
+}
+
+/// The sources that have a table of this name, where a definition leaves open which is meant.
+pub(crate) fn sources_of<'a>(contracts: &'a [Contract], name: &'a TableName) -> impl Iterator<Item = &'a TableName> {
+    let names = contracts.iter().map(|contract| &contract.table.name);
+    names.filter(|found| name.source.is_none() && (&found.schema, &found.table) == (&name.schema, &name.table))
 }
 
 fn read_folder<T>(folder: &Path, extension: &str, parse: impl Fn(&str, &str) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {

@@ -196,10 +196,10 @@ fn every_key_is_documented() {
 /// What a configuration comes to, defaults applied.
 fn in_force(configuration: &Value) -> String {
     let folder = std::path::Path::new("/p");
-    let mut config: Config = serde_yaml_ng::from_value(configuration.clone()).unwrap();
-    config.check().unwrap();
+    let config: Config = serde_yaml_ng::from_value(configuration.clone()).unwrap();
+    let mut config = config.checked().unwrap();
     config.resolve_paths(folder);
-    let importer = match config.source.stream() {
+    let importer = match config.source().stream() {
         None => format!("{:?}", config.importer(Vec::new()).unwrap()),
         Some(service) => format!("{:?}", config.service_importer(service, Vec::new())),
     };

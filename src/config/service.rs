@@ -113,8 +113,7 @@ mod tests {
 
     fn config(source: &str) -> anyhow::Result<Config> {
         let config: Config = serde_yaml_ng::from_str(&format!("{source}streams: {{provider: {{memory: {{}}}}}}\n"))?;
-        config.check()?;
-        Ok(config)
+        config.checked()
     }
 
     /// The documentation's own example is read to the last key, and every key arrives.
@@ -124,7 +123,7 @@ mod tests {
         let documented: String =
             lines.take_while(|line| *line != "//! ```").map(|line| format!("{}\n", line.strip_prefix("//! ").unwrap())).collect();
         let config = config(&documented).unwrap();
-        let service = config.source.stream().unwrap();
+        let service = config.source().stream().unwrap();
         assert!(matches!(service.provider, Some(Store::Kinesis(_))));
         let settings = config.service_importer(service, Vec::new());
         let name: TableName = "shop.payments".parse().unwrap();

@@ -28,7 +28,7 @@ pub fn grants(catalog: &Catalog, filter: &TableFilter, login: &str) -> String {
         login_text = literal(login),
     );
     let tables = catalog.tables.iter().map(|table| &table.name).filter(|name| filter.takes(name));
-    for TableName { schema, table } in tables {
+    for TableName { schema, table, .. } in tables {
         let _ = writeln!(script, "GRANT SELECT ON {}.{} TO {user};", quote(schema), quote(table));
     }
     let _ = write!(

@@ -33,7 +33,7 @@ pub struct Parts {
     /// `None` where this process has no outbox: subscriptions are then answered 501.
     pub feed: Option<Arc<dyn ChangeFeed>>,
     /// `None` where this process has no importer: asking for a snapshot is then answered 501.
-    pub snapshots: Option<Arc<dyn Snapshots>>,
+    pub snapshots: Vec<Arc<dyn Snapshots>>,
     /// `None` where this process has no joiner: its dead letters are then answered 501.
     pub dead_letters: Option<Arc<dyn DeadLetters>>,
     /// `None` where this process makes no checkpoints: asking for a savepoint is then answered 501.

@@ -48,7 +48,7 @@ pub enum SnapshotRefusal {
     Failed(String),
 }
 
-/// The importer that runs beside the API, as far as it can be asked for something.
+/// An importer that runs beside the API, as far as it can be asked for something.
 #[async_trait]
 pub trait Snapshots: Send + Sync {
     /// The source's name, as it stands in the path.
@@ -74,13 +74,15 @@ pub(crate) async fn begin(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let Some(snapshots) = &shared.parts.snapshots else {
+    let all = &shared.parts.snapshots;
+    if all.is_empty() {
         let detail = "The importer does not run in this process: ask the one in which it does.".to_owned();
         return Err(Problem::NotHere { detail });
-    };
-    if source != snapshots.source() {
-        return Err(Problem::UnknownSource { source, known: snapshots.source().to_owned() });
     }
+    let Some(snapshots) = all.iter().find(|snapshots| source == snapshots.source()) else {
+        let known = all.iter().map(|snapshots| snapshots.source()).collect::<Vec<_>>().join(", ");
+        return Err(Problem::UnknownSource { source, known });
+    };
     let body: Body = json_body(&headers, &body)?;
     let request = SnapshotRequest { from: key("from", body.from)?, to: key("to", body.to)?, table: body.table.clone() };
     let generation = snapshots.begin(request).await.map_err(Problem::from)?;

@@ -223,12 +223,57 @@ pub(crate) struct Pending {
     pub(crate) tail: u64,
 }
 
+/// How far one source has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct SourceStanding {
+    /// Its name; empty in states of before there could be several.
+    #[serde(default)]
+    pub(crate) source: String,
+    pub(crate) stage: Stage,
+    pub(crate) epoch: u64,
+    /// The rows of its tables are those of this LSN (once its stage is live).
+    pub(crate) frontier: Lsn,
+    pub(crate) commit_time_ms: i64,
+    /// In the present load, by table: snapshot rows published according to the progress records, and received.
+    pub(crate) snapshot: BTreeMap<String, (u64, u64)>,
+    /// Snapshots up to this one are passed over: rows of it were missing.
+    #[serde(default)]
+    pub(crate) given_up: Lsn,
+    /// In the present load: dead letters of no known table. Any count of snapshot rows, or of rows read again, may lack them, in whichever record they were counted: shards are read ahead of the records.
+    #[serde(default)]
+    pub(crate) unknown: u64,
+    /// Those of them that no record has covered yet.
+    #[serde(default)]
+    pub(crate) unknown_read: Unknown,
+    #[serde(default)]
+    pub(crate) rereads: Rereads,
+    /// Where the event streams stood at the last record of the tail: rows that were read again up to there have been applied, or left out.
+    #[serde(default)]
+    pub(crate) covered: ShardPositions,
+}
+
+impl SourceStanding {
+    /// Takes note that the tail has passed what the snapshot may have seen, if it has.
+    pub(crate) fn pass_catch_up(&mut self) {
+        if let Stage::CatchUp { start_lsn, consistent_from } = self.stage
+            && self.frontier >= consistent_from
+            && !self.rereads.hold(self.frontier)
+        {
+            self.stage = Stage::Live { start_lsn };
+        }
+    }
+}
+
 /// How far everything has come.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Standing {
-    pub(crate) stage: Stage,
-    pub(crate) epoch: u64,
-    /// The rows are the source's as of this LSN (once the stage is live).
+    /// In the order of their names; none before the state was opened first.
+    #[serde(default)]
+    pub(crate) sources: Vec<SourceStanding>,
+    /// Whether the state has been the join of the sources since the last load began.
+    #[serde(default)]
+    pub(crate) live: bool,
+    /// The version of what the state holds ([`Standing::version`]), and the time up to which everything that was committed is in it.
     pub(crate) frontier: Lsn,
     pub(crate) commit_time_ms: i64,
     /// After a restart, reading goes on after these.
@@ -243,26 +288,16 @@ pub(crate) struct Standing {
     /// Counts loads: a sink that was loaded in an earlier one has to be loaded again.
     pub(crate) load: u64,
     pub(crate) tables: BTreeMap<String, TableCounts>,
-    /// In the present load, by table: snapshot rows published according to the progress records, and received.
-    pub(crate) snapshot: BTreeMap<String, (u64, u64)>,
-    /// Snapshots up to this one are passed over: rows of it were missing.
-    #[serde(default)]
-    pub(crate) given_up: Lsn,
     pub(crate) dead_letters: u64,
-    /// In the present load: dead letters of no known table. Any count of snapshot rows, or of rows read again, may lack them, in whichever record they were counted: shards are read ahead of the records.
-    #[serde(default)]
-    pub(crate) unknown: u64,
-    /// Those of them that no record has covered yet.
-    #[serde(default)]
-    pub(crate) unknown_read: Unknown,
-    #[serde(default)]
-    pub(crate) rereads: Rereads,
-    /// Where the event streams stood at the last record of the tail: rows that were read again up to there have been applied, or left out.
-    #[serde(default)]
-    pub(crate) covered: ShardPositions,
-    /// Up to this LSN rows are of different ages: the state was merged of several ([`crate::reshape`]), and this is the frontier of the one that was ahead.
+    /// Up to this version rows are of different ages: the state was merged of several ([`crate::reshape`]), and this is the frontier of the one that was ahead.
     #[serde(default)]
     pub(crate) mixed_until: Lsn,
+    /// Nothing is told until every source has been read to where it had been published when the state was opened ([`crate::core`]); of several sources only.
+    #[serde(default)]
+    pub(crate) awaiting: bool,
+    /// The incarnation in which that was asked for last.
+    #[serde(default)]
+    pub(crate) incarnation: u64,
     /// The outbox has every change after this LSN, in the order of their versions; the greatest there is where that is not known.
     #[serde(default = "unknown")]
     pub(crate) complete_after: Lsn,
@@ -273,20 +308,79 @@ const fn unknown() -> Lsn {
 }
 
 impl Standing {
-    /// From here on every change is in the outbox.
-    pub(crate) const fn begin_live(&mut self, start_lsn: Lsn) {
-        self.stage = Stage::Live { start_lsn };
-        self.complete_after = self.frontier;
+    /// Reads what stands in the state.
+    pub(crate) fn read(bytes: &[u8]) -> serde_json::Result<Self> {
+        let mut standing: Self = serde_json::from_slice(bytes)?;
+        if standing.sources.is_empty() {
+            // Of before there could be several: what is a source's stood beside the rest.
+            let only: SourceStanding = serde_json::from_slice(bytes)?;
+            standing.live = matches!(only.stage, Stage::Live { .. });
+            standing.sources.push(only);
+        }
+        Ok(standing)
     }
 
-    /// Whether the rows are the source's as of the frontier.
+    /// Makes room for the sources that are configured. (Whose the state is has been checked.)
+    pub(crate) fn of_sources(&mut self, names: &[&str]) {
+        if let ([known], [name]) = (self.sources.as_mut_slice(), names) {
+            known.source = (*name).to_owned();
+        }
+        let known = |name: &&str| self.sources.iter().find(|source| source.source == **name).cloned();
+        let new = |name: &&str| SourceStanding { source: (*name).to_owned(), ..SourceStanding::default() };
+        self.sources = names.iter().map(|name| known(name).unwrap_or_else(|| new(name))).collect();
+    }
+
+    /// Stands for the LSNs of all sources, and grows with each of them: their sum. Of one source it is its LSN. ([`crate::core`] says why.)
+    pub(crate) fn version(&self) -> Lsn {
+        self.sources.iter().fold(Lsn::ZERO, |sum, source| sum.plus(source.frontier))
+    }
+
+    /// Takes over what follows from the sources: the version, and up to which time everything is there that any of them has committed (of several, what the one that is furthest behind has).
+    pub(crate) fn moved(&mut self) {
+        self.frontier = self.version();
+        self.commit_time_ms = self.sources.iter().map(|source| source.commit_time_ms).min().unwrap_or_default();
+    }
+
+    /// The LSNs of all sources.
+    pub(crate) fn frontiers(&self) -> Vec<Lsn> {
+        self.sources.iter().map(|source| source.frontier).collect()
+    }
+
+    /// Whether rows of a snapshot are being written, without the log.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source.stage, Stage::Snapshot { .. }))
+    }
+
+    /// The stage of the source that is furthest behind.
+    pub(crate) fn stage(&self) -> Stage {
+        let rank = |stage: &Stage| match stage {
+            Stage::Empty => 0,
+            Stage::Snapshot { .. } => 1,
+            Stage::CatchUp { .. } => 2,
+            Stage::Live { .. } => 3,
+        };
+        self.sources.iter().map(|source| source.stage).min_by_key(rank).unwrap_or_default()
+    }
+
+    /// From here on every change is in the outbox, if all sources are there and nothing holds them up. Answers whether the state is live.
+    pub(crate) fn go_live(&mut self) -> bool {
+        if !self.live && matches!(self.stage(), Stage::Live { .. }) && !self.holds() {
+            self.live = true;
+            self.complete_after = self.frontier;
+        }
+        self.live
+    }
+
+    /// Whether the rows are the sources' as of the frontier.
     pub(crate) fn is_consistent(&self) -> bool {
-        matches!(self.stage, Stage::Live { .. }) && !self.holds(self.frontier)
+        self.live && !self.holds()
     }
 
-    /// Whether rows are of different ages at a frontier: nothing is assembled then.
-    pub(crate) fn holds(&self, frontier: Lsn) -> bool {
-        self.rereads.hold(frontier) || frontier < self.mixed_until
+    /// Whether rows are of different ages, or may be of ages before what has been told: nothing is assembled then.
+    pub(crate) fn holds(&self) -> bool {
+        self.awaiting
+            || self.frontier < self.mixed_until
+            || self.sources.iter().any(|source| source.rereads.hold(source.frontier))
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `outbox` | sequence (u64) | an entity change ([`outbox`]) |
 //! | `spill` | position, table ([`crate::buffer`]) | a buffered change; worthless after a restart |
 //! | `meta` | `standing`, `definitions` ([`crate::definitions`]), `cursor/<sink>`, `trouble/<sink>` ([`crate::deliver::trouble`]), `dead/<place>` | JSON |
+//! | `meta` | `vector/`, version (10 bytes) | of several sources: the LSNs that the version is the sum of (10 bytes each), in the order of the sources' names |
 //!
 //! All integers are big-endian. The format's number stands in the directory's `identity.json` ([`meta`]).
 //!
@@ -31,6 +32,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Direction, IteratorMode, Options, WriteBatch,
     WriteOptions,
 };
+use schemas::Lsn;
 
 pub(crate) mod cache;
 pub(crate) mod key;
@@ -94,6 +96,11 @@ const STANDING: &[u8] = b"standing";
 const DEFINITIONS: &[u8] = b"definitions";
 const CURSOR: &str = "cursor/";
 pub(crate) const DEAD: &str = "dead/";
+const VECTOR: &[u8] = b"vector/";
+
+fn vector_key(version: Lsn) -> Vec<u8> {
+    [VECTOR, version.as_bytes()].concat()
+}
 
 /// Sizes that the state is opened with.
 #[derive(Debug, Clone, Copy)]
@@ -227,9 +234,13 @@ impl Store {
         serde_json::from_slice(bytes).map_err(|error| self.corrupt(format!("meta {key}: {error}")))
     }
 
+    fn parse_standing(&self, bytes: &[u8]) -> Result<Standing, Error> {
+        Standing::read(bytes).map_err(|error| self.corrupt(format!("meta standing: {error}")))
+    }
+
     pub(crate) fn standing(&self) -> Result<Standing, Error> {
         match self.get(Family::Meta, STANDING)? {
-            Some(bytes) => self.parse("standing", &bytes),
+            Some(bytes) => self.parse_standing(&bytes),
             None => Ok(Standing { oldest: 1, ..Standing::default() }),
         }
     }
@@ -237,7 +248,7 @@ impl Store {
     /// The standing that goes with the rows of a snapshot.
     pub(crate) fn standing_at(&self, snapshot: &rocksdb::Snapshot<'_>) -> Result<Standing, Error> {
         match snapshot.get_cf(self.family(Family::Meta)?, STANDING).map_err(|error| self.error(&error))? {
-            Some(bytes) => self.parse("standing", &bytes),
+            Some(bytes) => self.parse_standing(&bytes),
             None => Ok(Standing { oldest: 1, ..Standing::default() }),
         }
     }
@@ -245,6 +256,28 @@ impl Store {
     pub(crate) fn put_standing(&self, batch: &mut WriteBatch, standing: &Standing) -> Result<(), Error> {
         let bytes = serde_json::to_vec(standing).map_err(|error| self.corrupt(error.to_string()))?;
         batch.put_cf(self.family(Family::Meta)?, STANDING, bytes);
+        if standing.sources.len() > 1 {
+            let vector: Vec<u8> = standing.sources.iter().flat_map(|source| *source.frontier.as_bytes()).collect();
+            batch.put_cf(self.family(Family::Meta)?, vector_key(standing.frontier), vector);
+        }
+        Ok(())
+    }
+
+    /// Writes a batch with the standing, and with the log; without, while rows of a snapshot are written without it: a standing in the log would outlive rows that are not.
+    pub(crate) fn write_with(&self, mut batch: WriteBatch, standing: &Standing) -> Result<(), Error> {
+        self.put_standing(&mut batch, standing)?;
+        self.write(batch, !standing.is_loading())
+    }
+
+    /// The LSNs of the sources that a version stands for, in the order of the sources; none where that is no longer kept, or there is but one source.
+    pub(crate) fn vector(&self, version: Lsn) -> Result<Option<Vec<Lsn>>, Error> {
+        let Some(bytes) = self.get(Family::Meta, &vector_key(version))? else { return Ok(None) };
+        Ok(Some(bytes.chunks_exact(10).filter_map(Lsn::from_slice).collect()))
+    }
+
+    /// Forgets what versions below one stand for.
+    pub(crate) fn forget_vectors(&self, batch: &mut WriteBatch, below: Lsn) -> Result<(), Error> {
+        batch.delete_range_cf(self.family(Family::Meta)?, vector_key(Lsn::ZERO), vector_key(below));
         Ok(())
     }
 

@@ -348,8 +348,7 @@ pub(crate) fn tell(
         if standing.pending.is_none() {
             standing.head = tail;
         }
-        store.put_standing(&mut batch, standing)?;
-        store.write(batch, true)?;
+        store.write_with(batch, standing)?;
         report.assembled += made.count() as u64;
         report.changed += tail - from;
         rest = left;

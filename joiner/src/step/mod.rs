@@ -48,7 +48,7 @@ use crate::error::Error;
 use crate::reread::{self, Counting, Vanished};
 use crate::route::stored;
 use crate::state::cache::RowCache;
-use crate::state::meta::{Pending, Stage, Standing};
+use crate::state::meta::{Pending, Standing};
 use crate::state::outbox;
 use crate::state::row::{self, Row, Spans};
 use crate::state::view::{Overlay, Reading, View, place};
@@ -242,8 +242,7 @@ pub(crate) fn write_rows(
 ) -> Result<(), Error> {
     let mut batch = WriteBatch::default();
     applied.overlay.write(&tools.catalog, &tools.store, remembered, &mut batch)?;
-    tools.store.put_standing(&mut batch, standing)?;
-    tools.store.write(batch, true)?;
+    tools.store.write_with(batch, standing)?;
     tools.cache.apply(&applied.overlay);
     Ok(())
 }
@@ -290,7 +289,7 @@ pub(crate) fn remove(
         let gone = ChangeRef { table, kind: Kind::Rows, commit_lsn: Lsn::ZERO, before: Some(row), after: None, reader: None };
         dirty.add(gone, false)?;
     }
-    let touched = if matches!(standing.stage, Stage::Live { .. }) { dirty.finish() } else { Touched::default() };
+    let touched = if standing.live { dirty.finish() } else { Touched::default() };
     let from = (standing.frontier, standing.commit_time_ms);
     let beside = Beside { remembered: None, hold: true, walks: false, from };
     // Nothing waits while a table is read again.
@@ -340,8 +339,7 @@ impl Writing<'_> {
             standing.head = tail;
             (standing.head_frontier, standing.head_commit_time_ms) = fan_outs.complete(standing);
         }
-        store.put_standing(&mut batch, standing)?;
-        store.write(batch, true)?;
+        store.write_with(batch, standing)?;
         self.tools.cache.apply(self.overlay);
         Ok(())
     }
@@ -417,8 +415,7 @@ pub(crate) fn drain(tools: &Tools, fan_outs: &mut FanOuts, standing: &mut Standi
         standing.head = new_tail;
         (standing.head_frontier, standing.head_commit_time_ms) = fan_outs.complete(standing);
     }
-    store.put_standing(&mut batch, standing)?;
-    store.write(batch, true)?;
+    store.write_with(batch, standing)?;
     Ok(more)
 }
 

@@ -23,6 +23,8 @@ use crate::encodings::Encodings;
 use crate::world::{Database, World};
 
 const SHARDS: usize = 2;
+/// Of the source where there is but one.
+const NAME: &str = "shop";
 
 fn lsn(n: u64) -> Lsn {
     let mut bytes = [0; 10];
@@ -32,23 +34,27 @@ fn lsn(n: u64) -> Lsn {
 
 /// What has been published: records by stream and shard, and the progress records.
 #[derive(Default)]
-struct Streams {
-    events: BTreeMap<(StreamName, ShardId), Vec<bytes::Bytes>>,
-    progress: Vec<ProgressRecord>,
+pub(crate) struct Streams {
+    pub(crate) events: BTreeMap<(StreamName, ShardId), Vec<bytes::Bytes>>,
+    pub(crate) progress: Vec<ProgressRecord>,
 }
 
 /// The source and its importer.
-struct Source<'a> {
-    world: &'a World,
+pub(crate) struct Source<'a> {
+    /// Also what its streams' names begin with.
+    name: &'a str,
+    pub(crate) world: &'a World,
+    /// Those that are its own.
+    pub(crate) tables: Vec<usize>,
     encodings: Encodings,
     layout: Layout,
     database: Database,
     /// The database after each LSN.
-    history: BTreeMap<u64, Database>,
+    pub(crate) history: BTreeMap<u64, Database>,
     log: Vec<ChangeEvent>,
     now: u64,
     epoch: u64,
-    streams: Streams,
+    pub(crate) streams: Streams,
     counts: BTreeMap<schemas::TableName, u64>,
     /// The table that is read again, if one is.
     reread: Option<Rereading>,
@@ -75,20 +81,20 @@ struct Rereading {
 impl Source<'_> {
     fn commit(&mut self, dice: &mut Dice) {
         self.now += 1 + dice.below(3) as u64;
-        let events = self.world.transaction(dice, &mut self.database, lsn(self.now));
+        let events = self.world.transaction(dice, &self.tables, &mut self.database, lsn(self.now));
         self.log.extend(events);
         self.history.insert(self.now, self.database.clone());
     }
 
     fn publish(&mut self, event: &ChangeEvent) {
         let data = self.encodings.encode(event);
-        let stream = self.layout.stream("p", &event.table.name);
+        let stream = self.layout.stream(self.name, &event.table.name);
         let table = self.world.tables.iter().position(|table| table.name == event.table.name).unwrap();
         let key = self.world.normal_key(table, event.row().unwrap()).concat();
         let shard = key.bytes().map(usize::from).sum::<usize>() % SHARDS;
         self.streams.events.entry((stream, ShardId(shard.to_string()))).or_default().push(data.into());
         let counts = if event.op == Op::Reread { &mut self.reread_counts } else { &mut self.counts };
-        *counts.entry(event.table.name.clone()).or_default() += 1;
+        *counts.entry(event.table.name.clone().within()).or_default() += 1;
     }
 
     fn record(&mut self, phase: Phase, from: u64, to: u64) {
@@ -97,7 +103,7 @@ impl Source<'_> {
             positions.entry(stream.clone()).or_default().insert(shard.clone(), SequenceNumber::from(records.len() as u64));
         }
         self.streams.progress.push(ProgressRecord {
-            source: "shop".into(),
+            source: self.name.into(),
             epoch: self.epoch,
             phase,
             from_lsn: lsn(from),
@@ -110,7 +116,7 @@ impl Source<'_> {
                 .iter()
                 .map(|reread| {
                     let told = Reread { reading: self.reading, ..reread.told.clone() };
-                    (self.world.tables[reread.table].name.clone(), told)
+                    (self.world.tables[reread.table].name.clone().within(), told)
                 })
                 .collect(),
             reread_counts: std::mem::take(&mut self.reread_counts),
@@ -125,7 +131,7 @@ impl Source<'_> {
     /// Reads tables in pieces while transactions go on, and answers the snapshot's LSN.
     fn snapshot(&mut self, dice: &mut Dice) -> u64 {
         let start = self.now;
-        for table in 0..self.world.tables.len() {
+        for table in self.tables.clone() {
             // A piece may be read twice: the importer was restarted.
             for _ in 0..1 + usize::from(dice.chance(25)) {
                 for row in self.read_rows(table) {
@@ -173,7 +179,7 @@ impl Source<'_> {
 
     /// A table begins to be read again: because changes of it are lost, or because somebody asked for it.
     fn begin_reread(&mut self, dice: &mut Dice, saved: u64) {
-        let table = dice.below(self.world.tables.len());
+        let table = *dice.pick(&self.tables);
         self.generation += 1;
         let gap = dice.chance(50);
         if gap {
@@ -309,7 +315,7 @@ impl Told {
     }
 }
 
-fn number(lsn: Lsn) -> u64 {
+pub(crate) fn number(lsn: Lsn) -> u64 {
     u64::from_be_bytes(lsn.as_bytes()[2..].try_into().unwrap())
 }
 
@@ -333,7 +339,7 @@ struct Reader<'a> {
     lazy_checks: u64,
 }
 
-fn dir() -> TempDir {
+pub(crate) fn dir() -> TempDir {
     // Memory where there is some; anywhere else otherwise.
     let base = Path::new("/dev/shm");
     if base.is_dir() { tempfile::tempdir_in(base).unwrap() } else { tempfile::tempdir().unwrap() }
@@ -355,7 +361,7 @@ fn listing(dir: &Path) -> BTreeMap<PathBuf, u64> {
 }
 
 /// Copies a state as a crash would leave it. Files may come and go in the background while they are copied: then it is done again.
-fn crash_copy(from: &Path) -> TempDir {
+pub(crate) fn crash_copy(from: &Path) -> TempDir {
     loop {
         let to = dir();
         let files = listing(from);
@@ -385,7 +391,7 @@ impl Reader<'_> {
         for (stream, shard) in streams.events.keys() {
             self.handed.insert((stream.clone(), shard.clone()), position(stream, shard));
         }
-        self.handed_records = position(&Layout::progress_stream("p"), &ShardId("0".into()));
+        self.handed_records = position(&Layout::progress_stream(NAME), &ShardId("0".into()));
         self.engine = Some(engine);
         self.check_after_advance(&BTreeMap::new());
     }
@@ -478,7 +484,7 @@ impl Reader<'_> {
             let record = streams.progress[self.handed_records].clone();
             self.handed_records += 1;
             let sequence = SequenceNumber::from(self.handed_records as u64);
-            self.engine().progress(&Layout::progress_stream("p"), &ShardId("0".into()), &sequence, record).unwrap();
+            self.engine().progress(&Layout::progress_stream(NAME), &ShardId("0".into()), &sequence, record).unwrap();
             return true;
         }
         let (stream, shard) = dice.pick(&open).clone();
@@ -588,9 +594,18 @@ impl Reader<'_> {
 }
 
 /// A source with all that it publishes.
-fn published<'a>(dice: &mut Dice, world: &'a World, layout: Layout, encodings: Encodings) -> Source<'a> {
+pub(crate) fn published<'a>(
+    dice: &mut Dice,
+    world: &'a World,
+    layout: Layout,
+    encodings: Encodings,
+    name: &'a str,
+    tables: Vec<usize>,
+) -> Source<'a> {
     let mut source = Source {
+        name,
         world,
+        tables,
         encodings,
         layout,
         database: world.empty(),
@@ -652,9 +667,9 @@ fn reader<'a>(
     range: KeyRange,
 ) -> Reader<'a> {
     let state = dir();
-    let mut config = Config::new(state.path(), world.plans.clone(), "shop", "p");
+    let mut config = Config::new(state.path(), world.plans.clone(), NAME, NAME);
     config.layout = layout;
-    config.schemas = schemas.clone();
+    config.sources[0].schemas = schemas.clone();
     config.range = range;
     config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 2 << 10 };
     config.chunk_bytes = if dice.chance(30) { 1 + dice.below(2000) } else { 1 << 20 };
@@ -681,7 +696,7 @@ pub(crate) fn case(seed: u64) -> [u64; 3] {
     let world = World::new(&mut dice);
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
     let (encodings, schemas) = Encodings::of(&world.tables);
-    let source = published(&mut dice, &world, layout, encodings);
+    let source = published(&mut dice, &world, layout, encodings, NAME, (0..world.tables.len()).collect());
     let mut reader = reader(&mut dice, &world, layout, &schemas, KeyRange::ALL);
     reader.open(&source.streams);
     let restarts = if dice.chance(40) { 3 } else { 0 };
@@ -718,7 +733,7 @@ pub(crate) fn several(seed: u64) -> [u64; 3] {
     let world = World::new(&mut dice);
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
     let (encodings, schemas) = Encodings::of(&world.tables);
-    let source = published(&mut dice, &world, layout, encodings);
+    let source = published(&mut dice, &world, layout, encodings, NAME, (0..world.tables.len()).collect());
     let count = 2 + dice.below(3) as u32;
     let ranges = (0..count).map(|nth| KeyRange::of(nth, count).unwrap());
     let mut parts: Vec<Reader<'_>> = ranges.map(|range| reader(&mut dice, &world, layout, &schemas, range)).collect();

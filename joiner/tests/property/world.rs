@@ -56,9 +56,18 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(dice: &mut Dice) -> Self {
+        Self::of_sources(dice, &[])
+    }
+
+    /// The tables are those of several sources, in turns. Tables of different sources may have one name.
+    pub(crate) fn of_sources(dice: &mut Dice, sources: &[&str]) -> Self {
         let textual = dice.chance(40);
         let keys = 2 + dice.below(4);
-        let tables: Vec<_> = (0..2 + dice.below(3)).map(|n| table(dice, n, textual)).collect();
+        let mut tables: Vec<_> = (0..2 + dice.below(3)).map(|n| table(dice, n, textual)).collect();
+        for (n, table) in tables.iter_mut().enumerate().filter(|_| !sources.is_empty()) {
+            let name = TableName::new("dbo", format!("t{}", n / sources.len())).of(&sources[n % sources.len()].into());
+            *table = Arc::new(TableSchema { name, ..(**table).clone() });
+        }
         let mut world = Self { tables, plans: Vec::new(), textual, keys };
         for n in 0..1 + dice.below(2) {
             let definition = world.entity(dice, n);
@@ -216,10 +225,10 @@ impl World {
     }
 
     /// One transaction over the database, and its events in order.
-    pub(crate) fn transaction(&self, dice: &mut Dice, database: &mut Database, lsn: Lsn) -> Vec<ChangeEvent> {
+    pub(crate) fn transaction(&self, dice: &mut Dice, tables: &[usize], database: &mut Database, lsn: Lsn) -> Vec<ChangeEvent> {
         let mut log = Log { events: Vec::new(), lsn };
         for _ in 0..1 + dice.below(4) {
-            let table = dice.below(self.tables.len());
+            let table = *dice.pick(tables);
             let known: Vec<Vec<String>> = database[table].keys().cloned().collect();
             let choice = dice.below(10);
             if known.is_empty() || choice < 4 {

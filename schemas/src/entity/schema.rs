@@ -66,7 +66,7 @@ fn renamed(description: &str) -> Value {
 }
 
 fn table() -> Value {
-    json!({"type": "string", "pattern": ".\\..", "description": "schema.table, such as dbo.orders or [my schema].[my table]."})
+    json!({"type": "string", "pattern": ".\\..", "description": "schema.table, such as dbo.orders or [my schema].[my table]; source.schema.table where several sources have such a table."})
 }
 
 /// What definitions, edges and rows have in common.

@@ -22,7 +22,7 @@ use crate::commands::aligned;
 use crate::config::Config;
 
 pub(super) async fn run(args: &StreamCountArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config.config)?;
+    let config = Config::load_one(&args.config)?;
     let provider = open(&config).await?;
     let report = count(&config, provider, args).await?;
     if args.json {

@@ -22,7 +22,7 @@ struct Differing<'n> {
 }
 
 pub(super) async fn run(args: &StreamCreateArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config.config)?;
+    let config = Config::load_one(&args.config)?;
     let named = Named::new(&config, &config.load_contracts()?);
     let provider = open(&config).await?;
     let store = &config.streams.provider;

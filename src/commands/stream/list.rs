@@ -11,7 +11,7 @@ use crate::commands::aligned;
 use crate::config::Config;
 
 pub(super) async fn run(args: &StreamListArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config.config)?;
+    let config = Config::load_one(&args.config)?;
     let provider = open(&config).await?;
     let prefix = if args.all { String::new() } else { format!("{}.", config.prefix()) };
     let mut streams = Vec::new();

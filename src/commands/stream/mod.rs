@@ -36,7 +36,7 @@ pub(super) async fn run(command: StreamCommand) -> anyhow::Result<ExitCode> {
         StreamCommand::Policy(args) => return policy::run(args),
     };
     result.map_err(|error| {
-        let policy = Config::load(&config.config).ok().and_then(|config| policy::remedy(&config, role, &error));
+        let policy = Config::load_one(config).ok().and_then(|config| policy::remedy(&config, role, &error));
         match policy {
             Some(policy) => anyhow::anyhow!("{error:#}\n{MENDS}\n{policy}"),
             None => error,

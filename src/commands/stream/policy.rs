@@ -11,7 +11,7 @@ use crate::cli::{StreamPolicyArgs, StreamRole};
 use crate::config::Config;
 
 pub(super) fn run(args: &StreamPolicyArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config.config)?;
+    let config = Config::load_one(&args.config)?;
     let Store::Kinesis(options) = &config.streams.provider else {
         bail!("the configuration's streams are not on Kinesis: there is nothing that IAM would allow or refuse");
     };

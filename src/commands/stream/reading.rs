@@ -50,7 +50,7 @@ impl Records {
     pub(super) async fn open(config: &Config, provider: &dyn Provider) -> anyhow::Result<Self> {
         let stream = Layout::progress_stream(config.prefix());
         let section = Section::open(provider, &stream, &Positions::new()).await?;
-        Ok(Self { section, source: config.source.name.clone(), waiting: Default::default() })
+        Ok(Self { section, source: config.source().name.clone(), waiting: Default::default() })
     }
 
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<ProgressRecord>> {

@@ -49,7 +49,7 @@ struct View {
 }
 
 pub(super) async fn run(args: &StreamTailArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config.config)?;
+    let config = Config::load_one(&args.config)?;
     let contracts = config.load_contracts()?;
     let named = Named::new(&config, &contracts);
     let mut view = View {

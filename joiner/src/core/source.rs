@@ -1,0 +1,122 @@
+//! What the core keeps of one source, besides what stands in the state: its progress records and changes that wait, and how far its shards have been read.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardPositions};
+use schemas::{Lsn, TableName};
+
+use super::{Limits, Progress};
+use crate::buffer::Buffer;
+use crate::catalog::TableId;
+use crate::engine::Origin;
+use crate::inputs::{Behind, Inputs};
+use crate::quiet::Ended;
+use crate::state::Store;
+use crate::state::meta::SourceStanding;
+
+pub(super) struct Source {
+    /// Its name, where there are several: tables are called by it then.
+    qualifier: Option<Arc<str>>,
+    pub(super) tables: Vec<TableId>,
+    pub(super) buffer: Buffer,
+    pub(super) inputs: Inputs,
+    pub(super) records: VecDeque<Progress>,
+    /// Whether changes came that no snapshot goes before.
+    pub(super) headless: bool,
+}
+
+impl Source {
+    pub(super) fn new(store: Arc<Store>, number: usize, origin: &Origin, limits: &Limits) -> Self {
+        Self {
+            qualifier: origin.qualifier.clone(),
+            tables: origin.tables.clone(),
+            buffer: Buffer::new(store, number as u16, limits.buffer_bytes),
+            inputs: Inputs::new(&origin.streams),
+            records: VecDeque::new(),
+            headless: false,
+        }
+    }
+
+    /// Takes in a record. Where there are several sources, its tables are called by this one from here on.
+    pub(super) fn push(&mut self, mut progress: Progress) {
+        if let Some(source) = &self.qualifier {
+            let ProgressRecord { counts, rereads, reread_counts, .. } = &mut progress.record;
+            let called = |name: TableName| name.of(source);
+            *counts = std::mem::take(counts).into_iter().map(|(name, count)| (called(name), count)).collect();
+            *rereads = std::mem::take(rereads).into_iter().map(|(name, reread)| (called(name), reread)).collect();
+            *reread_counts = std::mem::take(reread_counts).into_iter().map(|(name, count)| (called(name), count)).collect();
+        }
+        self.records.push_back(progress);
+    }
+
+    fn is_read(&self, record: &ProgressRecord, positions: &ShardPositions) -> bool {
+        self.inputs.behind(record, positions).next().is_none()
+    }
+
+    /// The next record, if all that it speaks of has been read.
+    pub(super) fn next(&mut self, positions: &ShardPositions) -> Option<Progress> {
+        let next = self.records.pop_front()?;
+        if self.is_read(&next.record, positions) {
+            return Some(next);
+        }
+        self.records.push_front(next);
+        None
+    }
+
+    /// The record and those that follow it and are ready as well: they make one step. Its rows are held in memory until it is written, so when the buffer has outgrown its bound (a buffer that has not spilled is
+    /// within it) each record is a step of its own.
+    pub(super) fn run_of_tail(
+        &mut self,
+        first: Progress,
+        standing: &SourceStanding,
+        positions: &ShardPositions,
+    ) -> Vec<Progress> {
+        // A record that speaks of a table that is read again is a step of its own: what it tells holds from there on.
+        let alone = |record: &ProgressRecord| !record.rereads.is_empty();
+        let mut run = vec![first];
+        while !self.buffer.has_spilled()
+            && standing.rereads.is_empty()
+            && !alone(&run[0].record)
+            && let Some(next) = self.records.front()
+            && next.record.phase == Phase::Tail
+            && !alone(&next.record)
+            && self.is_read(&next.record, positions)
+        {
+            run.extend(self.records.pop_front());
+        }
+        run
+    }
+
+    /// The shards that the next record waits for.
+    pub(super) fn waits_for(&self, positions: &ShardPositions) -> Vec<Behind> {
+        let next = self.records.front().into_iter();
+        next.flat_map(|next| self.inputs.behind(&next.record, positions)).collect()
+    }
+
+    /// Where the last of the records that wait stands.
+    pub(super) fn last_waiting(&self) -> Option<&SequenceNumber> {
+        self.records.back().map(|last| &last.sequence)
+    }
+
+    /// Takes note that a shard ends before what the next record names. All that the records name in it that waited when the store was asked was there to be read by then: the counts tell whether anything is missing.
+    pub(super) fn ends_before(&mut self, ended: &Ended, positions: &ShardPositions) {
+        let Ended { behind, waiting } = ended;
+        if !self.waits_for(positions).contains(behind) {
+            // The shard has gone on after all: the answer is about something else.
+            return;
+        }
+        let Behind { stream, shard, read, named } = behind;
+        tracing::warn!(%stream, %shard, %named, ?read, "the shard ends before a record that a progress record names");
+        for waited in self.records.iter().take_while(|waited| waited.sequence <= *waiting) {
+            if let Some(named) = waited.record.positions.get(stream).and_then(|shards| shards.get(shard)) {
+                self.inputs.ends_before(behind, named);
+            }
+        }
+    }
+}
+
+/// Whether a snapshot is newer than the one that a source's rows stand on, and than any that was given up.
+pub(super) fn is_newer(standing: &SourceStanding, start_lsn: Lsn) -> bool {
+    start_lsn > standing.given_up && standing.stage.start_lsn().is_none_or(|start| start_lsn > start)
+}
