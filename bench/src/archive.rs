@@ -15,12 +15,11 @@ use schemas::encoding::{Registry, Schemas};
 use streams::Layout;
 use tokio_util::sync::CancellationToken;
 
-use crate::SEED;
 use crate::joining::{child, median_run};
 use crate::kinesis::core_seconds;
 use crate::process::{Measured, measure};
 use crate::results::Figure;
-use crate::stream::{Input, Published, SOURCE, provider};
+use crate::stream::{Input, Published, SOURCE, Shape, provider};
 
 /// TPC-H's scale: 76,000 rows, and the changes of the transactions.
 const SCALE: f64 = 0.01;
@@ -39,7 +38,8 @@ pub(crate) struct ArchiveArgs {
 
 /// The figures, from processes of their own.
 pub(crate) async fn figures(folder: &Path) -> anyhow::Result<Vec<Figure>> {
-    let input = Input::write(folder.to_owned(), Layout::Table, SCALE, TRANSACTIONS, SEED).await?;
+    let shape = Shape { layout: Layout::Table, scale: SCALE, transactions: TRANSACTIONS, packed: false, skewed: false };
+    let input = Input::write(folder.to_owned(), shape).await?;
     let run = || -> anyhow::Result<Measured> {
         let measured = measure(&mut child(&["archive", input.folder.to_str().context("the folder's name")?])?)?;
         for place in ["archive", "raw"] {

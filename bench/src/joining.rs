@@ -63,6 +63,18 @@ pub(crate) fn against_flink(input: &Input) -> anyhow::Result<Vec<Figure>> {
     Ok(figures)
 }
 
+/// [skewed-updates]
+pub(crate) fn skewed(even: &Input, skewed: &Input) -> anyhow::Result<Figure> {
+    let rate = |input: &Input| -> anyhow::Result<(f64, Measured)> {
+        let folder = path(&input.folder)?;
+        let run = median_run(RUNS, "update_seconds", || measure(&mut child(&["join", folder, "--updates"])?))?;
+        Ok((input.published.changes as f64 / run.get("update_seconds")?, run))
+    };
+    let ((even, _), (ours, run)) = (rate(even)?, rate(skewed)?);
+    Ok(Figure::rate("skewed-updates", "changes/s", ours, "transactions spread evenly", Some(even))
+        .memory(Some(run.peak_mb), None))
+}
+
 fn measure_flink(flink: &Flink, input: &Input, figures: &mut [Figure]) -> anyhow::Result<()> {
     let scale = input.scale;
     let (rows, changes) = (input.published.rows as f64, input.published.changes as f64);

@@ -24,7 +24,7 @@ use crate::SEED;
 use crate::join::plan;
 use crate::joining::child;
 use crate::process::{Served, input_ended};
-use crate::results::Figure;
+use crate::results::{Figure, percentile};
 use crate::rows::TABLES;
 use crate::standin::{self, Client, StandIn, execute};
 use crate::stream::SOURCE;
@@ -119,11 +119,6 @@ pub(crate) async fn measure(folder: &std::path::Path) -> anyhow::Result<Vec<Figu
         figure("stand-in-capture-p50", &mut captures, 0.5),
         figure("stand-in-capture-p99", &mut captures, 0.99),
     ])
-}
-
-fn percentile(values: &mut [f64], share: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(((values.len() as f64 - 1.0) * share).round().max(0.0) as usize).copied().unwrap_or_default()
 }
 
 /// TPC-H's customers, orders and line items, and a table of marks.

@@ -2,7 +2,7 @@
 //!
 //! Everything measured runs in a process of its own (this program as `bench child …`, or the peer's), one after the other, so that its memory and its processor time are its own; a
 //! peer reads the same rows on the same machine in the same run. What is prepared beforehand is not measured: the rows, the streams, the captured changes.
-//! [`joining`] measures the joiner, [`importing`] the importer, [`decoding`] what it does with a row, [`encodings`] the reading of events, [`embedded`] the log in a directory, [`mod@archive`] the archive, [`latency`] the whole pipeline, [`kinesis`] the
+//! [`joining`] measures the joiner, [`growth`] a state ten times as large, [`fan_out`] a row that a million entities show, [`importing`] the importer, [`decoding`] what it does with a row, [`encodings`] the reading of events, [`embedded`] the log in a directory, [`mod@archive`] the archive, [`latency`] the whole pipeline, [`kinesis`] the
 //! way through Kinesis, [`sns`] that into a topic, [`sink_down`] what a second sink costs, [`sql`] that into MySQL and SQLite.
 
 mod archive;
@@ -11,6 +11,8 @@ mod documents;
 mod dynamodb;
 mod embedded;
 mod encodings;
+mod fan_out;
+mod growth;
 mod importing;
 mod join;
 mod joining;
@@ -32,7 +34,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use results::Figure;
-use stream::Input;
+use stream::{Input, Shape};
 use streams::Layout;
 
 /// The allocator of the product's own binary.
@@ -50,6 +52,9 @@ struct Cli {
     /// TPC-H scale factors of the joiner's figures.
     #[arg(long, value_delimiter = ',', default_value = "0.1,0.5")]
     scales: Vec<f64>,
+    /// The smaller of the two scale factors between which the state grows tenfold.
+    #[arg(long, default_value_t = 0.1)]
+    growth: f64,
     /// Where the figures are written as JSON.
     #[arg(long, default_value = "bench/results.json")]
     out: PathBuf,
@@ -67,12 +72,19 @@ enum Command {
     #[command(hide = true, subcommand)]
     Child(Child),
     /// Writes the joiner's input into a folder, for a profiler: `perf record bench child join FOLDER --updates`.
-    Input { folder: PathBuf },
+    Input {
+        folder: PathBuf,
+        /// With zstd.
+        #[arg(long)]
+        packed: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 enum Child {
     Join(join::JoinArgs),
+    Restart(join::RestartArgs),
+    FanOut(fan_out::FanOutArgs),
     Copy(documents::CopyArgs),
     Decode,
     Encoding(encodings::EncodingArgs),
@@ -99,9 +111,9 @@ async fn main() -> anyhow::Result<()> {
     let mut cli = Cli::parse();
     match cli.command.take() {
         Some(Command::Child(child)) => return run(child).await,
-        Some(Command::Input { folder }) => {
+        Some(Command::Input { folder, packed }) => {
             let scale = cli.scales.first().copied().unwrap_or(0.1);
-            let input = Input::write(folder, cli.layout, scale, cli.transactions_at(scale), SEED).await?;
+            let input = Input::write(folder, Shape { packed, ..cli.shape(scale) }).await?;
             println!("{}: {} rows, then {} changes", input.folder.display(), input.published.rows, input.published.changes);
             return Ok(());
         }
@@ -115,6 +127,8 @@ async fn main() -> anyhow::Result<()> {
 async fn run(child: Child) -> anyhow::Result<()> {
     match child {
         Child::Join(args) => join::run(args).await,
+        Child::Restart(args) => join::restart(args).await,
+        Child::FanOut(args) => fan_out::run(args).await,
         Child::Copy(args) => documents::copy(args).await,
         Child::Decode => decoding::run(),
         Child::Encoding(args) => encodings::run(&args),
@@ -131,8 +145,10 @@ async fn run(child: Child) -> anyhow::Result<()> {
 }
 
 impl Cli {
-    fn transactions_at(&self, scale: f64) -> usize {
-        (self.transactions as f64 * (scale / 0.1).max(1.0)) as usize
+    /// The joiner's input at a scale.
+    fn shape(&self, scale: f64) -> Shape {
+        let transactions = (self.transactions as f64 * (scale / 0.1).max(1.0)) as usize;
+        Shape { layout: self.layout, scale, transactions, packed: false, skewed: false }
     }
 
     /// Whether any of the named figures is wanted.
@@ -198,19 +214,34 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
         println!("Commit to queryable …");
         figures.extend(latency::measure(&place("latency")?).await?);
     }
+    if cli.wants(&["fan-out"]) {
+        println!("A row that a million entities show …");
+        let place = place("fan-out")?;
+        figures.extend(tokio::task::spawn_blocking(move || fan_out::figures(&place)).await??);
+    }
+    if cli.wants(&["growth", "restart", "state-bytes", "checkpoint"]) {
+        figures.extend(grow(cli, folder.path()).await?);
+    }
     for (nth, &scale) in cli.scales.iter().enumerate() {
         let flink = cli.wants(&["first-load-vs-flink", "updates-vs-flink"]);
         let postgres = nth == 0 && cli.wants(&["postgres-vs-copy", "postgres-updates-vs-copy"]);
         let down = nth == 0 && cli.wants(&["one-sink-more", "sink-down"]);
-        if !flink && !postgres && !down {
+        let skewed = nth == 0 && cli.wants(&["skewed-updates"]);
+        if !flink && !postgres && !down && !skewed {
             continue;
         }
         println!("Writing the input of scale {scale} …");
-        let input =
-            Input::write(folder.path().join(format!("scale-{scale}")), cli.layout, scale, cli.transactions_at(scale), SEED)
-                .await?;
+        let input = Input::write(folder.path().join(format!("scale-{scale}")), cli.shape(scale)).await?;
+        let other = match skewed {
+            true => Some(Input::write(folder.path().join("skewed"), Shape { skewed, ..cli.shape(scale) }).await?),
+            false => None,
+        };
         let work = move || -> anyhow::Result<Vec<Figure>> {
             let mut figures = Vec::new();
+            if let Some(skewed) = &other {
+                figures.push(joining::skewed(&input, skewed)?);
+                std::fs::remove_dir_all(&skewed.folder)?;
+            }
             if flink {
                 figures.extend(joining::against_flink(&input)?);
             }
@@ -224,6 +255,30 @@ async fn measure(cli: &Cli) -> anyhow::Result<Vec<Figure>> {
             Ok(figures)
         };
         figures.extend(tokio::task::spawn_blocking(work).await??);
+    }
+    Ok(figures)
+}
+
+/// The same number of transactions on a state and on one ten times as large.
+async fn grow(cli: &Cli, folder: &std::path::Path) -> anyhow::Result<Vec<Figure>> {
+    let mut sizes = Vec::new();
+    let mut figures = Vec::new();
+    for (nth, scale) in [cli.growth, cli.growth * 10.0].into_iter().enumerate() {
+        println!("Writing the packed input of scale {scale} …");
+        let shape = Shape { packed: true, transactions: cli.transactions, ..cli.shape(scale) };
+        let input = Input::write(folder.join(format!("growth-{scale}")), shape).await?;
+        let work = move || -> anyhow::Result<_> {
+            let size = growth::size(&input)?;
+            let checkpoints = if nth == 0 { growth::checkpoints(&input)? } else { Vec::new() };
+            std::fs::remove_dir_all(&input.folder)?;
+            Ok((size, checkpoints))
+        };
+        let (size, checkpoints) = tokio::task::spawn_blocking(work).await??;
+        sizes.push(size);
+        figures.extend(checkpoints);
+    }
+    if let [small, large] = &sizes[..] {
+        figures.extend(growth::figures(small, large));
     }
     Ok(figures)
 }

@@ -128,6 +128,13 @@ impl Served {
         Ok(input.flush()?)
     }
 
+    /// Kills it, as it stands: its peak memory in MB.
+    pub(crate) fn kill(mut self) -> anyhow::Result<f64> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(self.watch.take().map(Watch::stop).unwrap_or_default())
+    }
+
     /// Ends it: its peak memory in MB.
     pub(crate) fn stop(mut self) -> anyhow::Result<f64> {
         drop(self.child.stdin.take());

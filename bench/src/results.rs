@@ -48,6 +48,12 @@ impl Figure {
     }
 }
 
+/// The value that so large a share of them does not exceed; sorts them.
+pub(crate) fn percentile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(((values.len() as f64 - 1.0) * share).round().max(0.0) as usize).copied().unwrap_or_default()
+}
+
 /// Prints the figures as a table.
 pub(crate) fn print(figures: &[Figure]) {
     let number = |value: Option<f64>| {

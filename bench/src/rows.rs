@@ -17,8 +17,10 @@ use tpch::Table;
 /// The tables of the benchmark, parents first.
 pub(crate) const TABLES: [Table; 3] = [tpch::CUSTOMER, tpch::ORDERS, tpch::LINEITEM];
 
-/// Orders that the transactions touch: the first ones, so that their rows can be kept in memory at any scale.
+/// Orders that the transactions touch: so many that their rows can be kept in memory at any scale, and as far apart as they can be, so that they lie all over the joiner's state.
 const TOUCHED_ORDERS: usize = 40_000;
+/// Orders at scale 1.
+const ORDERS: f64 = 1_500_000.0;
 
 /// A table's row as values: numbers for ints, text for the rest (decimals and dates are strings in the events).
 pub(crate) fn row(table: &Table, fields: &[String]) -> Row {
@@ -45,30 +47,31 @@ struct Shop {
 impl Shop {
     fn load(scale: f64) -> Self {
         let customers = TABLES[0].rows(scale).map(|fields| row(&TABLES[0], &fields)).collect();
-        let orders: Vec<Row> = TABLES[1].rows(scale).take(TOUCHED_ORDERS).map(|fields| row(&TABLES[1], &fields)).collect();
+        let apart = ((ORDERS * scale) as usize / TOUCHED_ORDERS).max(1);
+        let orders: Vec<Row> =
+            TABLES[1].rows(scale).step_by(apart).take(TOUCHED_ORDERS).map(|fields| row(&TABLES[1], &fields)).collect();
         let mut items: Vec<Vec<Row>> = Vec::with_capacity(orders.len());
-        let mut last = Value::Null;
         // Line items come in the order of their orders, and every order has at least one.
-        for fields in TABLES[2].rows(scale) {
-            let item = row(&TABLES[2], &fields);
-            if item[0] != last {
-                if items.len() == orders.len() {
-                    break;
+        let mut rows = TABLES[2].rows(scale).peekable();
+        for order in &orders {
+            let Value::Int(key) = order[0] else { continue };
+            let key = key.to_string();
+            let mut own = Vec::new();
+            // What comes before the first of them belongs to orders that are left alone.
+            while let Some(fields) = rows.next_if(|fields| own.is_empty() || fields[0] == key) {
+                if fields[0] == key {
+                    own.push(row(&TABLES[2], &fields));
                 }
-                last = item[0].clone();
-                items.push(Vec::new());
             }
-            if let Some(items) = items.last_mut() {
-                items.push(item);
-            }
+            items.push(own);
         }
         Self { customers, orders, items }
     }
 }
 
 /// Multi-table transactions over the loaded rows: an order and some of its items change together; now and then an item comes or goes; one in 200 changes a
-/// customer, which reaches all of its orders.
-pub(crate) fn transactions(scale: f64, count: usize, seed: u64) -> Vec<Transaction> {
+/// customer, which reaches all of its orders. `skewed`: one order takes half of them.
+pub(crate) fn transactions(scale: f64, count: usize, seed: u64, skewed: bool) -> Vec<Transaction> {
     let mut shop = Shop::load(scale);
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     (0..count)
@@ -80,6 +83,7 @@ pub(crate) fn transactions(scale: f64, count: usize, seed: u64) -> Vec<Transacti
                 return vec![(0, Op::Update, Some(before), Some(shop.customers[customer].clone()))];
             }
             let order = random.random_range(0..shop.orders.len());
+            let order = if skewed && number % 2 == 0 { 0 } else { order };
             let mut changes = Transaction::new();
             let before = shop.orders[order].clone();
             shop.orders[order][3] =
@@ -94,7 +98,7 @@ pub(crate) fn transactions(scale: f64, count: usize, seed: u64) -> Vec<Transacti
                 items[index][5] = Value::Text(format!("{}.{:02}", random.random_range(900..90_000), random.random_range(0..100)));
                 changes.push((2, Op::Update, Some(before), Some(items[index].clone())));
             }
-            if number % 20 == 7 {
+            if number % 20 == 6 {
                 let mut item = items[0].clone();
                 item[3] = Value::Int(1000 + number as i64);
                 items.push(item.clone());
@@ -138,6 +142,12 @@ pub(crate) fn events(schemas: &[Arc<TableSchema>; 3], number: u64, transaction: 
             commit_time_ms: 1_780_000_000_000 + number as i64,
         })
         .collect()
+}
+
+/// The bytes of the rows as TPC-H's own files have them: the fields' texts with a bar behind each, and the line's end.
+pub(crate) fn text_bytes(scale: f64) -> usize {
+    let row = |fields: Vec<String>| fields.iter().map(|field| field.len() + 1).sum::<usize>() + 1;
+    TABLES.iter().flat_map(|table| table.rows(scale)).map(row).sum()
 }
 
 /// Writes the same rows as the peer reads them: Debezium-envelope JSON lines, a file a table. Answers the number of lines.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use async_trait::async_trait;
 use bytes::Bytes;
-use schemas::envelope::Encoder;
+use schemas::encoding::{Compressor, Dictionary, Encoder, Format, Registry, Written};
 use schemas::event::{ChangeEvent, Op};
 use schemas::progress::{Phase, ProgressRecord, ShardPositions, StreamName};
 use schemas::table::TableSchema;
@@ -21,6 +21,7 @@ use streams::embedded::{Embedded, Options};
 use streams::{Batch, Error, Layout, Positions, Provider, Record, StreamReader, StreamWriter};
 use tokio::sync::watch;
 
+use crate::SEED;
 use crate::rows::{self, TABLES, Transaction};
 
 /// The source's name, and the streams' prefix.
@@ -43,6 +44,9 @@ pub(crate) struct Published {
     /// The frontier of the first load, and where every shard stood at it.
     pub(crate) loaded: Lsn,
     pub(crate) boundary: ShardPositions,
+    /// The same after all ticks but the last.
+    pub(crate) nearly: Lsn,
+    pub(crate) nearly_boundary: ShardPositions,
     /// The frontier after the last transaction.
     pub(crate) last: Lsn,
     /// An order that the transactions changed, and what its last comment is.
@@ -69,19 +73,50 @@ pub(crate) fn schemas() -> [Arc<TableSchema>; 3] {
     TABLES.map(|table| table.schema("dbo"))
 }
 
-struct Publisher {
+/// What reads the events, packed or not.
+pub(crate) fn registry() -> Registry {
+    let mut registry = Registry::default();
+    schemas().iter().for_each(|schema| registry.add_dictionary(&Dictionary::new(schema, SOURCE, SOURCE)));
+    registry
+}
+
+/// Writes as the importer does.
+pub(crate) struct Publisher {
     writer: Box<dyn StreamWriter>,
     encoder: Encoder,
+    /// By table.
+    formats: BTreeMap<TableName, Format>,
     layout: Layout,
     counts: BTreeMap<TableName, u64>,
 }
 
 impl Publisher {
-    async fn events(&mut self, events: &[ChangeEvent]) -> anyhow::Result<()> {
+    /// Makes the streams of the tables.
+    pub(crate) async fn new(
+        provider: &Embedded,
+        tables: &[Arc<TableSchema>],
+        layout: Layout,
+        packed: bool,
+    ) -> anyhow::Result<Self> {
+        for table in tables {
+            provider.ensure(&layout.stream(SOURCE, &table.name), 1).await?;
+        }
+        provider.ensure(&Layout::progress_stream(SOURCE), 1).await?;
+        let format = |table: &Arc<TableSchema>| -> anyhow::Result<_> {
+            let compressor = packed.then(|| Compressor::new(&Dictionary::new(table, SOURCE, SOURCE))).transpose()?;
+            Ok((table.name.clone(), Format { schema: Written::Json, compressor }))
+        };
+        let formats = tables.iter().map(format).collect::<anyhow::Result<_>>()?;
+        let (writer, encoder) = (provider.writer().await?, Encoder::new(SOURCE, SOURCE));
+        Ok(Self { writer, encoder, formats, layout, counts: BTreeMap::new() })
+    }
+
+    pub(crate) async fn events(&mut self, events: &[ChangeEvent]) -> anyhow::Result<()> {
         let mut batches: BTreeMap<StreamName, Vec<Record>> = BTreeMap::new();
         for event in events {
             let (mut data, mut key) = (Vec::with_capacity(1024), Vec::new());
-            self.encoder.encode(event, &mut data);
+            let format = self.formats.get_mut(&event.table.name).context("a table without a format")?;
+            self.encoder.encode(format, event, &mut data);
             self.encoder.encode_key(event, &mut key);
             let record = Record { partition_key: String::from_utf8(key)?, data: Bytes::from(data) };
             batches.entry(self.layout.stream(SOURCE, &event.table.name)).or_default().push(record);
@@ -94,7 +129,7 @@ impl Publisher {
     }
 
     /// Ends a range with its progress record; answers where all streams stand after it.
-    async fn finish(&mut self, phase: Phase, from_lsn: Lsn, to_lsn: Lsn) -> anyhow::Result<ShardPositions> {
+    pub(crate) async fn finish(&mut self, phase: Phase, from_lsn: Lsn, to_lsn: Lsn) -> anyhow::Result<ShardPositions> {
         let progress = Layout::progress_stream(SOURCE);
         let mut positions = self.writer.flush().await?;
         positions.remove(&progress);
@@ -118,20 +153,11 @@ impl Publisher {
 }
 
 /// Writes the stream into a folder.
-pub(crate) async fn publish(
-    folder: &Path,
-    layout: Layout,
-    scale: f64,
-    transactions: &[Transaction],
-) -> anyhow::Result<Published> {
+async fn publish(folder: &Path, shape: Shape, transactions: &[Transaction]) -> anyhow::Result<Published> {
+    let Shape { layout, scale, packed, .. } = shape;
     let provider = provider(folder)?;
     let schemas = schemas();
-    for schema in &schemas {
-        provider.ensure(&layout.stream(SOURCE, &schema.name), 1).await?;
-    }
-    provider.ensure(&Layout::progress_stream(SOURCE), 1).await?;
-    let writer = provider.writer().await?;
-    let mut publisher = Publisher { writer, encoder: Encoder::new(SOURCE, "tpch"), layout, counts: BTreeMap::new() };
+    let mut publisher = Publisher::new(&provider, &schemas, layout, packed).await?;
 
     let start = rows::lsn(0);
     let [_, orders, _] = &schemas;
@@ -142,6 +168,8 @@ pub(crate) async fn publish(
         orders: 0,
         loaded: rows::lsn(1),
         boundary: ShardPositions::new(),
+        nearly: rows::lsn(1),
+        nearly_boundary: ShardPositions::new(),
         last: rows::lsn(1),
         probe: None,
     };
@@ -157,6 +185,7 @@ pub(crate) async fn publish(
     }
     publisher.finish(Phase::SnapshotComplete { consistent_from: published.loaded }, start, start).await?;
     published.boundary = publisher.finish(Phase::Tail, start, published.loaded).await?;
+    let mut boundary = published.boundary.clone();
 
     let mut number = 1;
     for tick in transactions.chunks(TICK_TRANSACTIONS) {
@@ -167,7 +196,8 @@ pub(crate) async fn publish(
             publisher.events(&events).await?;
         }
         let to = rows::lsn(number);
-        publisher.finish(Phase::Tail, published.last, to).await?;
+        (published.nearly, published.nearly_boundary) = (published.last, boundary);
+        boundary = publisher.finish(Phase::Tail, published.last, to).await?;
         published.last = to;
     }
     published.probe = probe(transactions);
@@ -175,7 +205,7 @@ pub(crate) async fn publish(
     Ok(published)
 }
 
-fn snapshot_event(schema: &Arc<TableSchema>, start: Lsn, row: schemas::event::Row) -> ChangeEvent {
+pub(crate) fn snapshot_event(schema: &Arc<TableSchema>, start: Lsn, row: schemas::event::Row) -> ChangeEvent {
     let position = Position { commit_lsn: start, ..Position::default() };
     ChangeEvent {
         table: schema.clone(),
@@ -197,11 +227,12 @@ fn probe(transactions: &[Transaction]) -> Option<(String, String)> {
     }
 }
 
-/// Streams of which everything behind a boundary is handed out only once the gate is open.
+/// Streams of which what lies behind each boundary is handed out only once the gate there is open.
 pub(crate) struct Gated {
     pub(crate) inner: Embedded,
-    pub(crate) boundary: ShardPositions,
-    pub(crate) open: watch::Receiver<bool>,
+    pub(crate) boundaries: Arc<[ShardPositions]>,
+    /// How many gates are open.
+    pub(crate) open: watch::Receiver<usize>,
 }
 
 #[async_trait]
@@ -216,8 +247,8 @@ impl Provider for Gated {
 
     async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, Error> {
         let inner = self.inner.reader(stream, after).await?;
-        let boundary = self.boundary.get(stream).cloned().unwrap_or_default();
-        Ok(Box::new(GatedReader { inner, boundary, open: self.open.clone(), held: None }))
+        let boundaries = self.boundaries.iter().map(|all| all.get(stream).cloned().unwrap_or_default()).collect();
+        Ok(Box::new(GatedReader { inner, boundaries, open: self.open.clone(), held: None }))
     }
 
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
@@ -227,9 +258,9 @@ impl Provider for Gated {
 
 struct GatedReader {
     inner: Box<dyn StreamReader>,
-    boundary: Positions,
-    open: watch::Receiver<bool>,
-    /// Records behind the boundary, read while the gate was closed.
+    boundaries: Vec<Positions>,
+    open: watch::Receiver<usize>,
+    /// Records behind a boundary, read while its gate was closed.
     held: Option<Batch>,
 }
 
@@ -237,21 +268,14 @@ struct GatedReader {
 impl StreamReader for GatedReader {
     async fn next(&mut self) -> Result<Batch, Error> {
         loop {
-            if self.held.is_some() {
-                // An error means that nobody can open it any more; then nothing is behind it that anybody waits for.
-                if self.open.wait_for(|open| *open).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                if let Some(batch) = self.held.take() {
-                    return Ok(batch);
-                }
-            }
-            let mut batch = self.inner.next().await?;
-            if *self.open.borrow() {
-                return Ok(batch);
-            }
+            let mut batch = match self.held.take() {
+                Some(held) => held,
+                None => self.inner.next().await?,
+            };
+            let open = *self.open.borrow();
+            let Some(boundary) = self.boundaries.get(open) else { return Ok(batch) };
             let before =
-                batch.records.partition_point(|(sequence, _)| self.boundary.get(&batch.shard).is_some_and(|end| sequence <= end));
+                batch.records.partition_point(|(sequence, _)| boundary.get(&batch.shard).is_some_and(|end| sequence <= end));
             if before == batch.records.len() {
                 return Ok(batch);
             }
@@ -259,6 +283,10 @@ impl StreamReader for GatedReader {
             self.held = Some(Batch { stream: batch.stream.clone(), shard: batch.shard.clone(), records });
             if !batch.records.is_empty() {
                 return Ok(batch);
+            }
+            // An error means that nobody can open it any more; then nothing is behind it that anybody waits for.
+            if self.open.wait_for(|now| *now > open).await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
     }
@@ -273,11 +301,24 @@ pub(crate) struct Input {
     pub(crate) scale: f64,
 }
 
+/// What an input is to be like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) layout: Layout,
+    pub(crate) scale: f64,
+    /// How many transactions follow the rows.
+    pub(crate) transactions: usize,
+    /// With zstd: a fifth of the bytes, and slower to read.
+    pub(crate) packed: bool,
+    /// Whether one order takes half of the transactions.
+    pub(crate) skewed: bool,
+}
+
 impl Input {
-    pub(crate) async fn write(folder: PathBuf, layout: Layout, scale: f64, count: usize, seed: u64) -> anyhow::Result<Self> {
+    pub(crate) async fn write(folder: PathBuf, shape: Shape) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&folder)?;
-        let transactions = rows::transactions(scale, count, seed);
-        let published = publish(&folder, layout, scale, &transactions).await?;
-        Ok(Self { folder, published, transactions, scale })
+        let transactions = rows::transactions(shape.scale, shape.transactions, SEED, shape.skewed);
+        let published = publish(&folder, shape, &transactions).await?;
+        Ok(Self { folder, published, transactions, scale: shape.scale })
     }
 }

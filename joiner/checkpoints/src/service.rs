@@ -15,6 +15,8 @@ use crate::{Checkpoints, Config, Error, Which, is_empty, metrics, settle};
 
 /// A failure is tried again after so long, or when the next checkpoint is due if that is sooner.
 const RETRY: Duration = Duration::from_secs(30);
+/// However seldom checkpoints are wanted, one is made within a year: clocks do not reach much further.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Requests that wait.
 const REQUESTS: usize = 16;
 /// The latest checkpoint may be removed while it is read, because newer ones were made: then there is a newer one.
@@ -192,7 +194,7 @@ impl Service {
                 made.as_ref().err().filter(|error| matches!(error, Error::Superseded { .. })).map(ToString::to_string);
             let refused = made.as_ref().is_err_and(|error| matches!(error, Error::Exists { .. } | Error::BadName { .. }));
             if !refused {
-                let every = Duration::from_secs(self.config.every_seconds.get());
+                let every = self.every();
                 due = Instant::now() + if made.is_ok() { every } else { every.min(RETRY) };
             }
             if let Some(request) = request {
@@ -228,9 +230,13 @@ impl Service {
         self.status.change(|status| status.error = Some(error.to_string()));
     }
 
+    fn every(&self) -> Duration {
+        Duration::from_secs(self.config.every_seconds.get()).min(LONGEST)
+    }
+
     /// Restarts do not make checkpoints come more seldom, nor more often.
     fn first_due(&self, writer: &Writer) -> Instant {
-        let every = Duration::from_secs(self.config.every_seconds.get());
+        let every = self.every();
         let age = writer.newest_ms().map(|made| Duration::from_millis(u64::try_from(now_ms() - made).unwrap_or_default()));
         Instant::now() + age.map_or(every, |age| every.saturating_sub(age))
     }
