@@ -205,7 +205,7 @@ async fn start(
 ) -> anyhow::Result<(Handle, JoinHandle<Result<(), joiner::Error>>, CancellationToken)> {
     let mut config = Config::new(state, vec![plan()?], SOURCE, SOURCE);
     config.layout = layout;
-    config.schemas = Arc::new(Schemas::fixed(stream::registry()));
+    config.sources[0].schemas = Arc::new(Schemas::fixed(stream::registry()));
     let joiner = tokio::task::spawn_blocking(move || Joiner::open(config)).await??;
     let (handle, stop) = (joiner.handle(), CancellationToken::new());
     let mut sinks = vec![NamedSink { name: SINK.to_owned(), sink }];
