@@ -3,8 +3,9 @@
 //! They are kept in memory up to a bound and in the `spill` column family past it, because a transaction may be larger than memory. Spilled changes need not survive a restart: input positions never pass a
 //! change that is not applied, so what was lost is read again.
 //!
-//! Spill key: the source's number (u16), commit LSN (10), command id (i32, sign bit turned), seqval (10), operation (1), table (u16), all big-endian: the total order. Value: kind (1), length of the before image plus one (u32; 0: none), the
-//! before image, then the after image in the same way.
+//! Spill key: the source's number (u16), `00`, commit LSN (10), command id (i32, sign bit turned), seqval (10), operation (1), table (u16), all big-endian: the total order. Value: kind (1), length of the before image plus one (u32; 0: none), the
+//! before image, then the after image in the same way. Beside it, of what is no row that was read again: the source's number, `01`, commit LSN, table, seqval, operation, command id, and no value: repeats of an identity stand side by side there,
+//! so that they are found by going through these keys once, and not by remembering all the identities of a transaction.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -69,11 +70,27 @@ impl Change {
     }
 }
 
+/// Written at once, about.
+const BATCH_BYTES: usize = 8 << 20;
+/// What a key of the family begins with.
+const IN_ORDER: u8 = 0;
+const BY_IDENTITY: u8 = 1;
+
+/// What the keys of a kind begin with.
+fn begins(source: u16, kind: u8) -> [u8; 3] {
+    let [a, b] = source.to_be_bytes();
+    [a, b, kind]
+}
+
+fn ordered(command_id: i32) -> [u8; 4] {
+    (command_id.cast_unsigned() ^ 1 << 31).to_be_bytes()
+}
+
 fn spill_key(source: u16, position: &Position, table: u16) -> Vec<u8> {
-    let mut key = Vec::with_capacity(29);
-    key.extend_from_slice(&source.to_be_bytes());
+    let mut key = Vec::with_capacity(30);
+    key.extend_from_slice(&begins(source, IN_ORDER));
     key.extend_from_slice(position.commit_lsn.as_bytes());
-    key.extend_from_slice(&(position.command_id.cast_unsigned() ^ 1 << 31).to_be_bytes());
+    key.extend_from_slice(&ordered(position.command_id));
     key.extend_from_slice(position.seqval.as_bytes());
     key.push(position.operation);
     key.extend_from_slice(&table.to_be_bytes());
@@ -81,7 +98,7 @@ fn spill_key(source: u16, position: &Position, table: u16) -> Vec<u8> {
 }
 
 fn read_spill_key(key: &[u8]) -> Option<(Position, u16)> {
-    let key = key.get(2..)?;
+    let key = key.get(2..)?.strip_prefix(&[IN_ORDER])?;
     let command = u32::from_be_bytes(*key.get(10..14)?.first_chunk()?) ^ 1 << 31;
     let position = Position {
         commit_lsn: Lsn::from_slice(key.get(..10)?)?,
@@ -90,6 +107,30 @@ fn read_spill_key(key: &[u8]) -> Option<(Position, u16)> {
         operation: *key.get(24)?,
     };
     Some((position, u16::from_be_bytes(*key.get(25..27)?.first_chunk()?)))
+}
+
+/// The identity, and behind it what tells repeats of it apart.
+fn identity_key(source: u16, position: &Position, table: u16) -> Vec<u8> {
+    let mut key = Vec::with_capacity(30);
+    key.extend_from_slice(&begins(source, BY_IDENTITY));
+    key.extend_from_slice(position.commit_lsn.as_bytes());
+    key.extend_from_slice(&table.to_be_bytes());
+    key.extend_from_slice(position.seqval.as_bytes());
+    key.push(position.operation);
+    key.extend_from_slice(&ordered(position.command_id));
+    key
+}
+
+fn read_identity_key(key: &[u8]) -> Option<(Position, u16)> {
+    let key: &[u8; 27] = key.get(2..)?.strip_prefix(&[BY_IDENTITY])?.try_into().ok()?;
+    let command = u32::from_be_bytes(*key.last_chunk()?) ^ 1 << 31;
+    let position = Position {
+        commit_lsn: Lsn::from_slice(&key[..10])?,
+        command_id: command.cast_signed(),
+        seqval: Lsn::from_slice(&key[12..22])?,
+        operation: key[22],
+    };
+    Some((position, u16::from_be_bytes([key[10], key[11]])))
 }
 
 fn spill_value(change: ChangeRef<'_>) -> Vec<u8> {
@@ -183,7 +224,10 @@ impl Buffer {
         let mut batch = WriteBatch::default();
         for change in self.changes.drain(..) {
             batch.put_cf(cf, spill_key(self.source, &change.position, change.table), spill_value(change.borrow()));
-            if batch.size_in_bytes() > 8 << 20 {
+            if !is_reread(&change.position) {
+                batch.put_cf(cf, identity_key(self.source, &change.position, change.table), b"");
+            }
+            if batch.size_in_bytes() > BATCH_BYTES {
                 self.store.write(std::mem::take(&mut batch), false)?;
             }
         }
@@ -197,12 +241,44 @@ impl Buffer {
     pub(crate) fn take(&mut self, due: &Due) -> Result<Taken, Error> {
         if self.spilled {
             self.spill()?;
+            self.drop_repeats(due.to)?;
             return Ok(Taken::Spilled { store: self.store.clone(), source: self.source, due: due.clone() });
         }
         let mut taken: Vec<Change> = self.changes.extract_if(.., |change| due.holds(&change.position)).collect();
         self.bytes -= taken.iter().map(Change::bytes).sum::<usize>();
         taken.sort_unstable_by_key(|change| (change.position, change.table));
         Ok(Taken::Memory(taken))
+    }
+
+    /// Removes spilled repeats of an identity: the first in the total order stays. (Those that agree in the command id as well are one key.)
+    fn drop_repeats(&self, to: Lsn) -> Result<(), Error> {
+        let cf = self.store.family(Family::Spill)?;
+        let mut batch = WriteBatch::default();
+        let mut first: Vec<u8> = Vec::new();
+        let mut identities = self.store.db().raw_iterator_cf(cf);
+        let begin = begins(self.source, BY_IDENTITY);
+        identities.seek(begin);
+        while let Some(key) = identities.key().filter(|key| key.starts_with(&begin)) {
+            let (position, table) =
+                read_identity_key(key).ok_or_else(|| self.store.corrupt("spill: a key that is no identity"))?;
+            if position.commit_lsn > to {
+                break;
+            }
+            let identity = &key[..key.len() - 4];
+            if identity == first {
+                batch.delete_cf(cf, key);
+                batch.delete_cf(cf, spill_key(self.source, &position, table));
+            } else {
+                first.clear();
+                first.extend_from_slice(identity);
+            }
+            if batch.size_in_bytes() > BATCH_BYTES {
+                self.store.write(std::mem::take(&mut batch), false)?;
+            }
+            identities.next();
+        }
+        identities.status().map_err(|error| self.store.error(&error))?;
+        self.store.write(batch, false)
     }
 
     /// Drops what was `due`.
@@ -218,6 +294,8 @@ impl Buffer {
         let first = Position { commit_lsn: Lsn::ZERO.next(), command_id: i32::MIN, ..Position::default() };
         let behind = Position { commit_lsn: due.to.next(), ..first };
         batch.delete_range_cf(cf, spill_key(self.source, &first, 0), spill_key(self.source, &behind, 0));
+        let identities = |from: Lsn| [begins(self.source, BY_IDENTITY).as_slice(), from.as_bytes().as_slice()].concat();
+        batch.delete_range_cf(cf, identities(Lsn::ZERO), identities(behind.commit_lsn));
         for (shard, &covered) in due.covered.0.iter().enumerate() {
             let bound = |arrival| spill_key(self.source, &reread::position(shard as u16, arrival, 0), 0);
             batch.delete_range_cf(cf, bound(0), bound(covered + 1));
@@ -239,21 +317,19 @@ pub(crate) enum Taken {
 
 impl Taken {
     /// Calls `each` with the changes in total order, each identity once. An identity is (table, commit LSN, seqval, operation): the command id is no part of it,
-    /// because two capture instances of a table may give it differently.
+    /// because two capture instances of a table may give it differently. (Of what was spilled, repeats have been removed.)
     pub(crate) fn for_each(&self, mut each: impl FnMut(ChangeRef<'_>) -> Result<(), Error>) -> Result<(), Error> {
-        let mut seen: HashSet<(u16, Lsn, u8)> = HashSet::new();
-        let mut transaction = Lsn::ZERO;
-        let mut first = move |position: &Position, table: u16| {
-            if position.commit_lsn != transaction {
-                transaction = position.commit_lsn;
-                seen.clear();
-            }
-            seen.insert((table, position.seqval, position.operation))
-        };
         match self {
             Self::Memory(changes) => {
+                let mut seen: HashSet<(u16, Lsn, u8)> = HashSet::new();
+                let mut transaction = Lsn::ZERO;
                 for change in changes {
-                    if first(&change.position, change.table) {
+                    let Position { commit_lsn, seqval, operation, .. } = change.position;
+                    if commit_lsn != transaction {
+                        transaction = commit_lsn;
+                        seen.clear();
+                    }
+                    if seen.insert((change.table, seqval, operation)) {
                         each(change.borrow())?;
                     }
                 }
@@ -261,14 +337,15 @@ impl Taken {
             }
             Self::Spilled { store, source, due } => {
                 let mut iterator = store.db().raw_iterator_cf(store.family(Family::Spill)?);
-                iterator.seek(source.to_be_bytes());
-                while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(&source.to_be_bytes())) {
+                let begin = begins(*source, IN_ORDER);
+                iterator.seek(begin);
+                while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(&begin)) {
                     let (position, table) =
                         read_spill_key(key).ok_or_else(|| store.corrupt("spill: a key that is no position"))?;
                     if position.commit_lsn > due.to {
                         break;
                     }
-                    if due.holds(&position) && first(&position, table) {
+                    if due.holds(&position) {
                         each(
                             read_spill_value(value, &position, table)
                                 .ok_or_else(|| store.corrupt("spill: a change that cannot be read"))?,
@@ -300,6 +377,18 @@ mod tests {
         fn spill_keys_keep_the_total_order(a in positions(), b in positions(), source: u16, table: u16) {
             prop_assert_eq!(spill_key(source, &a, table).cmp(&spill_key(source, &b, table)), a.cmp(&b));
             prop_assert_eq!(read_spill_key(&spill_key(source, &a, table)), Some((a, table)));
+        }
+
+        #[test]
+        fn repeats_stand_side_by_side_the_first_before_the_others(a in positions(), b in positions(), command_id: i32, source: u16, table: u16, other: u16) {
+            let identity_key = |position: &Position, table| identity_key(source, position, table);
+            prop_assert_eq!(read_identity_key(&identity_key(&a, table)), Some((a, table)));
+            let repeat = Position { command_id, ..a };
+            prop_assert_eq!(identity_key(&a, table).cmp(&identity_key(&repeat, table)), a.cmp(&repeat));
+            let order = |position: &Position, table: u16| (position.commit_lsn, table, position.seqval, position.operation);
+            if order(&a, table) != order(&b, other) {
+                prop_assert_eq!(identity_key(&a, table).cmp(&identity_key(&b, other)), order(&a, table).cmp(&order(&b, other)));
+            }
         }
 
         #[test]

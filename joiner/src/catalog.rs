@@ -254,6 +254,16 @@ impl Catalog {
         changed.map(|entity| (entity.name.to_string(), entity.changed)).collect()
     }
 
+    /// Those that are not dropped.
+    pub(crate) fn live_indexes(&self) -> impl Iterator<Item = IndexId> {
+        self.indexes.iter().enumerate().filter(|(_, index)| index.table != NO_TABLE).map(|(id, _)| id)
+    }
+
+    /// The entities whose share decides which rows an index keeps, and by which columns; none where it keeps all.
+    pub(crate) fn kept_by(&self, index: IndexId) -> Option<BTreeSet<(&str, &[SlotPart])>> {
+        self.share.kept_by(&self.entities, index)
+    }
+
     pub(crate) fn table(&self, name: &TableName) -> Option<TableId> {
         self.by_name.get(name).copied()
     }

@@ -39,7 +39,7 @@ use crate::quiet::Ended;
 use crate::reread::{self, Rereads};
 use crate::route::{DeadLetter, Routed, SnapshotRows};
 use crate::state::cache::RowCache;
-use crate::state::meta::{Stage, Standing};
+use crate::state::meta::{SourceStanding, Stage, Standing};
 use crate::state::view::{family, start_key};
 use crate::state::{Family, Store, outbox};
 use crate::status::FanOut;
@@ -59,6 +59,7 @@ const AWAITING: &str =
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) buffer_bytes: usize,
+    pub(crate) portion_bytes: usize,
     /// Entities assembled and written at once.
     pub(crate) chunk: usize,
     /// How they are assembled.
@@ -120,10 +121,10 @@ impl Core {
         let by_stream = numbered().flat_map(|(number, origin)| streams(origin).into_iter().map(move |stream| (stream, number)));
         let tables = catalog.tables.iter().map(|table| table.schema.name.clone());
         let books = Books { tables: tables.zip(by_table).collect() };
-        let Limits { row_cache_bytes, chunk, share, .. } = limits;
+        let Limits { row_cache_bytes, portion_bytes: portion, chunk, share, .. } = limits;
         let fan_outs = FanOuts::load(&store, &catalog)?;
         let by_stream = by_stream.collect();
-        let tools = step::Tools { store, catalog, cache: RowCache::new(row_cache_bytes), chunk, share };
+        let tools = step::Tools { store, catalog, cache: RowCache::new(row_cache_bytes), chunk, portion, share };
         Ok(Self { tools, standing, sources, by_stream, books, fan_outs, awaited: None, report: Report::default() })
     }
 
@@ -182,6 +183,11 @@ impl Core {
             ));
         }
         let head = self.standing.head_frontier;
+        if standing.sources.iter().any(SourceStanding::is_torn) {
+            return Some(format!(
+                "a large step was interrupted: entities stay as of {head} until its changes have been read again"
+            ));
+        }
         let sources = self.standing.sources.iter();
         let holding: Vec<&str> = sources.flat_map(|source| source.rereads.holding(source.frontier)).collect();
         if !holding.is_empty() {
@@ -347,6 +353,7 @@ impl Core {
         source.unknown = source.unknown_read.count();
         source.stage = Stage::Snapshot { start_lsn };
         source.frontier = start_lsn;
+        source.portions_to = Lsn::ZERO;
         standing.moved();
         store.put_standing(&mut batch, standing)?;
         store.write(batch, true)?;
@@ -552,9 +559,15 @@ impl Core {
         let taken = source.buffer.take(&due)?;
         let ends: Vec<Lsn> = ticks.iter().map(|tick| tick.to).collect();
         let counting = self.standing.sources[number].rereads.counting(&self.tools.catalog);
-        let mut applied = step::apply(&self.tools, &taken, counting, &ends)?;
+        // What may leave fan-outs for later is small, and what waits refers to the state between two steps.
+        let most = if walks || !self.fan_outs.is_empty() { usize::MAX } else { self.tools.portion };
+        let mut applied = step::apply(&self.tools, &taken, counting, &ends, most)?;
         self.check_tail(number, &ticks, &applied.report)?;
         let standing = &mut self.standing.sources[number];
+        let again = !standing.portions_to.is_zero();
+        if to >= standing.portions_to {
+            standing.portions_to = Lsn::ZERO;
+        }
         (standing.frontier, standing.commit_time_ms) = (to, commit_time_ms);
         standing.pass_catch_up();
         let remembered = standing.rereads.remembered(&self.tools.catalog);
@@ -563,16 +576,16 @@ impl Core {
             self.count(table, 0, applied.report.applied[table], applied.report.dead[table]);
         }
         self.move_positions(number);
+        let hold = self.standing.holds();
+        let walks = walks && !hold && !again && self.standing.mixed_until.is_zero();
+        let beside = step::Beside { source: number, remembered: remembered.as_deref(), hold, walks, again, from: before };
         if self.standing.live {
-            let hold = self.standing.holds();
-            let walks = walks && !hold && self.standing.mixed_until.is_zero();
-            let beside = step::Beside { remembered: remembered.as_deref(), hold, walks, from: before };
             step::finish(&self.tools, &taken, &mut applied, beside, &mut self.fan_outs, &mut self.standing)?;
         } else {
             if self.standing.go_live() {
                 self.settle_head();
             }
-            step::write_rows(&self.tools, &applied, remembered.as_deref(), &self.standing)?;
+            step::write_rows(&self.tools, &taken, &mut applied, beside, &self.standing)?;
         }
         self.settle(&mut applied.report)?;
         self.add(&applied.report);
@@ -641,15 +654,16 @@ impl Core {
 
     /// Works off fan-outs that cannot wait beside a step. Answers whether the step itself may leave some for later. (Before anything of the step is taken note of: this writes the standing.)
     fn make_way(&mut self, number: usize, run: &[Progress]) -> Result<bool, Error> {
-        let rereads = &self.standing.sources[number].rereads;
-        let reread = !rereads.is_empty() || run.iter().any(|progress| !progress.record.rereads.is_empty());
+        let standing = &self.standing.sources[number];
+        let reread = !standing.rereads.is_empty() || run.iter().any(|progress| !progress.record.rereads.is_empty());
         let buffer = &self.sources[number].buffer;
         let bytes = buffer.bytes();
-        let apart = reread || buffer.has_spilled();
-        if apart || self.fan_outs.bytes() + bytes > PAST_BYTES {
+        let most = PAST_BYTES.min(self.tools.portion);
+        let apart = reread || buffer.has_spilled() || !standing.portions_to.is_zero();
+        if apart || self.fan_outs.bytes() + bytes > most {
             while self.tell_more()? {}
         }
-        Ok(!apart && bytes <= PAST_BYTES)
+        Ok(!apart && bytes <= most)
     }
 
     /// Takes in what a record tells of tables that are read again.
@@ -671,7 +685,8 @@ impl Core {
             self.end_rereads(number, report)?;
         }
         if self.standing.is_consistent() {
-            while step::drain(&self.tools, &mut self.fan_outs, &mut self.standing, report)? {}
+            let mut done = Vec::new();
+            while step::drain(&self.tools, &mut self.fan_outs, &mut self.standing, report, &mut done)? {}
         }
         Ok(())
     }
@@ -688,7 +703,7 @@ impl Core {
                     if vanished.is_empty() {
                         break;
                     }
-                    step::remove(&self.tools, table, &vanished, &mut self.standing, report)?;
+                    step::remove(&self.tools, (number, table), &vanished, &mut self.standing, report)?;
                 }
             }
             let mut batch = WriteBatch::default();

@@ -17,7 +17,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
+use schemas::TableName;
 use schemas::entity::EntityDefinition;
+use schemas::plan::Plan;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -160,8 +162,7 @@ pub(crate) fn settle(store: &Store, claimed: &str, config: &Config) -> Result<Ca
     let waiting = is_waiting(store)?;
     let next = known.followed_by(&catalog, known.changes + 1, tail, waiting);
     if next != known {
-        // Which rows were left out follows from what they were kept for.
-        if next.changes != known.changes && !config.range.is_all() {
+        if next.changes != known.changes && !known.keeps_as(&catalog, config)? {
             return Err(refused(store.path(), BTreeSet::from([Lacking::Others])));
         }
         switch(store, &known, &next, standing, waiting)?;
@@ -339,9 +340,25 @@ pub fn compare(config: &Config) -> Result<Option<Difference>, Error> {
 }
 
 impl Definitions {
+    /// Whether an instance of a range leaves out the same rows for the definitions of a catalog, which has its share, as for those that are served. What was left out is not there, and what another instance's entities
+    /// needed is kept up to date no longer: so neither more nor less will do. Which rows are left out follows from the entities' keys and from the edges that lead to them, and from nothing else in a definition.
+    fn keeps_as(&self, catalog: &Catalog, config: &Config) -> Result<bool, Error> {
+        if config.range.is_all() {
+            return Ok(true);
+        }
+        let nodes = || config.plans.iter().flat_map(|plan| &plan.nodes);
+        let contract = |name: &TableName| nodes().map(|node| &node.table).find(|table| table.name == *name).cloned();
+        let resolved = self.served().map(|definition| Plan::resolve(definition, &contract).map(Arc::new));
+        // Of a table that is used no longer nothing is known.
+        let Ok(plans) = resolved.collect::<Result<Vec<_>, _>>() else { return Ok(false) };
+        let Ok(served) = Catalog::within(&plans, &self.layout)? else { return Ok(false) };
+        let served = served.with_share(config.range);
+        Ok(catalog.live_indexes().all(|index| catalog.kept_by(index) == served.kept_by(index)))
+    }
+
     pub(crate) fn difference(&self, config: &Config) -> Result<Difference, Error> {
         let plans = &config.plans;
-        let catalog = Catalog::within(plans, &self.layout)?;
+        let catalog = Catalog::within(plans, &self.layout)?.map(|catalog| catalog.with_share(config.range));
         let mut entities = Vec::new();
         for known in self.entities.iter().filter(|known| known.definition.is_some()) {
             if !plans.iter().any(|plan| *plan.entity == *known.name) {
@@ -359,9 +376,9 @@ impl Definitions {
             entities.push(Change { entity: plan.entity.to_string(), kind });
         }
         let way = match catalog {
-            Ok(_) if !entities.is_empty() && !config.range.is_all() => Way::Rebuild { lacking: vec![Lacking::Others] },
             Err(lacking) => Way::Rebuild { lacking: lacking.into_iter().collect() },
             Ok(_) if entities.is_empty() => Way::Nothing,
+            Ok(catalog) if !self.keeps_as(&catalog, config)? => Way::Rebuild { lacking: vec![Lacking::Others] },
             Ok(catalog) => Way::InPlace { dropped: dropped(self, &self.followed_by(&catalog, 1, 0, false)).count() },
         };
         Ok(Difference { entities, way })

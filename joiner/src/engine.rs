@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::handle::{Handle, Shared};
 use crate::route::{Of, Routed};
 use crate::scan::{As, scan};
-use crate::state::{Store, meta};
+use crate::state::{Store, meta, migrate};
 use crate::step::Share;
 
 /// The joiner's state and core.
@@ -82,11 +82,13 @@ impl Engine {
         Catalog::new(&config.plans)?;
         let claimed = meta::claim(&config.state_dir, &config.source(), config.range)?;
         let store = Store::open(&config.state_dir, claimed.incarnation, config.memory)?;
+        migrate::run(&store, claimed.format)?;
         let catalog = Arc::new(definitions::settle(&store, &claimed.definitions, config)?.with_share(config.range));
         let (origins, by_table) = Origin::all(config, &catalog)?;
         let streams = origins.iter().flat_map(|origin| origin.streams.iter().cloned()).collect();
         let limits = Limits {
             buffer_bytes: config.buffer_bytes,
+            portion_bytes: config.portion_bytes,
             chunk: config.chunk_entities.max(1),
             share: Share { threads: config.threads.max(1), bytes: config.chunk_bytes.max(1) },
             row_cache_bytes: config.memory.row_cache_bytes,
@@ -94,7 +96,7 @@ impl Engine {
         let mut core = Core::new(store.clone(), catalog.clone(), &origins, by_table, limits)?;
         core.resume()?;
         let shared = Shared::new(store, catalog, config)?;
-        shared.with_status(|status| status.fan_out = core.fan_out());
+        shared.with_status(|status| (status.warning, status.fan_out) = (core.warning(), core.fan_out()));
         Ok(Self { shared, core, origins, streams })
     }
 

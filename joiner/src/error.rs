@@ -16,8 +16,8 @@ pub enum Error {
     NoState { path: PathBuf },
     #[error("the joiner state in {path} is damaged: {what}. Restore it from a copy, or name an empty directory and take a new snapshot with the importer", path = .path.display())]
     Corrupt { path: PathBuf, what: String },
-    #[error("the joiner state in {path} has format {found}, this version reads {expected}. Name an empty directory and take a new snapshot with the importer", path = .path.display())]
-    Format { path: PathBuf, found: u32, expected: u32 },
+    #[error("the joiner state in {path} has format {found}, this version reads {oldest} to {expected}: {advice}; it was not touched", path = .path.display(), advice = of_format(*.found, *.expected))]
+    Format { path: PathBuf, found: u32, oldest: u32, expected: u32 },
     #[error("the joiner state in {path} belongs to source {found:?}, the configuration says {expected:?}. Correct the source's name, or name another directory", path = .path.display())]
     OtherSource { path: PathBuf, found: String, expected: String },
     #[error(
@@ -109,6 +109,15 @@ pub struct UnknownSchema {
     pub shard: ShardId,
     pub sequence: SequenceNumber,
     pub error: schemas::parse::ParseError,
+}
+
+/// What to do about a state of another format.
+const fn of_format(found: u32, expected: u32) -> &'static str {
+    if found > expected {
+        "a later version has made it, or opened it. Start that version, or restore a checkpoint of before the upgrade into an empty directory, or name an empty directory and take a new snapshot with the importer"
+    } else {
+        "it was made by an early version whose states are no longer converted. Name an empty directory and take a new snapshot with the importer"
+    }
 }
 
 /// What a state lacks, in words.

@@ -75,6 +75,8 @@ pub struct Config {
     pub layout: Layout,
     /// Changes that wait for their progress record are kept in memory up to this, and on the disk past it.
     pub buffer_bytes: usize,
+    /// What a step may take of memory for its rows; one that changes more is written in portions, and seen when it is whole.
+    pub portion_bytes: usize,
     /// Entities assembled and written at once; a step that touches more is done in several writes, and seen when it is whole.
     pub chunk_entities: usize,
     /// The same as bytes of documents.
@@ -126,6 +128,7 @@ impl Config {
             sources,
             layout: Layout::default(),
             buffer_bytes: 256 << 20,
+            portion_bytes: 64 << 20,
             chunk_entities: 20_000,
             chunk_bytes: 32 << 20,
             memory: Memory::default(),

@@ -30,9 +30,9 @@ use crate::checkpoint::Facts;
 use crate::dead_letters::{Refused, SINK};
 use crate::definitions::{self, Definitions};
 use crate::error::Error;
-use crate::state::meta::{Cursor, Pending, Stage, Standing};
+use crate::state::meta::{Cursor, Pending, SourceStanding, Stage, Standing};
 use crate::state::view::{family, start_key};
-use crate::state::{Family, Store, meta, outbox, row};
+use crate::state::{Family, Store, meta, migrate, outbox, row};
 
 /// Writes of one batch, about.
 const CHUNK: usize = 10_000;
@@ -134,6 +134,7 @@ fn partial_rows(
 /// Opens a copy, and has it serve the definitions of the configuration; the catalog is of this share.
 fn open(copy: &Copied, config: &Config, range: KeyRange) -> Result<(Arc<Store>, Catalog), Error> {
     let store = Store::open(&copy.folder, 0, config.memory)?;
+    migrate::run(&store, copy.facts.format)?;
     let whole = Config { range: copy.facts.range, ..config.clone() };
     let catalog = definitions::settle(&store, meta::IN_STATE, &whole)?.with_share(range);
     Ok((store, catalog))
@@ -281,6 +282,9 @@ fn mergeable(copy: &Copied, store: &Store, standing: &Standing, base: &Standing)
             refused("it was built on another snapshot than the one that is furthest behind")
         }
         (Stage::Live { .. }, Some(Pending { .. })) => refused("it was made in the middle of a large step"),
+        (Stage::Live { .. }, None) if standing.sources.iter().any(SourceStanding::is_torn) => {
+            refused("it was made in the middle of a large step")
+        }
         (Stage::Live { .. }, None) if standing.sources.iter().any(|source| !source.rereads.is_empty()) => {
             refused("it was made while a table was read again")
         }

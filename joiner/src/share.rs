@@ -14,7 +14,10 @@
 //! of tables that have such columns everything is kept.
 //!
 //! # What a state of a range can become
-//! It serves that range, and with less any part of it ([`crate::reshape`]). It never serves more: what was left out is not there.
+//! It serves that range, and with less any part of it ([`crate::reshape`]). It never serves more: what was left out is not there. Other definitions are served in place as long as the same rows are left out for them
+//! ([`crate::definitions`]): a change of fields, filters, aggregates, computed fields, limits or orders leaves out the same ones, another entity over rows that are left out does not.
+
+use std::collections::BTreeSet;
 
 use schemas::KeyRange;
 use schemas::plan::NodeId;
@@ -55,6 +58,12 @@ impl Share {
     /// Whether an index leaves rows out.
     pub(crate) fn is_partial(&self, index: IndexId) -> bool {
         self.ways.get(index).is_some_and(Option::is_some)
+    }
+
+    /// By which entities' keys, and which columns of a row, an index keeps it; none where it keeps all.
+    pub(crate) fn kept_by<'c>(&'c self, entities: &'c [Entity], index: IndexId) -> Option<BTreeSet<(&'c str, &'c [SlotPart])>> {
+        let ways = self.ways.get(index)?.as_ref()?;
+        Some(ways.iter().map(|way| (entities[way.entity].name.as_ref(), way.parts.as_slice())).collect())
     }
 
     /// Whether an index keeps a row, which `get` tells by slot.

@@ -12,10 +12,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use joiner::definitions::{Change, Kind, Way, compare};
 use joiner::{Config, Engine, Error, Handle, Joiner, Lacking, NamedSink, Page, SinkState, checkpoint};
-use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
 use schemas::progress::{Phase, SequenceNumber, ShardId};
+use schemas::{KeyRange, Lsn};
 use sinks::{Rejected, Sink};
 use streams::memory::Memory;
 use streams::{Batch, Layout};
@@ -76,6 +76,38 @@ fn what_the_rows_hold_is_served_in_place() {
         assert_eq!(get(&engine.handle(), "order", "1").as_deref(), Some(expected));
         assert_eq!(get(&engine.handle(), "item", "1,1").as_deref(), Some(r#"{"line":1,"price":"10.50"}"#));
     }
+}
+
+#[test]
+fn a_state_of_a_part_of_the_entities_is_served_in_place_while_it_leaves_out_the_same_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = |definitions: &[&str]| Config { range: KeyRange::of(0, 2).unwrap(), ..config_of(dir.path(), definitions) };
+    let mut engine = Engine::open(&part(&[ORDER])).unwrap();
+    let rows = (1..=20).flat_map(|id| [read(orders(), 5, order(id, "new")), read(items(), 5, item(id, 1, 1050))]);
+    feed(&mut engine, 1, &rows.map(|row| encode(&row)).collect::<Vec<_>>());
+    let counts = [(&orders(), 20), (&items(), 20)];
+    tell(&mut engine, 1, record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &counts), 40);
+    drop(engine);
+    let other = "entity: order\ntable: dbo.orders\nfields: [id]\nmany: {items: {table: dbo.items, by: [order_id], fields: [line]}}\ncomputed: {shout: status.upperAscii()}";
+    assert!(matches!(compare(&part(&[other])).unwrap().unwrap().way, Way::InPlace { .. }));
+    let mut engine = Engine::open(&part(&[other])).unwrap();
+    let events: Vec<_> = (1..=20).map(|id| encode(&change(items(), 6, id, None, Some(item(i64::from(id), 2, 1))))).collect();
+    feed(&mut engine, 41, &events);
+    tell(&mut engine, 2, record(Phase::Tail, 5, 6, &[(&items(), 20)]), 60);
+    let held: Vec<Option<String>> = (1..=20).map(|id: u8| get(&engine.handle(), "order", &id.to_string())).collect();
+    let mine = held.iter().flatten().count();
+    assert!((1..20).contains(&mine), "{mine} of 20 orders");
+    for (id, document) in (1..).zip(held).filter_map(|(id, document): (u8, _)| Some((id, document?))) {
+        assert_eq!(document, format!(r#"{{"id":{id},"items":[{{"line":1}},{{"line":2}}],"shout":"NEW"}}"#));
+    }
+    drop(engine);
+    // Another entity of the same rows has a share of its own: rows of it were left out.
+    let copy = "entity: copy\ntable: dbo.orders\nfields: [id]";
+    let refused = |error| matches!(error, Error::OtherDefinitions { lacking, .. } if lacking == [Lacking::Others]);
+    assert_eq!(compare(&part(&[other, copy])).unwrap().unwrap().way, Way::Rebuild { lacking: vec![Lacking::Others] });
+    assert!(refused(Engine::open(&part(&[other, copy])).unwrap_err()));
+    assert!(refused(Engine::open(&part(&[copy])).unwrap_err()));
+    Engine::open(&part(&[other])).unwrap();
 }
 
 #[test]

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use joiner::{Config, Engine, Joiner, Page};
+use joiner::{Config, Joiner};
 use schemas::Lsn;
 use schemas::event::ChangeEvent;
-use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
+use schemas::progress::{Phase, ProgressRecord};
 use serde_json::Value as Json;
 use streams::memory::Memory;
-use streams::{Batch, Layout};
+use support::shop::Shop;
 use support::{change, config, encode, item, items, lsn, order, orders, plan, publish, read, record};
 use tokio_util::sync::CancellationToken;
 
@@ -22,15 +22,6 @@ use tokio_util::sync::CancellationToken;
 const OWNERS: i64 = 2000;
 /// Documents told at a time.
 const CHUNK: usize = 100;
-
-struct Shop {
-    engine: Engine,
-    config: Config,
-    fed: u64,
-    records: u64,
-    /// Where the outbox has been read to.
-    cursor: u64,
-}
 
 /// Each line with its order.
 fn lines(dir: &Path, fan_out: &str) -> Config {
@@ -53,67 +44,17 @@ fn loaded() -> ProgressRecord {
     record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &counts)
 }
 
-impl Shop {
-    fn open(dir: &Path, fan_out: &str) -> Self {
-        let config = lines(dir, fan_out);
-        let mut shop = Self { engine: Engine::open(&config).unwrap(), config, fed: 0, records: 0, cursor: 0 };
-        shop.feed(&rows());
-        shop.tell(loaded());
-        shop
-    }
-
-    fn feed(&mut self, events: &[ChangeEvent]) {
-        let stream = Layout::Shared.stream("p", &orders().name);
-        let numbered = events.iter().zip(self.fed + 1..).map(|(event, n)| (SequenceNumber::from(n), encode(event).into()));
-        self.engine.events(&Batch { stream, shard: ShardId("0".into()), records: numbered.collect() }).unwrap();
-        self.fed += events.len() as u64;
-    }
-
-    fn tell(&mut self, mut record: ProgressRecord) {
-        self.records += 1;
-        let stream = Layout::Shared.stream("p", &orders().name);
-        record.positions.entry(stream).or_default().insert(ShardId("0".into()), SequenceNumber::from(self.fed));
-        let (progress, sequence) = (Layout::progress_stream("p"), SequenceNumber::from(self.records));
-        self.engine.progress(&progress, &ShardId("0".into()), &sequence, record).unwrap();
-        self.engine.advance().unwrap();
-    }
-
-    fn order_changes(&mut self, at: u8, from: &str, to: &str) {
-        self.feed(&[change(orders(), at, 1, Some(order(1, from)), Some(order(1, to)))]);
-        self.tell(record(Phase::Tail, at - 1, at, &[(&orders(), 1)]));
-    }
-
-    fn item_changes(&mut self, at: u8, of: i64, line: i64) {
-        self.feed(&[change(items(), at, 1, Some(item(of, line, 100)), Some(item(of, line, 200)))]);
-        self.tell(record(Phase::Tail, at - 1, at, &[(&items(), 1)]));
-    }
-
-    /// As after a kill: what was read and not applied is forgotten.
-    fn restart(self) -> Self {
-        let Self { engine, config, fed, records, cursor } = self;
-        drop(engine);
-        Self { engine: Engine::open(&config).unwrap(), config, fed, records, cursor }
-    }
-
-    fn frontier(&self) -> Lsn {
-        self.engine.handle().outbox().head().borrow().frontier
-    }
-
-    /// What the outbox tells from where it was read last: key, version, document.
-    fn told(&mut self) -> Vec<(String, Lsn, Json)> {
-        let Page::Changes { changes, .. } = self.engine.handle().outbox().read_after(self.cursor, usize::MAX).unwrap() else {
-            panic!("trimmed")
-        };
-        self.cursor += changes.len() as u64;
-        let read = |text: &str| serde_json::from_str(text).unwrap();
-        changes.into_iter().map(|(_, change)| (change.key.to_string(), change.version, read(&change.document.unwrap()))).collect()
-    }
+fn open(dir: &Path, fan_out: &str) -> Shop {
+    let mut shop = Shop::open(lines(dir, fan_out));
+    shop.feed(&rows());
+    shop.tell(loaded());
+    shop
 }
 
 #[test]
 fn a_lazy_fan_out_goes_on_beside_other_changes_and_over_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shop = Shop::open(dir.path(), "lazy");
+    let mut shop = open(dir.path(), "lazy");
     shop.order_changes(6, "new", "paid");
     // One chunk with the step, and the frontier waits for the rest.
     let first = shop.told();
@@ -153,7 +94,7 @@ fn a_lazy_fan_out_goes_on_beside_other_changes_and_over_a_restart() {
 #[test]
 fn a_change_that_is_taken_back_while_it_waits_is_told_to_those_alone_who_know_of_it() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shop = Shop::open(dir.path(), "lazy");
+    let mut shop = open(dir.path(), "lazy");
     shop.order_changes(6, "new", "paid");
     assert_eq!(shop.told().len(), CHUNK);
     shop.order_changes(7, "paid", "new");
@@ -167,7 +108,7 @@ fn a_change_that_is_taken_back_while_it_waits_is_told_to_those_alone_who_know_of
 #[test]
 fn a_strict_fan_out_is_seen_when_it_is_whole() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shop = Shop::open(dir.path(), "strict");
+    let mut shop = open(dir.path(), "strict");
     shop.order_changes(6, "new", "paid");
     let told = shop.told();
     assert_eq!((told.len(), shop.frontier()), (OWNERS as usize, lsn(6)));
@@ -195,7 +136,7 @@ async fn a_joiner_that_nothing_comes_in_to_ends_a_fan_out_by_itself() {
 #[test]
 fn what_waits_goes_on_where_the_definition_is_no_longer_lazy() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shop = Shop::open(dir.path(), "lazy");
+    let mut shop = open(dir.path(), "lazy");
     shop.order_changes(6, "new", "paid");
     let head = *shop.engine.handle().outbox().head().borrow();
     shop.config = lines(dir.path(), "strict");

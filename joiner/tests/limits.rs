@@ -7,8 +7,8 @@ mod support;
 use joiner::{Config, Engine};
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use schemas::event::ChangeEvent;
-use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
-use streams::{Batch, Layout};
+use schemas::progress::{Phase, ProgressRecord};
+use support::shop::{self, read_up_to};
 use support::{change, config, encode, item, items, lsn, order, orders, plan, read, record};
 
 const LIMITED: &str = "
@@ -19,16 +19,11 @@ many: {items: {table: dbo.items, by: [order_id], fields: [line, price]}}
 ";
 
 fn feed(engine: &mut Engine, first: u64, events: &[ChangeEvent]) {
-    let stream = Layout::Shared.stream("p", &orders().name);
-    let numbered = events.iter().zip(first..).map(|(event, n)| (SequenceNumber::from(n), encode(event).into()));
-    engine.events(&Batch { stream, shard: ShardId("0".into()), records: numbered.collect() }).unwrap();
+    shop::feed(engine, first - 1, events.iter().map(|event| encode(event).into()));
 }
 
-fn tell(engine: &mut Engine, sequence: u64, mut record: ProgressRecord, read: u64) {
-    let stream = Layout::Shared.stream("p", &orders().name);
-    record.positions.entry(stream).or_default().insert(ShardId("0".into()), SequenceNumber::from(read));
-    engine.progress(&Layout::progress_stream("p"), &ShardId("0".into()), &SequenceNumber::from(sequence), record).unwrap();
-    engine.advance().unwrap();
+fn tell(engine: &mut Engine, sequence: u64, record: ProgressRecord, read: u64) {
+    shop::tell(engine, sequence, read_up_to(record, read));
 }
 
 /// The rows that are passed in the database when some of an order's children change, in one transaction each.

@@ -60,7 +60,7 @@ pub enum Lacking {
     Expression { table: TableName, text: String },
     #[error("{table}: its rows cannot be looked up by {by}")]
     Index { table: TableName, by: String },
-    #[error("it leaves out rows that only other instances' entities needed")]
+    #[error("it is of a part of the entities, and which rows it leaves out follows from the definitions that it was built for")]
     Others,
 }
 

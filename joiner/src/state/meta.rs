@@ -19,9 +19,10 @@ use crate::checkpoint::Facts;
 use crate::definitions::Definitions;
 use crate::error::Error;
 use crate::reread::Rereads;
+use crate::state::migrate;
 
-/// Changes when the bytes of the state change their meaning.
-pub(crate) const FORMAT: u32 = 2;
+/// Changes when the bytes of the state change their meaning ([`migrate`] has the list).
+pub(crate) const FORMAT: u32 = 3;
 pub(crate) const IDENTITY_FILE: &str = "identity.json";
 /// In place of the definitions' hash in directories whose database says itself what it serves ([`crate::definitions`]). Versions of before it did refuse them.
 pub(crate) const IN_STATE: &str = "in the state";
@@ -52,6 +53,8 @@ pub(crate) struct Claimed {
     pub(crate) incarnation: u64,
     /// The hash of the definitions that it was built for, or [`IN_STATE`].
     pub(crate) definitions: String,
+    /// That of its database, which may be an earlier one.
+    pub(crate) format: u32,
 }
 
 /// Checks whose the directory is; an empty or missing one becomes ours.
@@ -70,8 +73,8 @@ pub(crate) fn claim(path: &Path, source: &str, range: KeyRange) -> Result<Claime
         Ok(bytes) => {
             let found: Identity = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::Corrupt { path: path.to_owned(), what: format!("{IDENTITY_FILE}: {error}") })?;
-            let Identity { incarnation, definitions, .. } = check(path, found, &ours)?;
-            Ok(Claimed { incarnation, definitions })
+            let Identity { tributary_joiner_state: format, incarnation, definitions, .. } = check(path, found, &ours)?;
+            Ok(Claimed { incarnation, definitions, format })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             for entry in std::fs::read_dir(path).map_err(disk)? {
@@ -82,7 +85,7 @@ pub(crate) fn claim(path: &Path, source: &str, range: KeyRange) -> Result<Claime
             }
             let text = serde_json::to_string_pretty(&ours).map_err(std::io::Error::other).map_err(disk)?;
             write_durably(path, text.as_bytes()).map_err(disk)?;
-            Ok(Claimed { incarnation: ours.incarnation, definitions: ours.definitions })
+            Ok(Claimed { incarnation: ours.incarnation, definitions: ours.definitions, format: FORMAT })
         }
         Err(error) => Err(disk(error)),
     }
@@ -106,9 +109,20 @@ pub(crate) fn claimed(path: &Path) -> Result<String, Error> {
 
 /// Takes note that the database of a directory says itself what it serves.
 pub(crate) fn is_in_state(path: &Path) -> Result<(), Error> {
+    rewrite(path, &Identity { definitions: IN_STATE.to_owned(), ..read(path)? })
+}
+
+/// Takes note that the database of a directory, which may be a copy that nobody has claimed yet, is of this version's format.
+pub(crate) fn is_of_this_format(path: &Path) -> Result<(), Error> {
+    match read(path) {
+        Err(Error::NoState { .. }) => Ok(()),
+        found => rewrite(path, &Identity { tributary_joiner_state: FORMAT, ..found? }),
+    }
+}
+
+fn rewrite(path: &Path, identity: &Identity) -> Result<(), Error> {
     let disk = |error: std::io::Error| Error::Disk { path: path.to_owned(), what: error.to_string() };
-    let identity = Identity { definitions: IN_STATE.to_owned(), ..read(path)? };
-    let text = serde_json::to_string_pretty(&identity).map_err(std::io::Error::other).map_err(disk)?;
+    let text = serde_json::to_string_pretty(identity).map_err(std::io::Error::other).map_err(disk)?;
     write_durably(path, text.as_bytes()).map_err(disk)
 }
 
@@ -121,10 +135,13 @@ fn read(path: &Path) -> Result<Identity, Error> {
     let bytes = std::fs::read(path.join(IDENTITY_FILE)).map_err(|_| Error::NoState { path: path.to_owned() })?;
     let found: Identity = serde_json::from_slice(&bytes)
         .map_err(|error| Error::Corrupt { path: path.to_owned(), what: format!("{IDENTITY_FILE}: {error}") })?;
-    if found.tributary_joiner_state != FORMAT {
-        return Err(Error::Format { path: path.to_owned(), found: found.tributary_joiner_state, expected: FORMAT });
-    }
+    check_format(path, &found)?;
     Ok(found)
+}
+
+fn check_format(path: &Path, found: &Identity) -> Result<(), Error> {
+    let (path, found, oldest) = (path.to_owned(), found.tributary_joiner_state, migrate::OLDEST);
+    if (oldest..=FORMAT).contains(&found) { Ok(()) } else { Err(Error::Format { path, found, oldest, expected: FORMAT }) }
 }
 
 /// What a checkpoint of a state says of it.
@@ -149,9 +166,7 @@ pub(crate) fn check_facts(place: &Path, facts: &Facts, source: &str, range: KeyR
 
 /// Writes the identity of a state that is made of a checkpoint.
 pub(crate) fn seal(path: &Path, facts: &Facts) -> Result<(), Error> {
-    let disk = |error: std::io::Error| Error::Disk { path: path.to_owned(), what: error.to_string() };
-    let text = serde_json::to_string_pretty(&restored(facts)).map_err(std::io::Error::other).map_err(disk)?;
-    write_durably(path, text.as_bytes()).map_err(disk)
+    rewrite(path, &restored(facts))
 }
 
 fn restored(facts: &Facts) -> Identity {
@@ -165,10 +180,8 @@ fn restored(facts: &Facts) -> Identity {
 }
 
 fn check(path: &Path, found: Identity, ours: &Identity) -> Result<Identity, Error> {
+    check_format(path, &found)?;
     let path = path.to_owned();
-    if found.tributary_joiner_state != FORMAT {
-        return Err(Error::Format { path, found: found.tributary_joiner_state, expected: FORMAT });
-    }
     if found.source != ours.source {
         return Err(Error::OtherSource { path, found: found.source, expected: ours.source.clone() });
     }
@@ -250,13 +263,22 @@ pub(crate) struct SourceStanding {
     /// Where the event streams stood at the last record of the tail: rows that were read again up to there have been applied, or left out.
     #[serde(default)]
     pub(crate) covered: ShardPositions,
+    /// Up to this LSN rows are of different ages: portions of the step that leads there have been written (`step/portions.rs`).
+    #[serde(default)]
+    pub(crate) portions_to: Lsn,
 }
 
 impl SourceStanding {
+    /// Whether a step is in the state that is not there as a whole.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.frontier < self.portions_to
+    }
+
     /// Takes note that the tail has passed what the snapshot may have seen, if it has.
     pub(crate) fn pass_catch_up(&mut self) {
         if let Stage::CatchUp { start_lsn, consistent_from } = self.stage
             && self.frontier >= consistent_from
+            && !self.is_torn()
             && !self.rereads.hold(self.frontier)
         {
             self.stage = Stage::Live { start_lsn };
@@ -380,7 +402,7 @@ impl Standing {
     pub(crate) fn holds(&self) -> bool {
         self.awaiting
             || self.frontier < self.mixed_until
-            || self.sources.iter().any(|source| source.rereads.hold(source.frontier))
+            || self.sources.iter().any(|source| source.is_torn() || source.rereads.hold(source.frontier))
     }
 }
 

@@ -14,7 +14,7 @@
 //! | `meta` | `standing`, `definitions` ([`crate::definitions`]), `cursor/<sink>`, `trouble/<sink>` ([`crate::deliver::trouble`]), `dead/<place>` | JSON |
 //! | `meta` | `vector/`, version (10 bytes) | of several sources: the LSNs that the version is the sum of (10 bytes each), in the order of the sources' names |
 //!
-//! All integers are big-endian. The format's number stands in the directory's `identity.json` ([`meta`]).
+//! All integers are big-endian. The format's number stands in the directory's `identity.json` ([`meta`]); a state of an earlier one is converted ([`migrate`]).
 //!
 //! # Atomicity (INV-3)
 //! Rows, links, positions, frontier and outbox of a step are one [`rocksdb::WriteBatch`]. RocksDB's log keeps batches in order and whole over all column families, so that after
@@ -37,6 +37,7 @@ use schemas::Lsn;
 pub(crate) mod cache;
 pub(crate) mod key;
 pub(crate) mod meta;
+pub(crate) mod migrate;
 pub(crate) mod outbox;
 pub(crate) mod row;
 pub(crate) mod view;
@@ -301,6 +302,11 @@ impl Store {
             return Ok(None);
         }
         // Files may be replaced while they are opened.
+        let list = || DB::list_cf(&Options::default(), &database);
+        if !list().or_else(|_| list()).map_err(failed)?.iter().any(|family| family == Family::Meta.name()) {
+            // Nor is there where the kill came before this.
+            return Ok(None);
+        }
         let open = || DB::open_cf_for_read_only(&Options::default(), &database, [Family::Meta.name()], false);
         let db = open().or_else(|_| open()).map_err(failed)?;
         let missing = || Error::Corrupt { path: path.to_owned(), what: "column family meta is missing".to_owned() };

@@ -10,7 +10,7 @@
 //!
 //! # Many owners
 //! A way up that leads by way of indexes (that of a customer to its orders) may lead to a million entities. What is found that way is bounded ([`Room`]); where it is more, nothing of it is taken, and the way is left to a
-//! [`Walk`].
+//! [`Walk`]. Where nothing may be left to walks, what has been found is handed on whenever it is more than is kept in memory ([`Dirty::with_overflow`]).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -56,8 +56,11 @@ pub(crate) struct Touched {
     pub(crate) walks: BTreeMap<Walk, bool>,
 }
 
+/// Takes keys of entities that are not kept: some of them may come more than once.
+type Overflow<'o> = &'o mut dyn FnMut(Vec<Vec<u8>>) -> Result<(), Error>;
+
 /// Collects the keys of entities: entity (u16), then the entity key's parts.
-pub(crate) struct Dirty<'a> {
+pub(crate) struct Dirty<'a, 'o> {
     view: View<'a>,
     /// By entity and node: over the index that leads up from the node.
     cursors: Vec<Vec<Option<Cursor<'a>>>>,
@@ -70,9 +73,13 @@ pub(crate) struct Dirty<'a> {
     walks: BTreeMap<Walk, bool>,
     /// Ways that led to more than a few, and have been gone.
     gone: HashSet<Walk>,
+    /// How many are kept, and where the others go.
+    overflow: Option<(usize, Overflow<'o>)>,
+    /// Whether any have gone there since the way up was begun.
+    overflown: bool,
 }
 
-impl<'a> Dirty<'a> {
+impl<'a, 'o> Dirty<'a, 'o> {
     pub(crate) fn new(view: View<'a>, room: Room) -> Self {
         let cursors = view.catalog.entities.iter().map(|entity| entity.nodes.iter().map(|_| None).collect()).collect();
         Self {
@@ -85,7 +92,17 @@ impl<'a> Dirty<'a> {
             room,
             walks: BTreeMap::new(),
             gone: HashSet::new(),
+            overflow: None,
+            overflown: false,
         }
+    }
+
+    /// About so many keys are kept, and the others handed on as they are found.
+    pub(crate) fn with_overflow(mut self, most: usize, overflow: Overflow<'o>) -> Self {
+        (self.tidy_at, self.overflow) = (self.tidy_at.min(most), Some((most, overflow)));
+        // A way that leads to very many is gone once.
+        self.room.few = FEW;
+        self
     }
 
     /// `doubtful`: the before image need not be what stands in the state. While a table is read again, changes between may have been lost: a column that this one leaves alone may be another than was told, and a row that
@@ -130,11 +147,12 @@ impl<'a> Dirty<'a> {
             }
             let room = if lazy { self.room.lazy } else { self.room.strict };
             self.limit = room.max(self.room.few);
+            self.overflown = false;
             self.up(entity, node, row)?;
             if self.found.len() > self.limit {
                 self.found.clear();
                 self.walks.insert(Walk::new(catalog, entity, node, row), lazy);
-            } else if self.found.len() > self.room.few {
+            } else if self.found.len() > self.room.few || self.overflown {
                 self.room.strict -= self.found.len().min(self.room.strict);
                 self.room.lazy -= self.found.len().min(self.room.lazy);
                 self.gone.insert(Walk::new(catalog, entity, node, row));
@@ -145,9 +163,22 @@ impl<'a> Dirty<'a> {
         }
         self.roots.append(&mut self.found);
         if self.roots.len() >= self.tidy_at {
-            self.tidy();
-            self.tidy_at = self.roots.len() + TIDY;
+            self.make_room()?;
         }
+        Ok(())
+    }
+
+    /// There are many roots: frees them of repeats, and hands them on if there still are.
+    fn make_room(&mut self) -> Result<(), Error> {
+        self.tidy();
+        let Some((most, overflow)) = &mut self.overflow else {
+            self.tidy_at = self.roots.len() + TIDY;
+            return Ok(());
+        };
+        if self.roots.len() * 2 > *most {
+            overflow(std::mem::take(&mut self.roots))?;
+        }
+        self.tidy_at = self.roots.len() + *most;
         Ok(())
     }
 
@@ -160,6 +191,10 @@ impl<'a> Dirty<'a> {
             // Rows of one group follow one another.
             let found = owner(view, entity_id, row)?.filter(|owner| self.found.last() != Some(owner));
             self.found.extend(found);
+            if let Some((_, overflow)) = self.overflow.as_mut().filter(|(most, _)| self.found.len() >= *most) {
+                self.overflown = true;
+                return overflow(std::mem::take(&mut self.found));
+            }
             return Ok(());
         };
         match node.up {
@@ -186,8 +221,11 @@ impl<'a> Dirty<'a> {
         self.roots.dedup();
     }
 
-    pub(crate) fn finish(mut self) -> Touched {
+    pub(crate) fn finish(mut self) -> Result<Touched, Error> {
+        if self.roots.len() >= self.overflow.as_ref().map_or(usize::MAX, |(most, _)| *most) {
+            self.make_room()?;
+        }
         self.tidy();
-        Touched { owners: self.roots, walks: self.walks }
+        Ok(Touched { owners: self.roots, walks: self.walks })
     }
 }

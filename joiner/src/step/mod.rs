@@ -19,6 +19,9 @@
 //! Each document that may have changed is assembled twice, from the state as it was and as it is: only one that differs goes out. (Keeping the documents, or hashes of them, would cost a lookup and a write for each; the rows that
 //! both are made of are read once.) What is left for later ([`Pending`]) is kept with the hash of the document as it was, because that state is gone then.
 //!
+//! # More rows than fit in memory
+//! A step that changes more is written in portions, and told when it is whole: [`portions`].
+//!
 //! # Very many owners
 //! A change of a row that very many documents refer to leads to a fan-out that is kept in the database and worked off in chunks: [`fan_out`].
 //!
@@ -33,25 +36,27 @@ use schemas::Lsn;
 mod dirty;
 mod documents;
 mod fan_out;
+mod portions;
+mod rows;
 mod walk;
 
 use dirty::{Dirty, Room, Touched};
 pub(crate) use documents::Share;
 use documents::{Known, assemble, known};
 pub(crate) use fan_out::{FanOuts, PAST_BYTES, tell};
+use portions::Begun;
+pub(crate) use rows::{Applied, apply};
 
 use crate::accounting::Miscount;
 use crate::assemble::Assembler;
 use crate::buffer::{ChangeRef, Kind, Taken};
-use crate::catalog::{Catalog, IndexKind, TableId};
+use crate::catalog::{Catalog, TableId};
 use crate::error::Error;
-use crate::reread::{self, Counting, Vanished};
-use crate::route::stored;
+use crate::reread::{self, Vanished};
 use crate::state::cache::RowCache;
 use crate::state::meta::{Pending, Standing};
 use crate::state::outbox;
-use crate::state::row::{self, Row, Spans};
-use crate::state::view::{Overlay, Reading, View, place};
+use crate::state::view::{Overlay, Reading, View};
 use crate::state::{Family, Store};
 
 /// What a step works with.
@@ -62,6 +67,8 @@ pub(crate) struct Tools {
     pub(crate) cache: RowCache,
     /// Entities assembled and written at once.
     pub(crate) chunk: usize,
+    /// Bytes of rows that are written at once.
+    pub(crate) portion: usize,
     pub(crate) share: Share,
 }
 
@@ -89,146 +96,19 @@ pub(crate) struct Report {
     pub(crate) changed: u64,
 }
 
-/// The rows of a step, applied but not written.
-pub(crate) struct Applied {
-    overlay: Overlay,
-    /// By table: whose rows count that were read again.
-    counting: Vec<Option<Counting>>,
-    pub(crate) report: Report,
-}
-
-/// Applies changes to an overlay, in total order. `counting`: by table, what counts of it while it is read again: the rest is left out. `ticks`: where each
-/// tick of the step ends.
-pub(crate) fn apply(tools: &Tools, taken: &Taken, counting: Vec<Option<Counting>>, ticks: &[Lsn]) -> Result<Applied, Error> {
-    let snapshot = tools.store.db().snapshot();
-    let tables = tools.catalog.tables.len();
-    let none = vec![0; tables];
-    let received = vec![0; tables * ticks.len().max(1)];
-    let mut report = Report { received, applied: none.clone(), dead: none.clone(), reread: none, ..Report::default() };
-    let mut tick = 0;
-    let mut writer = Writer { before: tools.view(&snapshot), overlay: Overlay::new(&tools.catalog), buffers: Default::default() };
-    taken.for_each(|change| {
-        if !reread::counts(counting[change.table], change.reader, change.commit_lsn) {
-            return Ok(());
-        }
-        if change.reader.is_some() {
-            report.reread[change.table] += 1;
-            if change.kind == Kind::Rows {
-                writer.apply(change)?;
-            }
-            return Ok(());
-        }
-        while ticks.get(tick).is_some_and(|end| change.commit_lsn > *end) && tick + 1 < ticks.len() {
-            tick += 1;
-        }
-        report.received[tick * tables + change.table] += 1;
-        match change.kind {
-            Kind::Dead => report.dead[change.table] += 1,
-            Kind::Nothing => report.applied[change.table] += 1,
-            Kind::Rows => {
-                report.applied[change.table] += 1;
-                writer.apply(change)?;
-            }
-        }
-        Ok(())
-    })?;
-    Ok(Applied { overlay: writer.overlay, counting, report })
-}
-
-#[derive(Default)]
-struct Buffers {
-    old_key: Vec<u8>,
-    new_key: Vec<u8>,
-    value: Vec<u8>,
-    filled: Vec<u8>,
-    old_spans: Spans,
-    new_spans: Spans,
-}
-
-struct Writer<'a> {
-    before: View<'a>,
-    overlay: Overlay,
-    buffers: Buffers,
-}
-
-impl Writer<'_> {
-    fn apply(&mut self, change: ChangeRef<'_>) -> Result<(), Error> {
-        let catalog = self.before.catalog;
-        let table = &catalog.tables[change.table];
-        let mut buffers = std::mem::take(&mut self.buffers);
-        let mut after = change.after;
-        if let Some(image) = change.after
-            && row::columns(image).any(row::is_unavailable)
-        {
-            buffers.filled = self.fill(change, image)?;
-            after = Some(&buffers.filled);
-        }
-        let old = change.before.map(|image| buffers.old_spans.read(image));
-        let new = after.map(|image| (buffers.new_spans.read(image), image));
-        // Every image has been checked when it came in: keys can be made of it.
-        let refused = |_| self.before.store.corrupt("a buffered change that no key can be made of");
-        for &id in &table.indexes {
-            let index = &catalog.indexes[id];
-            let kept = |row: Row<'_>| catalog.share.keeps(&catalog.entities, id, |slot| row.get(slot));
-            let has_old = match old {
-                Some(row) => place(id, index, row, &mut buffers.old_key).map_err(refused)? && kept(row),
-                None => false,
-            };
-            let has_new = match new {
-                Some((row, _)) => place(id, index, row, &mut buffers.new_key).map_err(refused)? && kept(row),
-                None => false,
-            };
-            if has_old && !(has_new && buffers.old_key == buffers.new_key) {
-                self.overlay.set(id, &buffers.old_key, None);
-            }
-            if let Some((row, image)) = new.filter(|_| has_new) {
-                let value = stored(table, &index.stored, row, image, &mut buffers.value);
-                self.overlay.set(id, &buffers.new_key, Some(value));
-            }
-        }
-        self.buffers = buffers;
-        Ok(())
-    }
-
-    /// The after image with what the source did not record taken from the rows that stand.
-    fn fill(&self, change: ChangeRef<'_>, image: &[u8]) -> Result<Vec<u8>, Error> {
-        let places = [self.standing(change, change.before)?, self.standing(change, Some(image))?];
-        let mut out = Vec::with_capacity(image.len());
-        for (slot, fragment) in row::columns(image).enumerate() {
-            let known = || {
-                let rows = places.iter().flatten();
-                rows.filter_map(|row| row::columns(row).nth(slot)).find(|known| !row::is_unavailable(known)).unwrap_or(fragment)
-            };
-            row::put(if row::is_unavailable(fragment) { known() } else { fragment }, &mut out);
-        }
-        Ok(out)
-    }
-
-    /// The row that stands at an image's place.
-    fn standing(&self, change: ChangeRef<'_>, image: Option<&[u8]>) -> Result<Option<Vec<u8>>, Error> {
-        let Some(image) = image else { return Ok(None) };
-        let view = View { overlay: Some(&self.overlay), ..self.before };
-        let (mut spans, mut key) = (Spans::default(), Vec::new());
-        let row: Row<'_> = spans.read(image);
-        for &id in &view.catalog.tables[change.table].indexes {
-            let index = &view.catalog.indexes[id];
-            if index.kind == IndexKind::Rows && place(id, index, row, &mut key).unwrap_or(false) {
-                return view.get(id, &key, <[u8]>::to_vec);
-            }
-        }
-        Ok(None)
-    }
-}
-
 /// What is written beside the rows of a step, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Beside<'a> {
+    /// The number of the source whose step it is.
+    pub(crate) source: usize,
     /// By index: whether the places of rows are remembered.
     pub(crate) remembered: Option<&'a [bool]>,
     /// Documents are left for later: what the rows are now is not consistent.
     pub(crate) hold: bool,
     /// Whether fan-outs to very many may be left for later.
     pub(crate) walks: bool,
+    /// Portions of a step that goes further have been written before: rows may be newer than the changes that come.
+    pub(crate) again: bool,
     /// The frontier before the step, and its commit time.
     pub(crate) from: (Lsn, i64),
 }
@@ -236,14 +116,17 @@ pub(crate) struct Beside<'a> {
 /// Writes rows and standing, and assembles nothing: while the first load catches up.
 pub(crate) fn write_rows(
     tools: &Tools,
-    applied: &Applied,
-    remembered: Option<&[bool]>,
+    taken: &Taken,
+    applied: &mut Applied,
+    beside: Beside<'_>,
     standing: &Standing,
 ) -> Result<(), Error> {
+    let last = portions::write(tools, taken, applied, beside, &mut Begun::new(beside.source, standing))?;
+    let overlay = last.as_ref().map_or(&applied.overlay, |last| last.overlay());
     let mut batch = WriteBatch::default();
-    applied.overlay.write(&tools.catalog, &tools.store, remembered, &mut batch)?;
+    overlay.write(&tools.catalog, &tools.store, beside.remembered, &mut batch)?;
     tools.store.write_with(batch, standing)?;
-    tools.cache.apply(&applied.overlay);
+    tools.cache.apply(overlay);
     Ok(())
 }
 
@@ -257,24 +140,27 @@ pub(crate) fn finish(
     fan_outs: &mut FanOuts,
     standing: &mut Standing,
 ) -> Result<(), Error> {
+    let mut begun = Begun::new(beside.source, standing);
+    let last = portions::write(tools, taken, applied, beside, &mut begun)?;
+    let overlay = last.as_ref().map_or(&applied.overlay, |last| last.overlay());
     let snapshot = tools.store.db().snapshot();
-    let room = if beside.walks { Room::of_chunk(tools.chunk) } else { Room::ALL };
-    let mut dirty = Dirty::new(View { overlay: Some(&applied.overlay), ..tools.view(&snapshot) }, room);
-    let left_out = |change: &ChangeRef<'_>| !reread::counts(applied.counting[change.table], change.reader, change.commit_lsn);
-    let add = |change: ChangeRef<'_>| {
-        let doubtful = applied.counting[change.table].is_some();
-        if left_out(&change) { Ok(()) } else { dirty.add(change, doubtful) }
-    };
-    taken.for_each(add)?;
-    let touched = dirty.finish();
-    let writing = Writing { tools, snapshot: &snapshot, overlay: &applied.overlay, beside };
+    let writing = Writing { tools, snapshot: &snapshot, overlay, beside };
+    let touched = writing.touched(&mut begun, |dirty| match &last {
+        Some(last) => last.touch(dirty),
+        None => taken.for_each(|change| {
+            let counting = applied.counting[change.table];
+            let counts = reread::counts(counting, change.reader, change.commit_lsn);
+            if counts { dirty.add(change, beside.again || counting.is_some()) } else { Ok(()) }
+        }),
+    })?;
+    begun.hand_over(standing);
     writing.write(touched, fan_outs, standing, &mut applied.report)
 }
 
 /// Removes rows of a table that have vanished, and leaves the documents for later.
 pub(crate) fn remove(
     tools: &Tools,
-    table: TableId,
+    (source, table): (usize, TableId),
     vanished: &[Vanished],
     standing: &mut Standing,
     report: &mut Report,
@@ -289,9 +175,9 @@ pub(crate) fn remove(
         let gone = ChangeRef { table, kind: Kind::Rows, commit_lsn: Lsn::ZERO, before: Some(row), after: None, reader: None };
         dirty.add(gone, false)?;
     }
-    let touched = if standing.live { dirty.finish() } else { Touched::default() };
+    let touched = if standing.live { dirty.finish()? } else { Touched::default() };
     let from = (standing.frontier, standing.commit_time_ms);
-    let beside = Beside { remembered: None, hold: true, walks: false, from };
+    let beside = Beside { source, remembered: None, hold: true, walks: false, again: false, from };
     // Nothing waits while a table is read again.
     Writing { tools, snapshot: &snapshot, overlay: &overlay, beside }.write(touched, &mut FanOuts::default(), standing, report)
 }
@@ -306,6 +192,20 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
+    /// What changes have touched, which `each` adds. Where more is touched than is kept in memory, it is left for later at once.
+    fn touched(&self, begun: &mut Begun, each: impl FnOnce(&mut Dirty<'_, '_>) -> Result<(), Error>) -> Result<Touched, Error> {
+        let view = View { overlay: Some(self.overlay), ..self.tools.view(self.snapshot) };
+        if self.beside.walks {
+            let mut dirty = Dirty::new(view, Room::of_chunk(self.tools.chunk));
+            each(&mut dirty)?;
+            return dirty.finish();
+        }
+        let mut leave = |owners: Vec<Vec<u8>>| begun.leave(self, &owners);
+        let mut dirty = Dirty::new(view, Room::ALL).with_overflow(self.tools.chunk, &mut leave);
+        each(&mut dirty)?;
+        dirty.finish()
+    }
+
     fn write(self, touched: Touched, fan_outs: &mut FanOuts, standing: &mut Standing, report: &mut Report) -> Result<(), Error> {
         let &Tools { ref store, ref catalog, chunk, share, .. } = self.tools;
         let (before, beside) = (self.tools.view(self.snapshot), self.beside);
@@ -379,14 +279,21 @@ impl Writing<'_> {
     }
 }
 
-/// Assembles the next entities of a step whose rows have been written. Answers false when none are left: then the step is done, and its outbox entries are to be seen.
-pub(crate) fn drain(tools: &Tools, fan_outs: &mut FanOuts, standing: &mut Standing, report: &mut Report) -> Result<bool, Error> {
+/// Assembles the next entities of a step whose rows have been written. Answers false when none are left: then the step is done, and its outbox entries are to be seen. `done`: where to look for the next, empty at first; nothing
+/// stands before it but what has been removed, which would have to be passed each time.
+pub(crate) fn drain(
+    tools: &Tools,
+    fan_outs: &mut FanOuts,
+    standing: &mut Standing,
+    report: &mut Report,
+    done: &mut Vec<u8>,
+) -> Result<bool, Error> {
     let &Tools { ref store, chunk, share, .. } = tools;
     let Some(Pending { tail }) = standing.pending else { return Ok(false) };
     let snapshot = store.db().snapshot();
     let family = store.family(Family::Pending)?;
     let mut iterator = snapshot.raw_iterator_cf(family);
-    iterator.seek_to_first();
+    iterator.seek(&*done);
     let mut pending: Vec<(Vec<u8>, Known<'_>)> = Vec::new();
     while let Some((key, hash)) = iterator.item().filter(|_| pending.len() < chunk) {
         let known = Known::read(hash).ok_or_else(|| store.corrupt("a document's hash that is not 16 bytes long"))?;
@@ -402,9 +309,12 @@ pub(crate) fn drain(tools: &Tools, fan_outs: &mut FanOuts, standing: &mut Standi
     let made = assemble(tools.view(&snapshot), share, &now, standing)?;
     let mut batch = WriteBatch::default();
     let new_tail = outbox::append(store, &mut batch, tail, made.entries())?;
-    let done = now[..made.count()].iter().map(|(key, _)| *key);
-    done.clone().for_each(|key| batch.delete_cf(family, key));
-    fan_outs.mark(store, &mut batch, done, standing.frontier)?;
+    let told = now[..made.count()].iter().map(|(key, _)| *key);
+    told.clone().for_each(|key| batch.delete_cf(family, key));
+    if let Some(last) = told.clone().next_back() {
+        *done = [last, &[0]].concat();
+    }
+    fan_outs.mark(store, &mut batch, told, standing.frontier)?;
     report.assembled += made.count() as u64;
     report.changed += new_tail - tail;
     let more = made.count() == chunk || made.count() < now.len() || fan_outs.has_strict();

@@ -1,7 +1,6 @@
 //! One case: a source that publishes, streams, and a joiner that is fed, stopped and checked.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use joiner::definitions::Way;
@@ -18,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::brute::Brute;
 use crate::change::changed;
+use crate::crash::{self, dir};
 use crate::dice::Dice;
 use crate::encodings::Encodings;
 use crate::world::{Database, World};
@@ -337,43 +337,8 @@ struct Reader<'a> {
     changes: u64,
     /// Frontiers that were compared while fan-outs waited.
     lazy_checks: u64,
-}
-
-pub(crate) fn dir() -> TempDir {
-    // Memory where there is some; anywhere else otherwise.
-    let base = Path::new("/dev/shm");
-    if base.is_dir() { tempfile::tempdir_in(base).unwrap() } else { tempfile::tempdir().unwrap() }
-}
-
-/// The files of a directory and how long they are.
-fn listing(dir: &Path) -> BTreeMap<PathBuf, u64> {
-    let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).unwrap().flatten() {
-        match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => files.extend(listing(&entry.path())),
-            Ok(metadata) if entry.file_name() != "LOCK" && entry.file_name() != "LOG" => {
-                files.extend([(entry.path(), metadata.len())])
-            }
-            _ => {}
-        }
-    }
-    files
-}
-
-/// Copies a state as a crash would leave it. Files may come and go in the background while they are copied: then it is done again.
-pub(crate) fn crash_copy(from: &Path) -> TempDir {
-    loop {
-        let to = dir();
-        let files = listing(from);
-        let copied = files.keys().all(|file| {
-            let target = to.path().join(file.strip_prefix(from).unwrap());
-            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
-            std::fs::copy(file, target).is_ok()
-        });
-        if copied && listing(from) == files {
-            return to;
-        }
-    }
+    /// Steps that a kill has left in the middle.
+    torn: u64,
 }
 
 impl Reader<'_> {
@@ -427,16 +392,36 @@ impl Reader<'_> {
     /// Stops the engine, cleanly or by leaving what a crash leaves, and opens it again; `change`: with other definitions.
     fn restart(&mut self, dice: &mut Dice, streams: &Streams, change: bool) {
         if dice.chance(50) {
-            let left = crash_copy(&self.config.state_dir);
-            self.engine = None;
-            self.config.state_dir = left.path().to_owned();
-            self.dirs.push(left);
+            let left = crash::copy(&self.config.state_dir);
+            self.goes_on_in(left);
         }
         self.engine = None;
         if change {
             self.change_definitions(dice);
         }
         self.open(streams);
+    }
+
+    fn goes_on_in(&mut self, left: TempDir) {
+        self.engine = None;
+        self.config.state_dir = left.path().to_owned();
+        self.dirs.push(left);
+    }
+
+    /// Does what can be done, is killed behind any of the writes of it, and opened again.
+    fn killed(&mut self, dice: &mut Dice, streams: &Streams) {
+        let (name, from) = crash::log(&self.config.state_dir);
+        self.engine().advance().unwrap();
+        let left = crash::copy(&self.config.state_dir);
+        if crash::log(left.path()).0 == name {
+            let mut ends = crash::ends_of_batches(left.path(), &name, from);
+            ends.push(from);
+            crash::cut(left.path(), &name, *dice.pick(&ends));
+        }
+        self.goes_on_in(left);
+        self.open(streams);
+        let warning = self.engine().handle().status().warning;
+        self.torn += u64::from(warning.is_some_and(|warning| warning.starts_with("a large step was interrupted")));
     }
 
     /// Other definitions, if the state can serve them as it stands; else it is left alone, and goes on with those that it has.
@@ -675,6 +660,7 @@ fn reader<'a>(
     config.chunk_bytes = if dice.chance(30) { 1 + dice.below(2000) } else { 1 << 20 };
     config.chunk_entities = if dice.chance(60) { 1 + dice.below(3) } else { 1000 };
     config.buffer_bytes = if dice.chance(25) { 200 } else { 1 << 20 };
+    config.portion_bytes = if dice.chance(30) { dice.below(600) } else { 1 << 20 };
     Reader {
         world,
         config,
@@ -686,12 +672,13 @@ fn reader<'a>(
         dirs: vec![state],
         checks: 0,
         lazy_checks: 0,
+        torn: 0,
         changes: 0,
     }
 }
 
-/// Runs a case; answers how many frontiers were compared, how often the definitions were changed in place, and how many frontiers were compared while fan-outs waited.
-pub(crate) fn case(seed: u64) -> [u64; 3] {
+/// Runs a case; answers how many frontiers were compared, how often the definitions were changed in place, how many frontiers were compared while fan-outs waited, and how many steps a kill has left in the middle.
+pub(crate) fn case(seed: u64) -> [u64; 4] {
     let mut dice = Dice::new(seed);
     let world = World::new(&mut dice);
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
@@ -705,6 +692,13 @@ pub(crate) fn case(seed: u64) -> [u64; 3] {
         let mut any = false;
         for _ in 0..1 + dice.below(20) {
             any |= reader.feed(&mut dice, &source.streams);
+        }
+        // Where steps are written in portions, between them.
+        let often = if reader.config.portion_bytes < 1000 { 12 } else { 3 };
+        if any && dice.chance(restarts * often) {
+            reader.killed(&mut dice, &source.streams);
+            reader.check_after_advance(&source.history);
+            continue;
         }
         if reader.engine().advance().unwrap() {
             reader.check_after_advance(&source.history);
@@ -724,11 +718,11 @@ pub(crate) fn case(seed: u64) -> [u64; 3] {
     let last = source.streams.progress.last().unwrap();
     assert_eq!(reader.engine().frontier(), last.to_lsn, "not everything was applied");
     assert_eq!(reader.engine().handle().status().fan_out, None, "not everything was told");
-    [reader.checks, reader.changes, reader.lazy_checks]
+    [reader.checks, reader.changes, reader.lazy_checks, reader.torn]
 }
 
 /// Several instances over the same streams, at different places in them, some of them split; then one that is merged of them and goes on. Answers how many frontiers were compared, and whether one was merged.
-pub(crate) fn several(seed: u64) -> [u64; 3] {
+pub(crate) fn several(seed: u64) -> [u64; 4] {
     let mut dice = Dice::new(seed);
     let world = World::new(&mut dice);
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
@@ -756,15 +750,18 @@ pub(crate) fn several(seed: u64) -> [u64; 3] {
                 part.split(&mut dice, &source.streams);
                 part.check_after_advance(&source.history);
             } else if dice.chance(3) {
-                part.restart(&mut dice, &source.streams, false);
+                // States that are to be merged serve the same definitions.
+                let change = split && dice.chance(50);
+                part.restart(&mut dice, &source.streams, change);
+                part.check_after_advance(&source.history);
             }
         }
         let checks = parts.iter().map(|part| part.checks).sum();
         if dice.chance(15) || !any {
             match if split { None } else { merged(&mut dice, &mut parts) } {
-                Some(one) => return [checks + to_the_end(&mut dice, one, &source), 1, 0],
+                Some(one) => return [checks + to_the_end(&mut dice, one, &source), 1, 0, 0],
                 // Of a source that ends while rows are of different ages nothing can be merged.
-                None if !any => return [checks, 0, 0],
+                None if !any => return [checks, 0, 0, 0],
                 None => {}
             }
         }
@@ -798,6 +795,7 @@ fn merged<'a>(dice: &mut Dice, parts: &mut [Reader<'a>]) -> Option<Reader<'a>> {
         dirs: parts.iter_mut().flat_map(|part| std::mem::take(&mut part.dirs)).collect(),
         checks: 0,
         lazy_checks: 0,
+        torn: 0,
         changes: 0,
     };
     one.seal(&made);

@@ -13,9 +13,10 @@ use streams::{Batch, Layout};
 use tempfile::TempDir;
 
 use crate::brute::Brute;
+use crate::crash::{self, dir};
 use crate::dice::Dice;
 use crate::encodings::Encodings;
-use crate::run::{Source, crash_copy, dir, number, published};
+use crate::run::{Source, number, published};
 use crate::world::{Database, World};
 
 pub(crate) const NAMES: [&str; 2] = ["a", "b"];
@@ -140,7 +141,7 @@ impl Reader<'_, '_> {
     /// Stops the engine, cleanly or by leaving what a crash leaves, and opens it again.
     fn restart(&mut self, dice: &mut Dice) {
         if dice.chance(50) {
-            let left = crash_copy(&self.config.state_dir);
+            let left = crash::copy(&self.config.state_dir);
             self.move_to(left);
         }
         self.engine = None;
@@ -293,7 +294,7 @@ impl Reader<'_, '_> {
 }
 
 /// Runs a case; answers how many frontiers were compared, how often the sources were at different places in them, and how often a state was lost or put back.
-pub(crate) fn case(seed: u64) -> [u64; 3] {
+pub(crate) fn case(seed: u64) -> [u64; 4] {
     let mut dice = Dice::new(seed);
     let world = World::of_sources(&mut dice, &NAMES);
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
@@ -312,6 +313,7 @@ pub(crate) fn case(seed: u64) -> [u64; 3] {
     config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 2 << 10 };
     config.chunk_entities = if dice.chance(40) { 1 + dice.below(3) } else { 1000 };
     config.buffer_bytes = if dice.chance(25) { 200 } else { 1 << 20 };
+    config.portion_bytes = if dice.chance(30) { dice.below(600) } else { 1 << 20 };
     let mut reader = Reader {
         sources: &sources,
         config,
@@ -363,5 +365,5 @@ pub(crate) fn case(seed: u64) -> [u64; 3] {
     reader.check();
     let head = *reader.engine().handle().outbox().head().borrow();
     assert!(head.live && reader.engine().handle().status().fan_out.is_none(), "not everything was told");
-    [reader.checks, apart, reader.begun_anew]
+    [reader.checks, apart, reader.begun_anew, 0]
 }

@@ -18,6 +18,9 @@ use schemas::value::Value;
 use schemas::{Lsn, Position, TableName};
 use streams::{Layout, Provider, Record};
 
+pub(crate) mod crash;
+pub(crate) mod shop;
+
 pub(crate) const ORDER: &str = "
 entity: order
 table: dbo.orders
