@@ -38,7 +38,7 @@ impl api::DeadLetters for Letters {
 
     async fn retry(&self, meant: WhichLetters) -> Result<Value, FeedError> {
         let retried = self.ask(move |letters| letters.retry(&which(meant))).await?;
-        Ok(json!({"changes": retried.changes, "events": retried.events, "sinks": retried.sinks}))
+        Ok(json!({"changes": retried.changes, "events": retried.events, "documents": retried.documents, "sinks": retried.sinks}))
     }
 
     async fn remove(&self, meant: WhichLetters) -> Result<u64, FeedError> {

@@ -378,16 +378,17 @@ type Report = mpsc::Sender<(&'static str, anyhow::Result<()>)>;
 /// The entity definitions, held against the contracts.
 pub(crate) fn plans(config: &Config, contracts: &[Contract]) -> anyhow::Result<Vec<Plan>> {
     let tables = table_of(contracts);
-    let resolve = |definition| {
-        Plan::resolve(definition, &tables).map_err(|error| {
-            let told = match &error {
-                PlanError::Definition { mistake, .. } => several(mistake, contracts),
-                PlanError::Yaml { .. } | PlanError::Name { .. } => None,
-            };
-            told.map_or_else(|| anyhow::Error::new(error.clone()), |told| anyhow::Error::new(error.clone()).context(told))
-        })
-    };
-    config.load_entities()?.iter().map(resolve).collect()
+    Plan::resolve_all(&config.load_entities()?, &tables).map_err(|error| {
+        let told = match &error {
+            PlanError::Definition { mistake, .. } => several(mistake, contracts),
+            _ => None,
+        };
+        let error = anyhow::Error::new(error);
+        match told {
+            Some(told) => error.context(told),
+            None => error,
+        }
+    })
 }
 
 /// Where a table stands in several sources, what a definition has to call it.

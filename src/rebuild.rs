@@ -62,8 +62,7 @@ pub(crate) fn choose(settings: &joiner::Config, plans: Vec<Plan>, contracts: &[C
         remove_ours(&next.state_dir)?;
     }
     let tables = table_of(contracts);
-    let old = definitions.iter().map(|definition| Plan::resolve(definition, &tables)).collect::<Result<Vec<_>, _>>();
-    let old = old.context(
+    let old = Plan::resolve_all(&definitions, &tables).context(
         "the entity definitions have changed so that another state has to be built, and those that are served until then no longer fit the table contracts: put the old ones back, or name an empty state directory",
     )?;
     let lacking: Vec<String> = lacking.iter().map(ToString::to_string).collect();

@@ -124,6 +124,21 @@ pub(crate) struct Entity {
     pub(crate) key: Vec<SlotPart>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) group: Option<Group>,
+    /// How its rows are made, where they are documents of another entity.
+    pub(crate) of: Option<OfDocuments>,
+    /// The entities that roll up its documents.
+    pub(crate) rolled_up_by: Vec<usize>,
+}
+
+/// Where the rows stand that are made of another entity's documents.
+#[derive(Debug)]
+pub(crate) struct OfDocuments {
+    pub(crate) entity: usize,
+    pub(crate) table: TableId,
+    /// Rows by their own key, which is that of the document's entity.
+    pub(crate) by_key: IndexId,
+    /// By slot, the column.
+    pub(crate) columns: Vec<usize>,
 }
 
 /// The document of a roll-up.
@@ -153,6 +168,10 @@ pub(crate) struct Node {
     pub(crate) computed: Vec<Computed>,
     /// Whether anything needs to know where the members of the document stand.
     pub(crate) spans: bool,
+    /// Whether the aggregates over its rows need nothing but what stands in them.
+    pub(crate) local: bool,
+    /// Whether they are kept in parts ([`crate::assemble::parts`]).
+    pub(crate) parts: bool,
 }
 
 #[derive(Debug)]
@@ -225,6 +244,8 @@ pub(crate) struct Catalog {
     pub(crate) unchecked: Vec<(TableId, SlotPart)>,
     /// Of the entities and rows: what this instance makes and keeps.
     pub(crate) share: Share,
+    /// [`crate::Config::part_rows`].
+    pub(crate) part_rows: u32,
 }
 
 impl Catalog {
@@ -233,6 +254,12 @@ impl Catalog {
         // What the source did not record is taken from rows that stand.
         let unrecorded: Vec<TableId> = self.indexes.iter().filter(|index| index.keeps_null).map(|index| index.table).collect();
         self.share = Share::new(&self.entities, &self.indexes, |index| unrecorded.contains(&index.table), range);
+        self
+    }
+
+    /// The same with other parts of aggregates.
+    pub(crate) fn with_parts(mut self, rows: u32) -> Self {
+        self.part_rows = rows;
         self
     }
 
@@ -252,6 +279,17 @@ impl Catalog {
     pub(crate) fn changes_by_entity(&self) -> BTreeMap<String, u32> {
         let changed = self.entities.iter().filter(|entity| entity.changed > 0);
         changed.map(|entity| (entity.name.to_string(), entity.changed)).collect()
+    }
+
+    /// The numbers of entities of which something is made of all that there is, before anything is told: rows of documents that are rolled up, letters of documents that are too large.
+    pub(crate) fn made_first(&self) -> impl Iterator<Item = u16> {
+        let made = |entity: &&Entity| entity.of.is_some() || entity.plan.definition.sets_aside();
+        self.entities.iter().filter(made).map(|entity| entity.number)
+    }
+
+    /// Whether the rows of a table are made of documents.
+    pub(crate) fn is_of_documents(&self, table: TableId) -> bool {
+        self.entities.iter().any(|entity| entity.of.as_ref().is_some_and(|of| of.table == table))
     }
 
     /// Those that are not dropped.

@@ -333,7 +333,7 @@ impl Core {
                 }
             }
         }
-        for family in [Family::Outbox, Family::Pending, Family::Walks, Family::Past, Family::Told] {
+        for family in [Family::Outbox, Family::Pending, Family::Walks, Family::Past, Family::Told, Family::Parts] {
             store.clear_in(&mut batch, family)?;
         }
         self.fan_outs.clear();
@@ -354,6 +354,7 @@ impl Core {
         source.stage = Stage::Snapshot { start_lsn };
         source.frontier = start_lsn;
         source.portions_to = Lsn::ZERO;
+        standing.unmade = self.tools.catalog.made_first().collect();
         standing.moved();
         store.put_standing(&mut batch, standing)?;
         store.write(batch, true)?;
@@ -499,6 +500,7 @@ impl Core {
         }
         self.move_positions(number);
         self.tools.store.write_with(WriteBatch::default(), &self.standing)?;
+        self.settle(&mut Report::default())?;
         Ok(true)
     }
 
@@ -683,6 +685,15 @@ impl Core {
     fn settle(&mut self, report: &mut Report) -> Result<(), Error> {
         for number in 0..self.sources.len() {
             self.end_rereads(number, report)?;
+        }
+        if self.standing.can_be_read() && !self.standing.unmade.is_empty() {
+            step::make_first(&self.tools, &mut self.standing)?;
+            if self.standing.pending.is_none() {
+                self.settle_head();
+                let mut batch = WriteBatch::default();
+                self.tools.store.put_standing(&mut batch, &self.standing)?;
+                self.tools.store.write(batch, true)?;
+            }
         }
         if self.standing.is_consistent() {
             let mut done = Vec::new();

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `dead/event/<stream>/<shard>/<number>` | JSON, [`DeadLetter`] |
 //! | `dead/sink/<sink>/<entity>/<key>` | JSON, [`Refused`]: the last change of the entity that this sink did not take |
+//! | `dead/document/<entity>/<key>` | JSON, [`TooLarge`]: the entity's document is past its limits (`exceeded: dead_letter`) |
 //! | `dead_dropped` | how many letters of events were dropped, JSON |
 //!
 //! A letter's id is the hash of its key: short enough to type, and the same whenever it is set aside again.
@@ -11,7 +12,7 @@
 //! # Trying again
 //! A refused change is not written again as it was: it may have been superseded. What is written is the entity as it stands in the state when its turn comes, with the LSN that this reflects as its version; so trying
 //! again can bring nothing old back (INV-5), and does what the operator wants where the cause was at the target or in a document that has changed since. An event cannot be tried again by itself: what it would
-//! have changed is only right again when its table has been read again.
+//! have changed is only right again when its table has been read again. A document past its limits is told by itself as soon as it fits, because the source has changed or its definition has.
 //!
 //! All calls block for as long as the local database takes.
 
@@ -22,17 +23,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rocksdb::{Direction, IteratorMode, WriteBatch};
 use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
+use schemas::entity::Limits;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::assemble::limits_in_words;
 use crate::deliver::trouble;
 use crate::error::Error;
 use crate::route::DeadLetter;
+use crate::state::meta::Standing;
 use crate::state::{DEAD, Family, Memory, Store, meta};
 
 pub(crate) const SINK: &str = "dead/sink/";
 const EVENT: &str = "dead/event/";
+const DOCUMENT: &str = "dead/document/";
 const DROPPED: &[u8] = b"dead_dropped";
 /// So much of a refused document is kept with the letter.
 const DOCUMENT_BYTES: usize = 4096;
@@ -81,11 +86,56 @@ impl Refused {
     }
 }
 
+/// A document that is past the limits of its definition. The joiner itself puts such letters, and removes them when the document fits again or the entity is gone, in the write that tells so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooLarge {
+    pub entity: String,
+    pub key: EntityKey,
+    /// The LSN as of which the document was looked at last, and its commit time.
+    pub version: Lsn,
+    pub commit_time_ms: i64,
+    pub reason: String,
+}
+
+impl TooLarge {
+    pub(crate) fn new(entity: &str, key: EntityKey, limits: Limits, standing: &Standing) -> Self {
+        let reason = format!("the document has more than {}", limits_in_words(limits));
+        let (version, commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+        Self { entity: entity.to_owned(), key, version, commit_time_ms, reason }
+    }
+
+    pub(crate) fn place(entity: &str, key: &EntityKey) -> String {
+        format!("{DOCUMENT}{entity}/{key}")
+    }
+
+    /// Has a batch keep a letter, or forget the one that there may be.
+    pub(crate) fn settle(store: &Store, place: &str, letter: Option<&Self>, batch: &mut WriteBatch) -> Result<(), Error> {
+        let family = store.family(Family::Meta)?;
+        match letter {
+            Some(letter) => {
+                let text = serde_json::to_vec(letter).map_err(|error| store.corrupt(error.to_string()))?;
+                batch.put_cf(family, place, text);
+            }
+            None => batch.delete_cf(family, place),
+        }
+        Ok(())
+    }
+
+    /// Has a batch forget all of an entity.
+    pub(crate) fn forget(store: &Store, entity: &str, batch: &mut WriteBatch) -> Result<(), Error> {
+        // A slash is followed by the zero among digits.
+        let (start, end) = (format!("{DOCUMENT}{entity}/"), format!("{DOCUMENT}{entity}0"));
+        batch.delete_range_cf(store.family(Family::Meta)?, start, end);
+        Ok(())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Letter {
     Change(Refused),
     Event(DeadLetter),
+    Document(TooLarge),
 }
 
 /// A letter under its id.
@@ -111,6 +161,8 @@ pub struct Retried {
     pub changes: u64,
     /// Letters that were meant and are of events.
     pub events: u64,
+    /// The same of documents past their limits.
+    pub documents: u64,
     /// Sinks that fail, or have given up, and are tried at once.
     pub sinks: u64,
 }
@@ -172,6 +224,10 @@ impl DeadLetters {
         self.each(which, &mut |_, kept| match kept.letter {
             Letter::Event(_) => {
                 retried.events += 1;
+                true
+            }
+            Letter::Document(_) => {
+                retried.documents += 1;
                 true
             }
             Letter::Change(refused) => {
@@ -245,6 +301,8 @@ impl DeadLetters {
     fn read(&self, place: &[u8], text: &[u8]) -> Result<Letter, Error> {
         let letter = if place.starts_with(EVENT.as_bytes()) {
             serde_json::from_slice(text).map(Letter::Event)
+        } else if place.starts_with(DOCUMENT.as_bytes()) {
+            serde_json::from_slice(text).map(Letter::Document)
         } else {
             serde_json::from_slice(text).map(Letter::Change)
         };

@@ -24,8 +24,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Config;
+use crate::assemble::parts;
 use crate::catalog::{Catalog, Entity, Lacking, Layout, fingerprint, shape};
 use crate::checkpoint::Facts;
+use crate::dead_letters::TooLarge;
 use crate::error::Error;
 use crate::state::meta::{Stage, Standing};
 use crate::state::row::{Row, Spans};
@@ -223,9 +225,19 @@ fn switch(store: &Store, known: &Definitions, next: &Definitions, mut standing: 
             // What is pending of it would be compared with what it was before; every sink is told all of it.
             let (start, end) = ((number as u16).to_be_bytes(), (number as u32 + 1).to_be_bytes());
             batch.delete_range_cf(store.family(Family::Pending)?, &start[..], &end[2..]);
+            parts::remove_entity(store, number as u16, &mut batch)?;
+            TooLarge::forget(store, &entity.name, &mut batch)?;
             tracing::info!(entity = entity.name, defined = entity.definition.is_some(), "the entity's definition has changed");
         }
     }
+    let made_anew = |(number, entity): &(usize, &Known)| {
+        let made_first = |definition: &EntityDefinition| definition.of.is_some() || definition.sets_aside();
+        entity.definition.as_ref().is_some_and(made_first)
+            && known.entities.get(*number).is_none_or(|known| known.shape != entity.shape)
+    };
+    let defined = |number: &u16| next.entities.get(usize::from(*number)).is_some_and(|entity| entity.definition.is_some());
+    standing.unmade.retain(defined);
+    standing.unmade.extend(next.entities.iter().enumerate().filter(made_anew).map(|(number, _)| number as u16));
     let used = |table: &str| next.layout.tables.iter().any(|kept| kept.name.to_string() == table);
     standing.sources.iter_mut().for_each(|source| source.rereads.retain(used));
     store.put_definitions(&mut batch, next)?;

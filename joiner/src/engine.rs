@@ -10,13 +10,14 @@ use schemas::progress::{ProgressRecord, SequenceNumber, ShardId, ShardPositions,
 use streams::{Batch, Layout, Positions};
 
 use crate::Config;
+use crate::assemble;
 use crate::catalog::{Catalog, TableId};
 use crate::core::{Core, Limits, Progress};
 use crate::definitions;
 use crate::error::Error;
 use crate::handle::{Handle, Shared};
 use crate::route::{Of, Routed};
-use crate::scan::{As, scan};
+use crate::scan::{As, Wanted, scan};
 use crate::state::{Store, meta, migrate};
 use crate::step::Share;
 
@@ -58,6 +59,12 @@ impl Origin {
         let mut by_table = Vec::with_capacity(catalog.tables.len());
         for (id, table) in catalog.tables.iter().enumerate() {
             let name = &table.schema.name;
+            if catalog.is_of_documents(id) {
+                // Of documents: they go with the rows of any source.
+                origins.iter_mut().for_each(|origin| origin.tables.push(id));
+                by_table.push(StreamName(String::new()));
+                continue;
+            }
             let of = origins.iter().position(|origin| origin.qualifier == name.source);
             let of = of.ok_or_else(|| Error::UnknownSource { table: name.clone() })?;
             let stream = config.layout.stream(&sources[of].stream_prefix, name);
@@ -80,10 +87,16 @@ impl Engine {
     pub fn open(config: &Config) -> Result<Self, Error> {
         // Mistakes in the definitions are told before anything is touched.
         Catalog::new(&config.plans)?;
+        if let Some(plan) = config.plans.iter().find(|plan| plan.input.is_some() && !config.range.is_all()) {
+            return Err(Error::RollUpOfShare { entity: plan.entity.to_string() });
+        }
         let claimed = meta::claim(&config.state_dir, &config.source(), config.range)?;
         let store = Store::open(&config.state_dir, claimed.incarnation, config.memory)?;
         migrate::run(&store, claimed.format)?;
-        let catalog = Arc::new(definitions::settle(&store, &claimed.definitions, config)?.with_share(config.range));
+        let catalog = Arc::new(
+            definitions::settle(&store, &claimed.definitions, config)?.with_share(config.range).with_parts(config.part_rows),
+        );
+        assemble::parts::settle(&store, config.part_rows)?;
         let (origins, by_table) = Origin::all(config, &catalog)?;
         let streams = origins.iter().flat_map(|origin| origin.streams.iter().cloned()).collect();
         let limits = Limits {
@@ -206,6 +219,6 @@ impl Engine {
         let snapshot = store.db().snapshot();
         let standing = store.standing_at(&snapshot)?;
         let of = As { version: standing.frontier, commit_time_ms: standing.commit_time_ms };
-        scan(store, catalog, &snapshot, id, of, threads.max(1), receive)
+        scan(store, catalog, &snapshot, (id, Wanted::Documents), of, threads.max(1), receive)
     }
 }

@@ -41,6 +41,10 @@ pub enum Error {
     Locked { path: PathBuf },
     #[error("the joiner state in {path} cannot be written: {what}. Make room on the disk or correct its permissions, then start again: nothing is lost", path = .path.display())]
     Disk { path: PathBuf, what: String },
+    #[error(
+        "entity {entity} rolls up the documents of another one, which takes all of them: an instance that makes a part of the entities cannot. Have one instance make all entities, or give the roll-ups to a joiner of their own that does"
+    )]
+    RollUpOfShare { entity: String },
     #[error("entity {entity:?} is defined twice")]
     DuplicateEntity { entity: String },
     #[error("no entities are defined: add a definition to the configuration's `entities`")]

@@ -34,6 +34,8 @@ pub struct Place {
     pub way_up: Vec<String>,
     /// Whether one change touches one entity at most.
     pub touches_one: bool,
+    /// Whether the aggregates over its rows are kept in parts: a change reads few of them, however many there are.
+    pub in_parts: bool,
 }
 
 /// A way in which the state keeps rows of a table.
@@ -107,6 +109,7 @@ impl Explainer<'_> {
             unused: node.table.columns.iter().enumerate().filter(is_unused).map(|(_, column)| column.name.clone()).collect(),
             way_up,
             touches_one,
+            in_parts: self.catalog.entities[self.entity].nodes[id].parts,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::route::{Of, Routed, route};
 use crate::state::meta::Standing;
 use crate::state::{Store, key, outbox};
 use crate::status::{SinkStatus, Status};
-use crate::step;
+use crate::step::{self, Found};
 use crate::{Config, Source};
 
 /// The outbox's end.
@@ -187,13 +187,16 @@ impl Handle {
         self.shared.catalog.entities[entity].plan.normalize_key(key)
     }
 
-    /// Assembles an entity from the state as it stands: its document and the LSN that it reflects. `None`: there is none, or the state cannot be read now (`Head::live`).
+    /// Assembles an entity from the state as it stands: its document and the LSN that it reflects. `None`: there is none, it is too large to be told, or the state cannot be read now (`Head::live`).
     pub fn get(&self, entity: &str, key: &EntityKey) -> Result<Option<(Lsn, String)>, Error> {
         let Shared { catalog, store, .. } = &*self.shared;
         let id = catalog.entity(entity).ok_or_else(|| Error::UnknownEntity { entity: entity.to_owned() })?;
         let Some(bytes) = encode_key(catalog, id, key) else { return Ok(None) };
         let (standing, found) = step::assemble_now(store, catalog, id, &bytes)?;
-        Ok(found.filter(|_| standing.is_consistent()))
+        Ok(match found {
+            Found::Document(text) if standing.is_consistent() => Some((standing.frontier, text)),
+            _ => None,
+        })
     }
 }
 

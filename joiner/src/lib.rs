@@ -77,6 +77,8 @@ pub struct Config {
     pub buffer_bytes: usize,
     /// What a step may take of memory for its rows; one that changes more is written in portions, and seen when it is whole.
     pub portion_bytes: usize,
+    /// Aggregates over very many rows are kept in parts of about so many, a power of two: more of them are read when one has changed, fewer parts are kept.
+    pub part_rows: u32,
     /// Entities assembled and written at once; a step that touches more is done in several writes, and seen when it is whole.
     pub chunk_entities: usize,
     /// The same as bytes of documents.
@@ -129,6 +131,7 @@ impl Config {
             layout: Layout::default(),
             buffer_bytes: 256 << 20,
             portion_bytes: 64 << 20,
+            part_rows: assemble::parts::PART_ROWS,
             chunk_entities: 20_000,
             chunk_bytes: 32 << 20,
             memory: Memory::default(),

@@ -98,7 +98,9 @@ impl<'a> Writes<'a> {
     }
 
     /// With the standing, which names what was written; everything is in files then.
-    fn end(self, standing: &Standing) -> Result<(), Error> {
+    fn end(mut self, standing: &Standing) -> Result<(), Error> {
+        // What is kept of aggregates is made anew.
+        self.store.clear_in(&mut self.batch, Family::Parts)?;
         self.store.write_with(self.batch, standing)?;
         self.store.flush()
     }
@@ -165,6 +167,7 @@ fn narrow(copy: &Copied, config: &Config) -> Result<(), Error> {
             writes.delete(Family::Meta, &place)?;
         }
     }
+    standing.unmade = catalog.made_first().collect();
     writes.end(&standing)
 }
 
@@ -262,6 +265,7 @@ fn merge(base: &Copied, other: &Copied, config: &Config) -> Result<(), Error> {
     }
     standing.mixed_until = standing.mixed_until.max(ahead.frontier);
     standing.complete_after = standing.complete_after.max(standing.mixed_until);
+    standing.unmade = catalog.made_first().collect();
     writes.end(&standing)
 }
 

@@ -28,6 +28,14 @@ pub(crate) struct As {
     pub(crate) commit_time_ms: i64,
 }
 
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Documents,
+    /// The keys of documents that are too large to be told.
+    TooLarge,
+}
+
 /// Receives batches, from several threads; answers false to end the scan.
 pub(crate) type Receive<'a> = &'a (dyn Fn(Vec<EntityChange>) -> bool + Sync);
 
@@ -36,7 +44,7 @@ pub(crate) fn scan(
     store: &Store,
     catalog: &Catalog,
     snapshot: &Snapshot<'_>,
-    entity: usize,
+    (entity, wanted): (usize, Wanted),
     of: As,
     threads: usize,
     receive: Receive<'_>,
@@ -47,7 +55,7 @@ pub(crate) fn scan(
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let work = || {
         while let Some(range) = ranges.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| !stopped.load(Ordering::Relaxed)) {
-            match scan_range(store, catalog, snapshot, entity, of, range, receive) {
+            match scan_range(store, catalog, snapshot, (entity, wanted), of, range, receive) {
                 Ok(true) => {}
                 Ok(false) => stopped.store(true, Ordering::Relaxed),
                 Err(error) => {
@@ -131,7 +139,7 @@ fn scan_range(
     store: &Store,
     catalog: &Catalog,
     snapshot: &Snapshot<'_>,
-    entity_id: usize,
+    (entity_id, wanted): (usize, Wanted),
     of: As,
     (start, end): &Range,
     receive: Receive<'_>,
@@ -159,7 +167,7 @@ fn scan_range(
         if parts[..length] != last[..] {
             document.clear();
             let made = if entity.group.is_some() {
-                if assembler.document(&parts[..length], &mut document)? { Made::Document } else { Made::Incomplete }
+                assembler.document(&parts[..length], &mut document)?
             } else {
                 assembler.document_of_row(row, &mut document)?
             };
@@ -167,7 +175,11 @@ fn scan_range(
                 last.clear();
                 last.extend_from_slice(&parts[..length]);
             }
-            if made == Made::Document {
+            let is_wanted = match wanted {
+                Wanted::Documents => made == Made::Document,
+                Wanted::TooLarge => made == Made::TooLarge,
+            };
+            if is_wanted {
                 let text = std::str::from_utf8(&document).map_err(|_| store.corrupt("a document that is not UTF-8"))?;
                 let key = entity_key(entity, &last).ok_or_else(|| store.corrupt("an entity key that cannot be read"))?;
                 bytes += text.len();
@@ -176,7 +188,7 @@ fn scan_range(
                     key,
                     version: of.version,
                     commit_time_ms: of.commit_time_ms,
-                    document: Some(Arc::from(text)),
+                    document: (made == Made::Document).then(|| Arc::from(text)),
                 });
             }
             if (batch.len() >= BATCH_ENTITIES || bytes >= BATCH_BYTES) && !receive(std::mem::take(&mut batch)) {

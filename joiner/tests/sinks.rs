@@ -19,7 +19,7 @@ use schemas::entity::EntityInfo;
 use schemas::progress::Phase;
 use sinks::{Held, Rejected, Retry, Sink, Terms};
 use streams::memory::Memory;
-use support::{change, config, encode, lsn, order, orders, publish, read, record};
+use support::{ORDER, change, config, encode, lsn, order, orders, plan, publish, read, record};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,10 @@ struct Inner {
     attempts: Mutex<Vec<Instant>>,
     /// It has given up, and says so in its note.
     given_up: AtomicBool,
+    /// Entities of which something is to be filled by a load.
+    lacking: Mutex<Vec<String>>,
+    /// Entities whose loads have ended, in their order.
+    ended: Mutex<Vec<String>>,
 }
 
 /// A target in memory.
@@ -137,9 +141,15 @@ impl Sink for Target {
         Ok(rejected)
     }
 
-    async fn end_load(&mut self, _: &str, _: Lsn) -> Result<(), sinks::Error> {
+    async fn end_load(&mut self, entity: &str, _: Lsn) -> Result<(), sinks::Error> {
         self.inner.loads.fetch_add(1, Ordering::SeqCst);
+        self.inner.ended.lock().unwrap().push(entity.to_owned());
+        self.inner.lacking.lock().unwrap().retain(|lacking| lacking != entity);
         Ok(())
+    }
+
+    async fn lacking(&mut self) -> Result<Vec<String>, sinks::Error> {
+        Ok(self.inner.lacking.lock().unwrap().clone())
     }
 
     async fn held(&mut self) -> Result<Held, sinks::Error> {
@@ -216,7 +226,7 @@ impl Running {
 fn refused(letters: &DeadLetters) -> Vec<Refused> {
     let change = |letter| match letter {
         Letter::Change(refused) => refused,
-        Letter::Event(event) => panic!("{event:?}"),
+        other => panic!("{other:?}"),
     };
     letters.list(&Which::All, 100).unwrap().into_iter().map(|kept| change(kept.letter)).collect()
 }
@@ -242,6 +252,28 @@ async fn update(provider: &Memory, ids: std::ops::RangeInclusive<i64>, at: u8, f
 }
 
 #[tokio::test]
+async fn only_the_entity_that_lacks_something_in_the_target_is_loaded_anew() {
+    let (dir, provider, target) = (tempfile::tempdir().unwrap(), Memory::new(), Target::new());
+    let plans = || vec![plan(ORDER), plan("entity: item\ntable: dbo.items\nfields: [line, price]")];
+    let start = || start_with(joiner::Config { plans: plans(), ..config(dir.path()) }, &provider, target.named());
+    let running = start();
+    load(&provider, 3).await;
+    until("the load", || target.frontier() == Some(lsn(5))).await;
+    running.stop().await;
+    // A column is new.
+    let mut ended = std::mem::take(&mut *target.inner.ended.lock().unwrap());
+    ended.sort_unstable();
+    assert_eq!(ended, ["item", "order"]);
+    target.inner.lacking.lock().unwrap().push("order".into());
+    update(&provider, 1..=1, 6, "new", "paid").await;
+    let running = start();
+    until("what came meanwhile", || target.frontier() == Some(lsn(6))).await;
+    assert_eq!(*target.inner.ended.lock().unwrap(), ["order"]);
+    assert!(target.document("1").unwrap().contains("paid") && target.inner.lacking.lock().unwrap().is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_refused_change_is_kept_with_its_reason_and_tried_again_when_asked() {
     let (dir, provider, target) = (tempfile::tempdir().unwrap(), Memory::new(), Target::new());
     target.fate("2", Some(Fate::Rejected));
@@ -262,7 +294,7 @@ async fn a_refused_change_is_kept_with_its_reason_and_tried_again_when_asked() {
 
     // In vain: it stays, with what is said now.
     let letters = running.handle.dead_letters();
-    assert_eq!(letters.retry(&Which::All).unwrap(), Retried { changes: 1, events: 0, sinks: 0 });
+    assert_eq!(letters.retry(&Which::All).unwrap(), Retried { changes: 1, events: 0, documents: 0, sinks: 0 });
     until("the vain attempt", || !running.letters()[0].retry && running.sink().rejected == 2).await;
     // The cause is mended.
     target.fate("2", None);

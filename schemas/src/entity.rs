@@ -30,7 +30,7 @@
 //!   large: total > 1000 && customer.tier == "gold"
 //! ```
 //!
-//! With `group_by`, the rows of the table are rolled up: one entity for each group, with aggregates over its `rows`.
+//! With `group_by`, the rows of the table are rolled up: one entity for each group, with aggregates over its `rows`. With `of` in place of `table`, the rows are the documents of another entity.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,12 @@ pub use schema::definition_schema;
 pub struct EntityDefinition {
     /// Lower-case letters, digits, `_` and `-`, starting with a letter.
     pub entity: String,
+    /// The root; none where the documents of another entity are rolled up.
+    #[serde(default = "TableName::none", skip_serializing_if = "TableName::is_none")]
     pub table: TableName,
+    /// The entity whose documents are rolled up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<String>,
     /// Rows that do not meet it do not take part.
@@ -148,6 +153,7 @@ impl EntityDefinition {
         Self {
             entity: entity.into(),
             table,
+            of: None,
             key: Vec::new(),
             filter: None,
             limits: None,
@@ -159,6 +165,13 @@ impl EntityDefinition {
             aggregates: BTreeMap::new(),
             computed: BTreeMap::new(),
         }
+    }
+}
+
+impl EntityDefinition {
+    /// Whether documents past their limits are set aside.
+    pub fn sets_aside(&self) -> bool {
+        self.limits.is_some_and(|limits| limits.exceeded == Exceeded::DeadLetter)
     }
 }
 
@@ -249,6 +262,8 @@ pub enum Exceeded {
     Truncate,
     /// The joiner stops.
     Stop,
+    /// The document is set aside: what was told of it last stands until it fits.
+    DeadLetter,
 }
 
 impl Limits {

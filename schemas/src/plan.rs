@@ -11,6 +11,7 @@ mod document;
 mod error;
 mod instant;
 mod key_type;
+mod of;
 mod resolve;
 mod uses;
 mod value_type;
@@ -47,6 +48,38 @@ pub struct Plan {
     pub derived: Vec<Derived>,
     /// The entity is a roll-up of the root's rows that agree in the entity key.
     pub group: Option<Group>,
+    /// Whose documents the rows are made of, where they are no table's.
+    pub input: Option<Input>,
+}
+
+/// The entity whose documents a roll-up is over.
+#[derive(Debug, Clone)]
+pub struct Input {
+    pub plan: Box<Plan>,
+    /// What is made of a document, in the columns behind those of the entity key.
+    pub columns: Vec<InputColumn>,
+}
+
+/// A value that is made of a document.
+#[derive(Debug, Clone)]
+pub enum InputColumn {
+    /// As it stands there.
+    Member(String),
+    Expression(Arc<Expression>),
+}
+
+impl InputColumn {
+    pub const fn is_member(&self) -> bool {
+        matches!(self, Self::Member(_))
+    }
+
+    /// The member's name, or the expression.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Member(name) => name,
+            Self::Expression(expression) => expression.text(),
+        }
+    }
 }
 
 /// A value that is computed of the columns of a row.

@@ -38,6 +38,15 @@ impl TableName {
     pub fn within(self) -> Self {
         Self { source: None, ..self }
     }
+
+    /// Stands where there is no table.
+    pub const fn none() -> Self {
+        Self { source: None, schema: String::new(), table: String::new() }
+    }
+
+    pub const fn is_none(&self) -> bool {
+        self.table.is_empty()
+    }
 }
 
 impl fmt::Display for TableName {

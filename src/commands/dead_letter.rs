@@ -42,6 +42,12 @@ pub(crate) async fn run(command: DeadLetterCommand) -> anyhow::Result<ExitCode> 
                     "{events} are events of a table: `tributary snapshot --table NAME` has the table read again, then drop them."
                 );
             }
+            let documents = count("documents");
+            if documents > 0 {
+                println!(
+                    "{documents} are documents past the `limits` of their definitions: they are told as soon as they fit. Raise the limits, or find out why they have grown."
+                );
+            }
             if changes == 0 && sinks > 0 {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -114,8 +120,8 @@ impl Place {
     async fn retry(&self, which: &Which) -> anyhow::Result<Value> {
         match self {
             Self::Stopped(letters) => {
-                let retried = letters.retry(which)?;
-                Ok(json!({"changes": retried.changes, "events": retried.events, "sinks": retried.sinks}))
+                let joiner::dead_letters::Retried { changes, events, documents, sinks } = letters.retry(which)?;
+                Ok(json!({"changes": changes, "events": events, "documents": documents, "sinks": sinks}))
             }
             Self::Running(api) => post(api, "/v1/dead-letters/retry", which).await,
         }
@@ -156,6 +162,8 @@ fn listed(letters: &[Value]) -> String {
     let row = |letter: &Value| {
         let (of, what, lsn) = if letter["kind"] == "change" {
             (text(&letter["sink"]), format!("{} {}", text(&letter["entity"]), text(&letter["key"])), text(&letter["version"]))
+        } else if letter["kind"] == "document" {
+            (text(&letter["entity"]), text(&letter["key"]), text(&letter["version"]))
         } else {
             (text(&letter["stream"]), text(&letter["table"]), text(&letter["commit_lsn"]))
         };

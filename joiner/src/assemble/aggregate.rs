@@ -80,8 +80,7 @@ impl Running {
             }
             Self::Best { greatest, best } => {
                 let Ok(value) = Value::from_fragment(fragment, of) else { return };
-                let wanted = if *greatest { Ordering::Greater } else { Ordering::Less };
-                if !is_null && best.as_ref().is_none_or(|(best, _)| value.compare(best) == Some(wanted)) {
+                if !is_null && is_better(*greatest, &value, best.as_ref()) {
                     *best = Some((value.into_owned(), fragment.to_vec()));
                 }
             }
@@ -95,14 +94,50 @@ impl Running {
                 *truth = if *all { *truth && is_true } else { *truth || is_true };
             }
             Self::Edge { last, found } => {
-                let better = found.as_ref().is_none_or(|(other, _)| {
-                    let order = place.cmp(&other.as_deref());
-                    if *last { order.is_ge() } else { order.is_lt() }
-                });
-                if better {
+                if is_nearer(*last, place, found.as_ref()) {
                     *found = Some((place.map(<[u8]>::to_vec), fragment.to_vec()));
                 }
             }
+        }
+    }
+
+    /// Adds what other values have come to in the same aggregate: those of children behind the ones that were added so far.
+    pub(crate) fn merge(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Count(count), Self::Count(more)) => *count += more,
+            (Self::Exact { high, low, scale, .. }, Self::Exact { high: c, low: d, scale: places, .. }) => {
+                if let Some(sum) = added(((*high, *low), *scale), ((c, d), places)) {
+                    ((*high, *low), *scale) = sum;
+                }
+            }
+            (Self::Float(sum), Self::Float(more)) => *sum += more,
+            (Self::Average(sum, count), Self::Average(more, others)) => {
+                sum.merge(*more);
+                *count += others;
+            }
+            (Self::Best { greatest, best }, Self::Best { best: Some((value, fragment)), .. }) => {
+                if is_better(*greatest, &value, best.as_ref()) {
+                    *best = Some((value, fragment));
+                }
+            }
+            (Self::Distinct(values), Self::Distinct(more)) => values.extend(more),
+            (Self::Truth { all, truth }, Self::Truth { truth: other, .. }) => {
+                *truth = if *all { *truth && other } else { *truth || other };
+            }
+            (Self::Edge { last, found }, Self::Edge { found: Some((place, fragment)), .. }) => {
+                if is_nearer(*last, place.as_deref(), found.as_ref()) {
+                    *found = Some((place, fragment));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Leaves out what can make no difference any more.
+    pub(crate) fn compact(&mut self, of: &Type) {
+        if let Self::Distinct(values) = self {
+            let kept: Vec<Vec<u8>> = distinct(values, of).map(<[u8]>::to_vec).collect();
+            *values = kept;
         }
     }
 
@@ -112,14 +147,8 @@ impl Running {
                 let text = string_value(fragment);
                 let digits = text.as_ref().map_or(fragment, |text| text.as_bytes());
                 let Some((mantissa, places)) = parse(digits) else { return };
-                let common = places.max(*scale);
-                let sum = || {
-                    let (a, b) = widened((*high, *low), common - *scale)?;
-                    let (c, d) = widened((mantissa / BASE, mantissa % BASE), common - places)?;
-                    Some((a.checked_add(c)?.checked_add((b + d) / BASE)?, (b + d) % BASE))
-                };
-                if let Some(sum) = sum() {
-                    ((*high, *low), *scale) = (sum, common);
+                if let Some(sum) = added(((*high, *low), *scale), ((mantissa / BASE, mantissa % BASE), places)) {
+                    ((*high, *low), *scale) = sum;
                 }
             }
             Self::Float(sum) => {
@@ -155,7 +184,16 @@ impl Running {
             Self::Float(sum) => drop(serde_json::to_writer(out, sum)),
             Self::Average(sum, count) => average(sum, *count).write_json(out),
             Self::Best { best, .. } => put(best.as_ref().map_or(&[], |(_, fragment)| fragment), out),
-            Self::Distinct(values) => distinct(values, of, out),
+            Self::Distinct(values) => {
+                out.push(b'[');
+                for (nth, fragment) in distinct(values, of).enumerate() {
+                    if nth > 0 {
+                        out.push(b',');
+                    }
+                    put(fragment, out);
+                }
+                out.push(b']');
+            }
             Self::Truth { truth, .. } => drop(write!(out, "{truth}")),
             Self::Edge { found, .. } => put(found.as_ref().map_or(&[], |(_, fragment)| fragment), out),
         }
@@ -177,20 +215,38 @@ fn average(sum: &Running, count: u64) -> Value<'static> {
     sum.zip(count).and_then(|(sum, count)| sum.divided_by(count)).map_or(Value::Null, Value::Decimal)
 }
 
-/// Each value once, in order.
-fn distinct(fragments: &[Vec<u8>], of: &Type, out: &mut Vec<u8>) {
+/// Each value once, in order; of equals the first.
+fn distinct<'f>(fragments: &'f [Vec<u8>], of: &Type) -> impl Iterator<Item = &'f [u8]> {
     let mut values: Vec<(Value<'_>, &[u8])> =
         fragments.iter().filter_map(|fragment| Some((Value::from_fragment(fragment, of).ok()?, fragment.as_slice()))).collect();
     values.sort_by(|a, b| a.0.compare(&b.0).unwrap_or(Ordering::Equal));
     values.dedup_by(|a, b| a.0.equals(&b.0));
-    out.push(b'[');
-    for (nth, (_, fragment)) in values.iter().enumerate() {
-        if nth > 0 {
-            out.push(b',');
-        }
-        put(fragment, out);
-    }
-    out.push(b']');
+    values.into_iter().map(|(_, fragment)| fragment)
+}
+
+/// Whether a value takes the place of the best so far.
+fn is_better(greatest: bool, value: &Value<'_>, best: Option<&(Value<'static>, Vec<u8>)>) -> bool {
+    let wanted = if greatest { Ordering::Greater } else { Ordering::Less };
+    best.is_none_or(|(best, _)| value.compare(best) == Some(wanted))
+}
+
+/// Whether a child takes the place of the one that is nearest to an end of the order so far.
+fn is_nearer(last: bool, place: Option<&[u8]>, found: Option<&(Option<Vec<u8>>, Vec<u8>)>) -> bool {
+    found.is_none_or(|(other, _)| {
+        let order = place.cmp(&other.as_deref());
+        if last { order.is_ge() } else { order.is_lt() }
+    })
+}
+
+/// Halves of a number, and how many digits follow its point.
+type Scaled = ((i128, i128), u32);
+
+/// `None` where the sum has more digits than there is room for.
+fn added((left, scale): Scaled, (right, places): Scaled) -> Option<Scaled> {
+    let common = places.max(scale);
+    let (a, b) = widened(left, common - scale)?;
+    let (c, d) = widened(right, common - places)?;
+    Some(((a.checked_add(c)?.checked_add((b + d) / BASE)?, (b + d) % BASE), common))
 }
 
 /// The halves of a number with that many more digits behind it; `None` when they do not fit.

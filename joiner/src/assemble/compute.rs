@@ -9,6 +9,7 @@ use crate::metrics;
 use crate::state::row::Row;
 
 /// The aggregates of a node while its children pass by.
+#[derive(Debug)]
 pub(super) struct Sums<'a> {
     aggregates: &'a [Aggregate],
     running: Vec<Running>,
@@ -28,6 +29,34 @@ impl<'a> Sums<'a> {
     /// Whether anything is computed over the children of a node.
     pub(super) fn are_over(&self, child: NodeId) -> bool {
         self.aggregates.iter().any(|aggregate| aggregate.over == child)
+    }
+
+    pub(super) const fn aggregates(&self) -> &'a [Aggregate] {
+        self.aggregates
+    }
+
+    /// Adds what children behind those so far have come to in the same aggregates.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.running.iter_mut().zip(other.running).for_each(|(running, other)| running.merge(other));
+    }
+
+    pub(super) fn compact(&mut self) {
+        self.aggregates.iter().zip(&mut self.running).for_each(|(aggregate, running)| running.compact(&aggregate.of));
+    }
+
+    /// Appends what stands for the aggregates over a child.
+    pub(super) fn encode(&self, child: NodeId, out: &mut Vec<u8>) {
+        let over = self.aggregates.iter().zip(&self.running).filter(|(aggregate, _)| aggregate.over == child);
+        over.for_each(|(_, running)| running.encode(out));
+    }
+
+    /// Reads what [`Sums::encode`] has appended; the other aggregates are of no children.
+    pub(super) fn decode(aggregates: &'a [Aggregate], child: NodeId, bytes: &mut &[u8]) -> Option<Self> {
+        let mut sums = Self::of(aggregates);
+        for (aggregate, running) in aggregates.iter().zip(&mut sums.running).filter(|(aggregate, _)| aggregate.over == child) {
+            *running = Running::decode(aggregate.kind, &aggregate.of, bytes)?;
+        }
+        Some(sums)
     }
 
     /// Adds a child that stands in the document.

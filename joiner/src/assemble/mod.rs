@@ -10,13 +10,17 @@ use schemas::plan::NodeId;
 
 mod aggregate;
 mod compute;
+mod part;
+pub(crate) mod parts;
 mod room;
 
 use aggregate::Running;
 use compute::Sums;
+use parts::Parts;
 use room::Room;
+pub(crate) use room::in_words as limits_in_words;
 
-use crate::catalog::{Entity, Group, Many, Node};
+use crate::catalog::{Entity, Many, Node};
 use crate::error::Error;
 use crate::state::key;
 use crate::state::row::{Row, Spans};
@@ -44,6 +48,7 @@ pub(crate) struct Assembler<'a> {
     root: (Vec<u8>, Option<Vec<u8>>),
     /// What is left for the document that is being made, where its definition has limits.
     room: Option<Room>,
+    parts: Parts<'a>,
 }
 
 /// Which of two documents of one key is made: each side keeps its own subtrees.
@@ -71,7 +76,15 @@ pub(crate) enum Made {
     LeftOut,
     /// Something that is required is missing.
     Incomplete,
+    /// It is longer than its definition allows, which has such documents set aside.
+    TooLarge,
     Document,
+}
+
+impl Made {
+    fn of(present: bool) -> Self {
+        if present { Self::Document } else { Self::LeftOut }
+    }
 }
 
 /// The text of an entity key.
@@ -100,6 +113,7 @@ impl<'a> Assembler<'a> {
             reading,
             root: (Vec::new(), None),
             room: None,
+            parts: Parts::new(),
         }
     }
 
@@ -109,6 +123,7 @@ impl<'a> Assembler<'a> {
         if last.map(std::ptr::from_ref) != overlay.map(std::ptr::from_ref) {
             self.kept[side as usize].iter_mut().for_each(HashMap::clear);
         }
+        self.see_parts_through(side, overlay);
         (self.side, self.view.overlay) = (side, overlay);
     }
 
@@ -116,20 +131,28 @@ impl<'a> Assembler<'a> {
         &mut self.kept[self.side as usize][node]
     }
 
-    /// Appends the document of the entity with these key bytes; false (and nothing appended) when there is none.
-    pub(crate) fn document(&mut self, key: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
+    /// Appends the document of the entity with these key bytes, or nothing.
+    pub(crate) fn document(&mut self, key: &[u8], out: &mut Vec<u8>) -> Result<Made, Error> {
         let mut prefix = Vec::with_capacity(key.len() + 2);
         let index = self.entity.nodes[0].rows;
         start_key(index, &mut prefix);
         prefix.extend_from_slice(key);
         if let Some(group) = &self.entity.group {
-            return self.group(group, &prefix, out);
+            return self.group(group, &prefix, out).map(Made::of);
         }
+        let entity = self.entity;
+        let text = || entity_key(entity, key).map_or_else(String::new, |key| key.to_string());
+        self.limited(out, text, |assembler, out| assembler.root(prefix, out))
+    }
+
+    /// The root's row, by where it stands, and what hangs on it.
+    fn root(&mut self, prefix: Vec<u8>, out: &mut Vec<u8>) -> Result<Made, Error> {
+        let index = self.entity.nodes[0].rows;
         if self.reading != Reading::Twice || !self.view.catalog.indexes[index].suffix.is_empty() {
-            return self.first(0, &prefix, out);
+            return self.first(0, &prefix, out).map(Made::of);
         }
         if let Some(written) = self.view.overlay.and_then(|overlay| overlay.get(index, &prefix)) {
-            return written.as_deref().map_or(Ok(false), |row| Ok(self.document_of_row(row, out)? == Made::Document));
+            return written.as_deref().map_or(Ok(Made::LeftOut), |row| self.node(0, row, out, &mut Sums::none()));
         }
         let (mut last, mut row) = std::mem::take(&mut self.root);
         if last != prefix {
@@ -137,49 +160,33 @@ impl<'a> Assembler<'a> {
             row = database.get(index, &prefix, <[u8]>::to_vec)?;
             last = prefix;
         }
-        let made = row.as_deref().map_or(Ok(Made::LeftOut), |row| self.document_of_row(row, out));
+        let made = row.as_deref().map_or(Ok(Made::LeftOut), |row| self.node(0, row, out, &mut Sums::none()));
         self.root = (last, row);
-        Ok(made? == Made::Document)
+        made
     }
 
     /// Appends the document of a root whose row has been read already.
     pub(crate) fn document_of_row(&mut self, row: &[u8], out: &mut Vec<u8>) -> Result<Made, Error> {
-        let Some(limits) = self.entity.plan.definition.limits else { return self.node(0, row, out, &mut Sums::none()) };
-        self.room = Some(Room::new(limits, out.len()));
-        let made = self.node(0, row, out, &mut Sums::none())?;
-        if let Some(room) = self.room.take().filter(|_| made == Made::Document) {
-            let key = || room::key_of(self.entity, row).unwrap_or_default();
-            room.close(&self.entity.name, key, out)?;
-        }
-        Ok(made)
+        let entity = self.entity;
+        let text = || room::key_of(entity, row).unwrap_or_default();
+        self.limited(out, text, |assembler, out| assembler.node(0, row, out, &mut Sums::none()))
     }
 
-    /// Appends the document of a group: its rows are aggregated, and are not in it. Without any row there is none.
-    fn group(&mut self, group: &'a Group, prefix: &[u8], out: &mut Vec<u8>) -> Result<bool, Error> {
-        let mut cursor = self.cursor(0)?;
-        let writes = self.view.writes(self.entity.nodes[0].rows);
-        let (mut sums, mut first, mut document) = (Sums::of(&group.aggregates), None, Vec::new());
-        let visited = cursor.visit(prefix, writes, |_, row| {
-            document.clear();
-            if self.node(0, row, &mut document, &mut sums)? == Made::Document && first.is_none() {
-                first = Some(row.to_vec());
-            }
-            Ok(true)
-        });
-        self.cursors[0] = Some(cursor);
-        visited?;
-        let Some(first) = first else { return Ok(false) };
-        let mut spans = Spans::default();
-        let row = spans.read(&first);
-        for (name, slot) in &group.fields {
-            out.extend_from_slice(name);
-            put(row.get(*slot), out);
+    /// A document, within what its definition allows it to be.
+    fn limited(
+        &mut self,
+        out: &mut Vec<u8>,
+        key: impl FnOnce() -> String,
+        make: impl FnOnce(&mut Self, &mut Vec<u8>) -> Result<Made, Error>,
+    ) -> Result<Made, Error> {
+        let Some(limits) = self.entity.plan.definition.limits else { return make(self, out) };
+        self.room = Some(Room::new(limits, out.len()));
+        let made = make(self, out);
+        let room = self.room.take();
+        match room.filter(|_| matches!(made, Ok(Made::Document))) {
+            Some(room) => room.close(&self.entity.name, key, out),
+            None => made,
         }
-        let mut members = Members::new();
-        sums.write(out, Some(&mut members));
-        compute::write(&self.entity.name, &group.computed, row, out, &mut members);
-        out.push(b'}');
-        Ok(true)
     }
 
     fn cursor(&mut self, node: NodeId) -> Result<Cursor<'a>, Error> {
@@ -188,7 +195,9 @@ impl<'a> Assembler<'a> {
             None => {
                 // Below the roots, even a scan reads here and there.
                 let below = self.reading == Reading::Scan && self.entity.nodes[node].parent.is_some();
-                self.view.cursor(self.entity.nodes[node].rows, if below { Reading::Once } else { self.reading })
+                // Of rows that are aggregated in parts only a few are read.
+                let some = self.reading == Reading::Twice && self.entity.nodes[node].parts;
+                self.view.cursor(self.entity.nodes[node].rows, if below || some { Reading::Once } else { self.reading })
             }
         }
     }
@@ -214,6 +223,7 @@ impl<'a> Assembler<'a> {
     /// Appends the document of a row at a node, or nothing. `sums`: the aggregates of the parent, among them those over this node.
     fn node(&mut self, id: NodeId, bytes: &[u8], out: &mut Vec<u8>, sums: &mut Sums<'a>) -> Result<Made, Error> {
         let start = out.len();
+        let cut = self.room.is_some_and(|room| room.cut);
         let node: &'a Node = &self.entity.nodes[id];
         let mut spans = std::mem::take(&mut self.scratch[id].spans);
         let row = spans.read(bytes);
@@ -237,6 +247,8 @@ impl<'a> Assembler<'a> {
             sums.add(id, row, out, &members);
         } else {
             out.truncate(start);
+            // What is not there has no lists that were cut.
+            self.room.iter_mut().for_each(|room| room.cut = cut);
         }
         let scratch = &mut self.scratch[id];
         (scratch.spans, scratch.members) = (spans, members);
@@ -319,16 +331,18 @@ impl<'a> Assembler<'a> {
             out.push(b']');
             return Ok(0);
         };
+        let in_parts = self.entity.nodes[many.node].parts;
         let mut cursor = self.cursor(many.node)?;
         let writes = self.view.writes(self.entity.nodes[many.node].rows);
         let (mut count, mut full) = (0, false);
+        let mut none = Sums::none();
         let visited = match &many.order {
             None => cursor.visit(&prefix, writes, |_, row| {
                 let start = out.len();
                 if count > 0 {
                     out.push(b',');
                 }
-                let made = self.node(many.node, row, out, sums)? == Made::Document;
+                let made = self.node(many.node, row, out, if in_parts { &mut none } else { sums })? == Made::Document;
                 // A list that was cut takes no more, be it ever so small.
                 full |= made && self.is_full(count, out.len());
                 if !made || full {
@@ -336,7 +350,7 @@ impl<'a> Assembler<'a> {
                 }
                 count += usize::from(made);
                 // The rest would be read for nothing, unless it is counted in.
-                Ok(!full || sums.are_over(many.node))
+                Ok(!full || !in_parts && sums.are_over(many.node))
             }),
             Some(order) => {
                 let mut documents = Vec::new();
@@ -374,9 +388,13 @@ impl<'a> Assembler<'a> {
             }
         };
         self.cursors[many.node] = Some(cursor);
-        self.scratch[many.node].key = prefix;
         out.push(b']');
-        visited.map(|()| count)
+        visited?;
+        if in_parts {
+            self.add_children(many.node, &prefix, sums)?;
+        }
+        self.scratch[many.node].key = prefix;
+        Ok(count)
     }
 
     /// Whether a list of `count` children, in a document that one more would make `length` bytes long, takes no more of them.

@@ -8,6 +8,7 @@
 use schemas::change::EntityKey;
 use schemas::entity::{Exceeded, Limits};
 
+use super::Made;
 use crate::catalog::Entity;
 use crate::error::Error;
 use crate::state::key;
@@ -21,7 +22,7 @@ pub(super) struct Room {
     start: usize,
     /// Bytes of the document in other buffers than the one that is written to.
     pub(super) before: usize,
-    cut: bool,
+    pub(super) cut: bool,
 }
 
 impl Room {
@@ -36,8 +37,8 @@ impl Room {
         full
     }
 
-    /// Ends the document: it says whether lists were cut, or that is a failure.
-    pub(super) fn close(self, entity: &str, key: impl FnOnce() -> String, out: &mut Vec<u8>) -> Result<(), Error> {
+    /// Ends the document: it says whether lists were cut, or it is set aside, or that is a failure.
+    pub(super) fn close(self, entity: &str, key: impl FnOnce() -> String, out: &mut Vec<u8>) -> Result<Made, Error> {
         match self.limits.exceeded {
             Exceeded::Truncate => {
                 // A document is never empty where it has lists; else nothing can have been cut of it.
@@ -45,17 +46,25 @@ impl Room {
                 out.extend_from_slice(if out.len() > self.start + 1 { b",\"" } else { b"\"" });
                 out.extend_from_slice(Limits::MARKER.as_bytes());
                 out.extend_from_slice(if self.cut { b"\":true}" } else { b"\":false}" });
-                Ok(())
+                Ok(Made::Document)
             }
             Exceeded::Stop if self.cut => {
-                let children = self.limits.children.map(|most| format!("{most} children in a list"));
-                let bytes = self.limits.bytes.map(|most| format!("{most} bytes"));
-                let limit = children.into_iter().chain(bytes).collect::<Vec<_>>().join(", or ");
-                Err(Error::OverLimit { entity: entity.to_owned(), key: key(), limit })
+                Err(Error::OverLimit { entity: entity.to_owned(), key: key(), limit: in_words(self.limits) })
             }
-            Exceeded::Stop => Ok(()),
+            Exceeded::DeadLetter if self.cut => {
+                out.truncate(self.start);
+                Ok(Made::TooLarge)
+            }
+            Exceeded::Stop | Exceeded::DeadLetter => Ok(Made::Document),
         }
     }
+}
+
+/// What a document may not have more of.
+pub(crate) fn in_words(limits: Limits) -> String {
+    let children = limits.children.map(|most| format!("{most} children in a list"));
+    let bytes = limits.bytes.map(|most| format!("{most} bytes"));
+    children.into_iter().chain(bytes).collect::<Vec<_>>().join(", or ")
 }
 
 /// The entity key of a root's row.

@@ -15,7 +15,7 @@ use schemas::table::{SqlType, TableSchema};
 use super::layout::{ColumnLayout, IndexLayout, TableLayout};
 use super::{
     Aggregate, Catalog, Computed, DerivedSlot, Entity, Group, Index, IndexId, IndexKind, Lacking, Layout, Link, Many, Node,
-    Place, SlotMask, SlotPart, Source, Table, TableId, Up,
+    OfDocuments, Place, SlotMask, SlotPart, Source, Table, TableId, Up,
 };
 use crate::error::Error;
 
@@ -50,6 +50,8 @@ pub(super) struct Builder<'a> {
     /// By entity and node.
     rows: HashMap<(usize, NodeId), IndexId>,
     ups: HashMap<(usize, NodeId), Up>,
+    /// By entity, of those that roll up another's documents: the index of these by their own key.
+    by_key: HashMap<usize, IndexId>,
 }
 
 impl<'a> Builder<'a> {
@@ -61,6 +63,13 @@ impl<'a> Builder<'a> {
         let mut names = BTreeSet::new();
         if let Some(plan) = plans.iter().find(|plan| !names.insert(plan.entity.clone())) {
             return Err(Error::DuplicateEntity { entity: plan.entity.to_string() });
+        }
+        for (nth, plan) in plans.iter().enumerate() {
+            let of = plan.input.as_ref().map(|input| &input.plan.entity);
+            // What is rolled up has its number first: steps come to it before the roll-up.
+            if let Some(of) = of.filter(|of| !plans[..nth].iter().any(|plan| plan.entity == **of)) {
+                return Err(Error::UnknownEntity { entity: of.to_string() });
+            }
         }
         let mut builder = Self::tables(plans, base)?;
         builder.kept_indexes();
@@ -90,6 +99,7 @@ impl<'a> Builder<'a> {
             indexes: Vec::new(),
             rows: HashMap::new(),
             ups: HashMap::new(),
+            by_key: HashMap::new(),
         };
         for node in plans.iter().flat_map(|plan| &plan.nodes) {
             let name = &node.table.name;
@@ -216,7 +226,8 @@ impl<'a> Builder<'a> {
     /// Takes out what the state has and nothing uses any more.
     fn drop_unused(&mut self) {
         let looked_up = self.ups.values().filter_map(|up| if let Up::Lookup(index) = up { Some(*index) } else { None });
-        let used: BTreeSet<IndexId> = self.rows.values().copied().chain(looked_up).collect();
+        let rows = self.rows.values().chain(self.by_key.values()).copied();
+        let used: BTreeSet<IndexId> = rows.chain(looked_up).collect();
         for (id, index) in self.indexes.iter_mut().enumerate().filter(|(id, _)| !used.contains(id)) {
             tracing::debug!(id, ?index, "an index is no longer used");
             *index = Index::dropped();
@@ -279,6 +290,10 @@ impl<'a> Builder<'a> {
                 let all = (0..self.tables[table].slots()).collect();
                 let index = self.index(IndexKind::Rows, table, cluster, &all);
                 self.rows.insert((entity, id), index);
+                if plan.input.is_some() {
+                    let index = self.index(IndexKind::Rows, table, self.tables[table].own_key.clone(), &all);
+                    self.by_key.insert(entity, index);
+                }
             }
         }
     }
@@ -288,7 +303,13 @@ impl<'a> Builder<'a> {
         let table = self.table_of(plan, id);
         let node = &plan.nodes[id];
         if node.parent.is_none() {
-            return self.key(plan, table, &plan.key);
+            let mut needed = self.key(plan, table, &plan.key);
+            if plan.group.is_some() {
+                // Which of the group's rows it was is asked as well.
+                needed
+                    .extend(self.tables[table].own_key.iter().filter(|part| !needed.contains(part)).copied().collect::<Vec<_>>());
+            }
+            return needed;
         }
         node.link.iter().map(|link| SlotPart { slot: self.slot(plan, table, link.own_column), key_type: link.key_type }).collect()
     }
@@ -319,7 +340,7 @@ impl<'a> Builder<'a> {
     }
 
     fn finish(self, plans: &[Arc<Plan>]) -> Catalog {
-        let entities: Vec<Entity> = plans.iter().enumerate().map(|(entity, plan)| self.entity(entity, plan)).collect();
+        let entities: Vec<Entity> = (0..plans.len()).map(|entity| self.entity(entity, plans)).collect();
         let mut tables: Vec<Table> = self.tables.iter().enumerate().map(|(id, draft)| self.table(id, draft)).collect();
         for (entity, plan) in plans.iter().enumerate() {
             for (id, node) in plan.nodes.iter().enumerate() {
@@ -362,6 +383,7 @@ impl<'a> Builder<'a> {
             layout,
             unchecked,
             share: Default::default(),
+            part_rows: crate::assemble::parts::PART_ROWS,
         }
     }
 
@@ -430,7 +452,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn entity(&self, entity: usize, plan: &Arc<Plan>) -> Entity {
+    fn entity(&self, entity: usize, plans: &[Arc<Plan>]) -> Entity {
+        let plan = &plans[entity];
         let table = self.table_of(plan, 0);
         let nodes = (0..plan.nodes.len()).map(|id| self.node(entity, plan, id)).collect();
         let group = plan.group.as_ref().map(|group| {
@@ -443,7 +466,18 @@ impl<'a> Builder<'a> {
         });
         let (number, changed, since) = (entity as u16, 0, 0);
         let key = self.key(plan, table, &plan.key);
-        Entity { name: plan.entity.clone(), number, changed, since, plan: plan.clone(), key, nodes, group }
+        let named = |name: &str| plans.iter().position(|plan| *plan.entity == *name);
+        let of = plan.input.as_ref().map(|input| OfDocuments {
+            entity: named(&input.plan.entity).unwrap_or_default(),
+            table,
+            by_key: self.by_key.get(&entity).copied().unwrap_or_default(),
+            columns: self.tables[table].columns.clone(),
+        });
+        let rolls_up =
+            |(_, other): &(usize, &Arc<Plan>)| other.input.as_ref().is_some_and(|input| input.plan.entity == plan.entity);
+        let rolled_up_by = plans.iter().enumerate().filter(rolls_up).map(|(nth, _)| nth).collect();
+        let (name, plan) = (plan.entity.clone(), plan.clone());
+        Entity { name, number, changed, since, plan, key, nodes, group, of, rolled_up_by }
     }
 
     fn aggregates(&self, plan: &Plan, aggregates: &[schemas::plan::ResolvedAggregate], names: &mut Names) -> Vec<Aggregate> {
@@ -513,6 +547,14 @@ impl<'a> Builder<'a> {
             aggregate.over == id && matches!(aggregate.value, Some(AggregateSource::Member(_)))
         };
         let spans = !computed.is_empty() || above.iter().any(of_member);
+        let mut edges = node.ones.iter().chain(&node.manys);
+        let local = !above.iter().any(of_member) && !edges.any(|&child| plan.nodes[child].require);
+        let rows = self.rows.get(&(entity, id)).copied().unwrap_or_default();
+        // Of a document that shows all its children, all are read anyway.
+        let cut = plan.definition.limits.is_some() && self.order(plan, id, entity).is_none();
+        let cut = cut && local && matches!(node.edge, Edge::Many { .. }) && above.iter().any(|one| one.over == id);
+        let grouped = node.parent.is_none() && plan.group.is_some();
+        let parts = (grouped || cut) && self.indexes.get(rows).is_some_and(|index| !index.suffix.is_empty());
         let link = |link: &schemas::plan::Link| Link {
             parent_slot: self.slot(plan, parent_table, link.parent_column),
             own_slot: self.slot(plan, table, link.own_column),
@@ -521,7 +563,7 @@ impl<'a> Builder<'a> {
         Node {
             table,
             parent: node.parent,
-            rows: self.rows.get(&(entity, id)).copied().unwrap_or_default(),
+            rows,
             link: node.link.iter().map(link).collect(),
             require: node.require,
             filter: node.filter.map(|column| self.slot(plan, table, column)),
@@ -532,6 +574,8 @@ impl<'a> Builder<'a> {
             aggregates,
             computed,
             spans,
+            local,
+            parts,
         }
     }
 
@@ -591,6 +635,9 @@ fn described(plan: &Plan) -> String {
     tell_at_once(&mut definition.one, &mut definition.many);
     tell_at_once(&mut definition.rows.one, &mut definition.rows.many);
     let mut text = serde_json::to_string(&definition).unwrap_or_default();
+    if let Some(input) = &plan.input {
+        text.push_str(&described(&input.plan));
+    }
     for (table, columns) in plan.used_columns() {
         let Some(node) = plan.nodes.iter().find(|node| node.table.name == table) else { continue };
         let key: Vec<&str> = node.table.key_names().collect();

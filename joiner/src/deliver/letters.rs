@@ -27,7 +27,7 @@ impl Letters {
         let found = self.kept.list(&Which::Sink(self.sink.clone()), usize::MAX)?;
         let refused = |letter| match letter {
             Letter::Change(refused) => Some(refused),
-            Letter::Event(_) => None,
+            Letter::Event(_) | Letter::Document(_) => None,
         };
         Ok(found.into_iter().filter_map(|kept| refused(kept.letter)).collect())
     }

@@ -11,7 +11,7 @@ use super::{Delivery, Interrupted, blocking};
 use crate::error::Error;
 use crate::handle::Shared;
 use crate::metrics;
-use crate::scan::{As, count, scan};
+use crate::scan::{As, Wanted, count, scan};
 use crate::state::meta::{Cursor, Standing};
 use crate::status::{SinkLoad, SinkState};
 
@@ -160,7 +160,7 @@ fn load_scan(shared: &Shared, entities: &[usize], threads: usize, out: &mpsc::Se
     let send = |loaded| if shared.in_place { out.try_send(loaded).is_ok() } else { out.blocking_send(loaded).is_ok() };
     for &id in entities {
         let entity = &catalog.entities[id];
-        scan(store, catalog, &snapshot, id, of, threads, &|batch| send(Loaded::Batch(batch)))?;
+        scan(store, catalog, &snapshot, (id, Wanted::Documents), of, threads, &|batch| send(Loaded::Batch(batch)))?;
         if !send(Loaded::End { entity: entity.name.clone(), of }) {
             return Ok(None);
         }

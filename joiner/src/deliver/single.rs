@@ -8,7 +8,7 @@ use super::{Delivery, Interrupted, blocking};
 use crate::dead_letters::Refused;
 use crate::error::Error;
 use crate::handle::{Shared, encode_key};
-use crate::step;
+use crate::step::{self, Found};
 
 impl Delivery {
     /// Writes a batch that keeps failing in ever smaller parts. Changes that fail by themselves become dead letters, if others were taken: if none was, `cause` is the target's trouble and nothing is set aside.
@@ -84,8 +84,10 @@ fn as_it_stands(shared: &Shared, refused: &Refused) -> Result<Option<EntityChang
         return Ok(Some(change(standing.frontier, standing.commit_time_ms, None)));
     };
     let (standing, found) = step::assemble_now(store, catalog, id, &key)?;
-    if !standing.is_consistent() {
-        return Ok(None);
-    }
-    Ok(Some(change(standing.frontier, standing.commit_time_ms, found.map(|(_, document)| document))))
+    let document = match found {
+        Found::Document(document) => Some(document),
+        Found::Nothing => None,
+        Found::TooLarge => return Ok(None),
+    };
+    Ok(standing.is_consistent().then(|| change(standing.frontier, standing.commit_time_ms, document)))
 }

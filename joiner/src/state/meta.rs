@@ -3,7 +3,7 @@
 //! `identity.json` beside the database names the format and whom the state belongs to; it is written before the database is made. The *standing* is a JSON value in the
 //! database's `meta` column family: how far everything has come, written with every batch that moves it (INV-3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::Write;
@@ -314,6 +314,9 @@ pub(crate) struct Standing {
     /// Up to this version rows are of different ages: the state was merged of several ([`crate::reshape`]), and this is the frontier of the one that was ahead.
     #[serde(default)]
     pub(crate) mixed_until: Lsn,
+    /// Entities, by their numbers, of which something has yet to be made of all documents ([`crate::catalog::Catalog::made_first`]).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) unmade: BTreeSet<u16>,
     /// Nothing is told until every source has been read to where it had been published when the state was opened ([`crate::core`]); of several sources only.
     #[serde(default)]
     pub(crate) awaiting: bool,
@@ -393,8 +396,13 @@ impl Standing {
         self.live
     }
 
-    /// Whether the rows are the sources' as of the frontier.
+    /// Whether the rows are the sources' as of the frontier, those that are made of documents included.
     pub(crate) fn is_consistent(&self) -> bool {
+        self.can_be_read() && self.unmade.is_empty()
+    }
+
+    /// Whether the rows of tables are the sources' as of the frontier.
+    pub(crate) fn can_be_read(&self) -> bool {
         self.live && !self.holds()
     }
 

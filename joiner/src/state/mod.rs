@@ -8,10 +8,11 @@
 //! | `walks` | number (u64) | a fan-out that waits (`step/walk.rs`) |
 //! | `past` | frontier of a step (10 bytes), then as in `rows` | `01` and the row that stood there before that step; `00`: there was none. Kept while fan-outs wait (`step/fan_out.rs`) |
 //! | `told` | entity (u16), entity key parts | the frontier with which the document was looked at last, while fan-outs wait |
+//! | `parts` | entity (u16), node (u16), cluster parts, level (u8), rest of a row's key | what the rows from there on come to in aggregates (`assemble/parts.rs`) |
 //! | `seen` | as in `rows` and `links` | nothing: a row was put there since the table is read again ([`crate::reread`]) |
 //! | `outbox` | sequence (u64) | an entity change ([`outbox`]) |
 //! | `spill` | position, table ([`crate::buffer`]) | a buffered change; worthless after a restart |
-//! | `meta` | `standing`, `definitions` ([`crate::definitions`]), `cursor/<sink>`, `trouble/<sink>` ([`crate::deliver::trouble`]), `dead/<place>` | JSON |
+//! | `meta` | `parts` (u32, their size), `standing`, `definitions` ([`crate::definitions`]), `cursor/<sink>`, `trouble/<sink>` ([`crate::deliver::trouble`]), `dead/<place>` | JSON |
 //! | `meta` | `vector/`, version (10 bytes) | of several sources: the LSNs that the version is the sum of (10 bytes each), in the order of the sources' names |
 //!
 //! All integers are big-endian. The format's number stands in the directory's `identity.json` ([`meta`]); a state of an earlier one is converted ([`migrate`]).
@@ -55,6 +56,7 @@ pub(crate) enum Family {
     Walks,
     Past,
     Told,
+    Parts,
     Seen,
     Outbox,
     Spill,
@@ -69,6 +71,7 @@ impl Family {
         Self::Walks,
         Self::Past,
         Self::Told,
+        Self::Parts,
         Self::Seen,
         Self::Outbox,
         Self::Spill,
@@ -83,6 +86,7 @@ impl Family {
             Self::Walks => "walks",
             Self::Past => "past",
             Self::Told => "told",
+            Self::Parts => "parts",
             Self::Seen => "seen",
             Self::Outbox => "outbox",
             Self::Spill => "spill",
@@ -228,6 +232,13 @@ impl Store {
     }
 
     pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) fn is_empty(&self, family: Family) -> Result<bool, Error> {
+        let mut entries = self.db.raw_iterator_cf(self.family(family)?);
+        entries.seek_to_first();
+        let empty = !entries.valid();
+        entries.status().map_err(|error| self.error(&error)).map(|()| empty)
+    }
+
         self.db.get_cf(self.family(family)?, key).map_err(|error| self.error(&error))
     }
 
@@ -374,6 +385,7 @@ fn family_options(family: Family, memory: Memory, cache: &Cache) -> Options {
         }
         _ => {}
     }
+        Family::Parts => table.set_bloom_filter(10.0, false),
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     // What is young is rewritten soon: compressing it costs more than it saves.

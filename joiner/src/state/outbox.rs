@@ -41,7 +41,7 @@ impl Entry<'_> {
     }
 }
 
-fn decode(bytes: &[u8], catalog: &Catalog) -> Option<EntityChange> {
+pub(crate) fn decode(bytes: &[u8], catalog: &Catalog) -> Option<EntityChange> {
     let (entity, rest) = bytes.split_first_chunk::<2>()?;
     let (version, rest) = rest.split_first_chunk::<10>()?;
     let (time, rest) = rest.split_first_chunk::<8>()?;

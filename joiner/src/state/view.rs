@@ -285,7 +285,7 @@ impl Cursor<'_> {
         &mut self,
         prefix: &[u8],
         writes: Option<&Writes>,
-        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
+        each: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let kept = self.placed && self.last == prefix && self.run.as_ref().is_some_and(|run| run.whole);
         if !kept {
@@ -296,11 +296,42 @@ impl Cursor<'_> {
                 run.fill(&mut self.rows, prefix);
             }
         }
+        self.merge(prefix, &[], writes, each)
+    }
+
+    /// The same from a place in it on: `from` is what follows the prefix in the key there.
+    pub(crate) fn visit_from(
+        &mut self,
+        prefix: &[u8],
+        from: &[u8],
+        writes: Option<&Writes>,
+        each: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        if from.is_empty() {
+            return self.visit(prefix, writes, each);
+        }
+        self.rows.seek([prefix, from].concat());
+        self.rows.status().map_err(|error| self.store.error(&error))?;
+        self.run = self.run.is_some().then(Run::default);
+        let visited = self.merge(prefix, from, writes, each);
+        self.placed = false;
+        visited
+    }
+
+    /// Visits what the iterator stands at, and what is written, up to the end of the prefix.
+    fn merge(
+        &mut self,
+        prefix: &[u8],
+        from: &[u8],
+        writes: Option<&Writes>,
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
         let run = self.run.as_ref();
         let whole = run.is_some_and(|run| run.whole);
         self.placed = whole;
         let mut nth = 0;
-        let written = writes.map(|writes| writes.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded)));
+        let start = [prefix, from].concat();
+        let written = writes.map(|writes| writes.range::<[u8], _>((Bound::Included(start.as_slice()), Bound::Unbounded)));
         let mut written = written.into_iter().flatten().map_while(|(key, row)| Some((key.strip_prefix(prefix)?, row))).peekable();
         loop {
             let of_run = run.and_then(|run| run.get(nth));

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashSet};
 use schemas::plan::NodeId;
 
 use super::walk::{Reach, Walk, above, owner, reach, told_by_index, told_by_link};
+use crate::assemble::parts::Touch;
 use crate::buffer::{ChangeRef, Kind};
 use crate::catalog::{Entity, SlotMask, Up};
 use crate::error::Error;
@@ -54,6 +55,8 @@ pub(crate) struct Touched {
     pub(crate) owners: Vec<Vec<u8>>,
     /// Ways up that lead to too many, and whether they may be gone bit by bit beside later steps.
     pub(crate) walks: BTreeMap<Walk, bool>,
+    /// Rows under aggregates that are kept in parts; none where they are too many.
+    pub(crate) rows: Option<Vec<Touch>>,
 }
 
 /// Takes keys of entities that are not kept: some of them may come more than once.
@@ -65,6 +68,8 @@ pub(crate) struct Dirty<'a, 'o> {
     /// By entity and node: over the index that leads up from the node.
     cursors: Vec<Vec<Option<Cursor<'a>>>>,
     roots: Vec<Vec<u8>>,
+    /// Rows under aggregates that are kept in parts ([`crate::assemble::parts`]), unless there are too many.
+    touches: Option<Vec<Touch>>,
     tidy_at: usize,
     /// Found on the way that is being gone, and how many more are too many.
     found: Vec<Vec<u8>>,
@@ -86,6 +91,7 @@ impl<'a, 'o> Dirty<'a, 'o> {
             view,
             cursors,
             roots: Vec::new(),
+            touches: Some(Vec::new()),
             tidy_at: TIDY,
             found: Vec::new(),
             limit: usize::MAX,
@@ -140,6 +146,9 @@ impl<'a, 'o> Dirty<'a, 'o> {
     /// Goes up from a row as it was or is, or leaves that to a walk.
     fn image(&mut self, entity: usize, node: NodeId, row: &[&[u8]]) -> Result<(), Error> {
         let catalog = self.view.catalog;
+        if catalog.entities[entity].nodes[node].parent.is_some() {
+            self.touch(entity, node, row)?;
+        }
         if let Reach::Many { lazy } = reach(&catalog.entities[entity], node) {
             let is_known = |walk: &Walk| self.walks.contains_key(walk) || self.gone.contains(walk);
             if !(self.walks.is_empty() && self.gone.is_empty()) && is_known(&Walk::new(catalog, entity, node, row)) {
@@ -191,6 +200,7 @@ impl<'a, 'o> Dirty<'a, 'o> {
             // Rows of one group follow one another.
             let found = owner(view, entity_id, row)?.filter(|owner| self.found.last() != Some(owner));
             self.found.extend(found);
+            self.touch(entity_id, id, row)?;
             if let Some((_, overflow)) = self.overflow.as_mut().filter(|(most, _)| self.found.len() >= *most) {
                 self.overflown = true;
                 return overflow(std::mem::take(&mut self.found));
@@ -216,6 +226,20 @@ impl<'a, 'o> Dirty<'a, 'o> {
         }
     }
 
+    /// Takes note of a row under aggregates that are kept in parts.
+    fn touch(&mut self, entity: usize, node: NodeId, row: &[&[u8]]) -> Result<(), Error> {
+        let entity = &self.view.catalog.entities[entity];
+        if let Some(touches) = self.touches.as_mut().filter(|_| entity.nodes[node].parts) {
+            touches.extend(Touch::of(self.view, entity, node, row)?);
+            if touches.len() > TIDY {
+                touches.sort_unstable();
+                touches.dedup();
+                self.touches.take_if(|touches| touches.len() > TIDY / 2);
+            }
+        }
+        Ok(())
+    }
+
     fn tidy(&mut self) {
         self.roots.sort_unstable();
         self.roots.dedup();
@@ -226,6 +250,11 @@ impl<'a, 'o> Dirty<'a, 'o> {
             self.make_room()?;
         }
         self.tidy();
-        Ok(Touched { owners: self.roots, walks: self.walks })
+        let rows = self.touches.map(|mut rows| {
+            rows.sort_unstable();
+            rows.dedup();
+            rows
+        });
+        Ok(Touched { owners: self.roots, walks: self.walks, rows })
     }
 }

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use rocksdb::WriteBatch;
+use schemas::entity::Exceeded;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::assemble::{Assembler, Side, entity_key};
+use crate::assemble::parts::{Kept, Stale};
+use crate::assemble::{Assembler, Made as Outcome, Side, entity_key};
 use crate::catalog::Catalog;
+use crate::dead_letters::TooLarge;
 use crate::error::Error;
-use crate::state::Store;
 use crate::state::meta::Standing;
 use crate::state::outbox::Entry;
 use crate::state::view::{Overlay, Reading, View};
+use crate::state::{Family, Store};
 
 /// Keys that a thread takes at a time, at most.
 const LARGEST_PIECE: usize = 64;
@@ -34,6 +38,8 @@ pub(crate) enum Known<'o> {
     Through(Option<&'o Overlay>),
     /// Its hash; `None`: there was none.
     Hash(Option<u128>),
+    /// It was too large to be told.
+    TooLarge,
     /// It may have been anything: it is told as it is.
     Nothing,
 }
@@ -41,12 +47,14 @@ pub(crate) enum Known<'o> {
 impl Known<'_> {
     /// What is kept with a pending key of whose document nothing is known.
     pub(crate) const NOTHING: [u8; 1] = [0];
+    const TOO_LARGE: [u8; 1] = [1];
 
     /// From what is kept with a pending key.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         match bytes {
             [] => Some(Self::Hash(None)),
             [0] => Some(Self::Nothing),
+            [1] => Some(Self::TooLarge),
             _ => bytes.try_into().ok().map(|hash| Self::Hash(Some(u128::from_be_bytes(hash)))),
         }
     }
@@ -65,6 +73,15 @@ struct Piece {
     keys: usize,
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    parts: Vec<Kept>,
+    /// Where letters of documents that are too large stand, and those that there are.
+    letters: Vec<(String, Option<TooLarge>)>,
+}
+
+impl Piece {
+    fn bytes(&self) -> usize {
+        self.bytes.len() + self.parts.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+    }
 }
 
 impl Made {
@@ -75,7 +92,18 @@ impl Made {
 
     /// At least the bytes that a batch of the entries takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.bytes.len() + 24 * piece.ends.len()).sum()
+        self.pieces.iter().map(|piece| piece.bytes() + 24 * (piece.ends.len() + piece.parts.len())).sum()
+    }
+
+    /// Adds to a batch what was made besides entries: aggregates that are kept in parts, letters of documents that are too large.
+    pub(crate) fn put_beside(&self, store: &Store, batch: &mut WriteBatch) -> Result<(), Error> {
+        let family = store.family(Family::Parts)?;
+        let parts = self.pieces.iter().flat_map(|piece| &piece.parts);
+        parts.for_each(|(key, value)| batch.put_cf(family, key, value));
+        for (place, letter) in self.pieces.iter().flat_map(|piece| &piece.letters) {
+            TooLarge::settle(store, place, letter.as_ref(), batch)?;
+        }
+        Ok(())
     }
 
     /// The entries of the documents that have changed, in the order of their keys.
@@ -87,9 +115,10 @@ impl Made {
     }
 }
 
-/// Assembles documents as they are, and makes outbox entries of those that differ from what they were.
+/// Assembles documents as they are, and makes outbox entries of those that differ from what they were. `stale`: what the state keeps of aggregates and does not hold after the step.
 pub(crate) fn assemble<'a>(
     after: View<'a>,
+    stale: &'a Stale,
     share: Share,
     keys: &[(&[u8], Known<'a>)],
     standing: &Standing,
@@ -97,13 +126,15 @@ pub(crate) fn assemble<'a>(
     let twice = keys.iter().any(|(_, known)| matches!(known, Known::Through(_)));
     let pieces = work_off(share, keys, || {
         let mut documents = Documents::new(after, if twice { Reading::Twice } else { Reading::Once });
+        documents.stale = Some(stale);
         let mut room = 0;
         move |keys: &[(&[u8], Known<'a>)], made: &AtomicUsize| {
-            let mut piece = Piece { keys: keys.len(), bytes: Vec::with_capacity(room), ends: Vec::with_capacity(keys.len()) };
+            let bytes = Vec::with_capacity(room);
+            let mut piece = Piece { keys: keys.len(), bytes, ends: Vec::with_capacity(keys.len()), ..Piece::default() };
             for (key, known) in keys {
                 documents.entry(key, *known, standing, &mut piece)?;
             }
-            made.fetch_add(piece.bytes.len(), Ordering::Relaxed);
+            made.fetch_add(piece.bytes(), Ordering::Relaxed);
             // The next is likely to be as large.
             room = room.max(piece.bytes.len());
             Ok(piece)
@@ -122,12 +153,11 @@ pub(crate) fn known<'a>(
     let hashes = work_off(share, keys, || {
         let mut documents = Documents::new(before, Reading::Once);
         move |keys: &[(&[u8], Option<&'a Overlay>)], _: &AtomicUsize| {
-            keys.iter().map(|(key, through)| documents.hash(key, *through)).collect::<Result<Vec<Option<u128>>, Error>>()
+            keys.iter().map(|(key, through)| documents.hash(key, *through)).collect::<Result<Vec<Vec<u8>>, Error>>()
         }
     })?;
     for ((key, _), hash) in keys.iter().zip(hashes.into_iter().flatten()) {
-        let hash = hash.map(u128::to_be_bytes);
-        each(key, hash.as_ref().map_or(&[][..], |hash| &hash[..]));
+        each(key, &hash);
     }
     Ok(())
 }
@@ -168,6 +198,8 @@ struct Documents<'a> {
     view: View<'a>,
     reading: Reading,
     assemblers: Vec<Option<Assembler<'a>>>,
+    /// What is kept of aggregates and does not hold any more; with it, what is made of them is kept.
+    stale: Option<&'a Stale>,
     old: Vec<u8>,
     new: Vec<u8>,
 }
@@ -175,25 +207,31 @@ struct Documents<'a> {
 impl<'a> Documents<'a> {
     fn new(view: View<'a>, reading: Reading) -> Self {
         let assemblers = view.catalog.entities.iter().map(|_| None).collect();
-        Self { view, reading, assemblers, old: Vec::new(), new: Vec::new() }
+        Self { view, reading, assemblers, stale: None, old: Vec::new(), new: Vec::new() }
     }
 
-    /// Assembles a document; false when there is no such entity.
-    fn document(&mut self, key: &[u8], side: Side, overlay: Option<&'a Overlay>, out: &mut Vec<u8>) -> Result<bool, Error> {
-        let (view, reading) = (self.view, self.reading);
+    /// Assembles a document.
+    fn document(&mut self, key: &[u8], side: Side, overlay: Option<&'a Overlay>, out: &mut Vec<u8>) -> Result<Outcome, Error> {
+        let (view, reading, stale) = (self.view, self.reading, self.stale);
         let (entity, parts) = split(view.store, view.catalog, key)?;
-        let assembler =
-            self.assemblers[entity].get_or_insert_with(|| Assembler::new(view, &view.catalog.entities[entity], reading));
+        let assembler = self.assemblers[entity].get_or_insert_with(|| {
+            let mut assembler = Assembler::new(view, &view.catalog.entities[entity], reading);
+            stale.into_iter().for_each(|stale| assembler.keep_parts(stale));
+            assembler
+        });
         assembler.look_through(side, overlay);
         out.clear();
         assembler.document(parts, out)
     }
 
-    /// The hash of a document as it was told.
-    fn hash(&mut self, key: &[u8], through: Option<&'a Overlay>) -> Result<Option<u128>, Error> {
+    /// What is kept of a document as it was told.
+    fn hash(&mut self, key: &[u8], through: Option<&'a Overlay>) -> Result<Vec<u8>, Error> {
         let mut old = std::mem::take(&mut self.old);
-        let present = self.document(key, Side::Told, through, &mut old)?;
-        let hash = present.then(|| xxh3_128(&old));
+        let hash = match self.document(key, Side::Told, through, &mut old)? {
+            Outcome::Document => xxh3_128(&old).to_be_bytes().to_vec(),
+            Outcome::TooLarge => Known::TOO_LARGE.to_vec(),
+            Outcome::LeftOut | Outcome::Incomplete => Vec::new(),
+        };
         self.old = old;
         Ok(hash)
     }
@@ -201,15 +239,21 @@ impl<'a> Documents<'a> {
     /// Appends the outbox entry of a document, if it is another than was told.
     fn entry(&mut self, key: &[u8], known: Known<'a>, standing: &Standing, piece: &mut Piece) -> Result<(), Error> {
         let (mut old, mut new) = (std::mem::take(&mut self.old), std::mem::take(&mut self.new));
-        let present = self.document(key, Side::Now, self.view.overlay, &mut new)?;
+        let made = self.document(key, Side::Now, self.view.overlay, &mut new)?;
+        let present = made == Outcome::Document;
         let changed = match known {
-            Known::Nothing => true,
+            // It is told what it was, or nothing, until it fits.
+            _ if made == Outcome::TooLarge => false,
+            Known::Nothing | Known::TooLarge => true,
             Known::Hash(hash) => hash != present.then(|| xxh3_128(&new)),
             Known::Through(through) => {
                 let was = self.document(key, Side::Told, through, &mut old)?;
-                was != present || was && old != new
+                was == Outcome::TooLarge || (was == Outcome::Document) != present || present && old != new
             }
         };
+        if made == Outcome::TooLarge || changed {
+            self.set_aside(key, made, standing, piece)?;
+        }
         if changed {
             let (entity, parts) = split(self.view.store, self.view.catalog, key)?;
             let text = entity_key(&self.view.catalog.entities[entity], parts)
@@ -221,7 +265,25 @@ impl<'a> Documents<'a> {
             entry.encode(&mut piece.bytes);
             piece.ends.push(piece.bytes.len());
         }
+        self.assemblers.iter_mut().flatten().for_each(|assembler| piece.parts.append(&mut assembler.made_parts()));
         (self.old, self.new) = (old, new);
+        Ok(())
+    }
+}
+
+impl Documents<'_> {
+    /// Takes note of a document that is too large, or that it is not, or not any more.
+    fn set_aside(&self, key: &[u8], made: Outcome, standing: &Standing, piece: &mut Piece) -> Result<(), Error> {
+        let View { store, catalog, .. } = self.view;
+        let (entity, parts) = split(store, catalog, key)?;
+        let entity = &catalog.entities[entity];
+        let Some(limits) = entity.plan.definition.limits.filter(|limits| limits.exceeded == Exceeded::DeadLetter) else {
+            return Ok(());
+        };
+        let key = entity_key(entity, parts).ok_or_else(|| store.corrupt("an entity key that cannot be read"))?;
+        let place = TooLarge::place(&entity.name, &key);
+        let letter = (made == Outcome::TooLarge).then(|| TooLarge::new(&entity.name, key, limits, standing));
+        piece.letters.push((place, letter));
         Ok(())
     }
 }

@@ -28,9 +28,11 @@ use std::collections::{BTreeMap, VecDeque};
 use rocksdb::{Snapshot, WriteBatch};
 use schemas::Lsn;
 
+use super::contribute::contribute;
 use super::documents::{Known, assemble};
 use super::walk::{Reach, Waiting, Walk, reach};
 use super::{Report, Tools};
+use crate::assemble::parts::Stale;
 use crate::catalog::{Catalog, IndexKind};
 use crate::error::Error;
 use crate::state::meta::{Pending, Standing};
@@ -328,11 +330,12 @@ pub(crate) fn tell(
     let over = waiting.walk.is_over().then_some(number);
     let complete = fan_outs.complete_without(over, standing);
     let told = keys.len() as u64;
-    let mut rest = keys.as_slice();
+    let (mut rest, stale, mut touched) = (keys.as_slice(), Stale::default(), false);
     loop {
-        let made = assemble(view, tools.share, rest, standing)?;
+        let made = assemble(view, &stale, tools.share, rest, standing)?;
         let (done, left) = rest.split_at(made.count());
         let mut batch = WriteBatch::default();
+        made.put_beside(store, &mut batch)?;
         let from = standing.pending.map_or(standing.head, |pending| pending.tail);
         let tail = outbox::append(store, &mut batch, from, made.entries())?;
         // What is large is written in parts; the walk is moved with the last, and finds those before it marked if it has to go there again.
@@ -340,8 +343,12 @@ pub(crate) fn tell(
         if left.is_empty() {
             fan_outs.put(tools, &mut batch, number, &waiting, complete.0)?;
         }
+        let contributed = contribute(tools, &snapshot, made.entries())?;
+        contributed.write(tools, &snapshot, tail, standing, &mut batch)?;
+        touched |= contributed.has_touched();
         standing.pending = (!lazy).then_some(Pending { tail });
-        if left.is_empty() && fan_outs.is_last_of(lazy, over) {
+        // What is rolled up is never lazy: its roll-ups are drained before the step is over.
+        if left.is_empty() && fan_outs.is_last_of(lazy, over) && !touched {
             standing.pending = None;
             (standing.head_frontier, standing.head_commit_time_ms) = complete;
         }
@@ -349,6 +356,7 @@ pub(crate) fn tell(
             standing.head = tail;
         }
         store.write_with(batch, standing)?;
+        contributed.is_written(tools);
         report.assembled += made.count() as u64;
         report.changed += tail - from;
         rest = left;

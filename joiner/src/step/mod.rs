@@ -33,6 +33,7 @@ use std::sync::Arc;
 use rocksdb::{Snapshot, WriteBatch};
 use schemas::Lsn;
 
+mod contribute;
 mod dirty;
 mod documents;
 mod fan_out;
@@ -40,6 +41,8 @@ mod portions;
 mod rows;
 mod walk;
 
+use contribute::contribute;
+pub(crate) use contribute::make_first;
 use dirty::{Dirty, Room, Touched};
 pub(crate) use documents::Share;
 use documents::{Known, assemble, known};
@@ -48,7 +51,8 @@ use portions::Begun;
 pub(crate) use rows::{Applied, apply};
 
 use crate::accounting::Miscount;
-use crate::assemble::Assembler;
+use crate::assemble::parts::Stale;
+use crate::assemble::{Assembler, Made};
 use crate::buffer::{ChangeRef, Kind, Taken};
 use crate::catalog::{Catalog, TableId};
 use crate::error::Error;
@@ -99,7 +103,7 @@ pub(crate) struct Report {
 /// What is written beside the rows of a step, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Beside<'a> {
-    /// The number of the source whose step it is.
+    /// The number of the source whose changes are applied.
     pub(crate) source: usize,
     /// By index: whether the places of rows are remembered.
     pub(crate) remembered: Option<&'a [bool]>,
@@ -209,7 +213,8 @@ impl Writing<'_> {
     fn write(self, touched: Touched, fan_outs: &mut FanOuts, standing: &mut Standing, report: &mut Report) -> Result<(), Error> {
         let &Tools { ref store, ref catalog, chunk, share, .. } = self.tools;
         let (before, beside) = (self.tools.view(self.snapshot), self.beside);
-        let Touched { owners, walks } = touched;
+        let stale = self.stale(&touched)?;
+        let Touched { owners, walks, .. } = touched;
         let marks = fan_outs.look_up(store, self.snapshot, &owners)?;
         let at_once = if beside.hold || standing.pending.is_some() { 0 } else { chunk };
         // Of rows of different ages no document can be told.
@@ -219,10 +224,12 @@ impl Writing<'_> {
         }
         let was = |nth: usize| if mixed { Known::Nothing } else { Known::Through(fan_outs.as_told(&marks, nth)) };
         let now: Vec<_> = owners.iter().enumerate().take(at_once).map(|(nth, key)| (key.as_slice(), was(nth))).collect();
-        let made = assemble(View { overlay: Some(self.overlay), ..before }, share, &now, standing)?;
+        let made = assemble(View { overlay: Some(self.overlay), ..before }, &stale, share, &now, standing)?;
         // Its buffer would otherwise be copied each time that it doubles.
         let mut batch = WriteBatch::with_capacity_bytes(self.overlay.bytes() + made.bytes() + 4096);
         self.overlay.write(catalog, store, beside.remembered, &mut batch)?;
+        stale.remove(store, &mut batch)?;
+        made.put_beside(store, &mut batch)?;
         let tail = outbox::append(store, &mut batch, standing.head, made.entries())?;
         report.assembled += made.count() as u64;
         report.changed += tail - standing.head;
@@ -230,6 +237,8 @@ impl Writing<'_> {
         let rest = rest.iter().enumerate();
         let rest: Vec<_> = rest.map(|(nth, key)| (key.as_slice(), fan_outs.as_told(&marks, done.len() + nth))).collect();
         self.put_pending(rest, mixed, standing, tail, &mut batch)?;
+        let contributed = contribute(self.tools, self.snapshot, made.entries())?;
+        contributed.write(self.tools, self.snapshot, tail, standing, &mut batch)?;
         fan_outs.begin(before, self.overlay, walks, (standing.frontier, beside.from), &mut batch)?;
         fan_outs.mark(store, &mut batch, done.iter().map(Vec::as_slice), standing.frontier)?;
         if fan_outs.has_strict() {
@@ -241,42 +250,68 @@ impl Writing<'_> {
         }
         store.write_with(batch, standing)?;
         self.tools.cache.apply(self.overlay);
+        contributed.is_written(self.tools);
         Ok(())
+    }
+
+    /// What is kept of aggregates and does not hold any more.
+    fn stale(&self, touched: &Touched) -> Result<Stale, Error> {
+        let catalog = &self.tools.catalog;
+        match &touched.rows {
+            Some(rows) if !self.beside.hold => {
+                let walked = touched.walks.keys().map(|walk| &catalog.entities[walk.entity()]);
+                let walked = walked.filter(|entity| entity.group.is_some()).map(|entity| entity.number);
+                Stale::of(self.tools.view(self.snapshot), rows, walked.collect())
+            }
+            _ => Ok(Stale::all()),
+        }
     }
 
     /// Leaves documents for later, with the hashes of what they were; `mixed`: nobody knows what they were. `tail`: the last outbox entry of the step so far.
     fn put_pending(
         &self,
-        mut rest: Vec<(&[u8], Option<&Overlay>)>,
+        rest: Vec<(&[u8], Option<&Overlay>)>,
         mixed: bool,
         standing: &mut Standing,
         tail: u64,
         batch: &mut WriteBatch,
     ) -> Result<(), Error> {
-        let Tools { store, share, .. } = self.tools;
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let family = store.family(Family::Pending)?;
-        if standing.pending.is_some() {
-            // What is pending already keeps the hash of its document as it was at the last consistent frontier.
-            let mut new = Vec::with_capacity(rest.len());
-            for key in rest {
-                if store.get(Family::Pending, key.0)?.is_none() {
-                    new.push(key);
-                }
-            }
-            rest = new;
-        }
-        if mixed {
-            rest.iter().for_each(|(key, _)| batch.put_cf(family, key, Known::NOTHING));
-        } else {
-            let share = Share { bytes: usize::MAX, ..*share };
-            known(self.tools.view(self.snapshot), share, &rest, |key, hash| batch.put_cf(family, key, hash))?;
-        }
-        standing.pending.get_or_insert(Pending { tail });
-        Ok(())
+        put_pending(self.tools, self.snapshot, rest, mixed, (standing, tail), batch)
     }
+}
+
+/// The same; `snapshot`: the state as it was when nothing of it had been touched.
+fn put_pending(
+    tools: &Tools,
+    snapshot: &Snapshot<'_>,
+    mut rest: Vec<(&[u8], Option<&Overlay>)>,
+    mixed: bool,
+    (standing, tail): (&mut Standing, u64),
+    batch: &mut WriteBatch,
+) -> Result<(), Error> {
+    let Tools { store, share, .. } = tools;
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let family = store.family(Family::Pending)?;
+    if standing.pending.is_some() {
+        // What is pending already keeps the hash of its document as it was at the last consistent frontier.
+        let mut new = Vec::with_capacity(rest.len());
+        for key in rest {
+            if store.get(Family::Pending, key.0)?.is_none() {
+                new.push(key);
+            }
+        }
+        rest = new;
+    }
+    if mixed {
+        rest.iter().for_each(|(key, _)| batch.put_cf(family, key, Known::NOTHING));
+    } else {
+        let share = Share { bytes: usize::MAX, ..*share };
+        known(tools.view(snapshot), share, &rest, |key, hash| batch.put_cf(family, key, hash))?;
+    }
+    standing.pending.get_or_insert(Pending { tail });
+    Ok(())
 }
 
 /// Assembles the next entities of a step whose rows have been written. Answers false when none are left: then the step is done, and its outbox entries are to be seen. `done`: where to look for the next, empty at first; nothing
@@ -306,8 +341,9 @@ pub(crate) fn drain(
         return Ok(standing.pending.is_some());
     }
     let now: Vec<_> = pending.iter().map(|(key, known)| (key.as_slice(), *known)).collect();
-    let made = assemble(tools.view(&snapshot), share, &now, standing)?;
+    let made = assemble(tools.view(&snapshot), &Stale::default(), share, &now, standing)?;
     let mut batch = WriteBatch::default();
+    made.put_beside(store, &mut batch)?;
     let new_tail = outbox::append(store, &mut batch, tail, made.entries())?;
     let told = now[..made.count()].iter().map(|(key, _)| *key);
     told.clone().for_each(|key| batch.delete_cf(family, key));
@@ -317,7 +353,9 @@ pub(crate) fn drain(
     fan_outs.mark(store, &mut batch, told, standing.frontier)?;
     report.assembled += made.count() as u64;
     report.changed += new_tail - tail;
-    let more = made.count() == chunk || made.count() < now.len() || fan_outs.has_strict();
+    let contributed = contribute(tools, &snapshot, made.entries())?;
+    contributed.write(tools, &snapshot, new_tail, standing, &mut batch)?;
+    let more = made.count() == chunk || made.count() < now.len() || fan_outs.has_strict() || contributed.has_touched();
     if more {
         standing.pending = Some(Pending { tail: new_tail });
     } else {
@@ -326,22 +364,31 @@ pub(crate) fn drain(
         (standing.head_frontier, standing.head_commit_time_ms) = fan_outs.complete(standing);
     }
     store.write_with(batch, standing)?;
+    contributed.is_written(tools);
     Ok(more)
 }
 
-/// The frontier that a document assembled from the state right now reflects.
-pub(crate) fn assemble_now(
-    store: &Store,
-    catalog: &Catalog,
-    entity: usize,
-    parts: &[u8],
-) -> Result<(Standing, Option<(Lsn, String)>), Error> {
+/// What there is of an entity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    Document(String),
+    /// More than its definition allows: it stays what was told last.
+    TooLarge,
+}
+
+/// A document assembled from the state right now, and the standing whose frontier it reflects.
+pub(crate) fn assemble_now(store: &Store, catalog: &Catalog, entity: usize, parts: &[u8]) -> Result<(Standing, Found), Error> {
     let snapshot = store.db().snapshot();
     let standing = store.standing_at(&snapshot)?;
     let view = View { catalog, store, snapshot: &snapshot, overlay: None, cache: None };
     let mut text = Vec::new();
-    let present = Assembler::new(view, &catalog.entities[entity], Reading::Once).document(parts, &mut text)?;
+    let made = Assembler::new(view, &catalog.entities[entity], Reading::Once).document(parts, &mut text)?;
     let text = String::from_utf8(text).map_err(|_| store.corrupt("a document that is not UTF-8"))?;
-    let version = standing.frontier;
-    Ok((standing, present.then_some((version, text))))
+    let found = match made {
+        Made::Document => Found::Document(text),
+        Made::TooLarge => Found::TooLarge,
+        Made::LeftOut | Made::Incomplete => Found::Nothing,
+    };
+    Ok((standing, found))
 }

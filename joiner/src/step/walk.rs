@@ -29,7 +29,8 @@ pub(super) fn reach(entity: &Entity, node: NodeId) -> Reach {
     let (mut looked_up, mut lazy) = (false, false);
     for at in above {
         looked_up |= matches!(entity.nodes[at].up, Up::Lookup(_));
-        lazy |= entity.plan.nodes[at].lazy;
+        // What is rolled up is told with the rest: the roll-up is of one LSN.
+        lazy |= entity.plan.nodes[at].lazy && entity.rolled_up_by.is_empty();
     }
     if looked_up { Reach::Many { lazy } } else { Reach::One }
 }
@@ -123,6 +124,10 @@ impl Walk {
         let is_needed = |slot: usize| node.link.iter().any(|link| link.own_slot == slot);
         let columns = (0..catalog.tables[node.table].slots).map(|slot| if is_needed(slot) { get(row, slot) } else { &[] });
         Self { entity, frames: vec![Frame::new(id, columns)] }
+    }
+
+    pub(super) const fn entity(&self) -> usize {
+        self.entity
     }
 
     pub(super) const fn is_over(&self) -> bool {

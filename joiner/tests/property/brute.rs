@@ -1,11 +1,13 @@
 //! The join, written straight from the definitions over plain maps: slow, and independent of everything that the joiner does.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::change::EntityKey;
 use schemas::entity::{Aggregate, AggregateFunction, AggregateValue, EntityDefinition, Field, GroupBy, ManyEdge, OneEdge};
 use schemas::event::Row;
+use schemas::plan::Plan;
 use schemas::table::{Column, SqlType};
 use schemas::value::Value;
 use serde_json::{Map, Value as Json, json};
@@ -172,11 +174,18 @@ type Documented<'a> = (&'a Row, Json);
 type Children<'a> = (usize, Vec<Documented<'a>>);
 
 pub(crate) struct Brute<'a> {
-    pub(crate) world: &'a World,
-    pub(crate) database: &'a Database,
+    world: &'a World,
+    database: &'a Database,
+    /// How many children a list of the entity shows, and whether one has more.
+    limit: Cell<Option<usize>>,
+    cut: Cell<bool>,
 }
 
-impl Brute<'_> {
+impl<'a> Brute<'a> {
+    pub(crate) fn new(world: &'a World, database: &'a Database) -> Self {
+        Self { world, database, limit: Cell::new(None), cut: Cell::new(false) }
+    }
+
     fn table(&self, name: &schemas::TableName) -> usize {
         self.world.tables.iter().position(|table| table.name == *name).unwrap()
     }
@@ -200,7 +209,63 @@ impl Brute<'_> {
         rows
     }
 
-    pub(crate) fn entities(&self, definition: &EntityDefinition) -> BTreeMap<EntityKey, Json> {
+    /// A roll-up of other documents, by whole numbers that they have.
+    fn of_documents(&self, definition: &EntityDefinition, documents: &BTreeMap<EntityKey, Json>) -> BTreeMap<EntityKey, Json> {
+        let value = |document: &Json, text: &str| match (text.strip_suffix(" + 1"), text.strip_suffix(" > 0")) {
+            (Some(member), _) => document[member].as_i64().map_or(Value::Null, |n| Value::Int(n + 1)),
+            (_, Some(member)) => document[member].as_i64().map_or(Value::Null, |n| Value::Bool(n > 0)),
+            _ => document[text].as_i64().map_or(Value::Null, Value::Int),
+        };
+        let met = |document: &Json, filter: Option<&String>| filter.is_none_or(|text| value(document, text) == Value::Bool(true));
+        let mut groups: BTreeMap<EntityKey, Vec<&Json>> = BTreeMap::new();
+        for document in documents.values().filter(|document| met(document, definition.filter.as_ref())) {
+            let parts = definition.group_by.iter().map(|by| whole(&value(document, &by.expression)).map(|n| n.to_string()));
+            if let Some(parts) = parts.collect::<Option<Vec<_>>>() {
+                groups.entry(EntityKey::from_parts(parts)).or_default().push(document);
+            }
+        }
+        let rolled_up = |documents: Vec<&Json>| {
+            let mut found = Map::new();
+            for by in &definition.group_by {
+                found.insert(by.name.clone(), value(documents[0], &by.expression).to_json());
+            }
+            for (name, aggregate) in &definition.aggregates {
+                let counted = documents.iter().filter(|document| met(document, aggregate.filter.as_ref()));
+                let values = counted.map(|document| match &aggregate.value {
+                    Some(AggregateValue::Member(text) | AggregateValue::Expression(text)) => value(document, text),
+                    None => Value::Null,
+                });
+                found.insert(name.clone(), aggregated(aggregate.function, &values.collect::<Vec<_>>(), false));
+            }
+            found.insert("many".into(), json!(documents.len() > 2));
+            Json::Object(found)
+        };
+        groups.into_iter().map(|(key, documents)| (key, rolled_up(documents))).collect()
+    }
+
+    /// What a plan makes of the database.
+    pub(crate) fn entities(&self, plan: &Plan) -> BTreeMap<EntityKey, Json> {
+        let mut entities = self.all(plan);
+        if plan.definition.sets_aside() {
+            entities.retain(|_, document| document.as_object_mut().unwrap().remove("set aside") == Some(json!(false)));
+        }
+        entities
+    }
+
+    /// Those that are set aside because they are too large.
+    pub(crate) fn set_aside(&self, plan: &Plan) -> BTreeSet<EntityKey> {
+        let too_large = |(key, document): (EntityKey, Json)| (document["set aside"] == json!(true)).then_some(key);
+        if plan.definition.sets_aside() { self.all(plan).into_iter().filter_map(too_large).collect() } else { BTreeSet::new() }
+    }
+
+    fn all(&self, plan: &Plan) -> BTreeMap<EntityKey, Json> {
+        match &plan.input {
+            Some(input) => self.of_documents(&plan.definition, &self.entities(&input.plan)),
+            None => self.of_tables(&plan.definition),
+        }
+    }
+
+    fn of_tables(&self, definition: &EntityDefinition) -> BTreeMap<EntityKey, Json> {
         let table = self.table(&definition.table);
         if !definition.group_by.is_empty() {
             return self.groups(table, definition);
@@ -221,9 +286,23 @@ impl Brute<'_> {
         let mut first: BTreeMap<EntityKey, Option<Json>> = BTreeMap::new();
         for row in self.rows(table).into_iter().filter(|row| meets(definition.filter.as_ref(), row)) {
             let parts = key.iter().map(|&column| normal(&schema.columns[column], &row[column]).unwrap());
-            first.entry(EntityKey::from_parts(parts)).or_insert_with(|| self.document(table, row, &body));
+            first.entry(EntityKey::from_parts(parts)).or_insert_with(|| self.limited(definition, table, row, &body));
         }
         first.into_iter().filter_map(|(key, document)| Some((key, document?))).collect()
+    }
+
+    fn limited(&self, definition: &EntityDefinition, table: usize, row: &Row, body: &Body<'_>) -> Option<Json> {
+        self.limit.set(definition.limits.and_then(|limits| limits.children));
+        self.cut.set(false);
+        let document = self.document(table, row, body);
+        let limited = self.limit.take().is_some();
+        let mut document = document?;
+        if definition.sets_aside() {
+            document["set aside"] = json!(self.cut.get());
+        } else if limited {
+            document["truncated"] = json!(self.cut.get());
+        }
+        Some(document)
     }
 
     fn groups(&self, table: usize, definition: &EntityDefinition) -> BTreeMap<EntityKey, Json> {
@@ -309,6 +388,16 @@ impl Brute<'_> {
     }
 
     fn document(&self, table: usize, row: &Row, body: &Body<'_>) -> Option<Json> {
+        let cut = self.cut.get();
+        let document = self.whole(table, row, body);
+        if document.is_none() {
+            // What is not there has no lists that were cut.
+            self.cut.set(cut);
+        }
+        document
+    }
+
+    fn whole(&self, table: usize, row: &Row, body: &Body<'_>) -> Option<Json> {
         let schema = &self.world.tables[table];
         let mut document = Map::new();
         match body.fields {
@@ -353,13 +442,18 @@ impl Brute<'_> {
                 });
                 parts.into_iter().find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
             });
-            document.insert(name.clone(), Json::Array(children.iter().map(|(_, document)| document.clone()).collect()));
+            let shown = self.limit.get().unwrap_or(usize::MAX);
+            if children.len() > shown {
+                self.cut.set(true);
+            }
+            let documents = children.iter().take(shown).map(|(_, document)| document.clone());
+            document.insert(name.clone(), Json::Array(documents.collect()));
             kept.insert(name, (child, children));
         }
         self.aggregate(body.aggregates, &kept, &mut document);
         for (name, expression) in body.computed {
             let value = match expression.strip_prefix("size(").and_then(|rest| rest.strip_suffix(')')) {
-                Some(edge) => json!(kept[edge].1.len()),
+                Some(edge) => json!(kept[edge].1.len().min(self.limit.get().unwrap_or(usize::MAX))),
                 None => evaluate(expression, row).to_json(),
             };
             document.insert(name.clone(), value);

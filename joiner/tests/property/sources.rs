@@ -39,8 +39,8 @@ fn database(sources: &[Source<'_>], vector: &[u64]) -> Database {
 
 fn join(sources: &[Source<'_>], config: &Config, vector: &[u64]) -> Vec<Entities> {
     let database = database(sources, vector);
-    let brute = Brute { world: sources[0].world, database: &database };
-    config.plans.iter().map(|plan| brute.entities(&plan.definition).into_iter().collect()).collect()
+    let brute = Brute::new(sources[0].world, &database);
+    config.plans.iter().map(|plan| brute.entities(plan).into_iter().collect()).collect()
 }
 
 /// Refuses whatever is older than what it holds.
@@ -312,6 +312,7 @@ pub(crate) fn case(seed: u64) -> [u64; 4] {
     config.layout = layout;
     config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 2 << 10 };
     config.chunk_entities = if dice.chance(40) { 1 + dice.below(3) } else { 1000 };
+    config.part_rows = if dice.chance(70) { 2 } else { 32 };
     config.buffer_bytes = if dice.chance(25) { 200 } else { 1 << 20 };
     config.portion_bytes = if dice.chance(30) { dice.below(600) } else { 1 << 20 };
     let mut reader = Reader {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemas::entity::{
-    Aggregate, AggregateFunction, AggregateValue, EntityDefinition, FanOut, Field, GroupBy, ManyEdge, OneEdge, OrderBy,
-    Rows as GroupRows,
+    Aggregate, AggregateFunction, AggregateValue, EntityDefinition, Exceeded, FanOut, Field, GroupBy, Limits, ManyEdge, OneEdge,
+    OrderBy, Rows as GroupRows,
 };
 use schemas::event::{ChangeEvent, Op, Row};
-use schemas::plan::Plan;
+use schemas::plan::{Plan, PlanError};
 use schemas::table::{Column, TableSchema};
 use schemas::value::Value;
 use schemas::{Lsn, Position, TableName};
@@ -69,13 +69,31 @@ impl World {
             *table = Arc::new(TableSchema { name, ..(**table).clone() });
         }
         let mut world = Self { tables, plans: Vec::new(), textual, keys };
-        for n in 0..1 + dice.below(2) {
-            let definition = world.entity(dice, n);
-            let lookup = |name: &TableName| world.tables.iter().find(|table| table.name == *name).cloned();
-            let plan = Plan::resolve(&definition, &lookup).unwrap_or_else(|error| panic!("{error}\n{definition:?}"));
-            world.plans.push(Arc::new(plan));
+        let mut definitions: Vec<EntityDefinition> = (0..1 + dice.below(2)).map(|n| world.entity(dice, n)).collect();
+        // What is told last of an entity that is set aside, only who has followed it from the beginning knows.
+        for limits in definitions.iter_mut().filter(|_| !sources.is_empty()).filter_map(|one| one.limits.as_mut()) {
+            limits.exceeded = Exceeded::Truncate;
         }
+        if dice.chance(30) && !definitions[0].sets_aside() {
+            definitions.extend(of_documents(dice, "r0", &definitions[0]));
+            // Of a roll-up in turn.
+            let last = definitions.last().filter(|last| last.of.is_some() && dice.chance(30)).cloned();
+            definitions.extend(last.and_then(|last| of_documents(dice, "r1", &last)));
+        }
+        let plans = world.resolve(&definitions).unwrap_or_else(|error| panic!("{error}\n{definitions:?}"));
+        world.plans = plans;
         world
+    }
+
+    /// The same without roll-ups of documents, which take all of them.
+    pub(crate) fn of_tables(mut self) -> Self {
+        self.plans.retain(|plan| plan.input.is_none());
+        self
+    }
+
+    pub(crate) fn resolve(&self, definitions: &[EntityDefinition]) -> Result<Vec<Arc<Plan>>, PlanError> {
+        let lookup = |name: &TableName| self.tables.iter().find(|table| table.name == *name).cloned();
+        Ok(Plan::resolve_all(definitions, &lookup)?.into_iter().map(Arc::new).collect())
     }
 
     fn entity(&self, dice: &mut Dice, n: usize) -> EntityDefinition {
@@ -91,6 +109,10 @@ impl World {
             // Several rows may then have one entity key.
             key: if composite && dice.chance(20) { vec!["k1".into()] } else { Vec::new() },
             filter,
+            limits: dice.chance(25).then(|| {
+                let exceeded = if dice.chance(60) { Exceeded::Truncate } else { Exceeded::DeadLetter };
+                Limits { children: Some(dice.below(3)), bytes: None, exceeded }
+            }),
             fields: fields(dice),
             one: edges.one,
             many: edges.many,
@@ -350,6 +372,49 @@ fn fields(dice: &mut Dice) -> Option<Vec<Field>> {
             .map(|column| Field { name: if dice.chance(20) { format!("{column} \"é\"") } else { column.clone() }, column })
             .collect(),
     )
+}
+
+/// A roll-up of an entity's documents by members that are whole numbers, if it has any.
+fn of_documents(dice: &mut Dice, name: &str, of: &EntityDefinition) -> Option<EntityDefinition> {
+    let whole = |column: &str| ["d", "u", "k2", "f2"].contains(&column);
+    let fields = of.fields.iter().flatten().filter(|field| field.name == field.column && whole(&field.column));
+    let mut numbers: Vec<String> = fields.map(|field| field.name.clone()).collect();
+    let counts = of.aggregates.iter().filter(|(_, aggregate)| aggregate.function == AggregateFunction::Count);
+    numbers.extend(counts.map(|(name, _)| name.clone()));
+    if numbers.is_empty() {
+        return None;
+    }
+    let pick = |dice: &mut Dice| dice.pick(&numbers).clone();
+    let by = pick(dice);
+    let mut group_by = vec![GroupBy { name: format!("by {by}"), expression: by }];
+    if dice.chance(40) {
+        group_by.push(GroupBy { name: "next".into(), expression: format!("{} + 1", pick(dice)) });
+    }
+    let mut aggregates = BTreeMap::from([("n".to_owned(), Aggregate::count("rows"))]);
+    for function in [
+        AggregateFunction::Sum,
+        AggregateFunction::Min,
+        AggregateFunction::Max,
+        AggregateFunction::Avg,
+        AggregateFunction::Distinct,
+    ] {
+        if dice.chance(40) {
+            let value = if dice.chance(50) {
+                AggregateValue::Member(pick(dice))
+            } else {
+                AggregateValue::Expression(format!("{} + 1", pick(dice)))
+            };
+            let filter = dice.chance(30).then(|| format!("{} > 0", pick(dice)));
+            aggregates.insert(
+                format!("of {}", function.name()),
+                Aggregate { function, edge: "rows".into(), value: Some(value), filter },
+            );
+        }
+    }
+    let filter = dice.chance(30).then(|| format!("{} > 0", pick(dice)));
+    let computed = [("many".to_owned(), "n > 2".to_owned())].into();
+    let (of, table) = (Some(of.entity.clone()), TableName::none());
+    Some(EntityDefinition { of, filter, group_by, aggregates, computed, ..EntityDefinition::new(name, table) })
 }
 
 fn filter(dice: &mut Dice, percent: usize) -> Option<String> {

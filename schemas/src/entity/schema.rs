@@ -24,6 +24,8 @@ pub fn definition_schema() -> Value {
         json!({"type": "string", "pattern": "^[a-z][a-z0-9_-]*$", "description": "The entity's name: in URLs, in sinks."}),
     );
     properties.insert("table".into(), table());
+    let of = "The entity whose documents are rolled up, in place of a table. With `group_by`.";
+    properties.insert("of".into(), json!({"type": "string", "pattern": "^[a-z][a-z0-9_-]*$", "description": of}));
     properties
         .insert("key".into(), described("columns", "The columns that make the entity key. Default: the table's primary key."));
     properties.insert(
@@ -35,13 +37,14 @@ pub fn definition_schema() -> Value {
         ("bytes", json!({"type": "integer", "minimum": 0, "description": "Bytes of the document."})),
         (
             "exceeded",
-            json!({"enum": ["truncate", "stop"], "description": "Cut lists and say so in the document (default), or stop."}),
+            json!({"enum": ["truncate", "stop", "dead_letter"], "description": "Cut lists and say so in the document (default); stop; or set the document aside, and leave what was told of it last until it fits."}),
         ),
     ];
     let limits = limits.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
     properties.insert("limits".into(), object(&limits, &[]));
     properties.insert("rows".into(), described("rows", "What each row of a roll-up is made of, for the aggregates over them."));
-    let Value::Object(mut schema) = object(&properties, &["entity", "table"]) else { return Value::Null };
+    let Value::Object(mut schema) = object(&properties, &["entity"]) else { return Value::Null };
+    schema.insert("oneOf".into(), json!([{"required": ["table"]}, {"required": ["of", "group_by"]}]));
     schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
     schema.insert("title".into(), json!("Entity definition"));
     schema.insert("$defs".into(), Value::Object(defs));

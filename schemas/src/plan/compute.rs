@@ -234,11 +234,6 @@ impl Resolver<'_> {
         definition: &EntityDefinition,
         fields: Vec<ResolvedField>,
     ) -> Result<Group, PlanError> {
-        let names = fields.iter().map(|field| &field.name).chain(definition.aggregates.keys()).chain(definition.computed.keys());
-        let mut seen = BTreeSet::new();
-        if let Some(name) = names.into_iter().find(|name| !seen.insert(name.as_str())) {
-            return Err(self.mistake(&place.path, Mistake::DuplicateName { name: name.clone() }));
-        }
         let mut aggregates = Vec::new();
         for (name, aggregate) in &definition.aggregates {
             if aggregate.edge != ROWS {
@@ -247,6 +242,23 @@ impl Resolver<'_> {
                 return Err(self.mistake(&place.path, Mistake::UnknownEdge { aggregate, edge, hint, known }));
             }
             aggregates.push(self.aggregate_over(place, 0, name, aggregate)?);
+        }
+        let computed = self.computed_of_group(place, definition, &fields, &aggregates)?;
+        Ok(Group { fields, aggregates, computed })
+    }
+
+    /// The fields that are computed of a group's values and aggregates.
+    pub(super) fn computed_of_group(
+        &self,
+        place: &Place,
+        definition: &EntityDefinition,
+        fields: &[ResolvedField],
+        aggregates: &[ResolvedAggregate],
+    ) -> Result<Vec<Computed>, PlanError> {
+        let names = fields.iter().map(|field| &field.name).chain(definition.aggregates.keys()).chain(definition.computed.keys());
+        let mut seen = BTreeSet::new();
+        if let Some(name) = names.into_iter().find(|name| !seen.insert(name.as_str())) {
+            return Err(self.mistake(&place.path, Mistake::DuplicateName { name: name.clone() }));
         }
         let known: BTreeMap<&str, (ComputedInput, Type)> = fields
             .iter()
@@ -258,8 +270,7 @@ impl Resolver<'_> {
                     .map(|(nth, one)| (one.name.as_str(), (ComputedInput::Aggregate(nth), one.returns()))),
             )
             .collect();
-        let computed = self.compute(place, &definition.computed, &known)?;
-        Ok(Group { fields, aggregates, computed })
+        self.compute(place, &definition.computed, &known)
     }
 
     /// The type of a column, derived or not.
@@ -271,7 +282,7 @@ impl Resolver<'_> {
     }
 }
 
-const fn scale(sql_type: SqlType) -> u8 {
+pub(super) const fn scale(sql_type: SqlType) -> u8 {
     match sql_type {
         SqlType::Decimal { scale, .. } => scale,
         SqlType::Money | SqlType::SmallMoney => 4,
@@ -280,7 +291,7 @@ const fn scale(sql_type: SqlType) -> u8 {
 }
 
 /// `None`: the function does not take such values.
-fn kind(function: AggregateFunction, of: &Type, scale: u8) -> Option<AggregateKind> {
+pub(super) fn kind(function: AggregateFunction, of: &Type, scale: u8) -> Option<AggregateKind> {
     let ordered = !matches!(of, Type::Any | Type::List(_) | Type::Object(_));
     Some(match (function, of) {
         (AggregateFunction::Count, _) => AggregateKind::Count,

@@ -7,7 +7,7 @@ use crate::TableName;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     #[error(
-        "{file}: {message}. An entity definition has `entity`, `table`, and where wanted `key`, `fields`, `one`, `many`, `aggregates`, `computed`, `where`, `group_by`, `rows`"
+        "{file}: {message}. An entity definition has `entity`, `table` or `of`, and where wanted `key`, `fields`, `one`, `many`, `aggregates`, `computed`, `where`, `group_by`, `rows`"
     )]
     Yaml { file: String, message: String },
     #[error(
@@ -24,6 +24,26 @@ pub enum PlanError {
 pub enum Mistake {
     #[error("table {table} is not captured{hint}. Add it to the source's tables (and enable CDC on it), or correct the name")]
     UnknownTable { table: TableName, hint: String },
+    #[error(
+        "neither a `table` nor `of`: name the table whose rows are the entities (such as dbo.orders), or the entity whose documents are rolled up"
+    )]
+    NoTable,
+    #[error("no entity {of:?} is defined to be rolled up{hint}. There are: {known}")]
+    UnknownEntity { of: String, hint: String, known: String },
+    #[error("it rolls up {of:?}, which in the end rolls up this one: cut the cycle")]
+    RollUpCycle { of: String },
+    #[error(
+        "documents of {of:?} that are past their limits are set aside (`exceeded: dead_letter`), and nothing can be rolled up of what was told of them before: have lists cut (`truncate`), or the joiner stop (`stop`)"
+    )]
+    OfSetAside { of: String },
+    #[error("documents of {of:?} have no member {member:?}{hint}. Their members are {known}")]
+    UnknownMember { of: String, member: String, hint: String, known: String },
+    #[error(
+        "`of` and `{member}` exclude each other: a roll-up of documents has `where`, `group_by`, `aggregates` and `computed`, over the members that the documents have"
+    )]
+    OfDocuments { member: &'static str },
+    #[error("`of` is missing `group_by`: name what the documents are grouped by")]
+    NotGroupedDocuments,
     #[error("table {table} has no column {column:?} (in `{place}`){hint}. Its columns are {known}")]
     UnknownColumn { table: TableName, column: String, place: String, hint: String, known: String },
     #[error(

@@ -12,7 +12,7 @@ use crate::TableName;
 use crate::entity::{Aggregate, EntityDefinition, FanOut, Field, Limits, ManyEdge, OneEdge, OrderBy};
 use crate::table::TableSchema;
 
-type Tables<'a> = &'a dyn Fn(&TableName) -> Option<Arc<TableSchema>>;
+pub(super) type Tables<'a> = &'a dyn Fn(&TableName) -> Option<Arc<TableSchema>>;
 
 impl EntityDefinition {
     /// Reads a definition; errors name the file, the line and the key.
@@ -27,13 +27,14 @@ impl EntityDefinition {
 
 pub(super) fn resolve(definition: &EntityDefinition, tables: Tables<'_>) -> Result<Plan, PlanError> {
     let name = &definition.entity;
-    let mut bytes = name.bytes();
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
-    if !bytes.next().is_some_and(|byte| byte.is_ascii_lowercase()) || !bytes.all(plain) {
-        return Err(PlanError::Name { entity: name.clone() });
+    name_is_plain(name)?;
+    let mut resolver = Resolver::new(name, tables, table_names(definition));
+    if let Some(of) = &definition.of {
+        return Err(resolver.mistake(name, Mistake::UnknownEntity { of: of.clone(), hint: String::new(), known: name.clone() }));
     }
-    let known = table_names(definition);
-    let mut resolver = Resolver { entity: name, tables, nodes: Vec::new(), derived: Vec::new(), known };
+    if definition.table.is_none() {
+        return Err(resolver.mistake(name, Mistake::NoTable));
+    }
     let table = resolver.table(name, &definition.table)?;
     let place = Place { path: name.clone(), table };
     let grouped = !definition.group_by.is_empty();
@@ -79,7 +80,16 @@ pub(super) fn resolve(definition: &EntityDefinition, tables: Tables<'_>) -> Resu
         return Err(resolver.mistake(&place.path, Mistake::DuplicateName { name: marker.to_owned() }));
     }
     let Resolver { nodes, derived, .. } = resolver;
-    Ok(Plan { entity: name.as_str().into(), definition: definition.clone(), key, nodes, derived, group })
+    Ok(Plan { entity: name.as_str().into(), definition: definition.clone(), key, nodes, derived, group, input: None })
+}
+
+pub(super) fn name_is_plain(name: &str) -> Result<(), PlanError> {
+    let mut bytes = name.bytes();
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    if bytes.next().is_some_and(|byte| byte.is_ascii_lowercase()) && bytes.all(plain) {
+        return Ok(());
+    }
+    Err(PlanError::Name { entity: name.to_owned() })
 }
 
 /// Every table that the definition names: what a misspelt one may have meant.
@@ -137,7 +147,12 @@ struct Header {
     own_key: Vec<KeyPart>,
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
+    /// `known`: names of tables that a misspelt one may have meant.
+    pub(super) fn new(entity: &'a str, tables: Tables<'a>, known: BTreeSet<String>) -> Self {
+        Self { entity, tables, nodes: Vec::new(), derived: Vec::new(), known }
+    }
+
     pub(super) fn mistake(&self, node: &str, mistake: Mistake) -> PlanError {
         PlanError::Definition { entity: self.entity.to_owned(), node: node.to_owned(), mistake: Box::new(mistake) }
     }

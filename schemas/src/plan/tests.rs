@@ -200,10 +200,13 @@ fn resolve_in_shop(text: &str) -> Result<Plan, PlanError> {
 fn the_examples_of_the_documentation_are_definitions() {
     let schema = jsonschema::validator_for(&crate::entity::definition_schema()).unwrap();
     let page = include_str!("../../../docs/entities.md");
-    let mut found = 0;
     let blocks = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    for block in blocks.filter(|block| block.starts_with("entity:")) {
-        let plan = resolve_in_shop(block).unwrap_or_else(|error| panic!("{error}\n{block}"));
+    let blocks: Vec<&str> = blocks.filter(|block| block.starts_with("entity:")).collect();
+    let definitions = blocks.iter().map(|block| EntityDefinition::from_yaml("example.yaml", block).unwrap());
+    let definitions: Vec<EntityDefinition> = definitions.collect();
+    let plans = Plan::resolve_all(&definitions, &shop).unwrap_or_else(|error| panic!("{error}"));
+    for (block, definition) in blocks.iter().zip(&definitions) {
+        let plan = plans.iter().find(|plan| *plan.entity == *definition.entity).unwrap();
         let written: serde_json::Value = serde_yaml_ng::from_str(block).unwrap();
         assert!(
             schema.is_valid(&written),
@@ -214,9 +217,43 @@ fn the_examples_of_the_documentation_are_definitions() {
         let again = serde_yaml_ng::to_string(&plan.definition).unwrap();
         assert_eq!(EntityDefinition::from_yaml("again.yaml", &again).unwrap(), plan.definition);
         jsonschema::validator_for(&plan.info().document_schema).unwrap();
-        found += 1;
     }
-    assert_eq!(found, 8);
+    assert_eq!(plans.len(), 9);
+}
+
+#[test]
+fn documents_are_rolled_up_in_the_order_that_they_need() {
+    let all = |texts: &[&str]| {
+        let definitions = texts.iter().map(|text| EntityDefinition::from_yaml("example.yaml", text));
+        Plan::resolve_all(&definitions.collect::<Result<Vec<_>, _>>()?, &shop)
+    };
+    let order = "entity: order\ntable: dbo.orders\nfields: [id, status]\nmany: {items: {table: dbo.order_items, by: [order_id]}}\naggregates: {total: {sum: items.price}}";
+    let sales = "entity: sales\nof: order\ngroup_by: [status]\naggregates: {total: {sum: rows.total}, items: {sum: rows, value: size(items)}}";
+    let great = "entity: great\nof: sales\ngroup_by: [{great: total > 100}]\naggregates: {n: {count: rows}}";
+    let plans = all(&[great, sales, order]).unwrap();
+    assert_eq!(plans.iter().map(|plan| &*plan.entity).collect::<Vec<_>>(), ["order", "sales", "great"]);
+    let columns: Vec<&str> = plans[1].root().table.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(columns, ["order.id", "status", "`size(items)`", "total"]);
+    let kinds: Vec<AggregateKind> = plans[1].group.as_ref().unwrap().aggregates.iter().map(|one| one.kind).collect();
+    assert_eq!(kinds, [AggregateKind::SumInt, AggregateKind::SumDecimal { scale: 2 }]);
+    assert_eq!(plans[2].input.as_ref().unwrap().plan.entity, plans[1].entity);
+    for (texts, expected) in [
+        (&[sales][..], "no entity \"order\" is defined to be rolled up"),
+        (&[order, "entity: a\nof: ordr\ngroup_by: [x]"], "did you mean \"order\"?"),
+        (&["entity: a\nof: b\ngroup_by: [x]", "entity: b\nof: a\ngroup_by: [x]"], "cut the cycle"),
+        (&[order, "entity: a\nof: order\ngroup_by: [status]\nfields: [id]"], "`of` and `fields` exclude each other"),
+        (&[order, "entity: a\nof: order\ntable: dbo.orders\ngroup_by: [status]"], "`of` and `table` exclude each other"),
+        (&[order, "entity: a\nof: order"], "missing `group_by`"),
+        (&[order, "entity: a\nof: order\ngroup_by: [statsu]"], "did you mean \"status\"?"),
+        (&[order, "entity: a\nof: order\ngroup_by: [items]"], "group by numbers, text"),
+        (&[order, "entity: a\nof: order\ngroup_by: [status]\naggregates: {s: {sum: rows.totl}}"], "did you mean \"total\"?"),
+        (&[order, "entity: a\nof: order\ngroup_by: [status]\naggregates: {s: {sum: rows.status}}"], "only numbers can be summed"),
+        (&[order, "entity: a\nof: order\ngroup_by: [status]\naggregates: {s: {sum: items.price}}"], "is over \"items\""),
+        (&["entity: a"], "neither a `table` nor `of`"),
+    ] {
+        let message = all(texts).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}\nshould say {expected}");
+    }
 }
 
 #[test]

@@ -37,6 +37,17 @@ pub(super) fn key_type(of: &Type) -> Option<KeyType> {
     })
 }
 
+/// The column type that holds every moment of a kind.
+pub(super) const fn moment(of: &Type) -> Option<SqlType> {
+    let Type::Moment(kind) = of else { return None };
+    Some(match kind {
+        Kind::Date => SqlType::Date,
+        Kind::Time => SqlType::Time { scale: 7 },
+        Kind::DateTime => SqlType::DateTime2 { scale: 7 },
+        Kind::Instant => SqlType::DateTimeOffset { scale: 7 },
+    })
+}
+
 impl KeyType {
     /// The column type that holds every value of a key part that is no column.
     pub(super) const fn sql_type(self) -> SqlType {

@@ -49,13 +49,16 @@ fn told(explained: &Explanation) -> String {
     out.push_str("\nwhat a change reaches\n");
     for place in &explained.places {
         let reach = match (place.touches_one, place.way_up.is_empty()) {
-            (_, true) if explained.grouped => "its group, whose rows are all read",
+            (_, true) if explained.grouped => "its group",
             (_, true) => "its own entity",
             (true, false) => "one entity",
             (false, false) => "as many entities as the steps lead to; what is more than one write holds is drained in chunks",
         };
         out.push_str(&format!("  {} ({}): {reach}\n", place.path, place.table));
         place.way_up.iter().for_each(|step| out.push_str(&format!("    {step}\n")));
+        if place.in_parts {
+            out.push_str("    aggregates over it are kept in parts: of all its rows, the few around the changed one are read\n");
+        }
     }
     out.push_str("\neach entity reached is assembled twice, as it was and as it is, of one read of its rows; only one that differs goes out\n");
     out

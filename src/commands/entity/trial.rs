@@ -35,6 +35,9 @@ const SOURCE: &str = "test";
 struct Trial {
     /// The definition's file, or the definition itself.
     definition: serde_yaml_ng::Value,
+    /// Those of the entities that it rolls up, in the same way.
+    #[serde(default)]
+    over: Vec<serde_yaml_ng::Value>,
     /// A folder of table contracts, for tables that have no `columns` here.
     #[serde(default)]
     contracts: Option<PathBuf>,
@@ -69,14 +72,9 @@ fn tried(file: &Path) -> anyhow::Result<bool> {
     // JSON is YAML.
     let trial: Trial = serde_yaml_ng::from_str(&text)?;
     let folder = file.parent().unwrap_or(Path::new(""));
-    let definition = match &trial.definition {
-        serde_yaml_ng::Value::String(path) => {
-            let path = folder.join(path);
-            let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-            EntityDefinition::from_yaml(&path.display().to_string(), &text)?
-        }
-        written => EntityDefinition::from_yaml("definition", &serde_yaml_ng::to_string(written)?)?,
-    };
+    let definition = definition(folder, &trial.definition)?;
+    let mut definitions = trial.over.iter().map(|over| self::definition(folder, over)).collect::<anyhow::Result<Vec<_>>>()?;
+    definitions.push(definition.clone());
     let contracts: Vec<Contract> = match &trial.contracts {
         Some(path) => importer::contracts::read(&folder.join(path))?.into_values().map(|versions| versions.current).collect(),
         None => Vec::new(),
@@ -91,7 +89,8 @@ fn tried(file: &Path) -> anyhow::Result<bool> {
         };
         tables.insert(name.clone(), table);
     }
-    let plan = Arc::new(Plan::resolve(&definition, &|name| tables.get(name).cloned().or_else(|| table_of(&contracts)(name)))?);
+    let known = |name: &TableName| tables.get(name).cloned().or_else(|| table_of(&contracts)(name));
+    let plans: Vec<Arc<Plan>> = Plan::resolve_all(&definitions, &known)?.into_iter().map(Arc::new).collect();
     let mut rows = Vec::new();
     for (name, given) in &trial.tables {
         for (nth, row) in given.rows.iter().enumerate() {
@@ -100,7 +99,7 @@ fn tried(file: &Path) -> anyhow::Result<bool> {
             rows.push((table, row));
         }
     }
-    let documents = documents(&plan, rows)?;
+    let documents = documents(&definition.entity, plans, rows)?;
     let found: Vec<&Json> = documents.values().collect();
     match trial.expect {
         None => {
@@ -128,6 +127,16 @@ fn tried(file: &Path) -> anyhow::Result<bool> {
             Ok(false)
         }
     }
+}
+
+/// A definition's file, or the definition itself.
+fn definition(folder: &Path, written: &serde_yaml_ng::Value) -> anyhow::Result<EntityDefinition> {
+    let serde_yaml_ng::Value::String(path) = written else {
+        return Ok(EntityDefinition::from_yaml("definition", &serde_yaml_ng::to_string(written)?)?);
+    };
+    let path = folder.join(path);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    Ok(EntityDefinition::from_yaml(&path.display().to_string(), &text)?)
 }
 
 fn table(name: &TableName, columns: &serde_yaml_ng::Mapping, key: &[String]) -> anyhow::Result<TableSchema> {
@@ -199,10 +208,14 @@ fn decimal(json: &Json, scale: u8) -> Option<Value> {
     Some(Value::Decimal { mantissa: sign * padded.parse::<i128>().ok()?, scale })
 }
 
-/// The documents by their keys.
-fn documents(plan: &Arc<Plan>, rows: Vec<(Arc<TableSchema>, Row)>) -> anyhow::Result<BTreeMap<EntityKey, Json>> {
+/// The documents of an entity by their keys.
+fn documents(
+    entity: &str,
+    plans: Vec<Arc<Plan>>,
+    rows: Vec<(Arc<TableSchema>, Row)>,
+) -> anyhow::Result<BTreeMap<EntityKey, Json>> {
     let dir = tempfile::tempdir().context("a temporary directory cannot be made")?;
-    let mut config = joiner::Config::new(dir.path(), vec![plan.clone()], SOURCE, SOURCE);
+    let mut config = joiner::Config::new(dir.path(), plans, SOURCE, SOURCE);
     config.layout = Layout::Shared;
     let mut engine = Engine::open(&config)?;
     let mut encoder = Encoder::new(SOURCE, SOURCE);
@@ -217,7 +230,8 @@ fn documents(plan: &Arc<Plan>, rows: Vec<(Arc<TableSchema>, Row)>) -> anyhow::Re
             .encode(&ChangeEvent { table, op: Op::Read, before: None, after: Some(row), position, commit_time_ms: 0 }, &mut data);
         records.push((SequenceNumber::from(records.len() as u64 + 1), data.into()));
     }
-    let stream = Layout::Shared.stream(SOURCE, &plan.root().table.name);
+    // All tables share it.
+    let stream = Layout::Shared.stream(SOURCE, &TableName::none());
     let read = SequenceNumber::from(records.len() as u64);
     let mut positions = schemas::progress::ShardPositions::new();
     if !records.is_empty() {
@@ -243,7 +257,7 @@ fn documents(plan: &Arc<Plan>, rows: Vec<(Arc<TableSchema>, Row)>) -> anyhow::Re
         bail!("a row is refused: {}", serde_json::to_string(refused)?);
     }
     let found: Mutex<BTreeMap<EntityKey, Json>> = Mutex::default();
-    engine.scan(&plan.entity, 1, &|changes| {
+    engine.scan(entity, 1, &|changes| {
         let documents =
             changes.into_iter().filter_map(|change| Some((change.key, serde_json::from_str(&change.document?).ok()?)));
         found.lock().unwrap_or_else(PoisonError::into_inner).extend(documents);
