@@ -173,6 +173,10 @@ fn joiner_lines(joiner: &Value, out: &mut String) {
         count(&joiner["emitted_total"]),
         count(&joiner["dead_letters"])
     ));
+    for (name, source) in joiner["sources"].as_object().into_iter().flatten() {
+        let (phase, frontier) = (text(&source["phase"]), text(&source["frontier"]));
+        out.push_str(&format!("  of {name}: {phase}, everything up to {frontier}\n"));
+    }
     notices(&joiner["failure"], std::slice::from_ref(&joiner["warning"]), out);
 }
 
@@ -299,6 +303,14 @@ sinks
   aurora  loading  0       1,500    2             1,500 of 9,000 entities, 15 s left
 ";
         assert_eq!(shown(&status), expected);
+        let mut of_several =
+            json!({"joiner": status["joiner"], "sources": [status["source"], {"name": "bank", "phase": "tailing"}]});
+        of_several["joiner"]["sources"] = json!({"bank": {"phase": "live", "frontier": "0000002a:00000ac0:0001"}});
+        let told = shown(&of_several);
+        for line in ["source shop: snapshot", "source bank: tailing", "  of bank: live, everything up to 0000002a:00000ac0:0001"]
+        {
+            assert!(told.contains(line), "{told}");
+        }
         assert!(!has_failed(&status));
         assert!(has_failed(&json!({"source": {"phase": "stopped", "last_error": "gone"}})));
     }

@@ -519,6 +519,42 @@ mod tests {
     }
 
     #[test]
+    fn of_several_sources_each_is_to_itself() {
+        let source = |name: &str| format!("{{name: {name}, url: 'sqlserver://sa@127.0.0.1/{name}'}}");
+        let text = |sources: &str, rest: &str| {
+            format!(
+                "sources: [{sources}]\nstreams: {{provider: {{embedded: {{path: streams}}}}, prefix: p, per_table: {{shop.dbo.a: {{encoding: avro}}, bank.dbo.b: {{encoding: avro}}}}}}\n{rest}"
+            )
+        };
+        let both = format!("{}, {}", source("shop"), source("bank"));
+        let config = load(&text(&both, "")).unwrap();
+        assert_eq!(config.source_names(), "bank,shop");
+        let shop = config.of(Some("shop")).unwrap();
+        assert_eq!((shop.prefix(), shop.source_names().as_str()), ("p.shop", "shop"));
+        assert!(shop.contracts.ends_with("schemas/tables/shop") && shop.progress_dir().ends_with("data/importer/shop"));
+        assert_eq!(shop.streams.per_table.keys().map(ToString::to_string).collect::<Vec<_>>(), ["dbo.a"]);
+        assert!(config.of(None).unwrap_err().to_string().contains("--source"));
+        assert!(config.of(Some("till")).unwrap_err().to_string().contains("bank,shop"));
+        // One of a list is as one by itself.
+        let only = load(&text(&source("shop"), "")).unwrap().of(None).unwrap();
+        assert!(
+            only.contracts.ends_with("schemas/tables") && only.prefix() == "p" && only.progress_dir().ends_with("data/importer")
+        );
+
+        let refused = |sources: &str, rest: &str| format!("{:#}", load(&text(sources, rest)).unwrap_err());
+        for (told, expected) in [
+            (refused(&format!("{both}, {}", source("bank")), ""), "two are called"),
+            (refused(&format!("{both}, {}", source("p.shop")), ""), "dot"),
+            (refused(&both, &format!("source: {}\n", source("till"))), "keep the list"),
+            (refused(&both, "archive: {store: {local: {path: a}}}\n"), "archive"),
+            (refused(&both, "joiner: {lease: {file: {path: lease}}}\n"), "stand by"),
+            (refused("", ""), "what is read is missing"),
+        ] {
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
     fn a_mistake_is_named_with_its_place() {
         for (from, to, expected) in [
             ("poll_interval: 20ms", "poll_intervall: 20ms", "poll_intervall"),

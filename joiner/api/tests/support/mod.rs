@@ -207,7 +207,7 @@ impl Fixture {
             entities: entities(),
             reader: Arc::new(SqliteReader::new(&sqlite)),
             feed: with_feed.then(|| Arc::clone(&feed) as Arc<dyn ChangeFeed>),
-            snapshots: with_feed.then(|| Arc::new(Recorder::default()) as Arc<dyn api::Snapshots>),
+            snapshots: with_feed.then(|| Arc::new(Recorder::default()) as Arc<dyn api::Snapshots>).into_iter().collect(),
             dead_letters: with_feed.then(|| Arc::new(Letters::default()) as Arc<dyn api::DeadLetters>),
             savepoints: with_feed.then(|| Arc::new(Named) as Arc<dyn api::Savepoints>),
             status: Arc::new(move || shown.lock().unwrap().clone()),
