@@ -2,7 +2,7 @@
 //!
 //! The rows stand in the state as those of any table, by the roll-up's group and by the key of the document's entity, and are written wherever a document is told: in the write that holds its entry of the outbox. The groups that they
 //! leave and come to are left for later ([`Pending`](crate::state::meta::Pending)) with the hash of what they were, and are drained after all that the step has touched itself, because what is pending is worked off in the order of
-//! entities' numbers, and a roll-up's is greater than that of what it rolls up.
+//! entities' numbers, and a roll-up's is greater than that of what it rolls up. (No batch of it holds both: a group is assembled of rows that have been written.)
 //!
 //! # Why a roll-up is of the same LSN as what it rolls up (INV-4)
 //! The head of the outbox moves when nothing is pending any more, and then each document's row is what the document is: when the rows were made (below) that was so, each later change of a document has replaced its row, and documents that have not been told of a change (`lazy`) there are none, because
@@ -32,6 +32,12 @@ use crate::scan::{As, Wanted, scan};
 use crate::state::meta::Standing;
 use crate::state::view::{Overlay, View, family, start_key};
 use crate::state::{key, outbox, row};
+
+/// Whether an entity, by its key, rolls up another one.
+pub(super) fn rolls_up(tools: &Tools, key: &[u8]) -> bool {
+    let number = key.first_chunk().and_then(|number| tools.catalog.numbered(u16::from_be_bytes(*number)));
+    number.is_some_and(|entity| tools.catalog.entities[entity].of.is_some())
+}
 
 /// Rows made of documents, and the groups that they touch.
 pub(super) struct Contributed(Option<(Overlay, Touched)>);

@@ -330,7 +330,13 @@ pub(crate) fn drain(
     let mut iterator = snapshot.raw_iterator_cf(family);
     iterator.seek(&*done);
     let mut pending: Vec<(Vec<u8>, Known<'_>)> = Vec::new();
+    let mut apart = false;
     while let Some((key, hash)) = iterator.item().filter(|_| pending.len() < chunk) {
+        // What rolls up others comes after what these contribute is written.
+        apart = pending.first().is_some_and(|(first, _)| first.get(..2) != key.get(..2)) && contribute::rolls_up(tools, key);
+        if apart {
+            break;
+        }
         let known = Known::read(hash).ok_or_else(|| store.corrupt("a document's hash that is not 16 bytes long"))?;
         pending.push((key.to_vec(), known));
         iterator.next();
@@ -355,7 +361,7 @@ pub(crate) fn drain(
     report.changed += new_tail - tail;
     let contributed = contribute(tools, &snapshot, made.entries())?;
     contributed.write(tools, &snapshot, new_tail, standing, &mut batch)?;
-    let more = made.count() == chunk || made.count() < now.len() || fan_outs.has_strict() || contributed.has_touched();
+    let more = made.count() == chunk || made.count() < now.len() || apart || fan_outs.has_strict() || contributed.has_touched();
     if more {
         standing.pending = Some(Pending { tail: new_tail });
     } else {
