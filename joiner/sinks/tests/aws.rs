@@ -100,6 +100,25 @@ async fn throttling_is_waited_out_or_told_as_transient() {
     assert!(rejected[0].reason.contains("Item size"), "{}", rejected[0].reason);
 }
 
+#[tokio::test]
+async fn a_look_at_a_table_tells_that_nothing_may_be_put_there() {
+    let table = r#"{"Table":{"TableName":"t","TableStatus":"ACTIVE","KeySchema":[{"AttributeName":"pk","KeyType":"HASH"}],"AttributeDefinitions":[{"AttributeName":"pk","AttributeType":"S"}]}}"#;
+    let refused = |code: &str, message: &str| {
+        (400, format!(r#"{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"{message}"}}"#))
+    };
+    let denied = refused("AccessDeniedException", "not authorized to perform: dynamodb:PutItem");
+    let held = refused("ConditionalCheckFailedException", "The conditional request failed");
+    let looked = async |put: (u16, String)| {
+        // The last answer is given to whoever asks again.
+        let script = Script::start("application/x-amz-json-1.0", vec![(200, table.to_owned()), put]).await;
+        let mut sink = DynamodbSink::with_sdk_config(DynamodbConfig::new("t"), &sdk_config(&script.url).await);
+        sink.check(&[]).await
+    };
+    let error = looked(denied).await.unwrap_err();
+    assert!(error.class() == ErrorClass::Misconfigured && error.to_string().contains("dynamodb:PutItem"), "{error}");
+    looked(held).await.unwrap();
+}
+
 /// An index of the table has no room, which DynamoDB says of the put to the table: with provisioned capacity by its old code, on demand by its new one.
 #[tokio::test]
 async fn an_index_without_room_is_waited_for_and_nothing_is_set_aside() {

@@ -269,7 +269,29 @@ async fn what_is_set_up_wrongly_is_told(server: &PostgresServer) {
         assert_eq!(error.class(), ErrorClass::Misconfigured, "{error}");
         assert!(error.to_string().contains(said) && !error.to_string().contains("wrong@"), "{error}");
     }
+    // Its tables are there, and another's.
+    let config = PostgresConfig { schema: "closed".to_owned(), ..PostgresConfig::new(&url) };
+    PostgresSink::new(config.clone()).unwrap().prepare(&[order()]).await.unwrap();
+    let admin = client(server).await;
+    admin
+        .batch_execute("CREATE ROLE narrow LOGIN PASSWORD 'tributary'; GRANT USAGE, CREATE ON SCHEMA closed TO narrow")
+        .await
+        .unwrap();
+    admin.batch_execute("GRANT SELECT, INSERT, DELETE ON ALL TABLES IN SCHEMA closed TO narrow").await.unwrap();
+    let config =
+        PostgresConfig { url: sinks::UrlSource::Text(url.replace("tributary:tributary@", "narrow:tributary@")), ..config };
+    let mut sink = PostgresSink::new(config).unwrap();
+    let error = sink.check(&[order()]).await.unwrap_err();
+    assert!(
+        error.class() == ErrorClass::Misconfigured && error.to_string().contains("may not read and write the table"),
+        "{error}"
+    );
+    admin.batch_execute("GRANT UPDATE ON ALL TABLES IN SCHEMA closed TO narrow").await.unwrap();
+    sink.check(&[order()]).await.unwrap();
+
     let directory = tempfile::tempdir().unwrap();
+    let error = SqliteSink::new(SqliteConfig::new(directory.path())).check(&[order()]).await.unwrap_err();
+    assert!(error.class() == ErrorClass::Misconfigured && error.to_string().contains("can be written"), "{error}");
     let path = directory.path().join("not-a-database.db");
     std::fs::write(
         &path,

@@ -436,10 +436,10 @@ async fn filters_by_columns_find_what_the_documents_say(places: &Places, databas
     // The server counts who was of use.
     let used = match database {
         Database::Postgres => Some(
-            "SELECT idx_scan FROM pg_stat_user_indexes WHERE schemaname = 'filters' AND indexrelname = '_tributary_order_who' AND idx_scan > 0",
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE schemaname = 'filters' AND indexrelname LIKE '%order_who%' AND idx_scan > 0",
         ),
         Database::Mysql => Some(
-            "SELECT rows_read FROM information_schema.index_statistics WHERE table_schema = 'filters' AND index_name = '_tributary_order_who' AND rows_read > 0",
+            "SELECT rows_read FROM information_schema.index_statistics WHERE table_schema = 'filters' AND index_name LIKE '%order_who%' AND rows_read > 0",
         ),
         // `joiner/sinks/src/sqlite/reader.rs` asks for the plan.
         Database::Sqlite => None,

@@ -32,7 +32,7 @@ impl DynamodbSink {
 }
 
 impl FrontierItem<'_> {
-    fn key(&self) -> Item {
+    pub(super) fn key(&self) -> Item {
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let mut key = HashMap::from([(self.sink.config.key_attribute.clone(), text(KEY))]);
         if let Some(sort) = &self.sink.config.sort_key_attribute {

@@ -35,10 +35,23 @@ impl DynamodbSink {
             return Ok(Checked { detail: "the table is not there yet, and will be made".to_owned(), warnings: Vec::new() });
         };
         self.fits(&table)?;
+        self.may_put(client).await?;
         let missing =
             self.missing_indexes(&table).map(|index| format!("index {} is not there yet, and will be made", index.name));
         let warnings = missing.collect();
         Ok(Checked { detail: format!("the table is there with about {} items", table.item_count().unwrap_or(0)), warnings })
+    }
+
+    /// Whether items may be put: by a put whose condition holds for no item, so that it changes nothing.
+    async fn may_put(&self, client: &Client) -> Result<(), Error> {
+        let put = client.put_item().table_name(&self.config.table).set_item(Some(self.frontier_item(client).key()));
+        let put = put.condition_expression("attribute_exists(lsn) AND attribute_not_exists(lsn)");
+        match put.send().await {
+            Err(error) if !error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) => {
+                Err(self.failed(&error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the table has the key and, as far as they are there, the indexes of the configuration.

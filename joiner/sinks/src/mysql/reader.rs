@@ -13,9 +13,8 @@ use tokio::time::Instant;
 use super::MysqlConfig;
 use super::connect::Connector;
 use super::fault::classify;
-use crate::sql::ddl::Recorded;
 use crate::sql::kind::Dialect;
-use crate::sql::promoted::{Known, Promoted};
+use crate::sql::promoted::{Known, Page, Pages, Promoted};
 use crate::sql::shape::live;
 use crate::sql::{self, is_decimal, operator_text, quote_in};
 use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity, Tables};
@@ -128,29 +127,26 @@ impl EntityReader for MysqlReader {
         Ok(Reading { frontier: self.frontier_of(rows.first())?, value })
     }
 
-    async fn list_with_frontier(&self, query: &Query) -> Result<Reading<Vec<StoredEntity>>, Error> {
-        let known = self.promoted.of(Dialect::Mysql, &self.tables, &query.entity, async || self.recorded(&query.entity).await);
-        let known = known.await?;
-        if let Ok(Some(reading)) = self.list_by(query, &known).await {
-            return Ok(reading);
-        }
-        // The columns are others by now, or are being filled; what else is wrong is wrong without them too.
-        self.promoted.forget(&query.entity);
-        let unfiltered = || Error::unexpected(&self.connector.target, "a query without columns was answered as one with columns");
-        self.list_by(query, &Known::default()).await?.ok_or_else(unfiltered)
+    async fn list_with_frontier(&self, query: &Query) -> Result<Page, Error> {
+        self.page(query).await
     }
 }
 
-impl MysqlReader {
-    /// The latest shape of an entity's table.
-    async fn recorded(&self, entity: &str) -> Result<Option<(i32, Recorded)>, Error> {
-        let latest = "SELECT version, shape FROM _tributary_shape WHERE entity = ? ORDER BY version DESC LIMIT 1";
-        let rows = self.query(latest.to_owned(), &[entity.to_owned()]).await?;
-        rows.first().map(|row| Ok((row.get(0), sql::recorded(&self.connector.target, row.get(1))?))).transpose()
+#[async_trait]
+impl Pages for MysqlReader {
+    const DIALECT: Dialect = Dialect::Mysql;
+
+    fn about(&self) -> (&str, &Tables, &Promoted) {
+        (&self.connector.target, &self.tables, &self.promoted)
     }
 
-    /// A page. Nothing where it was looked for by columns that are not to be relied on.
-    async fn list_by(&self, query: &Query, known: &Known) -> Result<Option<Reading<Vec<StoredEntity>>>, Error> {
+    async fn recorded(&self, entity: &str) -> Result<Option<(i32, String)>, Error> {
+        let latest = "SELECT version, shape FROM _tributary_shape WHERE entity = ? ORDER BY version DESC LIMIT 1";
+        let rows = self.query(latest.to_owned(), &[entity.to_owned()]).await?;
+        Ok(rows.first().map(|row| (row.get(0), row.get(1))))
+    }
+
+    async fn page_by(&self, query: &Query, known: &Known) -> Result<Option<Page>, Error> {
         let mut parameters = vec![query.after.as_ref().map_or("", EntityKey::as_str).to_owned()];
         let (mut conditions, mut by_columns) = (live(&self.tables, &query.entity).to_owned(), false);
         for filter in &query.filters {

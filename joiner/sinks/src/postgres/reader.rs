@@ -12,9 +12,8 @@ use tokio_postgres::{Client, Row};
 use super::PostgresConfig;
 use super::connect::Connector;
 use super::fault::classify;
-use crate::sql::ddl::Recorded;
 use crate::sql::kind::Dialect;
-use crate::sql::promoted::{Known, Promoted};
+use crate::sql::promoted::{Known, Page, Pages, Promoted};
 use crate::sql::shape::live;
 use crate::sql::{self, is_decimal, operator_text, quote};
 use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity, Tables};
@@ -120,29 +119,26 @@ impl EntityReader for PostgresReader {
         Ok(Reading { frontier: self.frontier_of(rows.first())?, value })
     }
 
-    async fn list_with_frontier(&self, query: &Query) -> Result<Reading<Vec<StoredEntity>>, Error> {
-        let known = self.promoted.of(Dialect::Postgres, &self.tables, &query.entity, async || self.recorded(&query.entity).await);
-        let known = known.await?;
-        if let Ok(Some(reading)) = self.list_by(query, &known).await {
-            return Ok(reading);
-        }
-        // The columns are others by now, or are being filled; what else is wrong is wrong without them too.
-        self.promoted.forget(&query.entity);
-        let unfiltered = || Error::unexpected(&self.connector.target, "a query without columns was answered as one with columns");
-        self.list_by(query, &Known::default()).await?.ok_or_else(unfiltered)
+    async fn list_with_frontier(&self, query: &Query) -> Result<Page, Error> {
+        self.page(query).await
     }
 }
 
-impl PostgresReader {
-    /// The latest shape of an entity's table.
-    async fn recorded(&self, entity: &str) -> Result<Option<(i32, Recorded)>, Error> {
-        let latest = "SELECT version, shape FROM _tributary_shape WHERE entity = $1 ORDER BY version DESC LIMIT 1";
-        let rows = self.query(latest, &[&entity]).await?;
-        rows.first().map(|row| Ok((row.get(0), sql::recorded(&self.connector.target, row.get(1))?))).transpose()
+#[async_trait]
+impl Pages for PostgresReader {
+    const DIALECT: Dialect = Dialect::Postgres;
+
+    fn about(&self) -> (&str, &Tables, &Promoted) {
+        (&self.connector.target, &self.tables, &self.promoted)
     }
 
-    /// A page. Nothing where it was looked for by columns that are not to be relied on.
-    async fn list_by(&self, query: &Query, known: &Known) -> Result<Option<Reading<Vec<StoredEntity>>>, Error> {
+    async fn recorded(&self, entity: &str) -> Result<Option<(i32, String)>, Error> {
+        let latest = "SELECT version, shape FROM _tributary_shape WHERE entity = $1 ORDER BY version DESC LIMIT 1";
+        let rows = self.query(latest, &[&entity]).await?;
+        Ok(rows.first().map(|row| (row.get(0), row.get(1))))
+    }
+
+    async fn page_by(&self, query: &Query, known: &Known) -> Result<Option<Page>, Error> {
         let mut values: Vec<Value> = vec![Value::Text(query.after.as_ref().map_or("", EntityKey::as_str).to_owned())];
         let (mut conditions, mut by_columns) = (live(&self.tables, &query.entity).to_owned(), false);
         for filter in &query.filters {

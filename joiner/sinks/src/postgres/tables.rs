@@ -91,6 +91,15 @@ pub(super) async fn look(
         let message = format!("the table {:?} is to be changed, and belongs to another role", row.get::<_, String>(0));
         return Err(Error::misconfigured(target, message, "Make the sink's user its owner, or a member of the role that is"));
     }
+    let names: Vec<&str> = entities.iter().map(|info| &*info.name).collect();
+    let closed = "SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = $1 \
+                  AND (c.relname = ANY($2) OR c.relname LIKE '\\_tributary\\_%') AND c.relkind IN ('r', 'p') AND NOT \
+                  (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))";
+    let closed = client.query(closed, &[&schema, &names]).await.map_err(|error| classify(target, &error))?;
+    if let Some(row) = closed.first() {
+        let message = format!("the user may not read and write the table {:?}", row.get::<_, String>(0));
+        return Err(Error::misconfigured(target, message, "Grant it SELECT, INSERT, UPDATE and DELETE on the schema's tables"));
+    }
     Ok(sql::summary(&plans))
 }
 

@@ -7,40 +7,66 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_trait::async_trait;
+
 use super::ddl::Recorded;
 use super::kind::Dialect;
 use super::shape::Tables;
 use super::{is_decimal, moment, quote_in};
-use crate::{Error, Filter, Operator};
+use crate::{Error, Filter, Operator, Query, Reading, StoredEntity};
 
 /// What is known of the columns of entities, by the entity's name.
 #[derive(Default)]
 pub(crate) struct Promoted(Mutex<HashMap<String, Arc<Known>>>);
 
 impl Promoted {
-    /// What is known of an entity, or what `ask` finds on record: the latest version of its shape. Nothing is asked where no columns are configured.
-    pub(crate) async fn of(
-        &self,
-        dialect: Dialect,
-        tables: &Tables,
-        entity: &str,
-        ask: impl AsyncFnOnce() -> Result<Option<(i32, Recorded)>, Error>,
-    ) -> Result<Arc<Known>, Error> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Known>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) type Page = Reading<Vec<StoredEntity>>;
+
+/// A reader of pages.
+#[async_trait]
+pub(crate) trait Pages: Sync {
+    const DIALECT: Dialect;
+    /// How errors name the database, what is configured of its tables, and what is known of their columns.
+    fn about(&self) -> (&str, &Tables, &Promoted);
+    /// The latest shape on record of an entity's table, with its version.
+    async fn recorded(&self, entity: &str) -> Result<Option<(i32, String)>, Error>;
+    /// A page. Nothing where it was looked for by columns that are not to be relied on.
+    async fn page_by(&self, query: &Query, known: &Known) -> Result<Option<Page>, Error>;
+
+    /// Nothing is asked of the columns where none are configured.
+    async fn known(&self, entity: &str) -> Result<Arc<Known>, Error> {
+        let (target, tables, promoted) = self.about();
         if tables.get(entity).is_none_or(|table| table.columns.is_empty()) {
             return Ok(Arc::default());
         }
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(entity).cloned();
+        let known = promoted.lock().get(entity).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
-        let found = ask().await?.map_or_else(Known::default, |(version, record)| Known::of(dialect, entity, version, &record));
-        let found = Arc::new(found);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(entity.to_owned(), found.clone());
-        Ok(found)
+        let known = match self.recorded(entity).await? {
+            Some((version, shape)) => Known::of(Self::DIALECT, entity, version, &super::recorded(target, &shape)?),
+            None => Known::default(),
+        };
+        let known = Arc::new(known);
+        promoted.lock().insert(entity.to_owned(), known.clone());
+        Ok(known)
     }
 
-    pub(crate) fn forget(&self, entity: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(entity);
+    async fn page(&self, query: &Query) -> Result<Page, Error> {
+        let known = self.known(&query.entity).await?;
+        if let Ok(Some(page)) = self.page_by(query, &known).await {
+            return Ok(page);
+        }
+        // The columns are others by now, or are being filled; what else is wrong is wrong without them too.
+        let (target, _, promoted) = self.about();
+        promoted.lock().remove(&query.entity);
+        let of_columns = || Error::unexpected(target, "a query without columns was answered as one with columns");
+        self.page_by(query, &Known::default()).await?.ok_or_else(of_columns)
     }
 }
 
@@ -49,6 +75,8 @@ impl Promoted {
 enum Class {
     Text,
     Whole,
+    /// SQLite has one type for both.
+    WholeOrBoolean,
     Decimal,
     Boolean,
     Date,
@@ -62,7 +90,8 @@ impl Class {
         let name = type_name.split('(').next().unwrap_or_default();
         match (dialect, name) {
             (Dialect::Postgres, "text") | (Dialect::Mysql, "varchar" | "char") | (Dialect::Sqlite, "TEXT") => Some(Self::Text),
-            (_, "smallint" | "int" | "integer" | "bigint" | "INTEGER") => Some(Self::Whole),
+            (_, "smallint" | "int" | "integer" | "bigint") => Some(Self::Whole),
+            (_, "INTEGER") => Some(Self::WholeOrBoolean),
             (_, "numeric" | "decimal" | "REAL") => Some(Self::Decimal),
             (Dialect::Postgres, "boolean") | (Dialect::Mysql, "tinyint") => Some(Self::Boolean),
             (_, "date") => Some(Self::Date),
@@ -88,6 +117,8 @@ impl Class {
             // Digits are compared as numbers, moments with a zone are kept otherwise than they are written, and texts have other orders.
             Self::Text => as_it_is(equal && !is_decimal(value) && moment::instant(value).is_none(), operator),
             Self::Whole => as_it_is(is_decimal(value) && value.parse::<i64>().is_ok(), operator),
+            // A boolean is compared as the text that it is in the document.
+            Self::WholeOrBoolean => as_it_is(equal && is_decimal(value) && value.parse::<i64>().is_ok(), operator),
             Self::Decimal => as_it_is(is_decimal(value), wide),
             Self::Boolean => as_it_is(equal && matches!(value, "true" | "false"), operator),
             Self::Date => as_it_is(moment::days(value).is_some(), operator),
@@ -104,9 +135,9 @@ impl Class {
             (Dialect::Mysql, Self::Boolean) => return format!("({parameter} = 'true')"),
             (Dialect::Postgres, Self::Text) => "text",
             (Dialect::Sqlite, Self::Text) => "TEXT",
-            (Dialect::Postgres, Self::Whole) => "bigint",
             (Dialect::Mysql, Self::Whole) => "SIGNED",
-            (Dialect::Sqlite, Self::Whole) => "INTEGER",
+            (_, Self::Whole) => "bigint",
+            (_, Self::WholeOrBoolean) => "INTEGER",
             (Dialect::Mysql, Self::Decimal) => "DECIMAL(65,30)",
             (Dialect::Sqlite, Self::Decimal) => "REAL",
             (_, Self::Decimal) => "numeric",
@@ -132,7 +163,7 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    pub(crate) fn of(dialect: Dialect, entity: &str, version: i32, record: &Recorded) -> Self {
+    fn of(dialect: Dialect, entity: &str, version: i32, record: &Recorded) -> Self {
         let columns = record.promoted().filter_map(|(name, path, type_name)| {
             Some((path.to_owned(), (quote_in(dialect, name), Class::of(dialect, type_name)?)))
         });
@@ -178,6 +209,8 @@ mod tests {
             (Class::Text, Eq, "2024-05-01T09:30:00+02:00", None),
             (Class::Whole, Lt, "-7", same("-7", Lt)),
             (Class::Whole, Eq, "7.0", None),
+            (Class::WholeOrBoolean, Gt, "1", None),
+            (Class::WholeOrBoolean, Eq, "1", same("1", Eq)),
             (Class::Whole, Eq, "9223372036854775808", None),
             (Class::Decimal, Gt, "12.5", same("12.5", Gte)),
             (Class::Decimal, Eq, "12,5", None),

@@ -145,6 +145,9 @@ impl Server for Sqlite {
         let (mut there, mut warnings) = (0, Vec::new());
         let known = self.config.path.exists();
         if known {
+            std::fs::OpenOptions::new().write(true).open(&self.config.path).map_err(|error| {
+                Error::misconfigured(&self.target, error, "See that the file and its directory can be written by this user")
+            })?;
             let options = SqliteConnectOptions::new().filename(&self.config.path).read_only(true).create_if_missing(false);
             let failed = |error| classify(&self.target, error);
             let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;

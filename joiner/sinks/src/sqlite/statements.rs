@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join;
 use schemas::change::EntityChange;
 use schemas::{KeyRange, Lsn};
-use sqlx::sqlite::SqliteConnection;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Sqlite, Transaction};
 
 use crate::shares::{self, Share};
 use crate::sql::bind::bind_cell;
 use crate::sql::cells::Cell;
 use crate::sql::shape::{Row, Shape, TableShape};
+use crate::{Rejected, check};
 
 /// Rows in one statement: few shapes, so that each stays prepared.
 const CHUNKS: [usize; 4] = [128, 32, 8, 1];
@@ -30,32 +33,72 @@ fn chunks<T>(all: &[T], columns: usize) -> Vec<&[T]> {
     chunks
 }
 
-/// Writes what is newer than what is there, and its children.
+/// Rows that are read and ready to be written, and those that are not to be.
+#[derive(Default)]
+struct Stretch<'q, 'r> {
+    inserts: Vec<Query<'q, Sqlite, SqliteArguments>>,
+    rows: Vec<&'q Row<'r>>,
+    rejected: Vec<Rejected>,
+}
+
+impl<'q, 'r> Stretch<'q, 'r> {
+    fn of(shape: &Shape, rows: &[&'q Row<'r>], deleted: bool) -> Self {
+        let mut stretch = Self::default();
+        for row in rows {
+            match check::refusal(row.change) {
+                Some(reason) => stretch.rejected.push(Rejected { change: row.change.clone(), reason }),
+                None => stretch.rows.push(row),
+            }
+        }
+        for chunk in chunks(&stretch.rows, 4 + shape.table.columns.len()) {
+            let statement: Arc<str> = upsert_statement(shape, chunk.len(), deleted).into();
+            let mut query = sqlx::query(AssertSqlSafe(statement));
+            for row in chunk {
+                let change = row.change;
+                let document = change.document.clone().unwrap_or_else(|| Arc::from("null"));
+                query =
+                    query.bind(change.key.as_str()).bind(change.version.to_string()).bind(change.commit_time_ms).bind(document);
+                query = row.cells.iter().fold(query, bind_cell);
+            }
+            stretch.inserts.push(query);
+        }
+        stretch
+    }
+
+    async fn write(self, transaction: &mut Transaction<'_, Sqlite>) -> Result<(), sqlx::Error> {
+        for insert in self.inserts {
+            insert.execute(&mut **transaction).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes what is newer than what is there, and its children. Answers what is not worth writing.
 pub(super) async fn upsert(
     transaction: &mut Transaction<'_, Sqlite>,
     shape: &Shape,
     rows: &[&Row<'_>],
-) -> Result<(), sqlx::Error> {
+) -> Result<Vec<Rejected>, sqlx::Error> {
     let (deleted, floor) = witnesses(transaction, &shape.table.name).await?;
     let at_least = |floor: Lsn| rows.iter().copied().filter(|row| row.change.version >= floor).collect();
     let rows: Vec<&Row<'_>> = floor.map_or_else(|| rows.to_vec(), at_least);
-    for chunk in chunks(&rows, 4 + shape.table.columns.len()) {
-        let statement: Arc<str> = upsert_statement(shape, chunk.len(), deleted).into();
-        let mut query = sqlx::query(AssertSqlSafe(statement));
-        for row in chunk {
-            let change = row.change;
-            let document = change.document.clone().unwrap_or_else(|| Arc::from("null"));
-            query = query.bind(change.key.as_str()).bind(change.version.to_string()).bind(change.commit_time_ms).bind(document);
-            query = row.cells.iter().fold(query, bind_cell);
-        }
-        query.execute(&mut **transaction).await?;
+    let (mut sound, mut rejected) = (Vec::with_capacity(rows.len()), Vec::new());
+    let mut ready = Stretch::default();
+    for stretch in rows.chunks(CHUNKS[0]).map(Some).chain([None]) {
+        // While the driver's thread writes one, this one reads the documents of the next.
+        let reading = async { stretch.map(|rows| Stretch::of(shape, rows, deleted)).unwrap_or_default() };
+        let (written, mut next) = join(ready.write(transaction), reading).await;
+        written?;
+        sound.append(&mut next.rows);
+        rejected.append(&mut next.rejected);
+        ready = next;
     }
     for (nth, child) in shape.children.iter().enumerate() {
-        for row in &rows {
+        for row in &sound {
             replace_children(transaction, &shape.table, &child.table, row.change, &row.children[nth]).await?;
         }
     }
-    Ok(())
+    Ok(rejected)
 }
 
 /// Whether an entity has tombstones, and its floor. They stay as they are until this transaction ends, which holds the write lock.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use schemas::change::EntityChange;
 use schemas::{KeyRange, Lsn};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
@@ -11,7 +12,7 @@ use super::classify;
 use super::statements::{delete, fill, purge, put_frontier, remove_vanished, upsert};
 use crate::sql::pool::{self, Ending, Standing};
 use crate::sql::shape::{Row, Shape, Shapes};
-use crate::{Error, Rejected, shares, sql};
+use crate::{Error, Rejected, check, shares, sql};
 
 pub struct Writer {
     target: String,
@@ -32,8 +33,8 @@ impl pool::Writer for Writer {
     }
 
     async fn write(&mut self, rows: &[Row<'_>], ending: Ending<'_>) -> Result<Vec<Rejected>, Error> {
-        let said = self.write_all(rows, ending).await.map_err(|error| classify(&self.target, error))?;
-        if said { Ok(Vec::new()) } else { Err(shares::lost(&self.target)) }
+        let written = self.write_all(rows, ending).await.map_err(|error| classify(&self.target, error))?;
+        written.ok_or_else(|| shares::lost(&self.target))
     }
 
     async fn remove_vanished(&mut self, shape: &Shape, version: Lsn) -> Result<(), Error> {
@@ -45,6 +46,11 @@ impl pool::Writer for Writer {
         let older = sqlx::query_scalar(AssertSqlSafe(older)).bind(after).bind(version.to_string()).bind(limit);
         older.fetch_all(&mut self.connection).await.map_err(|error| classify(&self.target, error))
     }
+
+    /// Documents are read beside the writing.
+    fn refusal(&self, change: &EntityChange) -> Option<String> {
+        check::quick_refusal(change)
+    }
 }
 
 impl Writer {
@@ -52,19 +58,20 @@ impl Writer {
         Self { target: target.to_owned(), connection, shapes }
     }
 
-    /// Answers false, and has written nothing, where the share is not any more what was said of it.
-    async fn write_all(&mut self, rows: &[Row<'_>], ending: Ending<'_>) -> Result<bool, sqlx::Error> {
+    /// Answers nothing, and has written nothing, where the share is not any more what was said of it.
+    async fn write_all(&mut self, rows: &[Row<'_>], ending: Ending<'_>) -> Result<Option<Vec<Rejected>>, sqlx::Error> {
+        let mut rejected = Vec::new();
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         for (entity, group) in sql::group(rows) {
             let shape = self.shapes.of(entity);
-            upsert(&mut transaction, &shape, &group.upserts).await?;
+            rejected.extend(upsert(&mut transaction, &shape, &group.upserts).await?);
             delete(&mut transaction, &shape, &group.deletions).await?;
         }
         if let Some(frontier) = ending.frontier
             && !put_frontier(&mut transaction, &ending.share, frontier).await?
         {
             transaction.rollback().await?;
-            return Ok(false);
+            return Ok(None);
         }
         for entity in ending.filled {
             fill(&mut transaction, entity, ending.share.range).await?;
@@ -73,6 +80,6 @@ impl Writer {
             purge(&mut transaction, before_ms).await?;
         }
         transaction.commit().await?;
-        Ok(true)
+        Ok(Some(rejected))
     }
 }
