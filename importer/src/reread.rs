@@ -86,6 +86,9 @@ impl Rereads {
         let (mut moved, mut read) = (self.settle(session).await?, false);
         if !self.announced && !session.saved.rereads.is_empty() {
             self.announced = true;
+            // Rows may have been published, and told of, by a process that was killed before it saved that. Whatever is not at its end is consistent only from an LSN on that is found anew.
+            let unfinished = session.saved.rereads.values_mut().filter(|reread| !reread.told.finished);
+            unfinished.for_each(|reread| reread.told.consistent_from = None);
             // What is read again, under which generation and by whom, is saved before it is told, and told before the first row is read.
             session.saved.reading += 1;
             session.save().await?;
@@ -119,7 +122,7 @@ impl Rereads {
             .rereads
             .iter()
             .filter(|(name, reread)| reread.told.consistent_from.is_none() && session.index_of(name).is_some())
-            .filter(|(_, reread)| reread.progress.done || (reread.stepwise && reread.progress.rows > 0))
+            .filter(|(_, reread)| reread.progress.done || reread.stepwise)
             .map(|(name, _)| name.clone())
             .collect();
         self.settling.retain(|name, _| waiting.contains(name));

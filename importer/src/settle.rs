@@ -2,16 +2,19 @@
 //!
 //! Rows are read without locks, each at a moment of its own, and the tail repeats and completes what they show. So once the tail has passed the last change that any read may
 //! have seen, the tables are as of that LSN. The greatest captured LSN after the last read would *not* do: it trails the log, and a read may have seen a transaction
-//! that is not captured yet, of which another table was read before. So the server's clock is noted after the last read, and the tables count as
-//! consistent from the first captured transaction that was committed after it: LSNs follow the order of commits, so it is above everything that was visible.
-//! On an idle database there may be none for minutes; then two scans of the capture job that ended after that moment and found nothing say the same, because the second began
-//! after it and a scan reads the log to its end.
+//! that is not captured yet, of which another table was read before. So after the last read a place in the log is marked ([`source::fence::mark`]), and the tables count as
+//! consistent from the first captured transaction above it: what was visible to a read had its commit in the log before. On an idle database there may be none for minutes; then two scans of the capture job that ended after that moment
+//! and found nothing say the same, because the second began after it and a scan reads the log to its end. Scans are told apart by their numbers, so no clock is asked.
 //!
-//! Those scans need a permission. Without it there is nothing else that moves on an idle database: what an ordinary login sees of capture is its captured transactions, of which SQL Server makes one by itself
+//! # Where the mark cannot be seen
+//! That takes a permission (VIEW SERVER STATE). Without it the server's clock is noted instead, and the tables count as consistent from the first captured transaction that was committed after it: LSNs follow the order of commits, so it is
+//! above everything that was visible. The clock is the server's local time and goes back in autumn, or when it is set. So the LSN captured at the noted moment bounds the search as well; and when the clock shows less
+//! than the moment noted, or than the commit of a transaction that is found, a new moment is noted: a later one is always right, for it only asks for a later transaction. A restart notes a new one for the same reason. What that does not
+//! see: a clock that goes back before the moment is noted, by less than capture is behind, while transactions of before are not captured yet. Only the permission helps against that.
+//!
+//! # Where scans cannot be seen
+//! They need a permission (VIEW DATABASE STATE). Without it there is nothing else that moves on an idle database: what an ordinary login sees of capture is its captured transactions, of which SQL Server makes one by itself
 //! every five minutes. So the wait is told ([`BLIND`]), with both ways of ending it: the permission, and a change to any captured table. `check` tells it before the first start.
-//!
-//! The clock is the server's local time and goes back in autumn. So the LSN captured at the noted moment bounds the search as well, and when the clock shows less
-//! than the moment noted, a new one is noted: a later one is always right, for it only asks for a later transaction. A restart notes a new one for the same reason.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +23,7 @@ use schemas::value::Value;
 use tiberius::ColumnData;
 
 use crate::error::Error;
-use source::decode::{Columns, value};
+use source::decode::Columns;
 use source::{Client, sql};
 
 const DOING: &str = "waiting until capture has passed what was read";
@@ -33,17 +36,33 @@ const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// The search for that LSN. It begins after the last read.
 pub(crate) struct Settling {
-    moment: Moment,
-    scans: Vec<Value>,
+    from: From,
+    /// The last empty scan that was seen, and how many have followed the one that was the last when the search began.
+    last: Option<Scan>,
+    followed: u32,
     may_see_scans: bool,
     wait: Duration,
     next: Instant,
 }
 
+/// What every transaction that a read has seen lies before.
+enum From {
+    Mark(Lsn),
+    Moment(Moment),
+}
+
 impl Settling {
     pub(crate) async fn begin(client: &mut Client) -> Result<Self, Error> {
-        let moment = Moment::now(client).await?;
-        Ok(Self { moment, scans: Vec::new(), may_see_scans: true, wait: FIRST_WAIT, next: Instant::now() })
+        let from = match source::fence::mark(client).await? {
+            Some(lsn) => From::Mark(lsn),
+            None => From::Moment(Moment::now(client).await?),
+        };
+        let (last, may_see_scans) = match last_empty_scan(client).await? {
+            Seen::NotAllowed => (None, false),
+            Seen::Nothing => (None, true),
+            Seen::Scan(scan) => (Some(scan), true),
+        };
+        Ok(Self { from, last, followed: 0, may_see_scans, wait: FIRST_WAIT, next: Instant::now() })
     }
 
     /// What an operator should know of the wait.
@@ -68,34 +87,33 @@ impl Settling {
     }
 
     async fn look(&mut self, client: &mut Client) -> Result<Option<Lsn>, Error> {
-        let first = client.rows(DOING, sql::FIRST_COMMIT_AFTER, vec![self.moment.time(), self.moment.captured()]).await?;
-        if let Some(row) = first.into_iter().next() {
-            let mut row = Columns::new(DOING, row);
-            let (lsn, went_back) = (row.lsn()?, row.int()? == 1);
-            if lsn.is_some() {
-                return Ok(lsn);
-            }
-            if went_back {
-                self.moment = Moment::now(client).await?;
-                self.scans.clear();
-                return Ok(None);
-            }
+        let found = match &mut self.from {
+            From::Mark(mark) => first_captured(client, *mark).await?,
+            From::Moment(moment) => moment.passed(client).await?,
+        };
+        if found.is_some() || !self.may_see_scans {
+            return Ok(found);
         }
-        if self.may_see_scans {
-            match last_empty_scan(client, vec![self.moment.time()]).await? {
-                Seen::Nothing => {}
-                Seen::NotAllowed => self.may_see_scans = false,
-                Seen::Scan(end) => {
-                    if !self.scans.contains(&end) {
-                        self.scans.push(end);
-                    }
-                    if self.scans.len() >= 2 {
-                        return Ok(Some(max_lsn(client).await?.unwrap_or(Lsn::ZERO)));
-                    }
+        match last_empty_scan(client).await? {
+            Seen::NotAllowed => self.may_see_scans = false,
+            Seen::Scan(scan) if self.last.as_ref() != Some(&scan) => {
+                (self.last, self.followed) = (Some(scan), self.followed + 1);
+                if self.followed >= 2 {
+                    return Ok(Some(max_lsn(client).await?.unwrap_or(Lsn::ZERO)));
                 }
             }
+            Seen::Scan(_) | Seen::Nothing => {}
         }
         Ok(None)
+    }
+}
+
+/// The first captured transaction after an LSN.
+async fn first_captured(client: &mut Client, after: Lsn) -> Result<Option<Lsn>, Error> {
+    let after = ColumnData::Binary(Some(after.as_bytes().to_vec().into()));
+    match client.rows(DOING, sql::FIRST_CAPTURED_AFTER, vec![after]).await?.into_iter().next() {
+        Some(row) => Ok(Columns::new(DOING, row).lsn()?),
+        None => Ok(None),
     }
 }
 
@@ -117,6 +135,19 @@ impl Moment {
         Ok(Self { time, captured: row.lsn()?.unwrap_or(Lsn::ZERO) })
     }
 
+    /// The first captured transaction that was committed later. A clock that has gone back makes this another moment.
+    async fn passed(&mut self, client: &mut Client) -> Result<Option<Lsn>, Error> {
+        let first = client.rows(DOING, sql::FIRST_COMMIT_AFTER, vec![self.time(), self.captured()]).await?;
+        let Some(row) = first.into_iter().next() else { return Ok(None) };
+        let mut row = Columns::new(DOING, row);
+        let (lsn, went_back) = (row.lsn()?, row.int()? == 1);
+        if went_back {
+            *self = Self::now(client).await?;
+            return Ok(None);
+        }
+        Ok(lsn)
+    }
+
     fn time(&self) -> ColumnData<'static> {
         ColumnData::String(Some(self.time.clone().into()))
     }
@@ -126,16 +157,22 @@ impl Moment {
     }
 }
 
+/// A scan that found nothing: the session's number, how many it stands for, and when the last of them ended.
+type Scan = [Value; 3];
+
 enum Seen {
     Nothing,
     NotAllowed,
-    Scan(Value),
+    Scan(Scan),
 }
 
-async fn last_empty_scan(client: &mut Client, parameters: Vec<ColumnData<'_>>) -> Result<Seen, Error> {
-    match client.rows(DOING, sql::LAST_EMPTY_SCAN, parameters).await {
-        Ok(rows) => match rows.into_iter().next().and_then(|row| row.into_iter().next()) {
-            Some(end) => Ok(Seen::Scan(value(end)?)),
+async fn last_empty_scan(client: &mut Client) -> Result<Seen, Error> {
+    match client.rows(DOING, sql::LAST_EMPTY_SCAN, vec![]).await {
+        Ok(rows) => match rows.into_iter().next() {
+            Some(row) => {
+                let mut row = Columns::new(DOING, row);
+                Ok(Seen::Scan([row.value()?, row.value()?, row.value()?]))
+            }
             None => Ok(Seen::Nothing),
         },
         Err(error @ source::Error::Connection { .. }) => Err(error.into()),

@@ -6,6 +6,8 @@
 //! tables. So whatever was committed to them below the LSN is seen, and whatever comes after it is not: the rows are the tables as of that LSN, and the tail
 //! after it goes on from there without an overlap. Readers that were opened under the same locks see the same; the least of their LSNs stands for all.
 //!
+//! The same entry, without locks and without reading, is a mark in the log ([`mark`]): what was seen before it was written stands below it.
+//!
 //! The locks are held for the few round trips that this takes, and waited for no longer than `LOCK_TIMEOUT_MS`: a shared lock that waits for a writer makes all
 //! later writers wait behind it.
 
@@ -88,21 +90,41 @@ async fn fix(client: &mut Client, tables: &[TableName]) -> Result<Lsn, Error> {
         client.batch(doing, &format!("SELECT TOP (1) 1 AS seen FROM {}", quoted(table))).await?;
     }
     client.batch(doing, "SAVE TRANSACTION tributary").await?;
-    let not_seen = || Error::NoFence {
+    let seen = transaction_lsn(client, doing).await?;
+    seen.ok_or_else(|| Error::NoFence {
         what: "the transaction's LSN cannot be seen".to_owned(),
-        remedy: "Run: GRANT VIEW DATABASE STATE TO [login]; or take the snapshot without".to_owned(),
-    };
+        remedy: "Run: GRANT VIEW SERVER STATE TO [login]; (from SQL Server 2022 on VIEW SERVER PERFORMANCE STATE is enough) or take the snapshot without".to_owned(),
+    })
+}
+
+/// The LSN of the open transaction; none where the login may not see it, or there is no entry in the log.
+async fn transaction_lsn(client: &mut Client, doing: &'static str) -> Result<Option<Lsn>, Error> {
     let row = match client.rows(doing, sql::TRANSACTION_LSN, vec![]).await {
-        Err(Error::Permission { .. }) => return Err(not_seen()),
-        rows => rows?.into_iter().next().ok_or_else(not_seen)?,
+        Err(Error::Permission { .. }) => None,
+        rows => rows?.into_iter().next(),
     };
-    match Columns::new(doing, row).value()? {
-        Value::Decimal { mantissa, scale: 0 } => {
-            lsn_of_number(mantissa).ok_or_else(|| Error::Unexpected { doing, what: format!("{mantissa} is not an LSN") })
+    match row.map(|row| Columns::new(doing, row).value()).transpose()? {
+        Some(Value::Decimal { mantissa, scale: 0 }) => {
+            let lsn = lsn_of_number(mantissa);
+            lsn.map(Some).ok_or_else(|| Error::Unexpected { doing, what: format!("{mantissa} is not an LSN") })
         }
-        Value::Null => Err(not_seen()),
-        other => Err(Error::Unexpected { doing, what: format!("the transaction's LSN is {other:?}") }),
+        None | Some(Value::Null) => Ok(None),
+        Some(other) => Err(Error::Unexpected { doing, what: format!("the transaction's LSN is {other:?}") }),
     }
+}
+
+/// An LSN above that of every transaction that has been seen by now, and below that of every one that begins later: of an entry in the log that changes nothing. None where the server does not let it be written or seen.
+pub async fn mark(client: &mut Client) -> Result<Option<Lsn>, Error> {
+    let doing = "marking a place in the log";
+    let opened = client.batch(doing, sql::OPEN_MARK).await;
+    let seen = match opened {
+        Ok(_) => transaction_lsn(client, doing).await,
+        // A database that is read only, for one.
+        Err(Error::Server { .. } | Error::Permission { .. }) => Ok(None),
+        Err(error) => Err(error),
+    };
+    client.batch(doing, sql::CLOSE_MARK).await?;
+    seen
 }
 
 fn quoted(table: &TableName) -> String {

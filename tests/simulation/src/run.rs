@@ -265,8 +265,8 @@ impl Run {
             6 => {
                 let mut shop = site.shop();
                 let by = i64::try_from(dice.below(20_000)).unwrap_or_default() - 10_000;
-                // Back only while nothing waits for capture: see what `docs/simulation.md` says of it.
-                shop.skew_ms += if shop.is_captured() { by } else { by.abs() };
+                // Without marks, back only while nothing waits for capture: see what `importer/src/settle.rs` says of it.
+                shop.skew_ms += if shop.marks || shop.is_captured() { by } else { by.abs() };
                 site.history.fault(format!("the server's clock is off by {} ms", shop.skew_ms));
             }
             7 => {

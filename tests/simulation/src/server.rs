@@ -106,6 +106,13 @@ fn bytes(lsn: Option<Lsn>) -> Value {
     lsn.map_or(Value::Null, |lsn| Value::Bytes(lsn.as_bytes().to_vec()))
 }
 
+/// As `sys.dm_tran_database_transactions` writes an LSN.
+fn number_of(lsn: Lsn) -> i128 {
+    let part =
+        |range: std::ops::Range<usize>| lsn.as_bytes()[range].iter().fold(0, |number, byte| number << 8 | i128::from(*byte));
+    part(0..4) * 10i128.pow(15) + part(4..8) * 100_000 + part(8..10)
+}
+
 fn time(ms: Option<i64>) -> Value {
     let Some(ms) = ms else { return Value::Null };
     let days = u32::try_from(ms.div_euclid(MS_A_DAY) + DAYS_TO_1970).unwrap_or_default();
@@ -222,10 +229,29 @@ impl Answer<'_> {
             sql::TRANSACTIONS => self.transactions(),
             sql::HISTORY => self.history(),
             sql::FIRST_COMMIT_AFTER => self.first_commit_after(),
+            sql::FIRST_CAPTURED_AFTER => {
+                let after = self.lsn(1);
+                let found = self.shop.mapping.iter().map(|(lsn, _)| *lsn).find(|lsn| *lsn > after);
+                self.rows(&[column("lsn", LSN)], [vec![bytes(found)]]);
+            }
+            sql::OPEN_MARK | sql::CLOSE_MARK => self.response.done(None),
+            sql::TRANSACTION_LSN if !self.shop.marks => {
+                self.response.error(&refusal(300, "VIEW SERVER STATE permission was denied."))
+            }
+            sql::TRANSACTION_LSN => {
+                let mark = self.shop.mark();
+                let number = Value::Decimal { mantissa: number_of(mark), scale: 0 };
+                self.rows(
+                    &[column("database_transaction_begin_lsn", DataType::Decimal { precision: 25, scale: 0 })],
+                    [vec![number]],
+                );
+            }
             sql::LAST_EMPTY_SCAN => {
-                let (after, now) = (self.time(1) + 50, self.shop.clock_ms());
-                let end = self.shop.empty_scan_ms.filter(|end| *end > after && *end <= now);
-                self.rows(&[column("end_time", TIME)], end.map(|end| vec![time(Some(end))]));
+                let columns =
+                    [column("session_id", DataType::Int), column("empty_scan_count", DataType::Int), column("end_time", TIME)];
+                let last = self.shop.empty_scan;
+                let row = |(number, ms)| vec![Value::Int(1), Value::Int(number), time(Some(ms))];
+                self.rows(&columns, last.map(row));
             }
             sql::HEADROOM => self.headroom(),
             sql::NEWEST_CAPTURED => {
@@ -366,7 +392,9 @@ impl Answer<'_> {
     fn first_commit_after(&mut self) {
         let (moment, after) = (self.time(1), self.lsn(2));
         let found = self.shop.mapping.iter().filter(|(lsn, ms)| *lsn > after && *ms > moment + 50).map(|(lsn, _)| *lsn).min();
-        let went_back = i64::from(self.shop.clock_ms() < moment);
+        let now = self.shop.clock_ms();
+        let later = self.shop.mapping.iter().any(|(lsn, ms)| *lsn > after && *ms > moment + 50 && *ms > now);
+        let went_back = i64::from(now < moment || later);
         self.rows(&[column("lsn", LSN), column("went_back", DataType::Int)], [vec![bytes(found), Value::Int(went_back)]]);
     }
 

@@ -74,8 +74,10 @@ pub(crate) struct Shop {
     pub(crate) mapping: Vec<(Lsn, i64)>,
     /// By table, where its change table begins.
     pub(crate) begins: [Lsn; 4],
-    /// When the capture job last ended a scan that found nothing, by the server's clock.
-    pub(crate) empty_scan_ms: Option<i64>,
+    /// How many scans of the capture job have found nothing, and when the last of them ended, by the server's clock.
+    pub(crate) empty_scan: Option<(i64, i64)>,
+    /// Whether the importer may see where an entry of its own stands in the log.
+    pub(crate) marks: bool,
     /// By how much the server's clock is off.
     pub(crate) skew_ms: i64,
     pub(crate) capturing: bool,
@@ -95,17 +97,19 @@ pub(crate) fn key_of(table: usize, row: &Row) -> Key {
 }
 
 impl Shop {
-    pub(crate) fn new(dice: Dice, history: History) -> Self {
+    pub(crate) fn new(mut dice: Dice, history: History) -> Self {
         let first = lsn(1 << 20);
+        let marks = dice.chance(700);
         Self {
             dice,
             history,
+            marks,
             rows: Default::default(),
             waiting: Vec::new(),
             changes: Default::default(),
             mapping: Vec::new(),
             begins: [first; 4],
-            empty_scan_ms: None,
+            empty_scan: None,
             skew_ms: 0,
             capturing: true,
             number: 1 << 20,
@@ -125,6 +129,12 @@ impl Shop {
 
     pub(crate) fn last_commit(&self) -> Lsn {
         self.last_commit
+    }
+
+    /// An entry in the log that changes nothing.
+    pub(crate) fn mark(&mut self) -> Lsn {
+        self.number += 1;
+        lsn(self.number)
     }
 
     /// Whether everything that was committed has been captured.
@@ -208,7 +218,7 @@ impl Shop {
         }
         let now = self.clock_ms();
         if self.waiting.is_empty() {
-            self.empty_scan_ms = Some(now);
+            self.empty_scan = Some((self.empty_scan.map_or(0, |(number, _)| number) + 1, now));
             if self.mapping.last().is_none_or(|(_, time)| now - time >= IDLE_ENTRY_MS) {
                 self.number += 1;
                 self.mapping.push((lsn(self.number), now));

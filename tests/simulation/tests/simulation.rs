@@ -42,7 +42,7 @@ fn the_auditor_finds_every_kind_of_breach() {
         ("late-change", "1", "INV-1"),
         ("saved-ahead", "18", "INV-2"),
         ("lying-disk", "2", "INV-3"),
-        ("wrong-value", "2", "INV-4"),
+        ("wrong-value", "4", "INV-4"),
         ("no-guard", "22", "INV-5"),
         ("lost-change", "4", "INV-6"),
     ] {

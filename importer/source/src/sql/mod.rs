@@ -121,19 +121,20 @@ FROM cdc.lsn_time_mapping WHERE start_lsn > @P2 ORDER BY start_lsn";
 /// The server's local clock, as transactions' times have it, and how far capture has come.
 pub const CLOCK: &str = "SELECT GETDATE() AS now, (SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping) AS max_lsn";
 
+/// The first captured transaction after the LSN `@P1`.
+pub const FIRST_CAPTURED_AFTER: &str = "SELECT MIN(start_lsn) AS lsn FROM cdc.lsn_time_mapping WHERE start_lsn > @P1";
+
 /// The first captured transaction that was committed clearly after `@P1`, a time of the server's own clock as text, and after the LSN `@P2` that was captured then:
 /// the clock is local time, and in the hour that autumn repeats what is long captured seems to lie in the future. The margin covers the precision of
-/// `datetime` and commits that overtake each other within it. Beside it, whether the clock has gone back behind `@P1`, so that `@P1` no longer tells anything.
+/// `datetime` and commits that overtake each other within it. Beside it, whether the clock has gone back: behind `@P1`, or behind the commit of such a transaction, so that `@P1` no longer tells anything.
 pub const FIRST_COMMIT_AFTER: &str = "\
-SELECT MIN(start_lsn) AS lsn, CASE WHEN GETDATE() < CAST(@P1 AS datetime) THEN 1 ELSE 0 END AS went_back \
+SELECT MIN(start_lsn) AS lsn, CASE WHEN GETDATE() < CAST(@P1 AS datetime) OR MAX(tran_end_time) > GETDATE() THEN 1 ELSE 0 END AS went_back \
 FROM cdc.lsn_time_mapping WHERE start_lsn > @P2 AND tran_end_time > DATEADD(MILLISECOND, 50, CAST(@P1 AS datetime))";
 
-/// When the capture job last ended a scan that found nothing left to capture, if that was after `@P1`; one that ended later than now did so before the clock went
-/// back. Needs VIEW DATABASE STATE.
+/// The capture job's last scan that found nothing left to capture; scans that follow one another so are one row, and counted. Needs VIEW DATABASE STATE.
 pub const LAST_EMPTY_SCAN: &str = "\
-SELECT TOP (1) end_time FROM sys.dm_cdc_log_scan_sessions \
-WHERE session_id > 0 AND tran_count = 0 AND error_count = 0 AND end_time > DATEADD(MILLISECOND, 50, CAST(@P1 AS datetime)) AND end_time <= GETDATE() \
-ORDER BY session_id DESC";
+SELECT TOP (1) session_id, empty_scan_count, end_time FROM sys.dm_cdc_log_scan_sessions \
+WHERE session_id > 0 AND tran_count = 0 AND error_count = 0 ORDER BY session_id DESC";
 
 /// Whether a table and its change table can be read, without reading a row.
 pub fn can_read(table: &str) -> String {

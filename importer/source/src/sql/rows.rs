@@ -112,6 +112,10 @@ pub fn lock_shared(table: &str) -> String {
     format!("SELECT TOP (0) 1 AS locked FROM {table} WITH (TABLOCK, HOLDLOCK)")
 }
 
+/// Opens a transaction and gives it an entry in the log, for which no permission is needed. One that was left open by whoever was interrupted is ended first.
+pub const OPEN_MARK: &str = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION; BEGIN TRANSACTION; SAVE TRANSACTION tributary";
+pub const CLOSE_MARK: &str = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION";
+
 /// The LSN of the open transaction in this database: NULL before its first entry in the log. Needs VIEW DATABASE STATE.
 pub const TRANSACTION_LSN: &str = "\
 SELECT t.database_transaction_begin_lsn FROM sys.dm_tran_database_transactions AS t \
