@@ -8,6 +8,7 @@ use std::path::Path;
 use joiner::{Engine, Error};
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use schemas::progress::{Phase, SequenceNumber, ShardId};
+use serde_json::{Map, Value as Json};
 use streams::{Batch, Layout};
 use support::shop::Shop;
 use support::{config, crash, encode, item, items, lsn, order, orders, read, record};
@@ -63,6 +64,13 @@ fn a_database_that_was_being_made_when_the_joiner_was_killed_is_made() {
     let current = std::fs::read_to_string(database(dir.path()).join("CURRENT")).unwrap();
     let manifest = current.trim();
     let ends = crash::ends_of_batches(dir.path(), manifest, 0);
+    let is_named = |end: &u64| {
+        // `CURRENT` names the file only when its first entries are there.
+        let left = crash::copy(dir.path());
+        crash::cut(left.path(), manifest, *end);
+        rocksdb::DB::open_for_read_only(&rocksdb::Options::default(), database(left.path()), false).is_ok()
+    };
+    let ends: Vec<u64> = ends.into_iter().filter(is_named).collect();
     assert!(ends.len() > 10, "only {} entries", ends.len());
     // Before there was a database; and then after each entry.
     for end in std::iter::once(None).chain(ends.into_iter().map(Some)) {
@@ -106,15 +114,20 @@ fn as_of_format(format: u32, state: &Path) {
         db.drop_cf(family).unwrap();
     }
     let meta = db.cf_handle("meta").unwrap();
-    let mut standing: serde_json::Value = serde_json::from_slice(&db.get_cf(meta, "standing").unwrap().unwrap()).unwrap();
-    assert!(standing.as_object_mut().unwrap().remove("portions_to").is_some());
-    db.put_cf(meta, "standing", standing.to_string()).unwrap();
+    let mut standing: Map<String, Json> = serde_json::from_slice(&db.get_cf(meta, "standing").unwrap().unwrap()).unwrap();
+    // There was one source, and what is its stood beside the rest.
+    let sources = standing.remove("sources").unwrap();
+    standing.extend(sources[0].as_object().unwrap().clone());
+    for since in ["source", "live", "portions_to"] {
+        assert!(standing.remove(since).is_some(), "{since}");
+    }
+    db.put_cf(meta, "standing", Json::from(standing).to_string()).unwrap();
     db.delete_cf(meta, "parts").unwrap();
     drop(db);
     set_format(state, format);
 }
 
-fn identity(state: &Path) -> serde_json::Value {
+fn identity(state: &Path) -> Json {
     serde_json::from_slice(&std::fs::read(state.join(IDENTITY)).unwrap()).unwrap()
 }
 

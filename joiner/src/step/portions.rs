@@ -19,6 +19,8 @@
 //! from the place is that of either image (the columns that make the place are those that lead up), and it is gone through the state after the portion; so every document that this makes another is found, if no image is passed over
 //! because its columns were the same in both ([`Beside::again`]): what stood there may have been a third. A document that is not pending yet is, by what is to be shown, still what was told, and its hash is taken from the state before the portion.
 //!
+//! A step of rows that are read again may lead to the frontier at which the state stands already. Then it is the next LSN that has to be reached: the record of the rows comes before it.
+//!
 //! # Memory
 //! A portion holds [`Tools::portion`] bytes of rows and images. Owners that it touches are left for later whenever they are as many as [`Dirty::with_overflow`] was told, before the rows that touch them are written: what is pending without need costs an assembly.
 //! Fan-outs to very many that wait, and what they keep in memory, are worked off before ([`crate::core`]).
@@ -57,8 +59,10 @@ impl Begun {
             None => {
                 let mut standing = store.standing()?;
                 let source = &mut standing.sources[self.source];
-                tracing::info!(from = %source.frontier, to = %self.to, "a step is too large for one write: it is written in portions");
-                source.portions_to = source.portions_to.max(self.to);
+                tracing::debug!(from = %source.frontier, to = %self.to, "a step is too large for one write: it is written in portions");
+                // Rows that are read again may come without the frontier moving.
+                let to = if self.to > source.frontier { self.to } else { source.frontier.next() };
+                source.portions_to = source.portions_to.max(to);
                 standing
             }
         };
