@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 1 | The first, which was never released: it kept hashes of documents. Refused. |
 //! | 2 | No hashes: documents are assembled as they were and as they are. |
-//! | 3 | Steps may be written in portions ([`Standing::portions_to`](super::meta::Standing::portions_to)), fan-outs may wait (`walks`, `past`, `told`), aggregates may be kept in `parts`. A version that knows nothing of these would take a state in the middle of such a thing for whole. |
+//! | 3 | Steps may be written in portions ([`SourceStanding::portions_to`](super::meta::SourceStanding::portions_to)), fan-outs may wait (`walks`, `past`, `told`), aggregates may be kept in `parts`. What is known of each source stands in a list (`sources`). A version that knows nothing of these would take a state in the middle of such a thing for whole. |
 //!
 //! A state is converted when a joiner opens it: first the database, then the number in `identity.json`, so that a kill in between has it done again. Every conversion leaves alone what it has converted already. There is no way back: who wants
 //! one makes a savepoint before the upgrade.
