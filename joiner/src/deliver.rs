@@ -1,7 +1,7 @@
 //! Writes the sinks: a task for each, with its own cursor in the outbox, so that a sink that is down holds up nobody.
 //!
 //! A sink without a cursor (new, of an earlier load, or written in another form: [`Terms::form`]), or whose next entries have been trimmed, is loaded first: all entities from one database snapshot, then it follows
-//! the outbox from where that snapshot stood. Where only the definitions of some entities have changed, these alone are loaded, and the cursor stays. Both the load and each batch may be repeated, whole or in part; the sinks' guard by version (INV-5) makes that harmless. A cursor is stored after the sink has
+//! the outbox from where that snapshot stood. Where only the definitions of some entities have changed, or something that stands beside their documents in the target ([`Sink::lacking`]), these alone are loaded, and the cursor stays. Both the load and each batch may be repeated, whole or in part; the sinks' guard by version (INV-5) makes that harmless. A cursor is stored after the sink has
 //! confirmed, so it never passes what the sink holds.
 //!
 //! The log is forced to the disk before a page or a load is written to the sink, so that after a power failure the state is never older than what a sink holds.
@@ -295,6 +295,12 @@ impl Delivery {
         Ok(())
     }
 
+    /// The entities of which the target holds the documents and not all that is to stand beside them.
+    async fn lacking(&mut self) -> Result<Vec<usize>, Interrupted> {
+        let lacking = self.or_stop(async |delivery| delivery.sink.lacking().await).await??;
+        Ok(lacking.iter().filter_map(|entity| self.shared.catalog.entity(entity)).collect())
+    }
+
     async fn deliver(&mut self) -> Result<(), Interrupted> {
         self.prepare().await?;
         let outbox = Outbox { shared: self.shared.clone() };
@@ -304,6 +310,7 @@ impl Delivery {
         let mut ahead: Option<(u64, JoinHandle<Result<Page, Error>>)> = None;
         let mut backlog: Option<Backlog> = None;
         self.distrust().await?;
+        let mut lacking = self.lacking().await?;
         self.redeliver().await?;
         loop {
             self.stop_if_too_many()?;
@@ -321,12 +328,15 @@ impl Delivery {
                 }
                 (frontier, backlog) = (None, None);
                 self.load_when_live(&mut heads, None).await?;
+                lacking = self.lacking().await?;
                 continue;
             };
-            let changed = self.changed(&cursor);
-            if !changed.is_empty() {
+            let mut entities = self.changed(&cursor);
+            entities.extend(lacking.iter().filter(|entity| !entities.contains(entity)).copied().collect::<Vec<_>>());
+            if !entities.is_empty() {
                 ahead = None;
-                self.load_when_live(&mut heads, Some(Part { cursor, entities: changed })).await?;
+                self.load_when_live(&mut heads, Some(Part { cursor, entities })).await?;
+                lacking = self.lacking().await?;
                 continue;
             }
             self.shared.with_sink(&self.name, |sink| {
