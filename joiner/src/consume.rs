@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use schemas::progress::{ProgressRecord, StreamName};
+use schemas::table::SourceName;
 use schemas::{ErrorClass, Lsn};
 use streams::{Batch, Positions, Provider};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -317,7 +318,7 @@ struct Sorting {
     shared: Arc<Shared>,
     /// The number of the source that it is of, and its name where there are several.
     source: usize,
-    qualifier: Option<Arc<str>>,
+    qualifier: Option<SourceName>,
 }
 
 impl Sorting {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::progress::{ProgressRecord, SequenceNumber, ShardId, ShardPositions, StreamName};
+use schemas::table::SourceName;
 use streams::{Batch, Layout, Positions};
 
 use crate::Config;
@@ -32,9 +33,9 @@ pub struct Engine {
 /// A source, and what it has here.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    pub(crate) name: Arc<str>,
+    pub(crate) name: SourceName,
     /// The same where there are several: tables are called by it then.
-    pub(crate) qualifier: Option<Arc<str>>,
+    pub(crate) qualifier: Option<SourceName>,
     /// The stream of its progress records.
     pub(crate) progress: StreamName,
     /// Those of its tables.

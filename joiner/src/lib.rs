@@ -16,6 +16,7 @@ use std::time::Duration;
 use schemas::KeyRange;
 use schemas::encoding::{Registry, Schemas};
 use schemas::plan::Plan;
+use schemas::table::SourceName;
 use streams::{Layout, Provider};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -97,7 +98,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct Source {
     /// As in the progress records.
-    pub name: Arc<str>,
+    pub name: SourceName,
     /// What its streams' names begin with.
     pub stream_prefix: String,
     /// The schemas that its records may be written under, where they are not all in JSON.

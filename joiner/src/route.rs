@@ -14,6 +14,7 @@ use schemas::encoding::{Opener, Registry, to_json};
 use schemas::event::Op;
 use schemas::parse::{Head, ParseError, RowBuffer, RowView};
 use schemas::progress::SequenceNumber;
+use schemas::table::SourceName;
 use schemas::{Lsn, TableName};
 use streams::Batch;
 
@@ -91,7 +92,7 @@ pub(crate) struct Of<'a> {
     /// Its number.
     pub(crate) source: usize,
     /// The source's name, where there are several.
-    pub(crate) qualifier: Option<&'a Arc<str>>,
+    pub(crate) qualifier: Option<&'a SourceName>,
     /// Changes of the source at or below it have been applied and are dropped.
     pub(crate) frontier: Lsn,
 }

@@ -51,7 +51,7 @@ pub use error::ContractError;
 pub use evolve::EvolveError;
 pub use versions::Versions;
 
-use crate::table::{TableName, TableSchema};
+use crate::table::{SourceName, TableName, TableSchema};
 
 /// A table's contract.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ pub struct Contract {
 
 impl Contract {
     /// The same, with its table called as the one of several sources that it is of.
-    pub fn of(self, source: &Arc<str>) -> Self {
+    pub fn of(self, source: &SourceName) -> Self {
         let name = self.table.name.clone().of(source);
         Self { table: Arc::new(TableSchema { name, ..(*self.table).clone() }), ..self }
     }

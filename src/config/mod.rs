@@ -54,7 +54,7 @@ use schemas::contract::Contract;
 use schemas::encoding::{Compression, Encoding, Schemas};
 use schemas::entity::EntityDefinition;
 use schemas::plan::Plan;
-use schemas::table::TableSchema;
+use schemas::table::{SourceName, TableSchema};
 use serde::Deserialize;
 use sinks::{Entry, SinkConfig};
 use streams::Layout;
@@ -428,7 +428,7 @@ impl Config {
         if self.has_several_sources() {
             let mut all = Vec::new();
             for one in self.each()? {
-                let name: Arc<str> = one.source().name.as_str().into();
+                let name: SourceName = one.source().name.as_str().into();
                 all.extend(one.load_contracts()?.into_iter().map(|contract| contract.of(&name)));
             }
             return Ok(all);

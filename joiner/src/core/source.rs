@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardPositions};
+use schemas::table::SourceName;
 use schemas::{Lsn, TableName};
 
 use super::{Limits, Progress};
@@ -17,7 +18,7 @@ use crate::state::meta::SourceStanding;
 
 pub(super) struct Source {
     /// Its name, where there are several: tables are called by it then.
-    qualifier: Option<Arc<str>>,
+    qualifier: Option<SourceName>,
     pub(super) tables: Vec<TableId>,
     pub(super) buffer: Buffer,
     pub(super) inputs: Inputs,
