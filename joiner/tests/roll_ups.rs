@@ -134,7 +134,10 @@ fn a_roll_up_is_made_anew_when_what_it_rolls_up_is_defined_otherwise() {
     // A total of something else, under the same name.
     let counted = support::ORDER.replace("{sum: items.price}", "{sum: items.line}");
     let counted = counted.replace("fields: [line, price]", "fields: [line]");
-    let other = Config { plans: plans(&[&counted, &SALES.replace("greatest: {max: rows.total}", "greatest: {min: rows.total}")]), ..config.clone() };
+    let other = Config {
+        plans: plans(&[&counted, &SALES.replace("greatest: {max: rows.total}", "greatest: {min: rows.total}")]),
+        ..config.clone()
+    };
     match Engine::open(&other) {
         // The values are of another type: they are kept in another form.
         Err(joiner::Error::OtherDefinitions { .. }) => {}
@@ -167,10 +170,7 @@ fn a_document_past_its_limits_is_set_aside_until_it_fits() {
     let config = Config { plans: plans(&[LIMITED]), threads: 1, ..config(dir.path()) };
     let mut fed = Fed::new(&config);
     let head = fed.engine.handle().outbox().head().borrow().sequence;
-    let more = [
-        change(items(), 6, 1, None, Some(item(1, 2, 100))),
-        change(items(), 6, 2, None, Some(item(2, 2, 100))),
-    ];
+    let more = [change(items(), 6, 1, None, Some(item(1, 2, 100))), change(items(), 6, 2, None, Some(item(2, 2, 100)))];
     fed.feed(&more, record(Phase::Tail, 5, 6, &[(&items(), 2)]));
     assert_eq!(fed.told(head), [], "what was told last stands");
     assert_eq!(fed.get("order", "1"), None);
@@ -179,10 +179,7 @@ fn a_document_past_its_limits_is_set_aside_until_it_fits() {
     assert_eq!((keys, letters[0].version), (vec![("order", "1"), ("order", "2")], lsn(6)));
     assert!(letters[0].reason.contains("more than 1 children in a list"), "{}", letters[0].reason);
     // One fits again and is told although it is what it was, one goes.
-    let less = [
-        change(items(), 7, 1, Some(item(1, 2, 100)), None),
-        change(orders(), 7, 2, Some(order(2, "new")), None),
-    ];
+    let less = [change(items(), 7, 1, Some(item(1, 2, 100)), None), change(orders(), 7, 2, Some(order(2, "new")), None)];
     fed.feed(&less, record(Phase::Tail, 6, 7, &[(&orders(), 1), (&items(), 1)]));
     let told = fed.told(head);
     let present: Vec<(&str, bool)> = told.iter().map(|change| (change.key.as_str(), change.document.is_some())).collect();

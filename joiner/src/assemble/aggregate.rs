@@ -115,19 +115,19 @@ impl Running {
                 sum.merge(*more);
                 *count += others;
             }
-            (Self::Best { greatest, best }, Self::Best { best: Some((value, fragment)), .. }) => {
-                if is_better(*greatest, &value, best.as_ref()) {
-                    *best = Some((value, fragment));
-                }
+            (Self::Best { greatest, best }, Self::Best { best: Some((value, fragment)), .. })
+                if is_better(*greatest, &value, best.as_ref()) =>
+            {
+                *best = Some((value, fragment));
             }
             (Self::Distinct(values), Self::Distinct(more)) => values.extend(more),
             (Self::Truth { all, truth }, Self::Truth { truth: other, .. }) => {
                 *truth = if *all { *truth && other } else { *truth || other };
             }
-            (Self::Edge { last, found }, Self::Edge { found: Some((place, fragment)), .. }) => {
-                if is_nearer(*last, place.as_deref(), found.as_ref()) {
-                    *found = Some((place, fragment));
-                }
+            (Self::Edge { last, found }, Self::Edge { found: Some((place, fragment)), .. })
+                if is_nearer(*last, place.as_deref(), found.as_ref()) =>
+            {
+                *found = Some((place, fragment));
             }
             _ => {}
         }

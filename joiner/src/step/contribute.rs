@@ -195,13 +195,11 @@ pub(crate) fn make_first(tools: &Tools, standing: &mut Standing) -> Result<(), E
     Ok(())
 }
 
+/// Writes what a batch of an entity makes; it is given the state that the batch was read from.
+type Put<'p> = &'p (dyn Fn(&Snapshot<'_>, &[EntityChange]) -> Result<(), Error> + Sync);
+
 /// Calls `put` with all of an entity, batch by batch, from several threads.
-fn of_all(
-    tools: &Tools,
-    standing: &Standing,
-    wanted: (usize, Wanted),
-    put: &(dyn Fn(&Snapshot<'_>, &[EntityChange]) -> Result<(), Error> + Sync),
-) -> Result<(), Error> {
+fn of_all(tools: &Tools, standing: &Standing, wanted: (usize, Wanted), put: Put<'_>) -> Result<(), Error> {
     let snapshot = tools.store.db().snapshot();
     let failed: Mutex<Option<Error>> = Mutex::new(None);
     let version = As { version: standing.frontier, commit_time_ms: standing.commit_time_ms };
