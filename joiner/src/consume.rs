@@ -1,8 +1,10 @@
 //! Reads the event streams and the progress stream, and drives the [`Engine`].
 //!
 //! For each event stream one task reads and one sorts out what was read (on a blocking thread), so that parsing runs beside the core's own work; channels between them are short, and
-//! a core that is busy holds the readers back. What lies between readers and core is bounded in bytes over all streams ([`reserve`]): many streams with long backlogs take no more memory than one. The core's work is done on a blocking thread as well, everything that has come in at a time.
+//! a core that is busy holds the readers back. What lies between readers and core is bounded in bytes over all streams ([`Room`]): many streams with long backlogs take no more memory than one. Streams are not equally long, and the core keeps what it cannot apply yet:
+//! where that has become much, only the streams that the next steps wait for are read on ([`wanted`]), so that one stream does not run ahead of the others for as far as it goes. The core's work is done on a blocking thread as well, everything that has come in at a time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -125,13 +127,14 @@ async fn consume(
     if let Some(ends) = published(&engine, &provider, stop).await? {
         engine.await_published(ends);
     }
-    let ahead = Arc::new(Semaphore::new(AHEAD_KIB));
+    let next = watch::Sender::new(None);
+    let room = Room { ahead: Arc::new(Semaphore::new(AHEAD_KIB)), wanted: next.subscribe() };
     let mut readers: JoinSet<Result<(), Error>> = JoinSet::new();
     let after = |stream: &StreamName| engine.positions().get(stream).cloned().unwrap_or_default();
     for (number, origin) in engine.origins().iter().enumerate() {
         for stream in &origin.streams {
             let (raw_in, raw) = mpsc::channel(2);
-            readers.spawn(read(provider.clone(), stream.clone(), after(stream), raw_in, Some(ahead.clone())));
+            readers.spawn(read(provider.clone(), stream.clone(), after(stream), raw_in, Some(room.clone())));
             let sorting = Sorting { shared: shared.clone(), source: number, qualifier: origin.qualifier.clone() };
             readers.spawn(sorting.run(raw, routed_in.clone(), frontiers.subscribe()));
         }
@@ -187,6 +190,10 @@ async fn consume(
         let now = back.frontiers();
         frontiers.send_if_modified(|frontiers| std::mem::replace(frontiers, now.clone()) != now);
         let buffered = back.core().buffered_bytes();
+        next.send_if_modified(|now| {
+            let wanted = wanted(&mut back, config.buffer_bytes);
+            std::mem::replace(now, wanted.clone()) != wanted
+        });
         (waiting, telling) = (back.core().waiting(), back.core().can_tell());
         shared.with_status(|status| metrics::status(status, buffered));
         engine = Some(back);
@@ -260,12 +267,37 @@ fn reader_ended(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>
 /// Room that a batch takes until the core has taken it in; none for progress records.
 type Held = Option<OwnedSemaphorePermit>;
 
-/// Waits for room for a batch. One that is larger than all there is takes all.
-async fn reserve(ahead: Option<&Arc<Semaphore>>, batch: &Batch) -> Held {
-    let bytes: usize = batch.records.iter().map(|(_, data)| data.len()).sum();
-    let kib = bytes.div_ceil(1024).clamp(1, AHEAD_KIB);
-    // It is never closed.
-    ahead?.clone().acquire_many_owned(kib as u32).await.ok()
+/// The streams that are read on; none: all of them.
+type Wanted = Option<BTreeSet<StreamName>>;
+
+/// All streams, as long as there is room for what the core cannot apply yet; past half of it, those that the next step of each source waits for. Where no step is known of, because no progress has been told past what has
+/// been read, all are read: a transaction may be larger than the room, and is moved to the disk then. So whatever a step needs is read, and no step waits for a stream that is not.
+fn wanted(engine: &mut Engine, buffer_bytes: usize) -> Wanted {
+    let core = engine.core();
+    if core.buffered_bytes() <= buffer_bytes / 2 {
+        return None;
+    }
+    let streams = core.waits_for().into_iter().flat_map(|(_, behind, _)| behind).map(|behind| behind.stream);
+    Some(streams.collect()).filter(|streams: &BTreeSet<_>| !streams.is_empty())
+}
+
+/// What a reader waits for before it hands a batch on.
+#[derive(Clone)]
+struct Room {
+    ahead: Arc<Semaphore>,
+    wanted: watch::Receiver<Wanted>,
+}
+
+impl Room {
+    /// Room for a batch. One that is larger than all there is takes all.
+    async fn reserve(&mut self, batch: &Batch) -> Held {
+        // Neither is ever closed while anything is read.
+        let is_wanted = |wanted: &Wanted| wanted.as_ref().is_none_or(|streams| streams.contains(&batch.stream));
+        self.wanted.wait_for(is_wanted).await.ok()?;
+        let bytes: usize = batch.records.iter().map(|(_, data)| data.len()).sum();
+        let kib = bytes.div_ceil(1024).clamp(1, AHEAD_KIB);
+        self.ahead.clone().acquire_many_owned(kib as u32).await.ok()
+    }
 }
 
 /// Reads a stream from `after` on. A stream that does not exist yet is waited for; transient failures are tried again from where reading stood.
@@ -274,7 +306,7 @@ async fn read(
     stream: StreamName,
     mut after: Positions,
     out: mpsc::Sender<(Batch, Held)>,
-    ahead: Option<Arc<Semaphore>>,
+    mut room: Option<Room>,
 ) -> Result<(), Error> {
     let mut failed = 0;
     let mut told = false;
@@ -287,7 +319,10 @@ async fn read(
                         if let Some((last, _)) = batch.records.last() {
                             after.insert(batch.shard.clone(), last.clone());
                         }
-                        let held = reserve(ahead.as_ref(), &batch).await;
+                        let held = match &mut room {
+                            Some(room) => room.reserve(&batch).await,
+                            None => None,
+                        };
                         if out.send((batch, held)).await.is_err() {
                             return Ok(());
                         }
@@ -421,20 +456,20 @@ mod tests {
 
     #[tokio::test]
     async fn streams_share_the_room_ahead_of_the_core() {
-        let ahead = Arc::new(Semaphore::new(AHEAD_KIB));
+        let (_next, wanted) = watch::channel(None);
+        let mut room = Room { ahead: Arc::new(Semaphore::new(AHEAD_KIB)), wanted };
         let half = batch(AHEAD_KIB * 512);
-        let (first, second) = (reserve(Some(&ahead), &half).await, reserve(Some(&ahead), &half).await);
+        let (first, second) = (room.reserve(&half).await, room.reserve(&half).await);
         let waiting = tokio::spawn({
-            let ahead = ahead.clone();
+            let mut room = room.clone();
             // One that is larger than all the room waits for all of it.
-            async move { reserve(Some(&ahead), &batch(AHEAD_KIB * 1024 + 1)).await }
+            async move { room.reserve(&batch(AHEAD_KIB * 1024 + 1)).await }
         });
-        assert!(reserve(None, &half).await.is_none(), "progress records need no room");
         drop(first);
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(second);
         assert_eq!(waiting.await.unwrap().unwrap().num_permits(), AHEAD_KIB);
-        assert_eq!(ahead.available_permits(), AHEAD_KIB);
+        assert_eq!(room.ahead.available_permits(), AHEAD_KIB);
     }
 }

@@ -130,7 +130,7 @@ impl Config {
             range: KeyRange::ALL,
             sources,
             layout: Layout::default(),
-            buffer_bytes: 256 << 20,
+            buffer_bytes: 128 << 20,
             portion_bytes: 64 << 20,
             part_rows: assemble::parts::PART_ROWS,
             chunk_entities: 20_000,

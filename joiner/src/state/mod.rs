@@ -64,7 +64,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Rows,
         Self::Links,
         Self::Pending,
@@ -112,6 +112,7 @@ fn vector_key(version: Lsn) -> Vec<u8> {
 pub struct Memory {
     /// Write buffers over all column families.
     pub write_buffer_bytes: usize,
+    /// Blocks of the files as they are read, decompressed. The files themselves are in the system's cache, which gives memory back: more here made nothing faster.
     pub block_cache_bytes: usize,
     /// Rows that were looked up, kept in memory from step to step.
     pub row_cache_bytes: usize,
@@ -119,7 +120,7 @@ pub struct Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { write_buffer_bytes: 256 << 20, block_cache_bytes: 512 << 20, row_cache_bytes: 64 << 20 }
+        Self { write_buffer_bytes: 256 << 20, block_cache_bytes: 128 << 20, row_cache_bytes: 64 << 20 }
     }
 }
 
@@ -231,7 +232,6 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
     pub(crate) fn is_empty(&self, family: Family) -> Result<bool, Error> {
         let mut entries = self.db.raw_iterator_cf(self.family(family)?);
         entries.seek_to_first();
@@ -239,6 +239,7 @@ impl Store {
         entries.status().map_err(|error| self.error(&error)).map(|()| empty)
     }
 
+    pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         self.db.get_cf(self.family(family)?, key).map_err(|error| self.error(&error))
     }
 
@@ -381,11 +382,12 @@ fn family_options(family: Family, memory: Memory, cache: &Cache) -> Options {
     match family {
         Family::Rows | Family::Links => {
             table.set_bloom_filter(10.0, false);
-            table.set_block_size(16 << 10);
+            // Steps read here and there: smaller blocks are decompressed sooner, larger ones take less room.
+            table.set_block_size(8 << 10);
         }
+        Family::Parts => table.set_bloom_filter(10.0, false),
         _ => {}
     }
-        Family::Parts => table.set_bloom_filter(10.0, false),
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     // What is young is rewritten soon: compressing it costs more than it saves.
