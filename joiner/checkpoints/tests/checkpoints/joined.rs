@@ -244,7 +244,7 @@ async fn a_state_of_another_format_source_or_definition_is_refused_before_anythi
     assert!(refused(&ours).await.contains(&format!("has format {}, this version reads {}", facts.format + 1, facts.format)));
     writer.save(&folder, facts, None, 1).await.unwrap();
     let mut other = ours.clone();
-    other.source = "billing".into();
+    other.sources[0].name = "billing".into();
     assert!(refused(&other).await.contains("belongs to source \"shop\""));
     let mut other = ours.clone();
     other.plans = vec![plan(&format!("{ORDER}where: id > 3\n"))];
