@@ -14,7 +14,7 @@ use sinks::test_support::Ministack;
 use streams::{Batch, Layout};
 use tokio_util::sync::CancellationToken;
 
-use crate::shop::{ORDER, change, config, encode, item, items, lsn, order, orders, plan, read, record};
+use crate::support::{ORDER, change, config, encode, item, items, lsn, order, orders, plan, read, record};
 use crate::store::World;
 
 /// What was committed at an LSN, and what the source then held.

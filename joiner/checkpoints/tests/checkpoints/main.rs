@@ -7,6 +7,6 @@ mod folders;
 mod joined;
 mod killed;
 #[path = "../../../tests/support/mod.rs"]
-mod shop;
+mod support;
 mod steps;
 mod store;
