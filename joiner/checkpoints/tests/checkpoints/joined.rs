@@ -14,8 +14,8 @@ use sinks::test_support::Ministack;
 use streams::{Batch, Layout};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{ORDER, change, config, encode, item, items, lsn, order, orders, plan, read, record};
 use crate::store::World;
+use crate::support::{ORDER, change, config, encode, item, items, lsn, order, orders, plan, read, record};
 
 /// What was committed at an LSN, and what the source then held.
 struct Tick {

@@ -6,7 +6,7 @@ mod fencing;
 mod folders;
 mod joined;
 mod killed;
-#[path = "../../../tests/support/mod.rs"]
-mod support;
 mod steps;
 mod store;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
