@@ -24,7 +24,7 @@ fn a_history_is_the_same_to_the_byte() {
     let directory = tempfile::tempdir().unwrap();
     let history = |name: &str| {
         let path = directory.path().join(name);
-        let (well, said) = simulation(&["run", "5", "--history", path.to_str().unwrap()]);
+        let (well, said) = simulation(&["run", "3", "--history", path.to_str().unwrap()]);
         assert!(well, "{said}");
         std::fs::read_to_string(path).unwrap()
     };
