@@ -168,14 +168,14 @@ struct Probing {
 }
 
 impl Probing {
-    /// Probes so often, and on until `done`; the milliseconds that they took, sorted.
+    /// Probes so often, and on until `done`; the milliseconds that they took.
     async fn run(&mut self, mut done: impl FnMut() -> bool) -> anyhow::Result<Vec<f64>> {
         let mut committed = Vec::new();
         while committed.len() < PROBES || !done() {
             tokio::time::sleep(Duration::from_millis(self.random.random_range(PAUSES))).await;
             self.number += 1;
             let at = self.random.random_range(0..self.notes.len());
-            let (id, note) = (OWNERS + 1 + at as i64, format!("{}", self.number));
+            let (id, note) = (OWNERS + 1 + at as i64, self.number.to_string());
             let before = std::mem::replace(&mut self.notes[at], format!("probe {note}"));
             let (before, after) = (parcel(id, &before), parcel(id, &self.notes[at]));
             let now = Instant::now();

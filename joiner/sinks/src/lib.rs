@@ -167,6 +167,13 @@ pub enum Held {
     UpTo(Lsn),
 }
 
+impl From<Option<Lsn>> for Held {
+    /// Of a target that keeps a frontier: none before a load has ended.
+    fn from(frontier: Option<Lsn>) -> Self {
+        frontier.map_or(Self::Nothing, Self::UpTo)
+    }
+}
+
 /// What a look at the target has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checked {

@@ -286,7 +286,7 @@ impl Sink for DynamodbSink {
         let said = self.frontier_item(&client).read().await?;
         let held = shares::held(&said.parts, self.share.range);
         self.frontier = Some(said);
-        Ok(held.map_or(Held::Nothing, Held::UpTo))
+        Ok(held.into())
     }
 
     fn own(&mut self, range: KeyRange) -> bool {

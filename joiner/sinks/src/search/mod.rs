@@ -287,7 +287,7 @@ impl Sink for SearchSink {
         let said = self.frontier_document(self.cluster()?).read().await?;
         let held = shares::held(&said.parts, self.share.range);
         self.frontier = Some(said);
-        Ok(held.map_or(Held::Nothing, Held::UpTo))
+        Ok(held.into())
     }
 
     fn own(&mut self, range: KeyRange) -> bool {

@@ -308,7 +308,7 @@ impl<S: Server> Sink for Pool<S> {
     }
 
     async fn held(&mut self) -> Result<Held, Error> {
-        Ok(self.standing().await?.held.map_or(Held::Nothing, Held::UpTo))
+        Ok(self.standing().await?.held.into())
     }
 
     async fn lacking(&mut self) -> Result<Vec<String>, Error> {
