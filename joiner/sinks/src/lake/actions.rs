@@ -1,4 +1,5 @@
-//! What an entry of a Delta table's log says, in the words of Delta's protocol (versions 1 for readers and 2 for writers).
+//! What an entry of a Delta table's log says, in the words of Delta's protocol: of versions 1 for readers and 2 for writers, which every reader knows; of versions 3 and 7 with the one feature `timestampNtz`, where a table has
+//! columns of that type.
 //!
 //! An entry is lines of JSON, one action each; a checkpoint holds the same actions as rows. What is not known here (change data files, domain metadata …) is passed over when it
 //! is read: [`super::log`] refuses tables that were moved to a version of the protocol in which that would be wrong.
@@ -11,8 +12,8 @@ use serde_json::Value;
 
 use crate::shares;
 
-pub(super) const READER_VERSION: i32 = 1;
-pub(super) const WRITER_VERSION: i32 = 2;
+/// Columns of date and time without a zone.
+const TIMESTAMP_NTZ: &str = "timestampNtz";
 
 /// One line. Exactly one member is there.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -79,11 +80,41 @@ impl Mark {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What a reader and a writer have to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Protocol {
     pub(super) min_reader_version: i32,
     pub(super) min_writer_version: i32,
+    /// Of versions 3 and 7 alone, where they name everything that is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reader_features: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) writer_features: Option<Vec<String>>,
+}
+
+impl Protocol {
+    pub(super) fn with_local_times(with: bool) -> Self {
+        let features = || with.then(|| vec![TIMESTAMP_NTZ.to_owned()]);
+        let (min_reader_version, min_writer_version) = if with { (3, 7) } else { (1, 2) };
+        Self { min_reader_version, min_writer_version, reader_features: features(), writer_features: features() }
+    }
+
+    /// Whether tables of it can have columns of date and time without a zone.
+    pub(super) fn has_local_times(&self) -> bool {
+        *self == Self::with_local_times(true)
+    }
+
+    /// Whether it is one that we write.
+    pub(super) fn is_known(&self) -> bool {
+        self.has_local_times() || *self == Self::with_local_times(false)
+    }
+}
+
+impl Default for Protocol {
+    fn default() -> Self {
+        Self::with_local_times(false)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -155,8 +186,7 @@ impl Line {
         Self { txn: Some(Txn { app_id: app_id.to_owned(), version, last_updated: Some(now_ms) }), ..Self::default() }
     }
 
-    pub(super) fn protocol() -> Self {
-        let protocol = Protocol { min_reader_version: READER_VERSION, min_writer_version: WRITER_VERSION };
+    pub(super) fn protocol(protocol: Protocol) -> Self {
         Self { protocol: Some(protocol), ..Self::default() }
     }
 
@@ -203,10 +233,22 @@ mod tests {
         let lines = parse(theirs).unwrap();
         assert!(lines[0].commit_info.as_ref().unwrap().tributary.is_none() && !lines[1].changes_the_table());
         assert_eq!(lines[2].add.as_ref().unwrap().partition_values["d"], None);
-        let ours = [Line::txn("t", 7, 1), Line::remove("p", 2, true), Line::protocol()];
+        let ours = [Line::txn("t", 7, 1), Line::remove("p", 2, true), Line::protocol(Protocol::with_local_times(true))];
         let text = format(&ours).unwrap();
         assert_eq!(text.split(|byte| *byte == b'\n').count(), 4);
         let read = parse(&text).unwrap();
         assert_eq!((read[0].txn.as_ref(), read[1].remove.as_ref()), (ours[0].txn.as_ref(), ours[1].remove.as_ref()));
+        assert_eq!(read[2].protocol, ours[2].protocol);
+    }
+
+    #[test]
+    fn protocols_of_others_are_told_from_ours() {
+        let read = |text: &str| serde_json::from_str::<Protocol>(text).unwrap();
+        assert!(read(r#"{"minReaderVersion": 1, "minWriterVersion": 2}"#).is_known());
+        let local =
+            r#"{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["timestampNtz"],"writerFeatures":["timestampNtz"]}"#;
+        assert!(read(local).is_known() && read(local).has_local_times() && !Protocol::default().has_local_times());
+        assert!(!read(&local.replace("]}", ",\"deletionVectors\"]}")).is_known());
+        assert!(!read(r#"{"minReaderVersion": 2, "minWriterVersion": 5}"#).is_known());
     }
 }

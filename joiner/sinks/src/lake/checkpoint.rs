@@ -11,7 +11,7 @@ use parquet::schema::parser::parse_message_type;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::actions::{self, Add, Line, Metadata, READER_VERSION, WRITER_VERSION};
+use super::actions::{self, Add, Line, Metadata, Protocol};
 use super::log::Snapshot;
 
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,12 @@ const SCHEMA: &str = "message checkpoint {
     required group configuration (MAP) { repeated group key_value { required binary key (STRING); optional binary value (STRING); } }
     optional int64 createdTime;
   }
-  optional group protocol { required int32 minReaderVersion; required int32 minWriterVersion; }
+  optional group protocol {
+    required int32 minReaderVersion;
+    required int32 minWriterVersion;
+    optional group readerFeatures (LIST) { repeated group list { required binary element (STRING); } }
+    optional group writerFeatures (LIST) { repeated group list { required binary element (STRING); } }
+  }
 }";
 
 /// The rows of one column: values, and for each row (or element) how deep it is defined and whether it goes on with the list before.
@@ -80,6 +85,7 @@ struct Rows {
     adds: Vec<Add>,
     removes: Vec<(String, i64)>,
     metadata: Option<Metadata>,
+    protocol: Protocol,
 }
 
 impl Rows {
@@ -132,6 +138,16 @@ fn entries(leaf: &mut Leaf<ByteArrayType>, map: &BTreeMap<String, Option<String>
     }
 }
 
+/// The elements of a list of texts; `depth` is the definition of the list itself where it is empty.
+fn elements(leaf: &mut Leaf<ByteArrayType>, list: &[String], depth: i16) {
+    if list.is_empty() {
+        leaf.push(depth, 0, None);
+    }
+    for (element, nth) in list.iter().zip(0..) {
+        leaf.push(depth + 1, i16::from(nth > 0), Some(text(element)));
+    }
+}
+
 /// The file, and how many actions it holds.
 pub(super) fn write(snapshot: &Snapshot) -> Result<(Bytes, i64), Error> {
     let rows = Rows {
@@ -139,6 +155,7 @@ pub(super) fn write(snapshot: &Snapshot) -> Result<(Bytes, i64), Error> {
         adds: snapshot.files.values().map(|file| Add { data_change: false, ..file.add.clone() }).collect(),
         removes: snapshot.removed.iter().map(|(path, at)| (path.clone(), *at)).collect(),
         metadata: snapshot.metadata.clone(),
+        protocol: snapshot.protocol.clone(),
     };
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?)).build();
     let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(parse_message_type(SCHEMA)?), Arc::new(properties))?;
@@ -187,22 +204,22 @@ fn write_table<W: std::io::Write + Send>(rows: &Rows, group: &mut SerializedRowG
         rows.leaf::<ByteArrayType, _>(before, metadata, |leaf, it| entries(leaf, &it.format.options, 1, keys)).write(group)?;
     }
     rows.leaf::<ByteArrayType, _>(before, metadata, |leaf, it| string(leaf, &it.schema_string)).write(group)?;
-    rows.leaf::<ByteArrayType, _>(before, metadata, |leaf, it| {
-        if it.partition_columns.is_empty() {
-            leaf.push(1, 0, None);
-        }
-        for (name, nth) in it.partition_columns.iter().zip(0..) {
-            leaf.push(2, i16::from(nth > 0), Some(text(name)));
-        }
-    })
-    .write(group)?;
+    rows.leaf::<ByteArrayType, _>(before, metadata, |leaf, it| elements(leaf, &it.partition_columns, 1)).write(group)?;
     for keys in [true, false] {
         rows.leaf::<ByteArrayType, _>(before, metadata, |leaf, it| entries(leaf, &it.configuration, 1, keys)).write(group)?;
     }
     rows.leaf::<Int64Type, _>(before, metadata, |leaf, it| optional(leaf, it.created_time)).write(group)?;
     let before = before + metadata.len();
-    for version in [READER_VERSION, WRITER_VERSION] {
-        rows.leaf::<Int32Type, _>(before, &[version], |leaf, version| required(leaf, *version)).write(group)?;
+    let Protocol { min_reader_version, min_writer_version, reader_features, writer_features } = &rows.protocol;
+    for version in [min_reader_version, min_writer_version] {
+        rows.leaf::<Int32Type, _>(before, &[version], |leaf, version| required(leaf, **version)).write(group)?;
+    }
+    for features in [reader_features, writer_features] {
+        let leaf = rows.leaf::<ByteArrayType, _>(before, &[features], |leaf, features| match features {
+            None => leaf.push(1, 0, None),
+            Some(features) => elements(leaf, features, 2),
+        });
+        leaf.write(group)?;
     }
     Ok(())
 }
@@ -257,9 +274,10 @@ mod tests {
         #[test]
         fn a_checkpoint_reads_back(
             paths in prop::collection::btree_set("[a-z]{1,5}", 0..12), removed in prop::collection::btree_set("[A-Z]{1,5}", 0..4),
-            txns in prop::collection::btree_map("[a-z]{1,3}", any::<i64>(), 0..3), table in any::<bool>(),
+            txns in prop::collection::btree_map("[a-z]{1,3}", any::<i64>(), 0..3), table in any::<bool>(), local_times in any::<bool>(),
         ) {
-            let mut snapshot = Snapshot { version: 3, txns: txns.clone(), ..Snapshot::default() };
+            let protocol = Protocol::with_local_times(local_times);
+            let mut snapshot = Snapshot { version: 3, protocol: protocol.clone(), txns: txns.clone(), ..Snapshot::default() };
             for (path, nth) in paths.iter().zip(0..) {
                 let tags = [None, Some(""), Some("é")][nth % 3];
                 snapshot.files.insert(path.clone(), file(add(path, tags, (nth % 2 == 0).then_some("2026-01-01"))));
@@ -280,7 +298,7 @@ mod tests {
             let read: BTreeMap<String, i64> = lines.iter().filter_map(|line| line.txn.as_ref()).map(|txn| (txn.app_id.clone(), txn.version)).collect();
             prop_assert_eq!(read, txns);
             prop_assert_eq!(lines.iter().find_map(|line| line.meta_data.as_ref()), snapshot.metadata.as_ref());
-            prop_assert!(lines.iter().any(|line| line.protocol.is_some()));
+            prop_assert_eq!(lines.iter().find_map(|line| line.protocol.as_ref()), Some(&protocol));
         }
     }
 }

@@ -13,14 +13,14 @@ use parquet::data_type::{
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
-use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
+use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::parser::parse_message_type;
-use parquet::schema::types::{ColumnDescPtr, ColumnPath, SchemaDescriptor, TypePtr};
+use parquet::schema::types::{ColumnPath, SchemaDescriptor, TypePtr};
 use schemas::Lsn;
 use schemas::entity::EntityInfo;
 use serde_json::json;
 
-use super::actions::Add;
+use super::actions::{Add, Protocol};
 use super::log::{now_ms, tag};
 use super::rows::{
     self, COMMITTED_AT, Column, DATE, DECIMAL_DIGITS, DOCUMENT, KEY, KeyOrder, Kind, OPERATION, Operation, Row, Scalar, VERSION,
@@ -38,8 +38,6 @@ pub(super) enum Error {
     Parquet(#[from] ParquetError),
     #[error("its column {column} holds something that Tributary does not write there")]
     Content { column: &'static str },
-    #[error("the row of key {key} cannot be written again: {reason}")]
-    Document { key: Box<str>, reason: String },
 }
 
 /// How the rows of one table are laid out.
@@ -50,7 +48,7 @@ pub(super) struct Layout {
     /// The table of changes has `_operation`, and is partitioned by `_date`.
     pub(super) changes: bool,
     schema: TypePtr,
-    document: ColumnDescPtr,
+    described: Arc<SchemaDescriptor>,
     properties: WriterPropertiesPtr,
 }
 
@@ -58,7 +56,12 @@ pub(super) struct Layout {
 pub(super) struct Written {
     pub(super) data: Bytes,
     pub(super) add: Add,
+    /// Of rows whose documents do not fit their columns: which, and why. They are in the file, with null there.
+    pub(super) unfit: Vec<(usize, String)>,
 }
+
+/// A column as it stands in a file.
+type Encoded = (Bytes, ColumnCloseResult);
 
 impl Layout {
     pub(super) fn new(info: &EntityInfo, columns: &[Column], changes: bool) -> Result<Self, ParquetError> {
@@ -78,6 +81,7 @@ impl Layout {
                 Kind::Decimal(scale) => (DECIMAL_BYTES, format!(" (DECIMAL({DECIMAL_DIGITS},{scale}))")),
                 Kind::Date => ("int32", " (DATE)".to_owned()),
                 Kind::Timestamp => ("int64", " (TIMESTAMP(MICROS,true))".to_owned()),
+                Kind::LocalTime => ("int64", " (TIMESTAMP(MICROS,false))".to_owned()),
                 Kind::Binary => ("binary", String::new()),
                 Kind::Text => ("binary", " (STRING)".to_owned()),
             };
@@ -85,9 +89,7 @@ impl Layout {
         }
         schema.push('}');
         let schema = Arc::new(parse_message_type(&schema)?);
-        let described = SchemaDescriptor::new(schema.clone());
-        let document = described.columns().iter().find(|column| column.name() == DOCUMENT);
-        let document = document.ok_or_else(|| ParquetError::General(format!("{DOCUMENT} is missing")))?.clone();
+        let described = Arc::new(SchemaDescriptor::new(schema.clone()));
         // Documents differ, each from the other: a dictionary of them is made in vain, and nobody asks for the least of them.
         let plain = ColumnPath::new(vec![DOCUMENT.to_owned()]);
         let properties = WriterProperties::builder()
@@ -102,7 +104,7 @@ impl Layout {
             order: KeyOrder::of(info),
             changes,
             schema,
-            document,
+            described,
             properties: Arc::new(properties.build()),
         })
     }
@@ -124,109 +126,116 @@ impl Layout {
         json!({"type": "struct", "fields": fields}).to_string()
     }
 
+    /// What it takes to read it.
+    pub(super) fn protocol(&self) -> Protocol {
+        Protocol::with_local_times(self.columns.iter().any(|column| column.kind == Kind::LocalTime))
+    }
+
     /// Rows as a file; there is at least one, and in a table of changes all are of one date.
     pub(super) fn write(&self, rows: &[Row], moved_from: Option<i64>, load: Option<Lsn>) -> Result<Written, Error> {
         let mut writer = SerializedFileWriter::new(Vec::new(), self.schema.clone(), self.properties.clone())?;
+        let mut unfit = Vec::new();
         let mut left = rows;
         while !left.is_empty() {
             let (group, rest) = left.split_at(leading(left, GROUP_BYTES, Row::bytes));
+            let before = rows.len() - left.len();
             let mut group_writer = writer.next_row_group()?;
-            self.write_group(group, &mut group_writer)?;
+            let (columns, unfit_here) = self.columns_of(group)?;
+            for (bytes, closed) in columns {
+                group_writer.append_column(&bytes, closed)?;
+            }
             group_writer.close()?;
+            unfit.extend(unfit_here.into_iter().map(|(nth, reason)| (before + nth, reason)));
             left = rest;
         }
         let data: Bytes = writer.into_inner()?.into();
-        Ok(Written { add: self.describe(rows, data.len(), moved_from, load), data })
+        Ok(Written { add: self.describe(rows, data.len(), moved_from, load), data, unfit })
     }
 
-    /// Documents are most of a file: another thread compresses them while this one makes what goes before them.
-    fn write_group<W: std::io::Write + Send>(
-        &self,
-        rows: &[Row],
-        group: &mut SerializedRowGroupWriter<'_, W>,
-    ) -> Result<(), Error> {
-        std::thread::scope(|scope| {
+    /// Half of the work is to compress the documents, which are most of a file: another thread does it while this one reads them for the other columns.
+    fn columns_of(&self, rows: &[Row]) -> Result<(Vec<Encoded>, Vec<(usize, String)>), Error> {
+        let (documents, others) = std::thread::scope(|scope| {
             let documents = scope.spawn(|| self.documents(rows));
-            self.write_own(rows, group)?;
-            let documents = documents.join().map_err(|_| ParquetError::General("documents could not be encoded".to_owned()));
-            let (bytes, closed) = documents??;
-            group.append_column(&bytes, closed)?;
-            self.write_members(rows, group)
-        })
+            let others = self.own(rows).and_then(|own| Ok((own, self.members(rows)?)));
+            (documents.join(), others)
+        });
+        let documents = documents.map_err(|_| ParquetError::General("documents could not be encoded".to_owned()));
+        let (mut columns, (members, unfit)) = others?;
+        columns.push(documents??);
+        columns.extend(members);
+        Ok((columns, unfit))
     }
 
-    /// The column of documents as it stands in a file.
-    fn documents(&self, rows: &[Row]) -> Result<(Bytes, ColumnCloseResult), ParquetError> {
-        let known: Vec<i16> = rows.iter().map(|row| i16::from(row.document.is_some())).collect();
-        let texts: Vec<ByteArray> = rows.iter().filter_map(|row| row.document.clone().map(ByteArray::from)).collect();
+    /// The column of this number.
+    fn encode<T: DataType>(&self, nth: usize, values: &[T::T], known: Option<&[i16]>) -> Result<Encoded, ParquetError> {
         let mut out = TrackedWrite::new(Vec::new());
         let pages = Box::new(SerializedPageWriter::new(&mut out));
-        let writer = get_column_writer(self.document.clone(), self.properties.clone(), pages);
-        let mut writer = get_typed_column_writer::<ByteArrayType>(writer);
-        writer.write_batch(&texts, Some(&known), None)?;
+        let writer = get_column_writer(self.described.column(nth), self.properties.clone(), pages);
+        let mut writer = get_typed_column_writer::<T>(writer);
+        writer.write_batch(values, known, None)?;
         let closed = writer.close()?;
         Ok((out.into_inner()?.into(), closed))
     }
 
-    /// What goes before the documents.
-    fn write_own<W: std::io::Write + Send>(
-        &self,
-        rows: &[Row],
-        group: &mut SerializedRowGroupWriter<'_, W>,
-    ) -> Result<(), Error> {
-        let texts: Vec<ByteArray> = rows.iter().map(|row| ByteArray::from(row.key.as_ref())).collect();
-        column::<ByteArrayType, W>(group, &texts, None)?;
-        let texts: Vec<ByteArray> = rows.iter().map(|row| ByteArray::from(row.version.to_string().into_bytes())).collect();
-        column::<ByteArrayType, W>(group, &texts, None)?;
-        let known: Vec<i16> = rows.iter().map(|row| i16::from(row.committed_ms != 0)).collect();
-        let times: Vec<i64> = rows.iter().filter(|row| row.committed_ms != 0).map(|row| row.committed_ms * 1000).collect();
-        column::<Int64Type, W>(group, &times, Some(&known))?;
-        let times: Vec<i64> = rows.iter().map(|row| row.written_us).collect();
-        column::<Int64Type, W>(group, &times, None)?;
-        if self.changes {
-            let texts: Vec<ByteArray> = rows.iter().map(|row| ByteArray::from(row.operation.text())).collect();
-            column::<ByteArrayType, W>(group, &texts, None)?;
-        }
-        Ok(())
+    /// How many columns are before that of the documents.
+    fn documents_at(&self) -> usize {
+        if self.changes { 5 } else { 4 }
     }
 
-    fn write_members<W: std::io::Write + Send>(
-        &self,
-        rows: &[Row],
-        group: &mut SerializedRowGroupWriter<'_, W>,
-    ) -> Result<(), Error> {
-        if self.columns.is_empty() {
-            return Ok(());
+    fn documents(&self, rows: &[Row]) -> Result<Encoded, ParquetError> {
+        let known: Vec<i16> = rows.iter().map(|row| i16::from(row.document.is_some())).collect();
+        let texts: Vec<ByteArray> = rows.iter().filter_map(|row| row.document.clone().map(ByteArray::from)).collect();
+        self.encode::<ByteArrayType>(self.documents_at(), &texts, Some(&known))
+    }
+
+    /// The columns before that of the documents.
+    fn own(&self, rows: &[Row]) -> Result<Vec<Encoded>, ParquetError> {
+        let known: Vec<i16> = rows.iter().map(|row| i16::from(row.committed_ms != 0)).collect();
+        let committed: Vec<i64> = rows.iter().filter(|row| row.committed_ms != 0).map(|row| row.committed_ms * 1000).collect();
+        let written: Vec<i64> = rows.iter().map(|row| row.written_us).collect();
+        let mut columns = vec![
+            self.encode::<ByteArrayType>(0, &keys(rows), None)?,
+            self.encode::<ByteArrayType>(1, &versions(rows), None)?,
+            self.encode::<Int64Type>(2, &committed, Some(&known))?,
+            self.encode::<Int64Type>(3, &written, None)?,
+        ];
+        if self.changes {
+            let operation = |row: &Row| ByteArray::from(Bytes::from_static(row.operation.text().as_bytes()));
+            let operations: Vec<ByteArray> = rows.iter().map(operation).collect();
+            columns.push(self.encode::<ByteArrayType>(4, &operations, None)?);
         }
+        Ok(columns)
+    }
+
+    /// The columns behind that of the documents, and what does not fit them.
+    fn members(&self, rows: &[Row]) -> Result<(Vec<Encoded>, Vec<(usize, String)>), ParquetError> {
         let mut columns: Vec<Values> = self.columns.iter().map(|column| Values::new(column.kind)).collect();
-        for row in rows {
-            let read;
-            let members: &[Option<Scalar>] = match (&row.members, &row.document) {
-                (Some(members), _) => members,
-                // What does not fit any more, after a changed definition, is in the document alone.
+        let mut unfit = Vec::new();
+        let mut members = Vec::new();
+        for (nth, row) in rows.iter().enumerate() {
+            match (&row.members, &row.document) {
+                (Some(read), _) => members.clone_from(read),
                 (None, Some(document)) => {
-                    let unfit = |reason| Error::Document { key: row.key.clone(), reason };
-                    read = rows::members(document, &self.columns).map_err(unfit)?.members;
-                    &read
+                    if let Err(reason) = rows::read_members(document, &self.columns, &mut members) {
+                        unfit.push((nth, reason));
+                    }
                 }
-                (None, None) => &[],
-            };
-            let members = members.iter().map(Option::as_ref).chain(std::iter::repeat(None));
-            for (column, member) in columns.iter_mut().zip(members) {
+                (None, None) => members.clear(),
+            }
+            members.resize(columns.len(), None);
+            for (column, member) in columns.iter_mut().zip(members.drain(..)) {
                 column.push(member);
             }
         }
-        for Values { known, of } in columns {
-            match of {
-                Of::Boolean(values) => column::<BoolType, W>(group, &values, Some(&known))?,
-                Of::Int(values) => column::<Int32Type, W>(group, &values, Some(&known))?,
-                Of::Long(values) => column::<Int64Type, W>(group, &values, Some(&known))?,
-                Of::Double(values) => column::<DoubleType, W>(group, &values, Some(&known))?,
-                Of::Decimal(values) => column::<FixedLenByteArrayType, W>(group, &values, Some(&known))?,
-                Of::Bytes(values) => column::<ByteArrayType, W>(group, &values, Some(&known))?,
-            }
-        }
-        Ok(())
+        let encoded = columns.iter().zip(self.documents_at() + 1..).map(|(Values { known, of }, nth)| match of {
+            Of::Boolean(values) => self.encode::<BoolType>(nth, values, Some(known)),
+            Of::Int(values) => self.encode::<Int32Type>(nth, values, Some(known)),
+            Of::Long(values) => self.encode::<Int64Type>(nth, values, Some(known)),
+            Of::Double(values) => self.encode::<DoubleType>(nth, values, Some(known)),
+            Of::Decimal(values) => self.encode::<FixedLenByteArrayType>(nth, values, Some(known)),
+            Of::Bytes(values) => self.encode::<ByteArrayType>(nth, values, Some(known)),
+        });
+        Ok((encoded.collect::<Result<_, _>>()?, unfit))
     }
 
     fn describe(&self, rows: &[Row], size: usize, moved_from: Option<i64>, load: Option<Lsn>) -> Add {
@@ -241,14 +250,12 @@ impl Layout {
             "maxValues": {KEY: keys().max(), VERSION: newest},
             "nullCount": {KEY: 0, VERSION: 0},
         });
-        let mut places: Vec<(Box<[u8]>, &str)> = keys().map(|key| (self.order.place(key), key)).collect();
-        let first = places.iter().min().map(|(_, key)| (*key).to_owned());
-        let last = places.drain(..).max().map(|(_, key)| key.to_owned());
+        let (first, last) = self.order.ends(keys());
         let bytes: usize = rows.iter().map(Row::bytes).sum();
         let mut tags: BTreeMap<String, Option<String>> = [
             (tag::BYTES, Some(bytes.to_string())),
-            (tag::FIRST, first),
-            (tag::LAST, last),
+            (tag::FIRST, first.map(str::to_owned)),
+            (tag::LAST, last.map(str::to_owned)),
             (tag::ORDER, Some(self.order.name())),
             (tag::OLDEST, Some(oldest)),
             (tag::NEWEST, Some(newest)),
@@ -341,14 +348,29 @@ pub(super) fn day_ms(row: &Row) -> i64 {
     if row.committed_ms == 0 { row.written_us / 1000 } else { row.committed_ms }
 }
 
-fn column<T: DataType, W: std::io::Write + Send>(
-    group: &mut SerializedRowGroupWriter<'_, W>,
-    values: &[T::T],
-    definitions: Option<&[i16]>,
-) -> Result<(), ParquetError> {
-    let mut column = group.next_column()?.ok_or_else(|| ParquetError::General("no column is left".to_owned()))?;
-    column.typed::<T>().write_batch(values, definitions, None)?;
-    column.close()
+/// The rows' keys, all in one allocation.
+fn keys(rows: &[Row]) -> Vec<ByteArray> {
+    let all: String = rows.iter().map(|row| row.key.as_ref()).collect();
+    let all = Bytes::from(all);
+    let mut end = 0;
+    let each = rows.iter().map(|row| {
+        let start = end;
+        end += row.key.len();
+        ByteArray::from(all.slice(start..end))
+    });
+    each.collect()
+}
+
+/// The rows' versions as texts: those of one source transaction, or of a load, have one.
+fn versions(rows: &[Row]) -> Vec<ByteArray> {
+    let mut last = (Lsn::ZERO, ByteArray::from(Lsn::ZERO.to_string().into_bytes()));
+    let each = rows.iter().map(|row| {
+        if row.version != last.0 {
+            last = (row.version, ByteArray::from(row.version.to_string().into_bytes()));
+        }
+        last.1.clone()
+    });
+    each.collect()
 }
 
 /// The values of one member's column.
@@ -371,7 +393,7 @@ impl Values {
         let of = match kind {
             Kind::Boolean => Of::Boolean(Vec::new()),
             Kind::Date => Of::Int(Vec::new()),
-            Kind::Long | Kind::Timestamp => Of::Long(Vec::new()),
+            Kind::Long | Kind::Timestamp | Kind::LocalTime => Of::Long(Vec::new()),
             Kind::Double => Of::Double(Vec::new()),
             Kind::Decimal(_) => Of::Decimal(Vec::new()),
             Kind::Binary | Kind::Text => Of::Bytes(Vec::new()),
@@ -379,16 +401,16 @@ impl Values {
         Self { known: Vec::new(), of }
     }
 
-    fn push(&mut self, value: Option<&Scalar>) {
+    fn push(&mut self, value: Option<Scalar>) {
         self.known.push(i16::from(value.is_some()));
         match (&mut self.of, value) {
-            (Of::Boolean(values), Some(Scalar::Boolean(value))) => values.push(*value),
-            (Of::Int(values), Some(Scalar::Date(value))) => values.push(*value),
-            (Of::Long(values), Some(Scalar::Long(value) | Scalar::Timestamp(value))) => values.push(*value),
-            (Of::Double(values), Some(Scalar::Double(value))) => values.push(*value),
+            (Of::Boolean(values), Some(Scalar::Boolean(value))) => values.push(value),
+            (Of::Int(values), Some(Scalar::Date(value))) => values.push(value),
+            (Of::Long(values), Some(Scalar::Long(value) | Scalar::Timestamp(value))) => values.push(value),
+            (Of::Double(values), Some(Scalar::Double(value))) => values.push(value),
             (Of::Decimal(values), Some(Scalar::Decimal(value))) => values.push(value.to_be_bytes().to_vec().into()),
-            (Of::Bytes(values), Some(Scalar::Bytes(value))) => values.push(value.as_slice().into()),
-            // `rows::members` gives each column its own kind of value, or none.
+            (Of::Bytes(values), Some(Scalar::Bytes(value))) => values.push(value.into()),
+            // `rows::read_members` gives each column its own kind of value, or none.
             _ => {}
         }
     }

@@ -84,6 +84,7 @@ impl File {
 pub(super) struct Snapshot {
     /// The entry's number; -1 where there is no table yet.
     pub(super) version: i64,
+    pub(super) protocol: Protocol,
     pub(super) metadata: Option<Metadata>,
     pub(super) files: BTreeMap<String, File>,
     /// Files that were removed, and when: readers of an earlier snapshot may still need them.
@@ -196,12 +197,15 @@ impl Log {
 
     fn apply(&mut self, line: Line) -> Result<(), Error> {
         let snapshot = &mut self.snapshot;
-        if let Some(Protocol { min_reader_version, min_writer_version }) = line.protocol
-            && (min_reader_version > actions::READER_VERSION || min_writer_version > actions::WRITER_VERSION)
-        {
-            return Err(self.place.foreign(&format!(
-                "it was moved to versions {min_reader_version} and {min_writer_version} of Delta's protocol, which Tributary does not write"
-            )));
+        if let Some(protocol) = line.protocol {
+            if !protocol.is_known() {
+                let Protocol { min_reader_version, min_writer_version, writer_features, .. } = protocol;
+                let features = writer_features.unwrap_or_default().join(", ");
+                return Err(self.place.foreign(&format!(
+                    "it was moved to versions {min_reader_version} and {min_writer_version} of Delta's protocol with the features [{features}], which Tributary does not write"
+                )));
+            }
+            snapshot.protocol = protocol;
         }
         if let Some(metadata) = line.meta_data {
             snapshot.metadata = Some(metadata);

@@ -30,6 +30,9 @@ const APPLICATION: &str = "tributary.changes";
 /// A merge is followed by a pause of so many times its length.
 const PAUSE_FACTOR: u32 = 9;
 
+/// Changes that the first of several writers has not merged for so many times `current_seconds` are merged by the others.
+const STAND_IN_AFTER: u32 = 3;
+
 /// A row and its key's place in the order.
 type Placed = (Box<[u8]>, Row);
 
@@ -54,13 +57,46 @@ impl Drop for Merging {
     }
 }
 
+/// Of several writers, what one that is not the first knows of that one's merges: where they end, the others merge. Two that do at once, or while the first comes back, take turns by the numbers of the log, and one of them has worked
+/// in vain; whoever sees another's merge leaves it to that one again.
+#[derive(Debug, Default)]
+pub(super) struct StandIn {
+    /// How far the current entities had come when they were looked at, and since when.
+    seen: Option<(i64, Instant)>,
+    look_at: Option<Instant>,
+    pub(super) active: bool,
+}
+
+impl StandIn {
+    fn is_to_look(&self, now: Instant) -> bool {
+        self.look_at.is_none_or(|at| at <= now)
+    }
+
+    /// `waiting`: there are changes behind `merged`.
+    fn look(&mut self, merged: i64, waiting: bool, every: Duration, now: Instant) {
+        self.look_at = Some(now + every);
+        match self.seen {
+            Some((seen, since)) if seen == merged && (waiting || self.active) => {
+                self.active |= now.duration_since(since) >= every * STAND_IN_AFTER;
+            }
+            _ => (self.seen, self.active) = (Some((merged, now)), false),
+        }
+    }
+
+    fn has_merged(&mut self, merged: i64) {
+        if let Some((seen, _)) = &mut self.seen {
+            *seen = merged;
+        }
+    }
+}
+
 impl Table {
     /// The last entry of the table of changes whose rows are all among the current entities.
     pub(super) fn merged(&self) -> i64 {
         merged_by(&self.current)
     }
 
-    /// Takes in a merge that has ended, and begins one that is due: beside what is written meanwhile, unless it is to come with each commit. Of several writers the first does it.
+    /// Takes in a merge that has ended, and begins one that is due: beside what is written meanwhile, unless it is to come with each commit. Of several writers the first does it, or who stands in for it.
     pub(super) async fn merge_if_due(&mut self, every: Duration) -> Result<(), Error> {
         if self.merging.as_ref().is_some_and(|merging| !merging.0.is_finished()) {
             return Ok(());
@@ -70,6 +106,12 @@ impl Table {
             let (current, took) = merged?;
             self.current = current;
             self.merge_at = Some(Instant::now() + every.max(took * PAUSE_FACTOR));
+            self.stand_in.has_merged(self.merged());
+        }
+        if !self.is_first() && !every.is_zero() && self.stand_in.is_to_look(Instant::now()) {
+            self.current.follow().await?;
+            let (merged, waiting) = (self.merged(), self.unmerged().next().is_some());
+            self.stand_in.look(merged, waiting, every, Instant::now());
         }
         let (waits, leaves_it) = (self.merge_at.is_some_and(|at| Instant::now() < at), !self.leads() && !every.is_zero());
         if waits || leaves_it || self.unmerged().next().is_none() {
@@ -251,7 +293,7 @@ impl Output<'_> {
         let rows = std::mem::take(&mut self.rows);
         if !rows.is_empty() {
             let Merger { current, current_layout, .. } = self.merger;
-            self.lines.push(Line::add(write_file(current, current_layout, rows, None, None).await?.0));
+            self.lines.push(Line::add(write_file(current, current_layout, rows, None).await?));
         }
         Ok(())
     }
@@ -282,6 +324,27 @@ mod tests {
         let (place, mut row) = row(key, version, 9);
         (row.operation, row.document) = (Operation::Delete, None);
         (place, row)
+    }
+
+    #[test]
+    fn another_merges_where_the_first_does_not_until_that_one_does() {
+        let (mut stand_in, every, began) = (StandIn::default(), Duration::from_secs(600), Instant::now());
+        let mut look = |minutes: u64, merged: i64, waiting: bool, own: Option<i64>| {
+            let now = began + Duration::from_secs(minutes * 60);
+            assert!(stand_in.is_to_look(now), "after {minutes} minutes");
+            stand_in.look(merged, waiting, every, now);
+            assert!(!stand_in.is_to_look(now));
+            if let Some(merged) = own {
+                stand_in.has_merged(merged);
+            }
+            stand_in.active
+        };
+        assert!(!look(0, 5, true, None) && !look(20, 5, true, None), "it may only be late");
+        assert!(!look(30, 7, true, None), "it was");
+        assert!(!look(60, 7, false, None) && !look(80, 7, true, None), "there was nothing to do");
+        assert!(look(90, 7, true, Some(8)), "it has merged nothing for half an hour");
+        assert!(look(100, 8, false, None) && look(110, 8, true, Some(9)), "and goes on");
+        assert!(!look(120, 11, true, None), "it is back");
     }
 
     #[test]

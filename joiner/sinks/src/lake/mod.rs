@@ -48,7 +48,7 @@ mod tidy;
 
 use place::Place;
 use rows::{Operation, Row};
-use table::Table;
+use table::{Table, Unfit};
 
 /// A table without changes tells its frontier so many commits' pauses after the last time.
 const QUIET_PAUSES: u32 = 10;
@@ -126,6 +126,8 @@ impl LakeConfig {
 pub struct LakeSink {
     config: LakeConfig,
     target: String,
+    /// Opened by whoever made the sink.
+    given: Option<Objects>,
     objects: Option<Objects>,
     share: KeyRange,
     tables: HashMap<Arc<str>, Table>,
@@ -138,16 +140,16 @@ impl LakeSink {
     pub fn new(config: LakeConfig) -> Self {
         let target = format!("lake in {}", config.store);
         let (share, tables) = (KeyRange::ALL, HashMap::new());
-        Self { config, target, objects: None, share, tables, loading: false, committed: None }
+        Self { config, target, given: None, objects: None, share, tables, loading: false, committed: None }
     }
 
     /// Over a store that is open already, as one that fails as a test tells it.
     pub fn over(config: LakeConfig, objects: Objects) -> Self {
-        Self { objects: Some(objects), ..Self::new(config) }
+        Self { given: Some(objects), ..Self::new(config) }
     }
 
     async fn objects(&mut self) -> Result<Objects, Error> {
-        if let Some(objects) = &self.objects {
+        if let Some(objects) = self.given.as_ref().or(self.objects.as_ref()) {
             return Ok(objects.clone());
         }
         let opened = Objects::open(&self.config.store).await.map_err(|error| place::failed(&self.target, &error))?;
@@ -168,33 +170,45 @@ impl LakeSink {
     }
 
     /// The changes as rows, by entity, and those that the lake cannot hold.
+    ///
+    /// Documents are held to their columns when these are written, but those of a load now: they are written when whoever handed them over cannot be told any more.
     fn rows(&self, changes: &[EntityChange]) -> Result<(RowsOf, Vec<Rejected>), Error> {
-        let unknown = changes.iter().find(|change| !self.tables.contains_key(&change.entity));
-        if let Some(EntityChange { entity, .. }) = unknown {
-            return Err(Error::unexpected(&self.target, format!("entity {entity} was not prepared")));
+        let mut rows = RowsOf::new();
+        let mut rejected = Vec::new();
+        for run in changes.chunk_by(|one, next| one.entity == next.entity) {
+            let Some(EntityChange { entity, .. }) = run.first() else { continue };
+            let unknown = || Error::unexpected(&self.target, format!("entity {entity} was not prepared"));
+            let table = self.tables.get(entity).ok_or_else(unknown)?;
+            let rows = rows.entry(entity.clone()).or_default();
+            rows.reserve(run.len());
+            for (change, row) in run.iter().zip(self.read(run, &table.changes_layout.columns)?) {
+                match row {
+                    Ok(row) => rows.push(row),
+                    Err(reason) => rejected.push(Rejected { change: change.clone(), reason }),
+                }
+            }
         }
-        let read = |changes: &[EntityChange]| -> Vec<Result<Row, String>> {
-            let columns = |change: &EntityChange| self.tables.get(&change.entity).map(|table| &*table.changes_layout.columns);
-            changes.iter().map(|change| row(change, columns(change).unwrap_or_default())).collect()
+        rows.retain(|_, rows| !rows.is_empty());
+        Ok((rows, rejected))
+    }
+
+    /// The changes as rows, or why there can be none.
+    fn read(&self, changes: &[EntityChange], columns: &[rows::Column]) -> Result<Vec<Result<Row, String>>, Error> {
+        if !self.loading {
+            return Ok(changes.iter().map(row).collect());
+        }
+        let all = |changes: &[EntityChange]| -> Vec<_> {
+            changes.iter().map(|change| row(change).and_then(|row| with_members(row, columns))).collect()
         };
         // Reading the documents is half of the work of a large batch.
         let (first, second) = changes.split_at(if changes.len() < LARGE_BATCH { changes.len() } else { changes.len() / 2 });
         let read = std::thread::scope(|scope| {
-            let second = (!second.is_empty()).then(|| scope.spawn(|| read(second)));
-            let first = read(first);
+            let second = (!second.is_empty()).then(|| scope.spawn(|| all(second)));
+            let first = all(first);
             let second = second.map_or_else(|| Ok(Vec::new()), |second| second.join());
-            second.map(|second| first.into_iter().chain(second))
+            second.map(|second| first.into_iter().chain(second).collect())
         });
-        let read = read.map_err(|_| Error::unexpected(&self.target, "documents could not be read"))?;
-        let mut rows = RowsOf::new();
-        let mut rejected = Vec::new();
-        for (change, row) in changes.iter().zip(read) {
-            match row {
-                Ok(row) => rows.entry(change.entity.clone()).or_default().push(row),
-                Err(reason) => rejected.push(Rejected { change: change.clone(), reason }),
-            }
-        }
-        Ok((rows, rejected))
+        read.map_err(|_| Error::unexpected(&self.target, "documents could not be read"))
     }
 
     /// Waits for a commit's turn.
@@ -204,15 +218,21 @@ impl LakeSink {
         }
     }
 
-    async fn append(&mut self, mut rows: RowsOf, frontier: Option<Lsn>) -> Result<(), Error> {
-        let with_rows = self.tables.iter_mut().filter_map(|(entity, table)| Some((table, rows.remove(entity)?)));
-        let settled = try_join_all(with_rows.map(|(table, rows)| table.append(rows, frontier))).await?;
-        let settled: usize = settled.into_iter().sum();
+    /// Adds the rows that are new. Answers those that do not fit their columns.
+    async fn append(&mut self, mut rows: RowsOf, frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
+        let with_rows = self.tables.iter_mut().filter_map(|(entity, table)| Some((entity, table, rows.remove(entity)?)));
+        let appended =
+            with_rows.map(|(entity, table, rows)| async move { Ok::<_, Error>((entity, table.append(rows, frontier).await?)) });
+        let (mut settled, mut rejected) = (0, Vec::new());
+        for (entity, appended) in try_join_all(appended).await? {
+            settled += appended.settled;
+            rejected.extend(appended.unfit.into_iter().map(|unfit| refused(entity, unfit)));
+        }
         if settled > 0 {
             tracing::debug!(target_name = %self.target, rows = settled, "these or newer ones were there already");
         }
         self.committed = Some(Instant::now());
-        Ok(())
+        Ok(rejected)
     }
 
     /// Tells the frontier where it has not been told for long, and keeps the tables in shape.
@@ -249,34 +269,45 @@ impl AsRef<[u8]> for Text {
 }
 
 /// A change as a row, or why there can be none.
-fn row(change: &EntityChange, columns: &[rows::Column]) -> Result<Row, String> {
+fn row(change: &EntityChange) -> Result<Row, String> {
     if let Some(reason) = check::quick_refusal(change) {
         return Err(reason);
     }
-    let (operation, members) = match change.document.as_deref() {
-        None => (Operation::Delete, None),
-        Some(document) => {
-            let found = rows::members(document.as_bytes(), columns)?;
-            if let Some(unfit) = found.unfit {
-                return Err(unfit);
-            }
-            (Operation::Upsert, Some(found.members))
-        }
-    };
     Ok(Row {
         key: change.key.as_str().into(),
         version: change.version,
         committed_ms: change.commit_time_ms,
         written_us: 0,
-        operation,
+        operation: if change.document.is_some() { Operation::Upsert } else { Operation::Delete },
         document: change.document.clone().map(|document| Bytes::from_owner(Text(document))),
-        members,
+        members: None,
     })
+}
+
+fn with_members(row: Row, columns: &[rows::Column]) -> Result<Row, String> {
+    let Some(document) = &row.document else { return Ok(row) };
+    let mut members = Vec::new();
+    rows::read_members(document, columns, &mut members)?;
+    Ok(Row { members: Some(members), ..row })
+}
+
+/// The change that a row was made of.
+fn refused(entity: &Arc<str>, Unfit { row, reason }: Unfit) -> Rejected {
+    let change = EntityChange {
+        entity: entity.clone(),
+        key: EntityKey::from_text(row.key),
+        version: row.version,
+        commit_time_ms: row.committed_ms,
+        document: row.document.map(|document| String::from_utf8_lossy(&document).into()),
+    };
+    Rejected { change, reason }
 }
 
 #[async_trait]
 impl Sink for LakeSink {
     async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
+        // Opened anew, a store finds the credentials that are there now.
+        self.objects = None;
         let objects = self.objects().await?;
         self.tables.clear();
         let (limit, file_bytes, share) = (self.request_limit(), self.config.file_bytes, self.share);
@@ -290,12 +321,17 @@ impl Sink for LakeSink {
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
-        let (rows, rejected) = self.rows(changes)?;
+        let (rows, mut rejected) = self.rows(changes)?;
         if self.loading {
             for (entity, rows) in rows {
                 let table = self.table(&entity)?;
                 // Where several write, what vanished comes behind the load's rows.
-                if table.loads() { table.load(rows).await? } else { table.append(rows, None).await.map(drop)? }
+                let unfit = if table.loads() {
+                    table.load(rows).await.map(|()| Vec::new())?
+                } else {
+                    table.append(rows, None).await?.unfit
+                };
+                rejected.extend(unfit.into_iter().map(|unfit| refused(&entity, unfit)));
             }
             if frontier.is_some() {
                 let unmerged = self.tables.values_mut().filter(|table| table.unmerged().next().is_some());
@@ -309,7 +345,7 @@ impl Sink for LakeSink {
             if frontier.is_some() {
                 self.turn().await;
             }
-            self.append(rows, frontier).await?;
+            rejected.extend(self.append(rows, frontier).await?);
         }
         self.maintain(frontier, false).await?;
         Ok(rejected)

@@ -9,7 +9,7 @@
 //! | `_written_at` | timestamp | when this row was written; of rows of one key and one version, the later one counts |
 //! | `_operation` | string | `load`, `upsert` or `delete`; of the table of changes alone |
 //! | `_document` | string | the document as JSON; null in a `delete` |
-//! | a column for each member at the document's top that is no object or list | boolean, long, double, decimal, date, timestamp, binary, string | what `_document` says, for readers' convenience; null where it says nothing |
+//! | a column for each member at the document's top that is no object or list | boolean, long, double, decimal, date, timestamp, timestamp_ntz, binary, string | what `_document` says, for readers' convenience; null where it says nothing |
 //!
 //! The columns of members are made of the document whenever a row is written, also when it is written anew by a compaction: `_document` alone is what is read back. So a definition may gain
 //! and lose members, and rows written before have null there until they are written again.
@@ -94,6 +94,8 @@ pub(super) enum Kind {
     Decimal(u8),
     Date,
     Timestamp,
+    /// Date and time without a zone, which takes a later version of the protocol.
+    LocalTime,
     Binary,
     Text,
 }
@@ -108,6 +110,7 @@ impl Kind {
             Self::Double => "double",
             Self::Date => "date",
             Self::Timestamp => "timestamp",
+            Self::LocalTime => "timestamp_ntz",
             Self::Binary => "binary",
             Self::Text => "string",
         };
@@ -126,9 +129,9 @@ impl Kind {
             ("number", _) => Some(Self::Double),
             ("string", Some("date")) => Some(Self::Date),
             ("string", Some("date-time")) => Some(Self::Timestamp),
+            ("string", Some("local-date-time")) => Some(Self::LocalTime),
             ("string", Some("base64")) => Some(Self::Binary),
             ("string", Some("decimal")) => Some(scale(schema).map_or(Self::Text, Self::Decimal)),
-            // Times without a zone have no type in this version of Delta's protocol.
             ("string", _) => Some(Self::Text),
             _ => None,
         }
@@ -178,22 +181,18 @@ pub(super) enum Scalar {
     Decimal(i128),
     /// Days since 1970.
     Date(i32),
-    /// Microseconds since 1970.
+    /// Microseconds since 1970; without a zone, as if in UTC.
     Timestamp(i64),
     Bytes(Vec<u8>),
 }
 
-/// A document's members, one for each column, and what is wrong with the first that its column cannot hold, which is null then.
-pub(super) struct Found {
-    pub(super) members: Vec<Option<Scalar>>,
-    pub(super) unfit: Option<String>,
-}
-
-/// The whole text is read: what is no JSON object is refused.
-pub(super) fn members(document: &[u8], columns: &[Column]) -> Result<Found, String> {
-    let not_json = |error: &dyn std::fmt::Display| format!("the document is not JSON: {error}");
-    let text = std::str::from_utf8(document).map_err(|error| not_json(&error))?;
-    let (mut members, mut unfit) = (vec![None; columns.len()], None);
+/// Makes `members` a document's, one for each column. An error says what is wrong with the first that its column cannot hold, which is null then.
+///
+/// The whole text is read: what is no JSON object is refused, and all of its members are null.
+pub(super) fn read_members(document: &[u8], columns: &[Column], members: &mut Vec<Option<Scalar>>) -> Result<(), String> {
+    members.clear();
+    members.resize(columns.len(), None);
+    let mut unfit = Ok(());
     // Members stand in the order of the columns, mostly.
     let mut next = 0;
     let each = |name: Cow<'_, str>, value: &str| {
@@ -203,11 +202,19 @@ pub(super) fn members(document: &[u8], columns: &[Column]) -> Result<Found, Stri
         next = at + 1;
         match scalar(value, columns[at].kind) {
             Ok(value) => members[at] = value,
-            Err(reason) => unfit = unfit.take().or(Some(format!("its member {name}: {reason}"))),
+            Err(reason) if unfit.is_ok() => unfit = Err(format!("its member {name}: {reason}")),
+            Err(_) => {}
         }
     };
-    schemas::parse::members(text, each).map_err(|error| not_json(&error))?;
-    Ok(Found { members, unfit })
+    let read = match std::str::from_utf8(document) {
+        Ok(text) => schemas::parse::members(text, each).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    read.map_err(|error| {
+        members.fill(None);
+        format!("the document is not JSON: {error}")
+    })?;
+    unfit
 }
 
 #[derive(Deserialize)]
@@ -225,10 +232,8 @@ fn scalar(json: &str, kind: Kind) -> Result<Option<Scalar>, String> {
         Kind::Double => Scalar::Double(json.parse().map_err(|_| unfit())?),
         Kind::Decimal(scale) => Scalar::Decimal(units(&text()?, scale).ok_or_else(unfit)?),
         Kind::Date => Scalar::Date(days(&text()?).ok_or_else(unfit)?),
-        Kind::Timestamp => {
-            let at: jiff::Timestamp = text()?.parse().map_err(|_| unfit())?;
-            Scalar::Timestamp(at.as_microsecond())
-        }
+        Kind::Timestamp => Scalar::Timestamp(text()?.parse().ok().and_then(micros).ok_or_else(unfit)?),
+        Kind::LocalTime => Scalar::Timestamp(local_micros(&text()?).ok_or_else(unfit)?),
         Kind::Binary => {
             use base64::Engine;
             let decoded = base64::engine::general_purpose::STANDARD.decode(text()?.as_bytes());
@@ -271,6 +276,17 @@ fn days(text: &str) -> Option<i32> {
     Some(since.get_days())
 }
 
+/// Microseconds since 1970. What the source says beyond them is dropped, before 1970 too, so that the order stays.
+fn micros(at: jiff::Timestamp) -> Option<i64> {
+    at.as_nanosecond().div_euclid(1000).try_into().ok()
+}
+
+/// The same of date and time without a zone, as if they were in UTC.
+fn local_micros(text: &str) -> Option<i64> {
+    let at: jiff::civil::DateTime = text.parse().ok()?;
+    micros(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+}
+
 /// The day of a moment in UTC, as partitions are named by it.
 pub(super) fn date(committed_ms: i64) -> String {
     let at = jiff::Timestamp::from_millisecond(committed_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -295,9 +311,33 @@ impl KeyOrder {
         self.numeric.iter().map(|numeric| if *numeric { 'n' } else { 't' }).collect()
     }
 
+    /// The first and the last key in this order.
+    pub(super) fn ends<'a>(&self, keys: impl Iterator<Item = &'a str>) -> (Option<&'a str>, Option<&'a str>) {
+        let (mut first, mut last): (Option<(Vec<u8>, &str)>, Option<(Vec<u8>, &str)>) = (None, None);
+        let mut place = Vec::new();
+        for key in keys {
+            place.clear();
+            self.place_into(key, &mut place);
+            if first.as_ref().is_none_or(|(least, _)| place < *least) {
+                first = Some((place.clone(), key));
+            }
+            if last.as_ref().is_none_or(|(greatest, _)| place > *greatest) {
+                // Keys that come in order are each the last so far: the place is handed over rather than copied.
+                let taken = last.take().map(|(before, _)| before).unwrap_or_default();
+                last = Some((std::mem::replace(&mut place, taken), key));
+            }
+        }
+        (first.map(|(_, key)| key), last.map(|(_, key)| key))
+    }
+
     /// Bytes that sort as the key does. Different keys have different ones: the text itself stands at the end.
     pub(super) fn place(&self, key: &str) -> Box<[u8]> {
         let mut place = Vec::with_capacity(2 * key.len() + 16);
+        self.place_into(key, &mut place);
+        place.into_boxed_slice()
+    }
+
+    fn place_into(&self, key: &str, place: &mut Vec<u8>) {
         for (part, index) in key.split(',').zip(0..) {
             let number = self.numeric.get(index).is_some_and(|numeric| *numeric).then(|| part.parse::<i64>().ok()).flatten();
             match number {
@@ -315,7 +355,6 @@ impl KeyOrder {
         }
         place.push(0);
         place.extend(key.as_bytes());
-        place.into_boxed_slice()
     }
 }
 
@@ -329,7 +368,7 @@ mod tests {
     fn info() -> EntityInfo {
         let properties = json!({
             "id": {"type": "integer"}, "ok": {"type": ["boolean", "null"]}, "rate": {"type": "number"}, "day": {"type": "string", "format": "date"},
-            "at": {"type": "string", "format": "date-time"}, "photo": {"type": "string", "format": "base64"},
+            "at": {"type": "string", "format": "date-time"}, "placed": {"type": "string", "format": "local-date-time"}, "photo": {"type": "string", "format": "base64"},
             "total": {"type": "string", "format": "decimal"}, "ID": {"type": "string"}, "a b": {"type": "string"},
             "customer": {"anyOf": [{"type": "object"}, {"type": "null"}]}, "items": {"type": "array"},
         });
@@ -342,31 +381,39 @@ mod tests {
         let (columns, left_out) = columns(&info());
         assert_eq!(left_out, ["ID", "a b"]);
         let document = br#" {"id": 7, "photo": "AP8=", "total": "12.50", "items": [{"id": 8}], "ok": null, "day": "1970-01-03",
-            "rate": 1e3, "at": "1970-01-01T01:00:00.000001+01:00", "more": "\ud83d\ude00"} "#;
-        let found = members(document, &columns).unwrap();
-        assert_eq!(found.unfit, None);
+            "rate": 1e3, "at": "1970-01-01T01:00:00.0000019+01:00", "placed": "1969-12-31T23:59:59.9999991", "more": "\ud83d\ude00"} "#;
+        let mut members = vec![None];
+        read_members(document, &columns, &mut members).unwrap();
         let expected = vec![
             Some(Scalar::Long(7)),
             None,
             Some(Scalar::Double(1000.0)),
             Some(Scalar::Date(2)),
             Some(Scalar::Timestamp(1)),
+            Some(Scalar::Timestamp(-1)),
             Some(Scalar::Bytes(vec![0, 255])),
             Some(Scalar::Bytes(b"12.50".to_vec())),
         ];
-        assert_eq!(found.members, expected);
+        assert_eq!(members, expected);
     }
 
     #[test]
     fn what_a_column_cannot_hold_is_told_and_so_is_what_is_no_json() {
         let (columns, _) = columns(&info());
-        let unfit = |document: &str| members(document.as_bytes(), &columns).unwrap().unfit.unwrap();
+        let read = |document: &str| {
+            let mut members = Vec::new();
+            (read_members(document.as_bytes(), &columns, &mut members).unwrap_err(), members)
+        };
+        let unfit = |document: &str| read(document).0;
         let reason = unfit(r#"{"id": 9223372036854775808}"#);
         assert!(reason.contains("id") && reason.contains("9223372036854775808") && reason.contains("long"), "{reason}");
         assert!(unfit(r#"{"id": "7"}"#).contains("long"));
         assert!(unfit(r#"{"day": "tomorrow"}"#).contains("date"));
-        for text in ["{\"id\": 1", "[1]", "{} {}", "{\"x\": tru}"] {
-            assert!(members(text.as_bytes(), &columns).err().unwrap().contains("not JSON"), "{text}");
+        assert!(unfit(r#"{"placed": "2026-01-01T00:00:00Z"}"#).contains("timestamp_ntz"));
+        assert!(matches!(read(r#"{"id": 7, "day": "tomorrow"}"#).1[..], [Some(Scalar::Long(7)), ..]), "what fits is there");
+        for text in ["{\"id\": 1", "[1]", "{} {}", "{\"x\": tru}", "{\"id\": 1} x"] {
+            let (reason, members) = read(text);
+            assert!(reason.contains("not JSON") && members.iter().all(Option::is_none), "{text}: {reason}");
         }
     }
 
@@ -404,6 +451,11 @@ mod tests {
         let mut keys = ["10,b", "9,3", "-1,x", "9,12", "9", "abc,1", "9,b"];
         keys.sort_by_key(|key| order.place(key));
         assert_eq!(keys, ["-1,x", "9", "9,3", "9,12", "9,b", "10,b", "abc,1"]);
+        for keys in [&keys[..], &["9,b", "abc,1", "-1,x", "10,b"], &["10,b", "9,3"], &["7"], &[]] {
+            let mut sorted = keys.to_vec();
+            sorted.sort_by_key(|key| order.place(key));
+            assert_eq!(order.ends(keys.iter().copied()), (sorted.first().copied(), sorted.last().copied()));
+        }
         assert_ne!(order.place("01"), order.place("1"));
     }
 

@@ -11,7 +11,7 @@
 //!
 //! # Several writers
 //! Each writes rows of its own share of the keys, and files that say so: what another has written is neither looked up nor replaced by its loads. They take turns by the numbers of the log, which each reads on before it commits. Current
-//! entities are merged, files united and removed by the writer of the first share alone, since one is enough; a load merges by itself, whoever's it is.
+//! entities are merged, files united and removed by the writer of the first share alone, since one is enough, or by another while that one is away; a load merges by itself, whoever's it is.
 //!
 //! # Loads
 //! A load's rows become files as they come, and one entry of the log names all of them at its end, in place of those of an earlier load of the same version. Until then nobody sees anything of it.
@@ -27,8 +27,8 @@ use serde_json::Value;
 
 use super::actions::{Add, Format, Line, Metadata};
 use super::file::{self, Layout, Written};
-use super::log::{Committed, File, Log, now_ms, tag};
-use super::merge::Merging;
+use super::log::{Committed, File, Log, Snapshot, now_ms, tag};
+use super::merge::{Merging, StandIn};
 use super::place::Place;
 use super::recent::{Recent, Stand};
 use super::rows::{self, Column, DATE, Kind, Operation, Row};
@@ -54,6 +54,7 @@ pub(super) struct Table {
     /// When its frontier was committed last.
     pub(super) told: Option<Instant>,
     pub(super) merging: Option<Merging>,
+    pub(super) stand_in: StandIn,
     /// Not before this is it merged again.
     pub(super) merge_at: Option<Instant>,
     pub(super) tidied: Option<Instant>,
@@ -66,6 +67,28 @@ struct Load {
     bytes: usize,
     adds: Vec<Add>,
     committed_ms: i64,
+}
+
+/// What became of rows that were to be added.
+#[derive(Default)]
+pub(super) struct Appended {
+    /// So many were there already, or newer ones of their keys.
+    pub(super) settled: usize,
+    pub(super) unfit: Vec<Unfit>,
+}
+
+/// A row whose document does not fit its columns, and why.
+pub(super) struct Unfit {
+    pub(super) row: Row,
+    pub(super) reason: String,
+}
+
+/// Rows as files that no entry of the log names yet.
+#[derive(Default)]
+struct Put {
+    adds: Vec<Add>,
+    rows: Vec<Row>,
+    unfit: Vec<Unfit>,
 }
 
 impl Table {
@@ -86,8 +109,8 @@ impl Table {
             Layout::new(info, columns, of_changes).map(Arc::new).map_err(|error| Error::unexpected(&place.name, error))
         };
         let (mut changes, mut current) = (Log::open(changes, share).await?, Log::open(current, share).await?);
-        if let Some(made) = &changes.snapshot.metadata {
-            keep_texts(&mut columns, &made.schema_string);
+        for made in [&changes.snapshot, &current.snapshot] {
+            keep_texts(&mut columns, made);
         }
         let changes_layout = layout(&changes.place, &columns, true)?;
         let current_layout = layout(&current.place, &columns, false)?;
@@ -114,6 +137,7 @@ impl Table {
             vanished: Vec::new(),
             told: None,
             merging: None,
+            stand_in: StandIn::default(),
             merge_at: None,
             tidied: None,
         })
@@ -136,9 +160,13 @@ impl Table {
         self.changes.share
     }
 
+    pub(super) fn is_first(&self) -> bool {
+        self.share().first() == 0
+    }
+
     /// Whether what one of several writers has to do is this one's.
     pub(super) fn leads(&self) -> bool {
-        self.share().first() == 0
+        self.is_first() || self.stand_in.active
     }
 
     /// Files that may hold rows of the share.
@@ -169,50 +197,62 @@ impl Table {
         }
     }
 
-    /// Adds what is new among the rows, and says how many were not.
-    pub(super) async fn append(&mut self, mut rows: Vec<Row>, frontier: Option<Lsn>) -> Result<usize, Error> {
+    /// Adds what is new among the rows.
+    pub(super) async fn append(&mut self, mut rows: Vec<Row>, frontier: Option<Lsn>) -> Result<Appended, Error> {
         let count = rows.len();
+        let mut unfit = Vec::new();
         self.stamp(&mut rows);
         self.follow().await?;
         for _ in 0..COMMIT_ATTEMPTS {
             rows = self.unsettled(rows).await?;
-            if rows.is_empty() {
-                return Ok(count);
-            }
             let (newest, known) = (self.newest(), self.changes.snapshot.version);
-            let (adds, written) = self.put(rows, None).await?;
-            rows = written;
-            let lines = adds.into_iter().map(Line::add).collect();
-            if self.changes.commit("WRITE", lines, frontier).await? == Committed::Done {
-                self.recent.add(&rows, newest);
+            let put = self.put(rows, None).await?;
+            rows = put.rows;
+            unfit.extend(put.unfit);
+            if rows.is_empty() {
+                return Ok(Appended { settled: count - unfit.len(), unfit });
+            }
+            let lines = put.adds.into_iter().map(Line::add).collect();
+            let noted = tokio::task::spawn_blocking(move || (rows.iter().map(Stand::of).collect::<Vec<_>>(), rows));
+            let (committed, noted) = tokio::join!(self.changes.commit("WRITE", lines, frontier), noted);
+            let (stands, back) = noted.map_err(|error| Error::unexpected(&self.changes.place.name, error))?;
+            rows = back;
+            if committed? == Committed::Done {
+                let settled = count - unfit.len() - rows.len();
+                self.recent.add(rows.into_iter().map(|row| row.key).zip(stands).collect(), newest);
                 self.told = frontier.map(|_| Instant::now()).or(self.told);
-                return Ok(count - rows.len());
+                return Ok(Appended { settled, unfit });
             }
             self.know_others_since(known);
         }
         Err(Error::unavailable(&self.changes.place.name, "other writers took each number of its log that was tried"))
     }
 
-    /// Writes the rows' files, one for each date, and hands the rows back.
-    async fn put(&self, rows: Vec<Row>, load: Option<Lsn>) -> Result<(Vec<Add>, Vec<Row>), Error> {
-        let mut by_day: BTreeMap<i64, Vec<Row>> = BTreeMap::new();
-        for row in rows {
-            by_day.entry(file::day_ms(&row).div_euclid(DAY_MS)).or_default().push(row);
+    /// Writes the rows' files, one for each date.
+    async fn put(&self, mut rows: Vec<Row>, load: Option<Lsn>) -> Result<Put, Error> {
+        let day = |row: &Row| file::day_ms(row).div_euclid(DAY_MS);
+        let mut days: Vec<i64> = rows.iter().map(day).collect();
+        days.sort_unstable();
+        days.dedup();
+        let mut put = Put::default();
+        while let Some(last) = days.pop() {
+            let of_day =
+                if days.is_empty() { std::mem::take(&mut rows) } else { rows.extract_if(.., |row| day(row) == last).collect() };
+            let (add, mut written, unfit) = write_fitting(&self.changes, &self.changes_layout, of_day, load).await?;
+            put.unfit.extend(unfit);
+            put.adds.extend(add.map(|mut add| {
+                if !self.share().is_all() {
+                    add.tags.get_or_insert_default().insert(tag::SHARE.to_owned(), Some(self.share().to_string()));
+                }
+                add
+            }));
+            if put.rows.is_empty() { put.rows = written } else { put.rows.append(&mut written) }
         }
-        let (mut adds, mut all) = (Vec::with_capacity(by_day.len()), Vec::new());
-        for rows in by_day.into_values() {
-            let (mut add, mut rows) = write_file(&self.changes, &self.changes_layout, rows, None, load).await?;
-            if !self.share().is_all() {
-                add.tags.get_or_insert_default().insert(tag::SHARE.to_owned(), Some(self.share().to_string()));
-            }
-            adds.push(add);
-            all.append(&mut rows);
-        }
-        Ok((adds, all))
+        Ok(put)
     }
 
     /// The rows that the table of changes does not hold yet, nor anything newer of their keys.
-    async fn unsettled(&self, mut rows: Vec<Row>) -> Result<Vec<Row>, Error> {
+    async fn unsettled(&mut self, mut rows: Vec<Row>) -> Result<Vec<Row>, Error> {
         let Some(oldest) = rows.iter().map(|row| row.version).min() else { return Ok(rows) };
         // A load looks for newer ones alone.
         let oldest = if rows.iter().all(|row| row.operation == Operation::Load) { oldest.next() } else { oldest };
@@ -271,9 +311,10 @@ impl Table {
         let Some(version) = rows.first().map(|row| row.version) else { return Ok(()) };
         let mut rows = self.unsettled(rows).await?;
         rows.sort_by_cached_key(|row| self.changes_layout.order.place(&row.key));
-        let (adds, _) = self.put(rows, Some(version)).await?;
+        // Their documents were found to fit when they came.
+        let put = self.put(rows, Some(version)).await?;
         if let Some(load) = &mut self.load {
-            load.adds.extend(adds);
+            load.adds.extend(put.adds);
         }
         Ok(())
     }
@@ -370,13 +411,21 @@ impl Table {
     }
 }
 
-/// Decimals were texts once, and are in a table that was made then.
-fn keep_texts(columns: &mut [Column], made: &str) {
-    let made: Value = serde_json::from_str(made).unwrap_or_default();
-    let fields = made["fields"].as_array().map_or(&[][..], Vec::as_slice);
+/// Decimals and local times were texts once, and are in a table that was made then. One of the older protocol keeps it, and gets texts for new local times too: who reads it may know no other.
+fn keep_texts(columns: &mut [Column], made: &Snapshot) {
+    let Some(metadata) = &made.metadata else { return };
+    let schema: Value = serde_json::from_str(&metadata.schema_string).unwrap_or_default();
+    let fields = schema["fields"].as_array().map_or(&[][..], Vec::as_slice);
     let is_text = |column: &Column| fields.iter().any(|field| field["name"] == column.name && field["type"] == "string");
-    for column in columns.iter_mut().filter(|column| matches!(column.kind, Kind::Decimal(_)) && is_text(column)) {
-        column.kind = Kind::Text;
+    for column in columns {
+        let becomes_text = match column.kind {
+            Kind::Decimal(_) => is_text(column),
+            Kind::LocalTime => is_text(column) || !made.protocol.has_local_times(),
+            _ => false,
+        };
+        if becomes_text {
+            column.kind = Kind::Text;
+        }
     }
 }
 
@@ -385,7 +434,7 @@ async fn ensure(log: &mut Log, layout: &Layout) -> Result<(), Error> {
     for _ in 0..COMMIT_ATTEMPTS {
         let wanted = layout.schema_string();
         let lines = match &log.snapshot.metadata {
-            None => vec![Line::protocol(), Line::metadata(new_metadata(wanted, layout.changes))],
+            None => vec![Line::protocol(layout.protocol()), Line::metadata(new_metadata(wanted, layout.changes))],
             Some(there) => match widened(&there.schema_string, &wanted) {
                 Ok(None) => return Ok(()),
                 Ok(Some(schema_string)) => vec![Line::metadata(Metadata { schema_string, ..there.clone() })],
@@ -442,20 +491,53 @@ fn widened(there: &str, wanted: &str) -> Result<Option<String>, String> {
     Ok(Some(schema.to_string()))
 }
 
-/// Writes rows as a file of the table, which no entry of its log names yet, and hands them back.
-pub(super) async fn write_file(
+/// Writes rows as a file of the table, which no entry of its log names yet. What does not fit its columns is in the documents alone.
+pub(super) async fn write_file(log: &Log, layout: &Arc<Layout>, rows: Vec<Row>, moved_from: Option<i64>) -> Result<Add, Error> {
+    let (Written { data, add, .. }, _) = encode(log, layout, rows, moved_from, None).await?;
+    log.place.put(&add.path, data).await?;
+    Ok(add)
+}
+
+/// The same of the rows that fit their columns; there may be none.
+async fn write_fitting(
+    log: &Log,
+    layout: &Arc<Layout>,
+    rows: Vec<Row>,
+    load: Option<Lsn>,
+) -> Result<(Option<Add>, Vec<Row>, Vec<Unfit>), Error> {
+    if rows.is_empty() {
+        return Ok((None, rows, Vec::new()));
+    }
+    let (written, rows) = encode(log, layout, rows, None, load).await?;
+    if written.unfit.is_empty() {
+        log.place.put(&written.add.path, written.data).await?;
+        return Ok((Some(written.add), rows, Vec::new()));
+    }
+    let mut reasons: HashMap<usize, String> = written.unfit.into_iter().collect();
+    let (mut fitting, mut unfit) = (Vec::with_capacity(rows.len()), Vec::new());
+    for (nth, row) in rows.into_iter().enumerate() {
+        match reasons.remove(&nth) {
+            Some(reason) => unfit.push(Unfit { row, reason }),
+            None => fitting.push(row),
+        }
+    }
+    // It is rare enough to be written again without them.
+    let (add, rows, _) = Box::pin(write_fitting(log, layout, fitting, load)).await?;
+    Ok((add, rows, unfit))
+}
+
+/// Rows as a file, and the rows.
+async fn encode(
     log: &Log,
     layout: &Arc<Layout>,
     rows: Vec<Row>,
     moved_from: Option<i64>,
     load: Option<Lsn>,
-) -> Result<(Add, Vec<Row>), Error> {
+) -> Result<(Written, Vec<Row>), Error> {
     let layout = layout.clone();
     let written = tokio::task::spawn_blocking(move || (layout.write(&rows, moved_from, load), rows)).await;
     let (written, rows) = written.map_err(|error| Error::unexpected(&log.place.name, error))?;
-    let Written { data, add } = written.map_err(|error| Error::unexpected(&log.place.name, error))?;
-    log.place.put(&add.path, data).await?;
-    Ok((add, rows))
+    Ok((written.map_err(|error| Error::unexpected(&log.place.name, error))?, rows))
 }
 
 pub(super) async fn read_file(log: &Log, layout: &Arc<Layout>, file: &File) -> Result<Vec<Row>, Error> {
@@ -471,15 +553,35 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use serde_json::json;
 
+    use super::super::actions::Protocol;
     use super::*;
 
     #[test]
-    fn a_table_whose_decimals_are_texts_keeps_them() {
+    fn a_table_keeps_texts_that_would_be_decimals_and_local_times_today() {
         let column = |name: &str, kind| Column { name: name.to_owned(), kind };
-        let mut columns = [column("a", Kind::Decimal(2)), column("b", Kind::Decimal(2)), column("c", Kind::Decimal(2))];
-        let made = json!({"fields": [{"name": "a", "type": "string"}, {"name": "b", "type": "decimal(38,2)"}]});
-        keep_texts(&mut columns, &made.to_string());
-        assert_eq!(columns.map(|column| column.kind), [Kind::Text, Kind::Decimal(2), Kind::Decimal(2)]);
+        let decimal = Kind::Decimal(2);
+        let fields = json!({"fields": [{"name": "a", "type": "string"}, {"name": "b", "type": "decimal(38,2)"}, {"name": "t", "type": "string"}]});
+        let made = |protocol| {
+            let metadata = Some(new_metadata(fields.to_string(), true));
+            Snapshot { metadata, protocol, ..Snapshot::default() }
+        };
+        let kinds = |made: &Snapshot| {
+            let mut columns = [
+                column("a", decimal),
+                column("b", decimal),
+                column("c", decimal),
+                column("t", Kind::LocalTime),
+                column("u", Kind::LocalTime),
+                column("n", Kind::Long),
+            ];
+            keep_texts(&mut columns, made);
+            columns.map(|column| column.kind)
+        };
+        let older = kinds(&made(Protocol::default()));
+        assert_eq!(older, [Kind::Text, decimal, decimal, Kind::Text, Kind::Text, Kind::Long]);
+        let newer = kinds(&made(Protocol::with_local_times(true)));
+        assert_eq!(newer, [Kind::Text, decimal, decimal, Kind::Text, Kind::LocalTime, Kind::Long]);
+        assert_eq!(kinds(&Snapshot::default())[3], Kind::LocalTime);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Table {
             rows.extend(read_file(&self.changes, &self.changes_layout, file).await?);
             lines.push(Line::remove(&file.add.path, now_ms(), false));
         }
-        lines.push(Line::add(write_file(&self.changes, &self.changes_layout, rows, latest, None).await?.0));
+        lines.push(Line::add(write_file(&self.changes, &self.changes_layout, rows, latest).await?));
         // Where another sink was faster, it has done some of it.
         let _: Committed = self.changes.commit("OPTIMIZE", lines, None).await?;
         Ok(())
@@ -63,6 +63,8 @@ impl Table {
         if !self.leads() || self.merging.is_some() || self.tidied.is_some_and(|at| at.elapsed() < REMOVE_EVERY) {
             return Ok(());
         }
+        // What another has committed meanwhile is not to be taken for what nobody names.
+        self.current.follow().await?;
         if let Some(days) = changes_days {
             self.drop_old_changes(days).await?;
         }

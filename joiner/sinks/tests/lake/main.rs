@@ -12,7 +12,7 @@ use objects::{Config, LocalOptions, ObjectPath, Objects, S3Options};
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
 use schemas::table::SqlType;
-use schemas::{ErrorClass, Lsn};
+use schemas::{ErrorClass, KeyRange, Lsn};
 use serde_json::{Value, json};
 use sinks::Sink;
 use sinks::lake::{LakeConfig, LakeSink};
@@ -177,6 +177,55 @@ async fn two_writers_at_once_write_each_change_once() {
     assert_eq!(look(&DuckDb::start(), &folder), (25, 25));
 }
 
+/// The current entities follow the changes of all shares, whoever writes.
+#[tokio::test]
+async fn another_writer_merges_while_that_of_the_first_share_is_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path();
+    let shares: [KeyRange; 2] = [0, 1].map(|nth| KeyRange::of(nth, 2).unwrap());
+    let config = LakeConfig { current_seconds: 1, ..config(folder) };
+    let mut sinks = Vec::new();
+    for share in shares {
+        let mut sink = LakeSink::new(config.clone());
+        assert!(sink.own(share));
+        sink.prepare(&[numbered()]).await.unwrap();
+        let own: Vec<EntityChange> = batch(1).into_iter().filter(|change| share.holds("order", &change.key)).collect();
+        sink.write(&own, Some(lsn(1))).await.unwrap();
+        sinks.push((share, sink));
+    }
+    let (share, mut second) = sinks.remove(1);
+    drop(sinks);
+    let duckdb = DuckDb::start();
+    let began = std::time::Instant::now();
+    let query = format!("SELECT max(n) FROM {}", scan(folder, "current"));
+    for version in 2.. {
+        let own: Vec<EntityChange> = batch(version).into_iter().filter(|change| share.holds("order", &change.key)).collect();
+        second.write(&own, Some(lsn(version))).await.unwrap();
+        // The first has merged once, when it began.
+        if duckdb.rows(&query)[0][0].as_u64() > Some(1) {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 60, "nobody merges");
+    }
+    drop(second);
+    // It comes back, and merges again: what the other did is there.
+    let mut first = LakeSink::new(config);
+    assert!(first.own(shares[0]));
+    first.prepare(&[numbered()]).await.unwrap();
+    let before = number(&duckdb.rows(&query)[0][0]);
+    let own: Vec<EntityChange> = batch(1000).into_iter().filter(|change| shares[0].holds("order", &change.key)).collect();
+    for version in 1000.. {
+        first.write(&own, Some(lsn(version))).await.unwrap();
+        if number(&duckdb.rows(&query)[0][0]) == 1000 {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 60, "the first does not merge");
+    }
+    let rows = duckdb.rows(&format!("SELECT _key, n FROM {}", scan(folder, "current")));
+    let of_second = rows.iter().filter(|row| share.holds("order", &EntityKey::from_text(row[0].as_str().unwrap())));
+    assert!(of_second.clone().count() > 0 && of_second.map(|row| number(&row[1])).all(|n| n >= before), "{rows:?}");
+}
+
 #[tokio::test]
 async fn columns_have_their_types_and_days_their_partitions() {
     let directory = tempfile::tempdir().unwrap();
@@ -184,10 +233,10 @@ async fn columns_have_their_types_and_days_their_partitions() {
     let properties = json!({
         "id": {"type": "integer"}, "open": {"type": ["boolean", "null"]}, "rate": {"type": "number"}, "day": {"type": "string", "format": "date"},
         "seen": {"type": "string", "format": "date-time"}, "photo": {"type": "string", "format": "base64"}, "total": {"type": "string", "format": "decimal"},
-        "items": {"type": "array"},
+        "placed": {"type": "string", "format": "local-date-time"}, "items": {"type": "array"},
     });
     let mut sink = prepared(config(folder), order(&properties)).await;
-    let full = json!({"id": 9_007_199_254_740_993i64, "open": true, "rate": 0.1, "day": "1969-12-31", "seen": "2026-11-22T10:00:00.5+02:00", "photo": "AP8=", "total": "12.50", "items": [{"n": 1}]});
+    let full = json!({"id": 9_007_199_254_740_993i64, "open": true, "rate": 0.1, "day": "1969-12-31", "seen": "2026-11-22T10:00:00.5+02:00", "photo": "AP8=", "total": "12.50", "placed": "1969-07-20T20:17:40.1234567", "items": [{"n": 1}]});
     let mut late = change(2, 2, Some(&json!({"id": 2})));
     late.commit_time_ms += 86_400_000;
     let mut unfit = change(3, 2, Some(&json!({"id": 1e300})));
@@ -196,14 +245,25 @@ async fn columns_have_their_types_and_days_their_partitions() {
     assert_eq!(rejected.len(), 1);
     assert!(rejected[0].reason.contains("id") && rejected[0].reason.contains("long"), "{}", rejected[0].reason);
     let duckdb = DuckDb::start();
-    let columns = "id, open, rate, day::VARCHAR, seen::VARCHAR, hex(photo), total, _document ->> '$.items[0].n'";
+    let columns = "id, open, rate, day::VARCHAR, seen::VARCHAR, hex(photo), total, placed::VARCHAR, typeof(placed), _document ->> '$.items[0].n'";
     for table in ["changes", "current"] {
         let rows = duckdb.rows(&format!("SELECT {columns} FROM {} ORDER BY _key", scan(folder, table)));
         assert_eq!(
             json!(rows),
             json!([
-                [9_007_199_254_740_993i64, true, 0.1, "1969-12-31", "2026-11-22 08:00:00.5+00", "00FF", "12.50", "1"],
-                [2, null, null, null, null, null, null, null]
+                [
+                    9_007_199_254_740_993i64,
+                    true,
+                    0.1,
+                    "1969-12-31",
+                    "2026-11-22 08:00:00.5+00",
+                    "00FF",
+                    "12.50",
+                    "1969-07-20 20:17:40.123456",
+                    "TIMESTAMP",
+                    "1"
+                ],
+                [2, null, null, null, null, null, null, null, "TIMESTAMP", null]
             ])
         );
     }
