@@ -1,7 +1,7 @@
 //! Reads the event streams and the progress stream, and drives the [`Engine`].
 //!
 //! For each event stream one task reads and one sorts out what was read (on a blocking thread), so that parsing runs beside the core's own work; channels between them are short, and
-//! a core that is busy holds the readers back. What lies between readers and core is bounded in bytes over all streams ([`Room`]): many streams with long backlogs take no more memory than one. Streams are not equally long, and the core keeps what it cannot apply yet:
+//! a core that is busy holds the readers back. What lies between readers and core is bounded in bytes over all streams, as they are in memory and not as they travel ([`room`]): many streams with long backlogs take no more memory than one. Streams are not equally long, and the core keeps what it cannot apply yet:
 //! where that has become much, only the streams that the next steps wait for are read on ([`wanted`]), so that one stream does not run ahead of the others for as far as it goes. The core's work is done on a blocking thread as well, everything that has come in at a time.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use schemas::progress::{ProgressRecord, StreamName};
 use schemas::table::SourceName;
 use schemas::{ErrorClass, Lsn};
 use streams::{Batch, Positions, Provider};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +27,12 @@ use crate::standby::{self, ConfirmedBySink};
 use crate::status::{JoinerPhase, SinkState, SinkStatus};
 use crate::{Config, metrics};
 
+mod room;
+
+use room::{Held, Room, Wanted};
+
 /// Batches taken in at a time.
 const INBOX: usize = 32;
-/// Bytes of event records between readers and core, in KiB. The core takes in whatever comes, so those who wait for room get it.
-const AHEAD_KIB: usize = 64 << 10;
 /// Progress records that wait for their events; past it no more are read.
 const WAITING_RECORDS: usize = 1000;
 const RETRY: Duration = Duration::from_secs(1);
@@ -128,7 +130,7 @@ async fn consume(
         engine.await_published(ends);
     }
     let next = watch::Sender::new(None);
-    let room = Room { ahead: Arc::new(Semaphore::new(AHEAD_KIB)), wanted: next.subscribe() };
+    let room = Room::new(next.subscribe());
     let mut readers: JoinSet<Result<(), Error>> = JoinSet::new();
     let after = |stream: &StreamName| engine.positions().get(stream).cloned().unwrap_or_default();
     for (number, origin) in engine.origins().iter().enumerate() {
@@ -264,12 +266,6 @@ fn reader_ended(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>
     }
 }
 
-/// Room that a batch takes until the core has taken it in; none for progress records.
-type Held = Option<OwnedSemaphorePermit>;
-
-/// The streams that are read on; none: all of them.
-type Wanted = Option<BTreeSet<StreamName>>;
-
 /// All streams, as long as there is room for what the core cannot apply yet; past half of it, those that the next step of each source waits for. Where no step is known of, because no progress has been told past what has
 /// been read, all are read: a transaction may be larger than the room, and is moved to the disk then. So whatever a step needs is read, and no step waits for a stream that is not.
 fn wanted(engine: &mut Engine, buffer_bytes: usize) -> Wanted {
@@ -279,25 +275,6 @@ fn wanted(engine: &mut Engine, buffer_bytes: usize) -> Wanted {
     }
     let streams = core.waits_for().into_iter().flat_map(|(_, behind, _)| behind).map(|behind| behind.stream);
     Some(streams.collect()).filter(|streams: &BTreeSet<_>| !streams.is_empty())
-}
-
-/// What a reader waits for before it hands a batch on.
-#[derive(Clone)]
-struct Room {
-    ahead: Arc<Semaphore>,
-    wanted: watch::Receiver<Wanted>,
-}
-
-impl Room {
-    /// Room for a batch. One that is larger than all there is takes all.
-    async fn reserve(&mut self, batch: &Batch) -> Held {
-        // Neither is ever closed while anything is read.
-        let is_wanted = |wanted: &Wanted| wanted.as_ref().is_none_or(|streams| streams.contains(&batch.stream));
-        self.wanted.wait_for(is_wanted).await.ok()?;
-        let bytes: usize = batch.records.iter().map(|(_, data)| data.len()).sum();
-        let kib = bytes.div_ceil(1024).clamp(1, AHEAD_KIB);
-        self.ahead.clone().acquire_many_owned(kib as u32).await.ok()
-    }
 }
 
 /// Reads a stream from `after` on. A stream that does not exist yet is waited for; transient failures are tried again from where reading stood.
@@ -363,8 +340,11 @@ impl Sorting {
         out: mpsc::Sender<(Routed, Held)>,
         frontiers: watch::Receiver<Vec<Lsn>>,
     ) -> Result<(), Error> {
-        while let Some((batch, held)) = raw.recv().await {
+        while let Some((batch, mut held)) = raw.recv().await {
             let routed = self.batch(Arc::new(batch), &frontiers).await?;
+            if let Some(held) = &mut held {
+                room::settle(held, routed.bytes());
+            }
             if out.send((routed, held)).await.is_err() {
                 break;
             }
@@ -440,36 +420,4 @@ async fn read_records(mut raw: mpsc::Receiver<(Batch, Held)>, out: mpsc::Sender<
         }
     }
     std::future::pending().await
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use schemas::progress::{SequenceNumber, ShardId};
-
-    use super::*;
-
-    fn batch(bytes: usize) -> Batch {
-        let record = (SequenceNumber::from(1), vec![0; bytes].into());
-        Batch { stream: StreamName("s".into()), shard: ShardId("0".into()), records: vec![record] }
-    }
-
-    #[tokio::test]
-    async fn streams_share_the_room_ahead_of_the_core() {
-        let (_next, wanted) = watch::channel(None);
-        let mut room = Room { ahead: Arc::new(Semaphore::new(AHEAD_KIB)), wanted };
-        let half = batch(AHEAD_KIB * 512);
-        let (first, second) = (room.reserve(&half).await, room.reserve(&half).await);
-        let waiting = tokio::spawn({
-            let mut room = room.clone();
-            // One that is larger than all the room waits for all of it.
-            async move { room.reserve(&batch(AHEAD_KIB * 1024 + 1)).await }
-        });
-        drop(first);
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(second);
-        assert_eq!(waiting.await.unwrap().unwrap().num_permits(), AHEAD_KIB);
-        assert_eq!(room.ahead.available_permits(), AHEAD_KIB);
-    }
 }

@@ -52,14 +52,14 @@ pub(crate) fn position(shard: u16, arrival: u64, reading: i32) -> Position {
 pub(crate) struct Covered(pub(crate) Vec<u64>);
 
 impl Covered {
-    /// Whether a row has been covered.
-    pub(crate) fn holds(&self, row: &Position) -> bool {
-        let (shard, arrival) = numbers(row);
-        self.0.get(usize::from(shard)).is_some_and(|&covered| arrival <= covered)
+    /// The last row of a shard that has been covered; 0: none has.
+    pub(crate) fn up_to(&self, shard: u16) -> u64 {
+        self.0.get(usize::from(shard)).copied().unwrap_or_default()
     }
 }
 
-fn numbers(row: &Position) -> (u16, u64) {
+/// The numbers of a row's shard, and of the row in it, from 1 on.
+pub(crate) fn numbers(row: &Position) -> (u16, u64) {
     let [a, b, arrival @ .., _, _, _] = *row.seqval.as_bytes();
     (u16::from_be_bytes([a, b]), arrival.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }

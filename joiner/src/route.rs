@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
-use schemas::encoding::{Opener, Registry, to_json};
+use schemas::encoding::{Opener, Registry, to_json, unpacked_bytes};
 use schemas::event::Op;
 use schemas::parse::{Head, ParseError, RowBuffer, RowView};
 use schemas::progress::SequenceNumber;
@@ -38,6 +38,18 @@ pub(crate) struct Routed {
     pub(crate) dead: Vec<DeadLetter>,
     /// Where dead letters stood of which not even the table is known.
     pub(crate) unknown: Vec<SequenceNumber>,
+}
+
+impl Routed {
+    /// What it takes of memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let changes = &self.arrived.changes;
+        // All of a batch have one arena.
+        let arena = changes.first().map_or(0, |change| change.arena.capacity());
+        let puts: usize = self.snapshots.iter().map(|rows| rows.puts.size_in_bytes()).sum();
+        let letters: usize = self.dead.iter().map(|letter| size_of::<DeadLetter>() + letter.event.len()).sum();
+        arena + changes.capacity() * size_of::<Change>() + puts + letters
+    }
 }
 
 /// Rows of one snapshot, ready to be written.
@@ -119,7 +131,7 @@ pub(crate) fn route(store: &Store, catalog: &Catalog, registry: &Registry, of: O
         catalog,
         registry,
         of,
-        arena: Vec::with_capacity(batch.records.iter().map(|(_, data)| data.len()).sum::<usize>() / 2),
+        arena: Vec::with_capacity(batch.records.iter().map(|(_, data)| unpacked_bytes(data)).sum::<usize>() / 2),
         drafts: Vec::new(),
         spans: Spans::default(),
         key: Vec::new(),
@@ -138,9 +150,13 @@ pub(crate) fn route(store: &Store, catalog: &Catalog, registry: &Registry, of: O
     for (sequence, data) in &batch.records {
         router.event(data, sequence, &mut opener, &mut rows, &mut recent)?;
     }
-    let arena = Arc::new(router.arena);
-    let mut out = router.out;
+    let (mut arena, mut out) = (router.arena, router.out);
     out.arrived.changes = router.drafts;
+    // They may wait for long, and what was set aside for them was a guess.
+    if arena.len() < arena.capacity() / 4 * 3 {
+        arena.shrink_to_fit();
+    }
+    let arena = Arc::new(arena);
     for change in &mut out.arrived.changes {
         change.arena = arena.clone();
     }

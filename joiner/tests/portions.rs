@@ -14,7 +14,7 @@ use schemas::event::ChangeEvent;
 use schemas::progress::{Phase, ProgressRecord};
 use serde_json::Value as Json;
 use support::shop::{Shop, feed, read_up_to, tell};
-use support::{change, config, crash, encode, item, items, lsn, order, orders, read, record};
+use support::{change, config, crash, encode, item, items, lsn, memory_kib, order, orders, read, record};
 
 /// What one test takes of memory is not another's.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -154,13 +154,6 @@ fn a_large_step_is_whole_before_the_first_load_ends() {
     assert!(ends.len() > 10, "only {} writes", ends.len());
 }
 
-/// What this process has of memory now, and had at most since it was forgotten, in KiB.
-fn memory(what: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 /// By how much memory grows over one transaction that adds lines to orders, in KiB.
 fn growth(portion_bytes: usize, lines: i64) -> u64 {
     let dir = tempfile::tempdir().unwrap();
@@ -172,7 +165,7 @@ fn growth(portion_bytes: usize, lines: i64) -> u64 {
     feed(&mut engine, 0, rows.iter().map(|row| encode(row).into()));
     tell(&mut engine, 1, read_up_to(counted(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &rows), 1000));
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = memory("VmRSS:");
+    let before = memory_kib("VmRSS:");
     let line = |n: i64| {
         let mut event = change(items(), 6, 1, None, Some(item(n % 1000, n / 1000, 100)));
         let mut number = [0; 10];
@@ -187,7 +180,7 @@ fn growth(portion_bytes: usize, lines: i64) -> u64 {
     tell(&mut engine, 2, read_up_to(tail, 1000 + lines as u64));
     let head = *engine.handle().outbox().head().borrow();
     assert_eq!((head.sequence, head.frontier), (1000, lsn(6)));
-    memory("VmHWM:") - before
+    memory_kib("VmHWM:") - before
 }
 
 #[test]

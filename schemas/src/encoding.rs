@@ -33,7 +33,7 @@ mod rabin;
 mod read;
 mod registry;
 
-pub use dictionary::{Compressor, Dictionary};
+pub use dictionary::{Compressor, Dictionary, unpacked_bytes};
 pub(crate) use read::SPECIALS;
 pub use read::{Opener, to_json};
 pub use registry::{Registry, kept_name};

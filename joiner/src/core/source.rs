@@ -16,6 +16,9 @@ use crate::quiet::Ended;
 use crate::state::Store;
 use crate::state::meta::SourceStanding;
 
+/// The changes of a step that is made of several records, while many wait on the disk: a step that is as large as it gets would be written in portions, and each record by itself would be a write for a few rows.
+const RUN_ROWS: u64 = 10_000;
+
 pub(super) struct Source {
     /// Its name, where there are several: tables are called by it then.
     qualifier: Option<SourceName>,
@@ -65,8 +68,8 @@ impl Source {
         None
     }
 
-    /// The record and those that follow it and are ready as well: they make one step. Its rows are held in memory until it is written, so when the buffer has outgrown its bound (a buffer that has not spilled is
-    /// within it) each record is a step of its own.
+    /// The record and those that follow it and are ready as well: they make one step. Its rows are held in memory until it is written: when the buffer has outgrown its bound (one that has not spilled is
+    /// within it), no more records are taken than tell of [`RUN_ROWS`] changes.
     pub(super) fn run_of_tail(
         &mut self,
         first: Progress,
@@ -75,8 +78,11 @@ impl Source {
     ) -> Vec<Progress> {
         // A record that speaks of a table that is read again is a step of its own: what it tells holds from there on.
         let alone = |record: &ProgressRecord| !record.rereads.is_empty();
+        let told = |record: &ProgressRecord| record.counts.values().sum::<u64>();
+        let most = if self.buffer.has_spilled() { RUN_ROWS } else { u64::MAX };
+        let mut changes = told(&first.record);
         let mut run = vec![first];
-        while !self.buffer.has_spilled()
+        while changes < most
             && standing.rereads.is_empty()
             && !alone(&run[0].record)
             && let Some(next) = self.records.front()
@@ -84,6 +90,7 @@ impl Source {
             && !alone(&next.record)
             && self.is_read(&next.record, positions)
         {
+            changes = changes.saturating_add(told(&next.record));
             run.extend(self.records.pop_front());
         }
         run

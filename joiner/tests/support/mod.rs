@@ -127,3 +127,10 @@ pub(crate) async fn publish(provider: &dyn Provider, events: &[Vec<u8>], mut rec
     writer.append(&progress, vec![Record { partition_key: "shop".into(), data: data.into() }]).await.unwrap();
     writer.flush().await.unwrap();
 }
+
+/// What this process has of memory now (`VmRSS:`), or had at most since that was forgotten (`VmHWM:`, `clear_refs`), in KiB.
+pub(crate) fn memory_kib(what: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}

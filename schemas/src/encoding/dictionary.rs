@@ -166,6 +166,22 @@ pub(super) fn named(frame: &[u8]) -> u32 {
     zstd_safe::get_dict_id_from_frame(frame).map_or(0, std::num::NonZero::get)
 }
 
+/// How large a frame says that its content is, or what is wrong with that.
+fn content_bytes(frame: &[u8]) -> Result<u64, String> {
+    match zstd_safe::get_frame_content_size(frame) {
+        Ok(Some(size)) if size <= MOST_BYTES => Ok(size),
+        Ok(Some(size)) => Err(format!("a record of {size} bytes")),
+        _ => Err("a frame that does not say how large its content is".to_owned()),
+    }
+}
+
+/// How many bytes of memory a record takes before and while it is read: as it is, and unpacked beside that where it is packed. Nothing is unpacked for it. (One that is damaged is not unpacked either.)
+pub fn unpacked_bytes(record: &[u8]) -> usize {
+    let packed = Some(record).filter(|record| record.starts_with(&MAGIC));
+    let content = packed.and_then(|frame| content_bytes(frame).ok()).unwrap_or_default();
+    record.len() + usize::try_from(content).unwrap_or_default()
+}
+
 impl<'r> Decompressor<'r> {
     pub(super) fn new() -> Self {
         Self { context: zstd::bulk::Decompressor::default(), id: 0, plain: Vec::new() }
@@ -178,11 +194,7 @@ impl<'r> Decompressor<'r> {
             self.context.set_prepared_dictionary(&dictionary.0).map_err(|error| wrong(error.to_string()))?;
             self.id = id;
         }
-        let size = match zstd_safe::get_frame_content_size(frame) {
-            Ok(Some(size)) if size <= MOST_BYTES => size,
-            Ok(Some(size)) => return Err(wrong(format!("a record of {size} bytes"))),
-            _ => return Err(wrong("a frame that does not say how large its content is".to_owned())),
-        };
+        let size = content_bytes(frame).map_err(wrong)?;
         self.plain.clear();
         self.plain.reserve(usize::try_from(size).unwrap_or(usize::MAX));
         let length = self.context.decompress_to_buffer(frame, &mut self.plain).map_err(|error| wrong(error.to_string()))?;
