@@ -10,11 +10,11 @@ use support::sqlserver::{Client, PASSWORD, SqlServer, capture, execute};
 async fn shop() -> (SqlServer, Client, Pipeline) {
     let server = SqlServer::start("shop");
     let mut client = server.client().await;
-    execute(&mut client, "CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY, status varchar(10) NOT NULL)").await;
+    execute(&mut client, "CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY, status varchar(10) NOT NULL, ends_at date NULL)").await;
     execute(&mut client, "CREATE TABLE dbo.[audit log] (what varchar(10) NOT NULL)").await;
-    execute(&mut client, "INSERT INTO dbo.orders VALUES (1, 'NEW')").await;
+    execute(&mut client, "INSERT INTO dbo.orders VALUES (1, 'NEW', NULL)").await;
     capture(&mut client, &["orders", "audit log"]).await;
-    let order = "entity: order\ntable: dbo.orders\n";
+    let order = "entity: order\ntable: dbo.orders\ntime_to_live: {column: ends_at}\n";
     let pipeline = Pipeline::init(&server, &[("order", order)]);
     pipeline.configure(&server, "{embedded: {path: data/streams}}", "  - {type: sqlite, path: data/entities.db}\n");
     (server, client, pipeline)
@@ -42,6 +42,7 @@ async fn every_precondition_is_a_line_and_what_is_wrong_has_its_remedy() {
     for item in [
         "configuration",
         "entities",
+        "time to live",
         "connection",
         "version",
         "change data capture",
@@ -58,6 +59,7 @@ async fn every_precondition_is_a_line_and_what_is_wrong_has_its_remedy() {
     ] {
         assert_eq!(level(&table, item), Some("ok"), "{item} in\n{table}");
     }
+    assert!(table.contains("order is gone at its ends_at"), "{table}");
     assert_eq!(level(&table, "table dbo.[audit log]"), Some("warning"), "{table}");
     assert!(table.contains("0 to mend before this can run."), "{table}");
 

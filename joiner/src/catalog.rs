@@ -8,14 +8,14 @@
 //!   node, of every entity, that clusters the table alike.
 //! - *Derived slots* follow the columns in a row: what an expression makes of them, computed when the row comes in (`derive`). They are compared, indexed and kept as columns are. Columns that only expressions read are blank.
 //! - *Links* hold only what the way up needs: a *locator* leads from a row's own key to its parent's key, a *back reference* from a reference's key to its owners. Where a
-//!   Rows index has the same cluster, it serves instead; where the child's own columns already tell what the way up needs, there is none.
+//!   Rows index has the same cluster, it serves instead; where the child's own columns already tell what the way up needs, there is none. Links by a time lead from it to the roots whose time it is ([`Expiry`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use expressions::{Expression, Type};
 use schemas::parse::Columns;
-use schemas::plan::{AggregateKind, KeyType, NodeId, Plan};
+use schemas::plan::{AggregateKind, KeyType, NodeId, Plan, TimeToLive};
 use schemas::table::TableSchema;
 use schemas::{KeyRange, TableName};
 use serde::{Deserialize, Serialize};
@@ -24,14 +24,16 @@ use crate::error::Error;
 use crate::share::Share;
 
 mod build;
+mod entities;
 mod layout;
 mod mask;
+mod shape;
 
 use build::Builder;
-pub(crate) use build::{fingerprint, shape};
 pub use layout::Lacking;
 pub(crate) use layout::Layout;
 pub(crate) use mask::SlotMask;
+pub(crate) use shape::{fingerprint, shape};
 
 pub(crate) type IndexId = usize;
 pub(crate) type TableId = usize;
@@ -128,6 +130,17 @@ pub(crate) struct Entity {
     pub(crate) of: Option<OfDocuments>,
     /// The entities that roll up its documents.
     pub(crate) rolled_up_by: Vec<usize>,
+    pub(crate) expiry: Option<Expiry>,
+}
+
+/// Where it stands when entities' time is over.
+#[derive(Debug)]
+pub(crate) struct Expiry {
+    /// The roots by the column.
+    pub(crate) index: IndexId,
+    /// The column.
+    pub(crate) slot: usize,
+    pub(crate) time_to_live: TimeToLive,
 }
 
 /// Where the rows stand that are made of another entity's documents.

@@ -30,6 +30,7 @@ use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, StreamNa
 use streams::Positions;
 
 use crate::accounting::{Books, Miscount, Tick};
+use crate::assemble::expired::Expired;
 use crate::buffer::Due;
 use crate::catalog::Catalog;
 use crate::engine::Origin;
@@ -396,7 +397,8 @@ impl Core {
 
     /// A run of tail records of a source: one step. Answers whether its frontier moved.
     fn tail(&mut self, number: usize, run: &[Progress]) -> Result<bool, Error> {
-        let walks = self.make_way(number, run)?;
+        let told = Expired::as_of(&self.tools.catalog, &self.standing);
+        let walks = self.make_way(number, run, &told)?;
         let from = self.standing.sources[number].frontier;
         let before = (self.standing.frontier, self.standing.commit_time_ms);
         let Covered { ticks, to, commit_time_ms, rows, rereading } = self.cover(number, run)?;
@@ -431,7 +433,8 @@ impl Core {
         self.move_positions(number);
         let hold = self.standing.holds();
         let walks = walks && !hold && !again && self.standing.mixed_until.is_zero();
-        let beside = step::Beside { source: number, remembered: remembered.as_deref(), hold, walks, again, from: before };
+        let remembered = remembered.as_deref();
+        let beside = step::Beside { source: number, remembered, hold, walks, again, from: before, told: &told };
         if self.standing.live {
             step::finish(&self.tools, &taken, &mut applied, beside, &mut self.fan_outs, &mut self.standing)?;
         } else {
@@ -482,6 +485,10 @@ impl Core {
                     sequence: progress.sequence.clone(),
                 });
             }
+            // Before anything is told it passes with any record, be it of a tail that nobody reads; then with steps alone, which look at what comes due.
+            if !self.standing.live || record.to_lsn > covered.to {
+                self.standing.sources[number].passes(record.commit_time_ms);
+            }
             if !record.rereads.is_empty() || !self.standing.sources[number].rereads.is_empty() {
                 self.follow_rereads(number, record, &stretches)?;
                 covered.rereading = true;
@@ -506,7 +513,7 @@ impl Core {
     }
 
     /// Works off fan-outs that cannot wait beside a step. Answers whether the step itself may leave some for later. (Before anything of the step is taken note of: this writes the standing.)
-    fn make_way(&mut self, number: usize, run: &[Progress]) -> Result<bool, Error> {
+    fn make_way(&mut self, number: usize, run: &[Progress], told: &Expired) -> Result<bool, Error> {
         let standing = &self.standing.sources[number];
         let reread = !standing.rereads.is_empty() || run.iter().any(|progress| !progress.record.rereads.is_empty());
         let buffer = &self.sources[number].buffer;
@@ -535,12 +542,20 @@ impl Core {
     /// Ends rereads that have been passed, and assembles what waits for it, unless something still holds it up.
     fn settle(&mut self, report: &mut Report) -> Result<(), Error> {
         for number in 0..self.sources.len() {
+        let apart = apart || step::expires_many(&self.tools, told, &self.expired_after(number, run))?;
             self.end_rereads(number, report)?;
         }
         if self.standing.can_be_read() && !self.standing.unmade.is_empty() {
             step::make_first(&self.tools, &mut self.standing)?;
             if self.standing.pending.is_none() {
                 self.settle_head();
+    /// Whose time is over, at most, after a run of records of a source.
+    fn expired_after(&self, number: usize, run: &[Progress]) -> Expired {
+        let last = run.iter().map(|progress| progress.record.commit_time_ms).max().unwrap_or_default();
+        let time = |source: usize| self.standing.sources[source].time().max(if source == number { last } else { 0 });
+        Expired::at(&self.tools.catalog, |table| self.standing.source_of(table).map_or(0, time))
+    }
+
                 let mut batch = WriteBatch::default();
                 self.tools.store.put_standing(&mut batch, &self.standing)?;
                 self.tools.store.write(batch, true)?;

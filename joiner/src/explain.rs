@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use schemas::entity::Span;
 use schemas::plan::{DERIVED, NodeId, Plan};
 
 use crate::catalog::{Catalog, Index, IndexKind, SlotPart, TableId, Up};
@@ -17,6 +18,8 @@ pub struct Explanation {
     pub grouped: bool,
     pub places: Vec<Place>,
     pub indexes: Vec<IndexUse>,
+    /// The column after which an entity's time is over, and how long after it; and whether there are rows without such a time.
+    pub time_to_live: Option<(String, Span, bool)>,
 }
 
 /// A table at one place of the entity.
@@ -57,7 +60,12 @@ pub fn explain(plans: &[Arc<Plan>], entity: &str) -> Result<Explanation, Error> 
     let plan = explainer.plan;
     let key = plan.key.iter().map(|part| explainer.column(0, part.column)).collect();
     let places = (0..plan.nodes.len()).map(|node| explainer.place(node)).collect();
-    Ok(Explanation { entity: entity.to_owned(), key, grouped: plan.group.is_some(), places, indexes: explainer.indexes() })
+    let time_to_live = plan.time_to_live.map(|time_to_live| {
+        let column = &plan.root().table.columns[time_to_live.column.column];
+        (column.name.clone(), time_to_live.span, column.nullable)
+    });
+    let (entity, grouped, indexes) = (entity.to_owned(), plan.group.is_some(), explainer.indexes());
+    Ok(Explanation { entity, key, grouped, places, indexes, time_to_live })
 }
 
 struct Explainer<'a> {
@@ -145,7 +153,9 @@ impl Explainer<'_> {
 
     fn indexes(&self) -> Vec<IndexUse> {
         let uses = |entity: usize, index: usize| {
-            self.catalog.entities[entity].nodes.iter().any(|node| node.rows == index || node.up == Up::Lookup(index))
+            let entity = &self.catalog.entities[entity];
+            entity.expiry.as_ref().is_some_and(|expiry| expiry.index == index)
+                || entity.nodes.iter().any(|node| node.rows == index || node.up == Up::Lookup(index))
         };
         let ours = self.catalog.indexes.iter().enumerate().filter(|(index, _)| uses(self.entity, *index));
         ours.map(|(id, index)| {

@@ -10,6 +10,7 @@ use rocksdb::{ReadOptions, Snapshot};
 use schemas::Lsn;
 use schemas::change::EntityChange;
 
+use crate::assemble::expired::Expired;
 use crate::assemble::{Assembler, Made, entity_key};
 use crate::catalog::Catalog;
 use crate::error::Error;
@@ -151,7 +152,9 @@ fn scan_range(
     options.fill_cache(false);
     let mut rows = snapshot.raw_iterator_cf_opt(store.family(Family::Rows)?, options);
     rows.seek(start);
-    let mut assembler = Assembler::new(View { catalog, store, snapshot, overlay: None, cache: None }, entity, Reading::Scan);
+    let view = View { catalog, store, snapshot, overlay: None, cache: None };
+    let expired = Expired::as_of(catalog, &store.standing_at(snapshot)?);
+    let mut assembler = Assembler::new(view, entity, Reading::Scan, &expired);
     let (mut batch, mut bytes) = (Vec::new(), 0);
     let mut last: Vec<u8> = Vec::new();
     let mut document = Vec::new();

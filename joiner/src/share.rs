@@ -4,7 +4,7 @@
 //! of it. What an instance saves is the state of entities that are not its own, the assembling and the writing.
 //!
 //! # Which rows are kept
-//! An index serves *places*: nodes of entities whose rows stand in it, and nodes that are looked up through it on the way up. Where the way up from a place to the root only goes over columns that the row has
+//! An index serves *places*: nodes of entities whose rows stand in it, nodes that are looked up through it on the way up, and roots that it says the end of. Where the way up from a place to the root only goes over columns that the row has
 //! ([`Up::Derive`]), the row itself tells the root's key: the root row, a child that holds the root's key, a grandchild that holds it too. Where that is so of all places that an index serves, a row is kept there only if one of those
 //! roots is of this share. All other rows (references, and what is found through a lookup) are kept whole, because any row may come to belong to any root.
 //!
@@ -99,7 +99,8 @@ fn ways(entities: &[Entity], id: IndexId) -> Option<Vec<Way>> {
         for (nth, node) in of.nodes.iter().enumerate() {
             let stands = (node.rows == id).then_some(nth);
             let looked_up = if node.up == Up::Lookup(id) { node.parent } else { None };
-            for place in stands.into_iter().chain(looked_up) {
+            let expires = (nth == 0 && of.expiry.as_ref().is_some_and(|expiry| expiry.index == id)).then_some(0);
+            for place in stands.into_iter().chain(looked_up).chain(expires) {
                 let way = Way { entity, parts: root_key(of, place)? };
                 if !ways.contains(&way) {
                     ways.push(way);

@@ -37,7 +37,13 @@ const SEVERAL: u64 = 600;
 
 #[test]
 fn every_entity_is_the_join_of_the_source_at_every_frontier() {
-    cases(CASES, &["changes of definitions", "fan-outs that wait", "steps that a kill has left in the middle"], run::case);
+    let rare = [
+        "changes of definitions",
+        "fan-outs that wait",
+        "steps that a kill has left in the middle",
+        "entities whose time was over",
+    ];
+    cases(CASES, &rare, run::case);
 }
 
 #[test]
@@ -54,14 +60,14 @@ fn entities_over_several_sources_are_the_join_of_each_as_of_one_lsn_of_its_own()
 }
 
 /// Each answers how many frontiers it has compared, and how often what is `rare` was met.
-fn cases(count: u64, rare: &[&str], case: impl Fn(u64) -> [u64; 4] + Sync) {
+fn cases(count: u64, rare: &[&str], case: impl Fn(u64) -> [u64; 5] + Sync) {
     if let Some(seed) = number("TRIBUTARY_SEED") {
         case(seed);
         return;
     }
     let cases = number("TRIBUTARY_CASES").unwrap_or(count);
     let next = AtomicU64::new(0);
-    let counts: [AtomicU64; 4] = Default::default();
+    let counts: [AtomicU64; 5] = Default::default();
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -85,7 +91,9 @@ fn cases(count: u64, rare: &[&str], case: impl Fn(u64) -> [u64; 4] + Sync) {
     // A test that compares nothing proves nothing.
     let [checks, met @ ..] = counts.map(AtomicU64::into_inner);
     assert!(checks > cases, "only {checks} frontiers were compared in {cases} cases");
-    for (name, count) in rare.iter().zip(met) {
-        assert!(count > cases / 50, "{name}: only {count} in {cases} cases");
+    for (name, met) in rare.iter().zip(met) {
+        println!("{name}: {met} in {cases} cases");
+        // How often a few cases meet something rare is chance.
+        assert!(cases < count || met > cases / 50, "{name}: only {met} in {cases} cases");
     }
 }

@@ -26,6 +26,7 @@
 //!   total: {sum: items.amount}     # by column, exact for decimals
 //!   net: {sum: items, value: price * quantity, where: not_returned}
 //! limits: {children: 1000, bytes: 1000000}   # lists are cut there, and the document says so
+//! time_to_live: {column: placed_at, duration: 90d}   # then the entity is gone, although its row is not
 //! computed:                        # CEL over this node's document, and its other columns
 //!   large: total > 1000 && customer.tier == "gold"
 //! ```
@@ -40,8 +41,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::table::TableName;
 
 mod schema;
+mod time_to_live;
 
 pub use schema::definition_schema;
+pub use time_to_live::{ParseSpanError, Span, TimeToLive};
 
 /// An entity definition as the user wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +65,8 @@ pub struct EntityDefinition {
     pub filter: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_live: Option<TimeToLive>,
     /// Rolls the rows up: an entity for each group of rows that agree in these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub group_by: Vec<GroupBy>,
@@ -157,6 +162,7 @@ impl EntityDefinition {
             key: Vec::new(),
             filter: None,
             limits: None,
+            time_to_live: None,
             group_by: Vec::new(),
             rows: Rows::default(),
             fields: None,

@@ -13,11 +13,14 @@ mod instant;
 mod key_type;
 mod of;
 mod resolve;
+mod time_to_live;
 mod uses;
 mod value_type;
 
 pub use error::{Mistake, PlanError};
+pub use instant::unix_ms;
 pub use key_type::KeyType;
+pub use time_to_live::TimeToLive;
 pub use uses::{Role, Use};
 
 use expressions::{Expression, Type};
@@ -48,6 +51,7 @@ pub struct Plan {
     pub derived: Vec<Derived>,
     /// The entity is a roll-up of the root's rows that agree in the entity key.
     pub group: Option<Group>,
+    pub time_to_live: Option<TimeToLive>,
     /// Whose documents the rows are made of, where they are no table's.
     pub input: Option<Input>,
 }
@@ -314,6 +318,7 @@ impl Plan {
             columns.extend(over_this.flat_map(ResolvedAggregate::columns));
         } else {
             columns.extend(self.key.iter().map(|part| part.column));
+            columns.extend(self.time_to_live.iter().map(|time_to_live| time_to_live.column.column));
             if let Some(group) = &self.group {
                 columns.extend(group.aggregates.iter().flat_map(ResolvedAggregate::columns));
                 columns.extend(computed_columns(&group.computed));

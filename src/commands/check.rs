@@ -30,6 +30,7 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         ok("configuration", format!("{} is well formed", args.config.config.display())),
         ok("entities", format!("{} fit their {} table contracts", names.join(", "), contracts.len())),
     ];
+    items.extend(plans.iter().filter_map(time_to_live));
     items.extend(definitions(&config, &plans));
     let mut policies = Vec::new();
     for one in config.each()? {
@@ -57,6 +58,17 @@ pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
     println!("\n{} ok, {warnings} to look at, {problems} to mend before this can run.", count(Level::Ok));
     Ok(if problems > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// How long entities live, where they do not live on.
+fn time_to_live(plan: &Plan) -> Option<CheckItem> {
+    let time_to_live = plan.time_to_live?;
+    let column = plan.root().table.columns.get(time_to_live.column.column)?;
+    let after =
+        if time_to_live.span.milliseconds() > 0 { format!("{} after its", time_to_live.span) } else { "at its".to_owned() };
+    let stay = if column.nullable { "; those where that is NULL stay" } else { "" };
+    let detail = format!("{} is gone {after} {}, by the source's commit time{stay}", plan.entity, column.name);
+    Some(CheckItem { name: "time to live".to_owned(), level: Level::Ok, detail, remedy: None })
 }
 
 /// Which way the joiner's state comes to serve the definitions, where they have changed.
@@ -98,7 +110,18 @@ async fn sinks(config: &Config, entities: &[EntityInfo]) -> Vec<CheckItem> {
     for entry in &config.sinks {
         let item = |level, detail| CheckItem { name: format!("sink {}", entry.name()), level, detail, remedy: None };
         let checked = match entry.open() {
-            Ok(mut sink) => sink.check(entities).await,
+            Ok(mut sink) => {
+                let limit = sink.key_limit_bytes();
+                let long = entities.iter().filter_map(|info| Some((info, sinks::longest_key_bytes(info)?)));
+                items.extend(long.filter(|(_, bytes)| *bytes > limit).map(|(info, bytes)| {
+                    let detail = format!(
+                        "by its columns the key of {} may become {bytes} bytes long; one that is longer than {limit} may become a dead letter",
+                        info.name
+                    );
+                    item(Level::Warning, detail)
+                }));
+                sink.check(entities).await
+            }
             Err(error) => Err(error),
         };
         match checked {

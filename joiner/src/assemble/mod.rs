@@ -1,4 +1,4 @@
-//! Documents from rows: a pure function of a [`View`], so that what comes out is the join of exactly what the view holds (INV-4).
+//! Documents from rows: a pure function of a [`View`] and of the time that the state has come to ([`expired`]), so that what comes out is the join of exactly what the view holds (INV-4).
 //!
 //! Each node of the entity has its own cursor: going down the tree, no two visits share one, and roots assembled in key order move every cursor forward. Subtrees behind a `one` edge
 //! are kept while the view lasts, because many parents refer to the same few rows.
@@ -10,12 +10,14 @@ use schemas::plan::NodeId;
 
 mod aggregate;
 mod compute;
+pub(crate) mod expired;
 mod part;
 pub(crate) mod parts;
 mod room;
 
 use aggregate::Running;
 use compute::Sums;
+use expired::Expired;
 use parts::Parts;
 use room::Room;
 pub(crate) use room::in_words as limits_in_words;
@@ -41,6 +43,8 @@ pub(crate) struct Assembler<'a> {
     /// Subtrees of `one` edges by the key they are looked up with; `None`: no such row. By side, and through what overlay each side was looked through last.
     kept: [Vec<Kept>; 2],
     through: [Option<&'a Overlay>; 2],
+    /// By side, up to where the root's time is over.
+    over: [Option<&'a [u8]>; 2],
     side: Side,
     kept_bytes: usize,
     reading: Reading,
@@ -72,7 +76,7 @@ type Members = Vec<(usize, usize)>;
 /// What came of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
-    /// The node's filter leaves it out: as far as the entity goes, there is no such row.
+    /// The node's filter leaves it out, or its time is over: as far as the entity goes, there is no such row.
     LeftOut,
     /// Something that is required is missing.
     Incomplete,
@@ -99,7 +103,8 @@ pub(crate) fn entity_key(entity: &Entity, mut bytes: &[u8]) -> Option<EntityKey>
 }
 
 impl<'a> Assembler<'a> {
-    pub(crate) fn new(view: View<'a>, entity: &'a Entity, reading: Reading) -> Self {
+    /// `expired`: whose time is over, as of what the view holds.
+    pub(crate) fn new(view: View<'a>, entity: &'a Entity, reading: Reading, expired: &'a Expired) -> Self {
         let nodes = entity.nodes.len();
         Self {
             view,
@@ -108,6 +113,7 @@ impl<'a> Assembler<'a> {
             scratch: (0..nodes).map(|_| Scratch::default()).collect(),
             kept: [vec![HashMap::new(); nodes], vec![HashMap::new(); nodes]],
             through: [view.overlay; 2],
+            over: [expired.bound(entity); 2],
             side: Side::Now,
             kept_bytes: 0,
             reading,
@@ -115,6 +121,11 @@ impl<'a> Assembler<'a> {
             room: None,
             parts: Parts::new(),
         }
+    }
+
+    /// Documents as they were told are those of before the time of some was over.
+    pub(crate) fn told_as_of(&mut self, expired: &'a Expired) {
+        self.over[Side::Told as usize] = expired.bound(self.entity);
     }
 
     /// Documents from here on are those of a side that are seen through this overlay, or without one.
@@ -227,7 +238,8 @@ impl<'a> Assembler<'a> {
         let node: &'a Node = &self.entity.nodes[id];
         let mut spans = std::mem::take(&mut self.scratch[id].spans);
         let row = spans.read(bytes);
-        if node.filter.is_some_and(|slot| row.get(slot) != b"true") {
+        let over = id == 0 && expired::is_over(self.entity, self.over[self.side as usize], row);
+        if over || node.filter.is_some_and(|slot| row.get(slot) != b"true") {
             self.scratch[id].spans = spans;
             return Ok(Made::LeftOut);
         }

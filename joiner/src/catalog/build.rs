@@ -1,4 +1,4 @@
-//! Compiles plans: tables first, then what is derived of their rows, then the indexes that nodes read, then those that the ways up need.
+//! Compiles plans: tables first, then what is derived of their rows, then the indexes that nodes read, then those that the ways up need, and those that say when entities' time is over; what documents are made of them comes last (`entities.rs`).
 //!
 //! For a state that is there already, nothing is added to how it keeps rows ([`Layout`]): columns, expressions and indexes are looked up in it, and what is not there is told ([`Lacking`]). What it has and nothing uses any more goes:
 //! an index whole, an expression to NULL; but columns stay, as long as the contract has them.
@@ -7,22 +7,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use schemas::TableName;
-use schemas::entity::{FanOut, ManyEdge, OneEdge};
 use schemas::parse::Columns;
-use schemas::plan::{AggregateSource, ComputedInput, DERIVED, Edge, KeyPart, NodeId, Plan};
-use schemas::table::{SqlType, TableSchema};
+use schemas::plan::{DERIVED, KeyPart, NodeId, Plan};
+use schemas::table::TableSchema;
 
 use super::layout::{ColumnLayout, IndexLayout, TableLayout};
 use super::{
-    Aggregate, Catalog, Computed, DerivedSlot, Entity, Group, Index, IndexId, IndexKind, Lacking, Layout, Link, Many, Node,
-    OfDocuments, Place, SlotMask, SlotPart, Source, Table, TableId, Up,
+    Catalog, DerivedSlot, Entity, Index, IndexId, IndexKind, Lacking, Layout, Node, Place, SlotMask, SlotPart, Table, TableId, Up,
 };
 use crate::error::Error;
 
-struct TableDraft {
+pub(super) struct TableDraft {
     schema: Arc<TableSchema>,
     /// Slot to column; [`GONE`] where the contract does not have it any more, as it was kept.
-    columns: Vec<usize>,
+    pub(super) columns: Vec<usize>,
     derived: Vec<DerivedSlot>,
     /// Columns that are kept, not only read by expressions.
     kept: BTreeSet<usize>,
@@ -44,14 +42,16 @@ pub(super) struct Builder<'a> {
     /// How the state keeps rows, where there is one: nothing is added to it.
     base: Option<&'a Layout>,
     lacking: BTreeSet<Lacking>,
-    tables: Vec<TableDraft>,
+    pub(super) tables: Vec<TableDraft>,
     by_name: HashMap<TableName, TableId>,
-    indexes: Vec<Index>,
+    pub(super) indexes: Vec<Index>,
     /// By entity and node.
-    rows: HashMap<(usize, NodeId), IndexId>,
-    ups: HashMap<(usize, NodeId), Up>,
+    pub(super) rows: HashMap<(usize, NodeId), IndexId>,
+    pub(super) ups: HashMap<(usize, NodeId), Up>,
     /// By entity, of those that roll up another's documents: the index of these by their own key.
-    by_key: HashMap<usize, IndexId>,
+    pub(super) by_key: HashMap<usize, IndexId>,
+    /// By entity, of those with a time to live: the index of the roots by its column.
+    pub(super) expiries: HashMap<usize, IndexId>,
 }
 
 impl<'a> Builder<'a> {
@@ -75,6 +75,7 @@ impl<'a> Builder<'a> {
         builder.kept_indexes();
         builder.row_indexes(plans);
         builder.ways_up(plans);
+        builder.expiries(plans);
         builder.drop_unused();
         let count = builder.indexes.len();
         if count > usize::from(u16::MAX) {
@@ -100,6 +101,7 @@ impl<'a> Builder<'a> {
             rows: HashMap::new(),
             ups: HashMap::new(),
             by_key: HashMap::new(),
+            expiries: HashMap::new(),
         };
         for node in plans.iter().flat_map(|plan| &plan.nodes) {
             let name = &node.table.name;
@@ -191,11 +193,11 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn table_of(&self, plan: &Plan, node: NodeId) -> TableId {
+    pub(super) fn table_of(&self, plan: &Plan, node: NodeId) -> TableId {
         self.by_name.get(&plan.nodes[node].table.name).copied().unwrap_or_default()
     }
 
-    fn slot(&self, plan: &Plan, table: TableId, column: usize) -> usize {
+    pub(super) fn slot(&self, plan: &Plan, table: TableId, column: usize) -> usize {
         let draft = &self.tables[table];
         // Every column that a plan names is among its table's used columns, and everything derived has its slot.
         match column.checked_sub(DERIVED).and_then(|nth| plan.derived.get(nth)) {
@@ -207,7 +209,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn key(&self, plan: &Plan, table: TableId, parts: &[KeyPart]) -> Vec<SlotPart> {
+    pub(super) fn key(&self, plan: &Plan, table: TableId, parts: &[KeyPart]) -> Vec<SlotPart> {
         parts.iter().map(|part| SlotPart { slot: self.slot(plan, table, part.column), key_type: part.key_type }).collect()
     }
 
@@ -226,7 +228,7 @@ impl<'a> Builder<'a> {
     /// Takes out what the state has and nothing uses any more.
     fn drop_unused(&mut self) {
         let looked_up = self.ups.values().filter_map(|up| if let Up::Lookup(index) = up { Some(*index) } else { None });
-        let rows = self.rows.values().chain(self.by_key.values()).copied();
+        let rows = self.rows.values().chain(self.by_key.values()).chain(self.expiries.values()).copied();
         let used: BTreeSet<IndexId> = rows.chain(looked_up).collect();
         for (id, index) in self.indexes.iter_mut().enumerate().filter(|(id, _)| !used.contains(id)) {
             tracing::debug!(id, ?index, "an index is no longer used");
@@ -336,6 +338,18 @@ impl<'a> Builder<'a> {
                 };
                 self.ups.insert((entity, id), up);
             }
+        }
+    }
+
+    /// Roots by the column that says when their time is over. NULL stands in none of them: it never is.
+    fn expiries(&mut self, plans: &[Arc<Plan>]) {
+        for (entity, plan) in plans.iter().enumerate() {
+            let Some(time_to_live) = plan.time_to_live else { continue };
+            let table = self.table_of(plan, 0);
+            let cluster = self.key(plan, table, &[time_to_live.column]);
+            let stored = self.key(plan, table, &plan.key).iter().map(|part| part.slot).collect();
+            let index = self.index(IndexKind::Links, table, cluster, &stored);
+            self.expiries.insert(entity, index);
         }
     }
 
@@ -451,207 +465,4 @@ impl<'a> Builder<'a> {
             places: Vec::new(),
         }
     }
-
-    fn entity(&self, entity: usize, plans: &[Arc<Plan>]) -> Entity {
-        let plan = &plans[entity];
-        let table = self.table_of(plan, 0);
-        let nodes = (0..plan.nodes.len()).map(|id| self.node(entity, plan, id)).collect();
-        let group = plan.group.as_ref().map(|group| {
-            let mut names = Names::default();
-            let fields = group.fields.iter();
-            let fields = fields.map(|field| (names.next(&field.name), self.slot(plan, table, field.column))).collect();
-            let aggregates = self.aggregates(plan, &group.aggregates, &mut names);
-            let computed = self.computed(plan, 0, &group.computed, [0, 0], &mut names);
-            Group { fields, aggregates, computed }
-        });
-        let (number, changed, since) = (entity as u16, 0, 0);
-        let key = self.key(plan, table, &plan.key);
-        let named = |name: &str| plans.iter().position(|plan| *plan.entity == *name);
-        let of = plan.input.as_ref().map(|input| OfDocuments {
-            entity: named(&input.plan.entity).unwrap_or_default(),
-            table,
-            by_key: self.by_key.get(&entity).copied().unwrap_or_default(),
-            columns: self.tables[table].columns.clone(),
-        });
-        let rolls_up =
-            |(_, other): &(usize, &Arc<Plan>)| other.input.as_ref().is_some_and(|input| input.plan.entity == plan.entity);
-        let rolled_up_by = plans.iter().enumerate().filter(rolls_up).map(|(nth, _)| nth).collect();
-        let (name, plan) = (plan.entity.clone(), plan.clone());
-        Entity { name, number, changed, since, plan, key, nodes, group, of, rolled_up_by }
-    }
-
-    fn aggregates(&self, plan: &Plan, aggregates: &[schemas::plan::ResolvedAggregate], names: &mut Names) -> Vec<Aggregate> {
-        let aggregate = |aggregate: &schemas::plan::ResolvedAggregate| {
-            let over = self.table_of(plan, aggregate.over);
-            let child = &plan.nodes[aggregate.over];
-            let value = aggregate.value.map(|value| match value {
-                AggregateSource::Column(column) => Source::Slot(self.slot(plan, over, column)),
-                AggregateSource::Member(nth) => Source::Member(child.ones.len() + child.manys.len() + nth),
-            });
-            let filter = aggregate.filter.map(|column| self.slot(plan, over, column));
-            let (name, of) = (names.next(&aggregate.name), aggregate.of.clone());
-            Aggregate { name, over: aggregate.over, kind: aggregate.kind, value, filter, of }
-        };
-        aggregates.iter().map(aggregate).collect()
-    }
-
-    /// `edges`: how many `one` and `many` edges stand before the aggregates.
-    fn computed(
-        &self,
-        plan: &Plan,
-        id: NodeId,
-        computed: &[schemas::plan::Computed],
-        edges: [usize; 2],
-        names: &mut Names,
-    ) -> Vec<Computed> {
-        let table = self.table_of(plan, id);
-        let node = &plan.nodes[id];
-        let source = |input: &ComputedInput| match *input {
-            ComputedInput::Column(column) => Source::Slot(self.slot(plan, table, column)),
-            ComputedInput::Edge(child) => {
-                let all = node.ones.iter().chain(&node.manys);
-                Source::Member(all.into_iter().position(|&other| other == child).unwrap_or_default())
-            }
-            ComputedInput::Aggregate(nth) => Source::Member(edges[0] + edges[1] + nth),
-        };
-        computed
-            .iter()
-            .map(|computed| Computed {
-                name: names.next(&computed.name),
-                expression: computed.expression.clone(),
-                inputs: computed.inputs.iter().map(source).collect(),
-            })
-            .collect()
-    }
-
-    fn node(&self, entity: usize, plan: &Plan, id: NodeId) -> Node {
-        let node = &plan.nodes[id];
-        let table = self.table_of(plan, id);
-        let parent_table = node.parent.map_or(table, |parent| self.table_of(plan, parent));
-        let mut names = Names::default();
-        let fields = node.fields.iter().map(|field| (names.next(&field.name), self.slot(plan, table, field.column))).collect();
-        let ones = node.ones.iter().map(|&one| (names.next(&plan.nodes[one].name), one)).collect();
-        let manys = node
-            .manys
-            .iter()
-            .map(|&many| Many { name: names.next(&plan.nodes[many].name), node: many, order: self.order(plan, many, entity) })
-            .collect();
-        let aggregates = self.aggregates(plan, &node.aggregates, &mut names);
-        let computed = self.computed(plan, id, &node.computed, [node.ones.len(), node.manys.len()], &mut names);
-        let above = match (node.parent, &plan.group) {
-            (Some(parent), _) => &plan.nodes[parent].aggregates[..],
-            (None, Some(group)) => &group.aggregates[..],
-            (None, None) => &[],
-        };
-        let of_member = |aggregate: &schemas::plan::ResolvedAggregate| {
-            aggregate.over == id && matches!(aggregate.value, Some(AggregateSource::Member(_)))
-        };
-        let spans = !computed.is_empty() || above.iter().any(of_member);
-        let mut edges = node.ones.iter().chain(&node.manys);
-        let local = !above.iter().any(of_member) && !edges.any(|&child| plan.nodes[child].require);
-        let rows = self.rows.get(&(entity, id)).copied().unwrap_or_default();
-        // Of a document that shows all its children, all are read anyway.
-        let cut = plan.definition.limits.is_some() && self.order(plan, id, entity).is_none();
-        let cut = cut && local && matches!(node.edge, Edge::Many { .. }) && above.iter().any(|one| one.over == id);
-        let grouped = node.parent.is_none() && plan.group.is_some();
-        let parts = (grouped || cut) && self.indexes.get(rows).is_some_and(|index| !index.suffix.is_empty());
-        let link = |link: &schemas::plan::Link| Link {
-            parent_slot: self.slot(plan, parent_table, link.parent_column),
-            own_slot: self.slot(plan, table, link.own_column),
-            key_type: link.key_type,
-        };
-        Node {
-            table,
-            parent: node.parent,
-            rows,
-            link: node.link.iter().map(link).collect(),
-            require: node.require,
-            filter: node.filter.map(|column| self.slot(plan, table, column)),
-            up: self.ups.get(&(entity, id)).copied().unwrap_or(Up::Root),
-            fields,
-            ones,
-            manys,
-            aggregates,
-            computed,
-            spans,
-            local,
-            parts,
-        }
-    }
-
-    /// The order wanted, unless the rows stand in it anyway.
-    fn order(&self, plan: &Plan, id: NodeId, entity: usize) -> Option<Vec<(SlotPart, bool)>> {
-        let Edge::Many { order_by } = &plan.nodes[id].edge else { return None };
-        let table = self.table_of(plan, id);
-        let part = |part: &schemas::plan::OrderPart| {
-            (SlotPart { slot: self.slot(plan, table, part.column), key_type: part.key_type }, part.descending)
-        };
-        let order: Vec<(SlotPart, bool)> = order_by.iter().map(part).collect();
-        let suffix = &self.indexes[self.rows.get(&(entity, id)).copied().unwrap_or_default()].suffix;
-        let natural =
-            order.len() <= suffix.len() && order.iter().zip(suffix).all(|((part, descending), own)| part == own && !descending);
-        (!natural).then_some(order)
-    }
-}
-
-/// Writes the names of members as they stand in a document, one after another.
-#[derive(Default)]
-struct Names {
-    any: bool,
-}
-
-impl Names {
-    /// `{"name":` or `,"name":`.
-    fn next(&mut self, name: &str) -> Vec<u8> {
-        let mut out = vec![if std::mem::replace(&mut self.any, true) { b',' } else { b'{' }];
-        schemas::value::write_string(&mut out, name);
-        out.push(b':');
-        out
-    }
-}
-
-/// Changes when anything changes that the documents of an entity depend on.
-pub(crate) fn shape(plan: &Plan) -> String {
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(described(plan).as_bytes()))
-}
-
-/// By this, states of before they kept their layout tell which definitions they were built for.
-pub(crate) fn fingerprint(plans: &[Arc<Plan>]) -> String {
-    let text: String = plans.iter().map(|plan| described(plan)).collect();
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
-}
-
-fn tell_at_once(one: &mut BTreeMap<String, OneEdge>, many: &mut BTreeMap<String, ManyEdge>) {
-    for edge in one.values_mut() {
-        edge.fan_out = FanOut::Strict;
-        tell_at_once(&mut edge.one, &mut edge.many);
-    }
-    many.values_mut().for_each(|edge| tell_at_once(&mut edge.one, &mut edge.many));
-}
-
-fn described(plan: &Plan) -> String {
-    // When owners are told of a change is no part of what they are told.
-    let mut definition = plan.definition.clone();
-    tell_at_once(&mut definition.one, &mut definition.many);
-    tell_at_once(&mut definition.rows.one, &mut definition.rows.many);
-    let mut text = serde_json::to_string(&definition).unwrap_or_default();
-    if let Some(input) = &plan.input {
-        text.push_str(&described(&input.plan));
-    }
-    for (table, columns) in plan.used_columns() {
-        let Some(node) = plan.nodes.iter().find(|node| node.table.name == table) else { continue };
-        let key: Vec<&str> = node.table.key_names().collect();
-        text.push_str(&format!("{table}{key:?}"));
-        for column in columns {
-            let column = &node.table.columns[column];
-            // A wider type of the same form changes neither what is kept nor how it is compared.
-            let (form, left_out) = (column.sql_type.form(), column.sql_type.may_be_unavailable());
-            text.push_str(&format!("{:?}{form:?}{left_out}{}", column.name, column.case_insensitive));
-            if matches!(column.sql_type, SqlType::DateTimeOffset { .. }) {
-                // States of before hold keys of local times.
-                text.push_str("utc");
-            }
-        }
-    }
-    text
 }

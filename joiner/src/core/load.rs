@@ -124,6 +124,7 @@ impl Core {
             let source = &mut self.standing.sources[number];
             source.stage = Stage::CatchUp { start_lsn, consistent_from };
             source.commit_time_ms = record.commit_time_ms;
+            source.passes(record.commit_time_ms);
             source.pass_catch_up();
             self.standing.moved();
             self.standing.go_live();

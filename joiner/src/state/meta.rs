@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use schemas::progress::ShardPositions;
-use schemas::{KeyRange, Lsn};
+use schemas::{KeyRange, Lsn, TableName};
 use serde::{Deserialize, Serialize};
 
 use crate::accounting::Unknown;
@@ -248,6 +248,9 @@ pub(crate) struct SourceStanding {
     pub(crate) frontier: Lsn,
     pub(crate) commit_time_ms: i64,
     /// In the present load, by table: snapshot rows published according to the progress records, and received.
+    /// The greatest commit time so far, by which entities' time is over ([`crate::assemble::expired`]). The source's clock may be set back; this is not.
+    #[serde(default)]
+    pub(crate) time_ms: i64,
     pub(crate) snapshot: BTreeMap<String, (u64, u64)>,
     /// Snapshots up to this one are passed over: rows of it were missing.
     #[serde(default)]
@@ -275,6 +278,16 @@ impl SourceStanding {
     }
 
     /// Takes note that the tail has passed what the snapshot may have seen, if it has.
+    /// Takes note of the commit time of a record.
+    pub(crate) fn passes(&mut self, commit_time_ms: i64) {
+        self.time_ms = self.time().max(commit_time_ms);
+    }
+
+    /// The time that it has come to. (States of before it was kept have the frontier's.)
+    pub(crate) fn time(&self) -> i64 {
+        self.time_ms.max(self.commit_time_ms)
+    }
+
     pub(crate) fn pass_catch_up(&mut self) {
         if let Stage::CatchUp { start_lsn, consistent_from } = self.stage
             && self.frontier >= consistent_from
@@ -367,6 +380,15 @@ impl Standing {
     }
 
     /// The LSNs of all sources.
+    /// The number of the source that a table is of.
+    pub(crate) fn source_of(&self, table: &TableName) -> Option<usize> {
+        match &table.source {
+            Some(name) => self.sources.iter().position(|source| source.source == **name),
+            // There is one.
+            None => (!self.sources.is_empty()).then_some(0),
+        }
+    }
+
     pub(crate) fn frontiers(&self) -> Vec<Lsn> {
         self.sources.iter().map(|source| source.frontier).collect()
     }

@@ -8,6 +8,10 @@
 //! The head of the outbox moves when nothing is pending any more, and then each document's row is what the document is: when the rows were made (below) that was so, each later change of a document has replaced its row, and documents that have not been told of a change (`lazy`) there are none, because
 //! an entity that is rolled up has only strict fan-outs. The old row is not told by anybody, but read: whatever was told twice, or is told without having changed, comes to nothing.
 //!
+//! # Documents that are set aside
+//! One that is past its limits (`exceeded: dead_letter`) makes no row. What was told of it last would be another choice, but that is not kept, and it is no function of the rows: a state that is built anew, and a sink that is loaded, know
+//! nothing of it. So a roll-up is over the documents that fit as of its LSN, whatever anybody was told before.
+//!
 //! # The first rows
 //! When a load has ended, or the definition of what is rolled up is another, the rows are made of all documents at once, before anything is told or read ([`Standing::unmade`]). A kill begins that anew.
 
@@ -20,11 +24,13 @@ use schemas::plan::{InputColumn, KeyType};
 use serde_json::Value as Json;
 
 use super::dirty::{Dirty, Room, Touched};
+use super::documents::Made;
 use super::rows::Rows;
 use super::{Tools, put_pending};
+use crate::assemble::expired::Expired;
 use crate::assemble::parts::{Stale, remove_entity};
 use crate::buffer::{ChangeRef, Kind};
-use crate::catalog::{Catalog, Entity, OfDocuments};
+use crate::catalog::{Catalog, Entity, OfDocuments, TableId};
 use crate::dead_letters::TooLarge;
 use crate::error::Error;
 use crate::metrics;
@@ -42,31 +48,24 @@ pub(super) fn rolls_up(tools: &Tools, key: &[u8]) -> bool {
 /// Rows made of documents, and the groups that they touch.
 pub(super) struct Contributed(Option<(Overlay, Touched)>);
 
-/// Of entries of the outbox.
-pub(super) fn contribute<'e>(
-    tools: &Tools,
-    snapshot: &Snapshot<'_>,
-    entries: impl Iterator<Item = &'e [u8]>,
-) -> Result<Contributed, Error> {
+/// Of documents that are told, and of those that are set aside.
+pub(super) fn contribute(tools: &Tools, snapshot: &Snapshot<'_>, made: &Made) -> Result<Contributed, Error> {
     let catalog = &*tools.catalog;
     if catalog.entities.iter().all(|entity| entity.of.is_none()) {
         return Ok(Contributed(None));
     }
     let (view, mut rows, mut changes) = (tools.view(snapshot), Rows::new(catalog), Vec::new());
-    for entry in entries {
+    for entry in made.entries() {
         let Some(of) = outbox::named(entry).and_then(|change| catalog.numbered(change.entity)) else { continue };
         if catalog.entities[of].rolled_up_by.is_empty() {
             continue;
         }
         let change = outbox::decode(entry, catalog).ok_or_else(|| tools.store.corrupt("an outbox entry that cannot be read"))?;
-        for &roll_up in &catalog.entities[of].rolled_up_by {
-            let roll_up = &catalog.entities[roll_up];
-            let Some(of) = &roll_up.of else { continue };
-            let before = standing_row(view, of, roll_up, &change.key)?;
-            let after = made_of(catalog, roll_up, of, &change)?;
-            if before != after {
-                changes.push((of.table, before, after));
-            }
+        rows_of(view, &catalog.entities[of], &change.key, change.document.as_deref(), &mut changes)?;
+    }
+    for letter in made.set_aside() {
+        if let Some(of) = catalog.entity(&letter.entity) {
+            rows_of(view, &catalog.entities[of], &letter.key, None, &mut changes)?;
         }
     }
     for (table, before, after) in &changes {
@@ -78,6 +77,23 @@ pub(super) fn contribute<'e>(
     }
     let touched = dirty.finish()?;
     Ok(Contributed(Some((rows.overlay, touched))))
+}
+
+/// By table of a roll-up: the row that a document made, and the one that it makes.
+type Changes = Vec<(TableId, Option<Vec<u8>>, Option<Vec<u8>>)>;
+
+/// Adds what a document, or that there is none, changes of the rows that it makes.
+fn rows_of(view: View<'_>, entity: &Entity, key: &EntityKey, document: Option<&str>, changes: &mut Changes) -> Result<(), Error> {
+    for &roll_up in &entity.rolled_up_by {
+        let roll_up = &view.catalog.entities[roll_up];
+        let Some(of) = &roll_up.of else { continue };
+        let before = standing_row(view, of, roll_up, key)?;
+        let after = made_of(view.catalog, roll_up, of, key, document);
+        if before != after {
+            changes.push((of.table, before, after));
+        }
+    }
+    Ok(())
 }
 
 const fn change<'r>(table: usize, before: Option<&'r [u8]>, after: Option<&'r [u8]>) -> ChangeRef<'r> {
@@ -106,7 +122,8 @@ impl Contributed {
         };
         stale.remove(&tools.store, batch)?;
         let owners = touched.owners.iter().map(|key| (key.as_slice(), None)).collect();
-        put_pending(tools, snapshot, owners, false, (standing, tail), batch)
+        // Groups have no time of their own.
+        put_pending(tools, (snapshot, &Expired::default()), owners, false, (standing, tail), batch)
     }
 
     pub(super) fn is_written(&self, tools: &Tools) {
@@ -128,11 +145,11 @@ fn standing_row(view: View<'_>, of: &OfDocuments, roll_up: &Entity, key: &Entity
 }
 
 /// The row that a document makes; none where there is no document.
-fn made_of(catalog: &Catalog, roll_up: &Entity, of: &OfDocuments, change: &EntityChange) -> Result<Option<Vec<u8>>, Error> {
-    let (Some(text), Some(input)) = (&change.document, &roll_up.plan.input) else { return Ok(None) };
+fn made_of(catalog: &Catalog, roll_up: &Entity, of: &OfDocuments, key: &EntityKey, document: Option<&str>) -> Option<Vec<u8>> {
+    let (text, input) = document.zip(roll_up.plan.input.as_ref())?;
     // It was written by the assembler; of one that is no JSON every value is null.
     let document: Json = serde_json::from_str(text).unwrap_or_default();
-    let (own_key, parts) = (&catalog.tables[of.table].own_key, change.key.parts());
+    let (own_key, parts) = (&catalog.tables[of.table].own_key, key.parts());
     let (mut out, mut value) = (Vec::new(), Vec::new());
     for (slot, &column) in of.columns.iter().enumerate() {
         value.clear();
@@ -159,7 +176,7 @@ fn made_of(catalog: &Catalog, roll_up: &Entity, of: &OfDocuments, change: &Entit
         }
         row::put(&value, &mut out);
     }
-    Ok(Some(out))
+    Some(out)
 }
 
 /// Makes what entities need of all documents that there are, before anything of them is told: rows of those that they roll up, letters of those that are too large. What there is of it is of another load, or of other definitions.
@@ -239,7 +256,7 @@ fn put_rows(
 ) -> Result<(), Error> {
     let mut rows = Rows::new(&tools.catalog);
     for one in changes {
-        let row = made_of(&tools.catalog, roll_up, of, one)?;
+        let row = made_of(&tools.catalog, roll_up, of, &one.key, one.document.as_deref());
         rows.apply(tools.view(snapshot), change(of.table, None, row.as_deref()))?;
     }
     let mut batch = WriteBatch::default();

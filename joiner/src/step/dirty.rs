@@ -171,10 +171,18 @@ impl<'a, 'o> Dirty<'a, 'o> {
             self.up(entity, node, row)?;
         }
         self.roots.append(&mut self.found);
-        if self.roots.len() >= self.tidy_at {
-            self.make_room()?;
-        }
-        Ok(())
+        if self.roots.len() >= self.tidy_at { self.make_room() } else { Ok(()) }
+    }
+
+    /// Adds an entity that no change leads to.
+    pub(super) fn add_root(&mut self, owner: Vec<u8>) -> Result<(), Error> {
+        self.roots.push(owner);
+        if self.roots.len() >= self.tidy_at { self.make_room() } else { Ok(()) }
+    }
+
+    /// The state after the step.
+    pub(super) const fn view(&self) -> View<'a> {
+        self.view
     }
 
     /// There are many roots: frees them of repeats, and hands them on if there still are.

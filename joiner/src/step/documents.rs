@@ -8,6 +8,7 @@ use rocksdb::WriteBatch;
 use schemas::entity::Exceeded;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::assemble::expired::Expired;
 use crate::assemble::parts::{Kept, Stale};
 use crate::assemble::{Assembler, Made as Outcome, Side, entity_key};
 use crate::catalog::Catalog;
@@ -60,6 +61,20 @@ impl Known<'_> {
     }
 }
 
+/// Whose time was over when documents were told last, and whose is over now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times<'a> {
+    pub(crate) told: &'a Expired,
+    pub(crate) now: &'a Expired,
+}
+
+impl<'a> Times<'a> {
+    /// Between steps.
+    pub(crate) const fn of(expired: &'a Expired) -> Self {
+        Self { told: expired, now: expired }
+    }
+}
+
 /// What came of keys, as far as they were worked off: always the first so many.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
@@ -106,6 +121,11 @@ impl Made {
         Ok(())
     }
 
+    /// The letters of documents that are too large.
+    pub(crate) fn set_aside(&self) -> impl Iterator<Item = &TooLarge> {
+        self.pieces.iter().flat_map(|piece| &piece.letters).filter_map(|(_, letter)| letter.as_ref())
+    }
+
     /// The entries of the documents that have changed, in the order of their keys.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &[u8]> {
         self.pieces.iter().flat_map(|piece| {
@@ -121,11 +141,12 @@ pub(crate) fn assemble<'a>(
     stale: &'a Stale,
     share: Share,
     keys: &[(&[u8], Known<'a>)],
+    times: Times<'a>,
     standing: &Standing,
 ) -> Result<Made, Error> {
     let twice = keys.iter().any(|(_, known)| matches!(known, Known::Through(_)));
     let pieces = work_off(share, keys, || {
-        let mut documents = Documents::new(after, if twice { Reading::Twice } else { Reading::Once });
+        let mut documents = Documents::new(after, if twice { Reading::Twice } else { Reading::Once }, times);
         documents.stale = Some(stale);
         let mut room = 0;
         move |keys: &[(&[u8], Known<'a>)], made: &AtomicUsize| {
@@ -143,15 +164,16 @@ pub(crate) fn assemble<'a>(
     Ok(Made { count: pieces.iter().map(|piece| piece.keys).sum(), pieces })
 }
 
-/// Calls `each` with the keys and the hashes of their documents as they were told, seen through what stands beside them; empty where there was none.
+/// Calls `each` with the keys and the hashes of their documents as they were told, seen through what stands beside them; empty where there was none. `told`: whose time was over then.
 pub(crate) fn known<'a>(
     before: View<'a>,
+    told: &'a Expired,
     share: Share,
     keys: &[(&[u8], Option<&'a Overlay>)],
     mut each: impl FnMut(&[u8], &[u8]),
 ) -> Result<(), Error> {
     let hashes = work_off(share, keys, || {
-        let mut documents = Documents::new(before, Reading::Once);
+        let mut documents = Documents::new(before, Reading::Once, Times::of(told));
         move |keys: &[(&[u8], Option<&'a Overlay>)], _: &AtomicUsize| {
             keys.iter().map(|(key, through)| documents.hash(key, *through)).collect::<Result<Vec<Vec<u8>>, Error>>()
         }
@@ -197,6 +219,7 @@ where
 struct Documents<'a> {
     view: View<'a>,
     reading: Reading,
+    times: Times<'a>,
     assemblers: Vec<Option<Assembler<'a>>>,
     /// What is kept of aggregates and does not hold any more; with it, what is made of them is kept.
     stale: Option<&'a Stale>,
@@ -205,17 +228,18 @@ struct Documents<'a> {
 }
 
 impl<'a> Documents<'a> {
-    fn new(view: View<'a>, reading: Reading) -> Self {
+    fn new(view: View<'a>, reading: Reading, times: Times<'a>) -> Self {
         let assemblers = view.catalog.entities.iter().map(|_| None).collect();
-        Self { view, reading, assemblers, stale: None, old: Vec::new(), new: Vec::new() }
+        Self { view, reading, times, assemblers, stale: None, old: Vec::new(), new: Vec::new() }
     }
 
     /// Assembles a document.
     fn document(&mut self, key: &[u8], side: Side, overlay: Option<&'a Overlay>, out: &mut Vec<u8>) -> Result<Outcome, Error> {
-        let (view, reading, stale) = (self.view, self.reading, self.stale);
+        let (view, reading, times, stale) = (self.view, self.reading, self.times, self.stale);
         let (entity, parts) = split(view.store, view.catalog, key)?;
         let assembler = self.assemblers[entity].get_or_insert_with(|| {
-            let mut assembler = Assembler::new(view, &view.catalog.entities[entity], reading);
+            let mut assembler = Assembler::new(view, &view.catalog.entities[entity], reading, times.now);
+            assembler.told_as_of(times.told);
             stale.into_iter().for_each(|stale| assembler.keep_parts(stale));
             assembler
         });

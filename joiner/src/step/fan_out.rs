@@ -17,7 +17,7 @@
 //! Say that everything is told up to frontier C (before the first change that waits), and take a document with the mark M (M = C if it has none). Claim: what was told of it is its join in the state of now in which rows of those tables
 //! are as they were at M, each place being taken back to what stood there before the first step after M that wrote there. At M this is so: it was assembled from just that state, or everything had been told. A later step that changes
 //! the join as of now in a row which stands at a place without a way up by way of indexes reaches the document, which is looked at and gets a new mark; one that changes rows of the other tables does not change what the claim speaks
-//! of. Whatever stands above such a row and is not itself such a table's is unchanged, or the document would have been reached. So nothing is told twice, and nothing is left out.
+//! of. Whatever stands above such a row and is not itself such a table's is unchanged, or the document would have been reached. So nothing is told twice, and nothing is left out. (Nor has the time of its root come meanwhile: a step would have looked at it, [`super::expire`].)
 //!
 //! # Bounds
 //! The past and the changes of a step together are kept under [`PAST_BYTES`]: where a step would exceed that, what waits is worked off first, and the step's own fan-outs are not left to walks. The same holds when a table begins to be read again,
@@ -29,9 +29,10 @@ use rocksdb::{Snapshot, WriteBatch};
 use schemas::Lsn;
 
 use super::contribute::contribute;
-use super::documents::{Known, assemble};
+use super::documents::{Known, Times, assemble};
 use super::walk::{Reach, Waiting, Walk, reach};
 use super::{Report, Tools};
+use crate::assemble::expired::Expired;
 use crate::assemble::parts::Stale;
 use crate::catalog::{Catalog, IndexKind};
 use crate::error::Error;
@@ -331,8 +332,9 @@ pub(crate) fn tell(
     let complete = fan_outs.complete_without(over, standing);
     let told = keys.len() as u64;
     let (mut rest, stale, mut touched) = (keys.as_slice(), Stale::default(), false);
+    let expired = Expired::as_of(&tools.catalog, standing);
     loop {
-        let made = assemble(view, &stale, tools.share, rest, standing)?;
+        let made = assemble(view, &stale, tools.share, rest, Times::of(&expired), standing)?;
         let (done, left) = rest.split_at(made.count());
         let mut batch = WriteBatch::default();
         made.put_beside(store, &mut batch)?;
@@ -343,7 +345,7 @@ pub(crate) fn tell(
         if left.is_empty() {
             fan_outs.put(tools, &mut batch, number, &waiting, complete.0)?;
         }
-        let contributed = contribute(tools, &snapshot, made.entries())?;
+        let contributed = contribute(tools, &snapshot, &made)?;
         contributed.write(tools, &snapshot, tail, standing, &mut batch)?;
         touched |= contributed.has_touched();
         standing.pending = (!lazy).then_some(Pending { tail });

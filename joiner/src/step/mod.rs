@@ -19,6 +19,9 @@
 //! Each document that may have changed is assembled twice, from the state as it was and as it is: only one that differs goes out. (Keeping the documents, or hashes of them, would cost a lookup and a write for each; the rows that
 //! both are made of are read once.) What is left for later ([`Pending`]) is kept with the hash of the document as it was, because that state is gone then.
 //!
+//! # Entities whose time is over
+//! The frontier's time is an argument of the assembling. What comes due with a step is looked at as what a change has touched is: [`expire`].
+//!
 //! # More rows than fit in memory
 //! A step that changes more is written in portions, and told when it is whole: [`portions`].
 //!
@@ -36,6 +39,7 @@ use schemas::Lsn;
 mod contribute;
 mod dirty;
 mod documents;
+mod expire;
 mod fan_out;
 mod portions;
 mod rows;
@@ -45,12 +49,14 @@ use contribute::contribute;
 pub(crate) use contribute::make_first;
 use dirty::{Dirty, Room, Touched};
 pub(crate) use documents::Share;
-use documents::{Known, assemble, known};
+use documents::{Known, Times, assemble, known};
+pub(crate) use expire::is_many as expires_many;
 pub(crate) use fan_out::{FanOuts, PAST_BYTES, tell};
 use portions::Begun;
 pub(crate) use rows::{Applied, apply};
 
 use crate::accounting::Miscount;
+use crate::assemble::expired::Expired;
 use crate::assemble::parts::Stale;
 use crate::assemble::{Assembler, Made};
 use crate::buffer::{ChangeRef, Kind, Taken};
@@ -115,6 +121,8 @@ pub(crate) struct Beside<'a> {
     pub(crate) again: bool,
     /// The frontier before the step, and its commit time.
     pub(crate) from: (Lsn, i64),
+    /// Whose time was over before it.
+    pub(crate) told: &'a Expired,
 }
 
 /// Writes rows and standing, and assembles nothing: while the first load catches up.
@@ -147,15 +155,18 @@ pub(crate) fn finish(
     let mut begun = Begun::new(beside.source, standing);
     let last = portions::write(tools, taken, applied, beside, &mut begun)?;
     let overlay = last.as_ref().map_or(&applied.overlay, |last| last.overlay());
-    let snapshot = tools.store.db().snapshot();
-    let writing = Writing { tools, snapshot: &snapshot, overlay, beside };
-    let touched = writing.touched(&mut begun, |dirty| match &last {
-        Some(last) => last.touch(dirty),
-        None => taken.for_each(|change| {
-            let counting = applied.counting[change.table];
-            let counts = reread::counts(counting, change.reader, change.commit_lsn);
-            if counts { dirty.add(change, beside.again || counting.is_some()) } else { Ok(()) }
-        }),
+    let (snapshot, now) = (tools.store.db().snapshot(), Expired::as_of(&tools.catalog, standing));
+    let writing = Writing { tools, snapshot: &snapshot, overlay, beside, now: &now };
+    let touched = writing.touched(&mut begun, |dirty| {
+        match &last {
+            Some(last) => last.touch(dirty),
+            None => taken.for_each(|change| {
+                let counting = applied.counting[change.table];
+                let counts = reread::counts(counting, change.reader, change.commit_lsn);
+                if counts { dirty.add(change, beside.again || counting.is_some()) } else { Ok(()) }
+            }),
+        }?;
+        dirty.expire(beside.told, &now)
     })?;
     begun.hand_over(standing);
     writing.write(touched, fan_outs, standing, &mut applied.report)
@@ -180,10 +191,15 @@ pub(crate) fn remove(
         dirty.add(gone, false)?;
     }
     let touched = if standing.live { dirty.finish()? } else { Touched::default() };
-    let from = (standing.frontier, standing.commit_time_ms);
-    let beside = Beside { source, remembered: None, hold: true, walks: false, again: false, from };
+    let (from, now) = ((standing.frontier, standing.commit_time_ms), Expired::as_of(&tools.catalog, standing));
+    let beside = Beside { source, remembered: None, hold: true, walks: false, again: false, from, told: &now };
     // Nothing waits while a table is read again.
-    Writing { tools, snapshot: &snapshot, overlay: &overlay, beside }.write(touched, &mut FanOuts::default(), standing, report)
+    Writing { tools, snapshot: &snapshot, overlay: &overlay, beside, now: &now }.write(
+        touched,
+        &mut FanOuts::default(),
+        standing,
+        report,
+    )
 }
 
 /// A step that is about to be written.
@@ -193,6 +209,8 @@ struct Writing<'a> {
     snapshot: &'a Snapshot<'a>,
     overlay: &'a Overlay,
     beside: Beside<'a>,
+    /// Whose time is over after it.
+    now: &'a Expired,
 }
 
 impl Writing<'_> {
@@ -224,7 +242,8 @@ impl Writing<'_> {
         }
         let was = |nth: usize| if mixed { Known::Nothing } else { Known::Through(fan_outs.as_told(&marks, nth)) };
         let now: Vec<_> = owners.iter().enumerate().take(at_once).map(|(nth, key)| (key.as_slice(), was(nth))).collect();
-        let made = assemble(View { overlay: Some(self.overlay), ..before }, &stale, share, &now, standing)?;
+        let times = Times { told: beside.told, now: self.now };
+        let made = assemble(View { overlay: Some(self.overlay), ..before }, &stale, share, &now, times, standing)?;
         // Its buffer would otherwise be copied each time that it doubles.
         let mut batch = WriteBatch::with_capacity_bytes(self.overlay.bytes() + made.bytes() + 4096);
         self.overlay.write(catalog, store, beside.remembered, &mut batch)?;
@@ -237,7 +256,7 @@ impl Writing<'_> {
         let rest = rest.iter().enumerate();
         let rest: Vec<_> = rest.map(|(nth, key)| (key.as_slice(), fan_outs.as_told(&marks, done.len() + nth))).collect();
         self.put_pending(rest, mixed, standing, tail, &mut batch)?;
-        let contributed = contribute(self.tools, self.snapshot, made.entries())?;
+        let contributed = contribute(self.tools, self.snapshot, &made)?;
         contributed.write(self.tools, self.snapshot, tail, standing, &mut batch)?;
         fan_outs.begin(before, self.overlay, walks, (standing.frontier, beside.from), &mut batch)?;
         fan_outs.mark(store, &mut batch, done.iter().map(Vec::as_slice), standing.frontier)?;
@@ -276,14 +295,14 @@ impl Writing<'_> {
         tail: u64,
         batch: &mut WriteBatch,
     ) -> Result<(), Error> {
-        put_pending(self.tools, self.snapshot, rest, mixed, (standing, tail), batch)
+        put_pending(self.tools, (self.snapshot, self.beside.told), rest, mixed, (standing, tail), batch)
     }
 }
 
-/// The same; `snapshot`: the state as it was when nothing of it had been touched.
+/// The same; `snapshot`: the state as it was when nothing of it had been touched; `told`: whose time was over then.
 fn put_pending(
     tools: &Tools,
-    snapshot: &Snapshot<'_>,
+    (snapshot, told): (&Snapshot<'_>, &Expired),
     mut rest: Vec<(&[u8], Option<&Overlay>)>,
     mixed: bool,
     (standing, tail): (&mut Standing, u64),
@@ -308,7 +327,7 @@ fn put_pending(
         rest.iter().for_each(|(key, _)| batch.put_cf(family, key, Known::NOTHING));
     } else {
         let share = Share { bytes: usize::MAX, ..*share };
-        known(tools.view(snapshot), share, &rest, |key, hash| batch.put_cf(family, key, hash))?;
+        known(tools.view(snapshot), told, share, &rest, |key, hash| batch.put_cf(family, key, hash))?;
     }
     standing.pending.get_or_insert(Pending { tail });
     Ok(())
@@ -347,7 +366,8 @@ pub(crate) fn drain(
         return Ok(standing.pending.is_some());
     }
     let now: Vec<_> = pending.iter().map(|(key, known)| (key.as_slice(), *known)).collect();
-    let made = assemble(tools.view(&snapshot), &Stale::default(), share, &now, standing)?;
+    let (stale, expired) = (Stale::default(), Expired::as_of(&tools.catalog, standing));
+    let made = assemble(tools.view(&snapshot), &stale, share, &now, Times::of(&expired), standing)?;
     let mut batch = WriteBatch::default();
     made.put_beside(store, &mut batch)?;
     let new_tail = outbox::append(store, &mut batch, tail, made.entries())?;
@@ -359,7 +379,7 @@ pub(crate) fn drain(
     fan_outs.mark(store, &mut batch, told, standing.frontier)?;
     report.assembled += made.count() as u64;
     report.changed += new_tail - tail;
-    let contributed = contribute(tools, &snapshot, made.entries())?;
+    let contributed = contribute(tools, &snapshot, &made)?;
     contributed.write(tools, &snapshot, new_tail, standing, &mut batch)?;
     let more = made.count() == chunk || made.count() < now.len() || apart || fan_outs.has_strict() || contributed.has_touched();
     if more {
@@ -388,8 +408,8 @@ pub(crate) fn assemble_now(store: &Store, catalog: &Catalog, entity: usize, part
     let snapshot = store.db().snapshot();
     let standing = store.standing_at(&snapshot)?;
     let view = View { catalog, store, snapshot: &snapshot, overlay: None, cache: None };
-    let mut text = Vec::new();
-    let made = Assembler::new(view, &catalog.entities[entity], Reading::Once).document(parts, &mut text)?;
+    let (mut text, expired) = (Vec::new(), Expired::as_of(catalog, &standing));
+    let made = Assembler::new(view, &catalog.entities[entity], Reading::Once, &expired).document(parts, &mut text)?;
     let text = String::from_utf8(text).map_err(|_| store.corrupt("a document that is not UTF-8"))?;
     let found = match made {
         Made::Document => Found::Document(text),

@@ -172,7 +172,9 @@ impl<'t> Portion<'t> {
 
     fn write(&self, beside: Beside<'_>, begun: &mut Begun, report: &mut Report) -> Result<(), Error> {
         let beside = Beside { hold: true, walks: false, ..beside };
-        let writing = Writing { tools: self.tools, snapshot: &self.snapshot, overlay: self.overlay(), beside };
+        // Time passes with the last portion.
+        let now = beside.told;
+        let writing = Writing { tools: self.tools, snapshot: &self.snapshot, overlay: self.overlay(), beside, now };
         let live = begun.standing(&self.tools.store)?.live;
         let touched = if live { writing.touched(begun, |dirty| self.touch(dirty))? } else { Touched::default() };
         let standing = begun.standing(&self.tools.store)?;

@@ -12,7 +12,7 @@ use schemas::table::{Column, SqlType};
 use schemas::value::Value;
 use serde_json::{Map, Value as Json, json};
 
-use crate::world::{COMPUTED, D, Database, F2, FILTERS, K2, M, U, VALUES, World};
+use crate::world::{COMPUTED, D, DAY_MS, Database, F2, FILTERS, K2, M, SPANS, T, U, VALUES, World, milliseconds};
 
 /// Hundredths of a number.
 fn hundredths(value: &Value) -> Option<i128> {
@@ -176,14 +176,16 @@ type Children<'a> = (usize, Vec<Documented<'a>>);
 pub(crate) struct Brute<'a> {
     world: &'a World,
     database: &'a Database,
+    /// By table: the time that its source has come to.
+    times: Vec<i64>,
     /// How many children a list of the entity shows, and whether one has more.
     limit: Cell<Option<usize>>,
     cut: Cell<bool>,
 }
 
 impl<'a> Brute<'a> {
-    pub(crate) fn new(world: &'a World, database: &'a Database) -> Self {
-        Self { world, database, limit: Cell::new(None), cut: Cell::new(false) }
+    pub(crate) fn new(world: &'a World, database: &'a Database, times: Vec<i64>) -> Self {
+        Self { world, database, times, limit: Cell::new(None), cut: Cell::new(false) }
     }
 
     fn table(&self, name: &schemas::TableName) -> usize {
@@ -284,11 +286,20 @@ impl<'a> Brute<'a> {
             computed: &definition.computed,
         };
         let mut first: BTreeMap<EntityKey, Option<Json>> = BTreeMap::new();
-        for row in self.rows(table).into_iter().filter(|row| meets(definition.filter.as_ref(), row)) {
+        let is_there = |row: &&Row| meets(definition.filter.as_ref(), row) && !self.is_over(definition, table, row);
+        for row in self.rows(table).into_iter().filter(is_there) {
             let parts = key.iter().map(|&column| normal(&schema.columns[column], &row[column]).unwrap());
             first.entry(EntityKey::from_parts(parts)).or_insert_with(|| self.limited(definition, table, row, &body));
         }
         first.into_iter().filter_map(|(key, document)| Some((key, document?))).collect()
+    }
+
+    /// Whether the time of a root is over.
+    fn is_over(&self, definition: &EntityDefinition, table: usize, row: &Row) -> bool {
+        let Some(time_to_live) = &definition.time_to_live else { return false };
+        let span = SPANS.iter().position(|span| span.parse() == Ok(time_to_live.duration)).unwrap();
+        let span = [0, DAY_MS / 24 * 5, DAY_MS, DAY_MS / 24 * 36][span];
+        self.times[table] > 0 && milliseconds(&row[T]).is_some_and(|from| from + span <= self.times[table])
     }
 
     fn limited(&self, definition: &EntityDefinition, table: usize, row: &Row, body: &Body<'_>) -> Option<Json> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemas::entity::{Aggregate, AggregateFunction, EntityDefinition, Field, ManyEdge, OneEdge, OrderBy};
 
 use crate::dice::Dice;
-use crate::world::{COMPUTED, NAMES};
+use crate::world::{COMPUTED, NAMES, time_to_live};
 
 /// What may change of a definition and of an edge.
 struct Body<'a> {
@@ -21,6 +21,9 @@ pub(crate) fn changed(dice: &mut Dice, definition: &EntityDefinition) -> EntityD
     let mut new = definition.clone();
     if dice.chance(20) {
         new.filter = None;
+    }
+    if new.group_by.is_empty() && dice.chance(30) {
+        new.time_to_live = if dice.chance(70) { time_to_live(dice) } else { None };
     }
     if new.group_by.is_empty() {
         let EntityDefinition { fields, one, many, aggregates, computed, .. } = &mut new;

@@ -22,7 +22,7 @@ use crate::change::changed;
 use crate::crash::{self, dir};
 use crate::dice::Dice;
 use crate::encodings::Encodings;
-use crate::world::{Database, World};
+use crate::world::{Database, World, hours};
 
 const SHARDS: usize = 2;
 /// Of the source where there is but one.
@@ -41,6 +41,24 @@ pub(crate) struct Streams {
     pub(crate) progress: Vec<ProgressRecord>,
 }
 
+/// What the source was, by LSN.
+#[derive(Default)]
+pub(crate) struct History {
+    databases: BTreeMap<u64, Database>,
+    /// The greatest commit time that records have named by then.
+    times: BTreeMap<u64, i64>,
+}
+
+impl History {
+    pub(crate) fn database(&self, at: u64) -> Option<&Database> {
+        self.databases.range(..=at).next_back().map(|(_, database)| database)
+    }
+
+    pub(crate) fn time(&self, at: u64) -> i64 {
+        self.times.range(..=at).next_back().map_or(0, |(_, time)| *time)
+    }
+}
+
 /// The source and its importer.
 pub(crate) struct Source<'a> {
     /// Also what its streams' names begin with.
@@ -51,8 +69,9 @@ pub(crate) struct Source<'a> {
     encodings: Encodings,
     layout: Layout,
     database: Database,
-    /// The database after each LSN.
-    pub(crate) history: BTreeMap<u64, Database>,
+    pub(crate) history: History,
+    /// From this LSN on its clock is behind, for a while.
+    set_back: u64,
     log: Vec<ChangeEvent>,
     now: u64,
     epoch: u64,
@@ -85,7 +104,7 @@ impl Source<'_> {
         self.now += 1 + dice.below(3) as u64;
         let events = self.world.transaction(dice, &self.tables, &mut self.database, lsn(self.now));
         self.log.extend(events);
-        self.history.insert(self.now, self.database.clone());
+        self.history.databases.insert(self.now, self.database.clone());
     }
 
     fn publish(&mut self, event: &ChangeEvent) {
@@ -99,7 +118,16 @@ impl Source<'_> {
         *counts.entry(event.table.name.clone().within()).or_default() += 1;
     }
 
+    /// Of one commit an hour.
+    fn time(&self, at: u64) -> i64 {
+        hours(at as i64 - if (self.set_back..self.set_back + 8).contains(&at) { 9 } else { 0 })
+    }
+
     fn record(&mut self, phase: Phase, from: u64, to: u64) {
+        // That of a snapshot is not known.
+        let commit_time_ms = if phase == Phase::Tail { self.time(to) } else { 0 };
+        let greatest = self.history.times.values().copied().max().unwrap_or_default();
+        self.history.times.insert(to, greatest.max(commit_time_ms));
         let mut positions = ShardPositions::new();
         for ((stream, shard), records) in &self.streams.events {
             positions.entry(stream.clone()).or_default().insert(shard.clone(), SequenceNumber::from(records.len() as u64));
@@ -110,7 +138,7 @@ impl Source<'_> {
             phase,
             from_lsn: lsn(from),
             to_lsn: lsn(to),
-            commit_time_ms: to as i64,
+            commit_time_ms,
             counts: std::mem::take(&mut self.counts),
             dead_lettered: BTreeMap::new(),
             rereads: self
@@ -348,6 +376,8 @@ struct Reader<'a> {
     lazy_checks: u64,
     /// Steps that a kill has left in the middle.
     torn: u64,
+    /// Frontiers at which the time of entities was over.
+    expired: u64,
 }
 
 impl Reader<'_> {
@@ -367,7 +397,7 @@ impl Reader<'_> {
         }
         self.handed_records = position(&Layout::progress_stream(NAME), &ShardId("0".into()));
         self.engine = Some(engine);
-        self.check_after_advance(&BTreeMap::new());
+        self.check_after_advance(&History::default());
     }
 
     /// A copy of the state, in a folder of its own.
@@ -501,10 +531,14 @@ impl Reader<'_> {
     }
 
     /// The entities as they were at a frontier, by definition.
-    fn join_at(&self, history: &BTreeMap<u64, Database>, frontier: u64) -> Vec<BTreeMap<EntityKey, Json>> {
+    fn join_at(&self, history: &History, frontier: u64) -> Vec<BTreeMap<EntityKey, Json>> {
+        self.join_when(history, frontier, history.time(frontier))
+    }
+
+    /// The same as of another time.
+    fn join_when(&self, history: &History, frontier: u64, time: i64) -> Vec<BTreeMap<EntityKey, Json>> {
         let empty = self.world.empty();
-        let database = history.range(..=frontier).next_back().map_or(&empty, |(_, database)| database);
-        let brute = Brute::new(self.world, database);
+        let brute = Brute::new(self.world, history.database(frontier).unwrap_or(&empty), vec![time; empty.len()]);
         let range = self.config.range;
         let of_share = |plan: &Plan| {
             let all = brute.entities(plan).into_iter();
@@ -514,10 +548,10 @@ impl Reader<'_> {
     }
 
     /// By definition, the entities that were too large to be told at a frontier.
-    fn set_aside_at(&self, history: &BTreeMap<u64, Database>, frontier: u64) -> Vec<BTreeSet<EntityKey>> {
+    fn set_aside_at(&self, history: &History, frontier: u64) -> Vec<BTreeSet<EntityKey>> {
         let empty = self.world.empty();
-        let database = history.range(..=frontier).next_back().map_or(&empty, |(_, database)| database);
-        let (brute, range) = (Brute::new(self.world, database), self.config.range);
+        let (database, time) = (history.database(frontier).unwrap_or(&empty), history.time(frontier));
+        let (brute, range) = (Brute::new(self.world, database, vec![time; empty.len()]), self.config.range);
         let of_share = |plan: &Plan| {
             let all = brute.set_aside(plan).into_iter();
             all.filter(|key| range.holds(&plan.entity, key)).collect()
@@ -538,11 +572,11 @@ impl Reader<'_> {
     }
 
     /// Compares everything with the brute-force join, once the joiner is live.
-    fn check_after_advance(&mut self, history: &BTreeMap<u64, Database>) {
+    fn check_after_advance(&mut self, history: &History) {
         let applied = self.engine().frontier();
         let handle = self.engine().handle();
         let head = *handle.outbox().head().borrow();
-        if !head.live || history.is_empty() {
+        if !head.live || history.times.is_empty() {
             return;
         }
         let expected = self.join_at(history, number(applied));
@@ -581,12 +615,13 @@ impl Reader<'_> {
                 self.told = Some(told);
             }
         }
+        self.expired += u64::from(self.join_when(history, number(applied), 0) != expected);
         self.lazy_checks += u64::from(waits);
         self.checks += 1;
     }
 
     /// Takes in what the outbox has told since. Each document is the join as of its version.
-    fn follow(&mut self, told: &mut Told, history: &BTreeMap<u64, Database>) {
+    fn follow(&mut self, told: &mut Told, history: &History) {
         let Page::Changes { changes, .. } = self.engine().handle().outbox().read_after(told.cursor, usize::MAX).unwrap() else {
             panic!("trimmed")
         };
@@ -640,7 +675,8 @@ pub(crate) fn published<'a>(
         encodings,
         layout,
         database: world.empty(),
-        history: BTreeMap::new(),
+        history: History::default(),
+        set_back: if dice.chance(20) { dice.below(40) as u64 } else { u64::MAX - 8 },
         log: Vec::new(),
         now: 1,
         epoch: 1,
@@ -720,12 +756,13 @@ fn reader<'a>(
         checks: 0,
         lazy_checks: 0,
         torn: 0,
+        expired: 0,
         changes: 0,
     }
 }
 
-/// Runs a case; answers how many frontiers were compared, how often the definitions were changed in place, how many frontiers were compared while fan-outs waited, and how many steps a kill has left in the middle.
-pub(crate) fn case(seed: u64) -> [u64; 4] {
+/// Runs a case; answers how many frontiers were compared, how often the definitions were changed in place, how many frontiers were compared while fan-outs waited, how many steps a kill has left in the middle, and at how many frontiers the time of entities was over.
+pub(crate) fn case(seed: u64) -> [u64; 5] {
     let mut dice = Dice::new(seed);
     let world = World::new(&mut dice);
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
@@ -765,11 +802,11 @@ pub(crate) fn case(seed: u64) -> [u64; 4] {
     let last = source.streams.progress.last().unwrap();
     assert_eq!(reader.engine().frontier(), last.to_lsn, "not everything was applied");
     assert_eq!(reader.engine().handle().status().fan_out, None, "not everything was told");
-    [reader.checks, reader.changes, reader.lazy_checks, reader.torn]
+    [reader.checks, reader.changes, reader.lazy_checks, reader.torn, reader.expired]
 }
 
 /// Several instances over the same streams, at different places in them, some of them split; then one that is merged of them and goes on. Answers how many frontiers were compared, and whether one was merged.
-pub(crate) fn several(seed: u64) -> [u64; 4] {
+pub(crate) fn several(seed: u64) -> [u64; 5] {
     let mut dice = Dice::new(seed);
     let world = World::new(&mut dice).of_tables();
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
@@ -806,9 +843,9 @@ pub(crate) fn several(seed: u64) -> [u64; 4] {
         let checks = parts.iter().map(|part| part.checks).sum();
         if dice.chance(15) || !any {
             match if split { None } else { merged(&mut dice, &mut parts) } {
-                Some(one) => return [checks + to_the_end(&mut dice, one, &source), 1, 0, 0],
+                Some(one) => return [checks + to_the_end(&mut dice, one, &source), 1, 0, 0, 0],
                 // Of a source that ends while rows are of different ages nothing can be merged.
-                None if !any => return [checks, 0, 0, 0],
+                None if !any => return [checks, 0, 0, 0, 0],
                 None => {}
             }
         }
@@ -843,6 +880,7 @@ fn merged<'a>(dice: &mut Dice, parts: &mut [Reader<'a>]) -> Option<Reader<'a>> {
         checks: 0,
         lazy_checks: 0,
         torn: 0,
+        expired: 0,
         changes: 0,
     };
     one.seal(&made);

@@ -26,20 +26,24 @@ type Entities = BTreeMap<EntityKey, Json>;
 /// By source: its LSN.
 type Vector = Vec<u64>;
 
-/// The database of all sources as of a vector.
-fn database(sources: &[Source<'_>], vector: &[u64]) -> Database {
+/// The database of all sources as of a vector, and by table the time that its source had come to.
+fn database(sources: &[Source<'_>], vector: &[u64]) -> (Database, Vec<i64>) {
     let mut all = sources[0].world.empty();
+    let mut times = vec![0; all.len()];
     for (source, at) in sources.iter().zip(vector) {
-        if let Some((_, database)) = source.history.range(..=at).next_back() {
-            source.tables.iter().for_each(|&table| all[table].clone_from(&database[table]));
+        for &table in &source.tables {
+            times[table] = source.history.time(*at);
+            if let Some(database) = source.history.database(*at) {
+                all[table].clone_from(&database[table]);
+            }
         }
     }
-    all
+    (all, times)
 }
 
 fn join(sources: &[Source<'_>], config: &Config, vector: &[u64]) -> Vec<Entities> {
-    let database = database(sources, vector);
-    let brute = Brute::new(sources[0].world, &database);
+    let (database, times) = database(sources, vector);
+    let brute = Brute::new(sources[0].world, &database, times);
     config.plans.iter().map(|plan| brute.entities(plan).into_iter().collect()).collect()
 }
 
@@ -294,7 +298,7 @@ impl Reader<'_, '_> {
 }
 
 /// Runs a case; answers how many frontiers were compared, how often the sources were at different places in them, and how often a state was lost or put back.
-pub(crate) fn case(seed: u64) -> [u64; 4] {
+pub(crate) fn case(seed: u64) -> [u64; 5] {
     let mut dice = Dice::new(seed);
     let world = World::of_sources(&mut dice, &NAMES);
     let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
@@ -366,5 +370,5 @@ pub(crate) fn case(seed: u64) -> [u64; 4] {
     reader.check();
     let head = *reader.engine().handle().outbox().head().borrow();
     assert!(head.live && reader.engine().handle().status().fan_out.is_none(), "not everything was told");
-    [reader.checks, apart, reader.begun_anew, 0]
+    [reader.checks, apart, reader.begun_anew, 0, 0]
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use schemas::entity::{
     Aggregate, AggregateFunction, AggregateValue, EntityDefinition, Exceeded, FanOut, Field, GroupBy, Limits, ManyEdge, OneEdge,
-    OrderBy, Rows as GroupRows,
+    OrderBy, Rows as GroupRows, TimeToLive,
 };
 use schemas::event::{ChangeEvent, Op, Row};
 use schemas::plan::{Plan, PlanError};
-use schemas::table::{Column, TableSchema};
+use schemas::table::{Column, SqlType, TableSchema};
 use schemas::value::Value;
 use schemas::{Lsn, Position, TableName};
 
@@ -24,7 +24,32 @@ pub(crate) const D: usize = 4;
 pub(crate) const M: usize = 5;
 pub(crate) const X: usize = 6;
 pub(crate) const U: usize = 7;
-pub(crate) const NAMES: [&str; 8] = ["k1", "k2", "f1", "f2", "d", "m", "x", "u"];
+pub(crate) const T: usize = 8;
+pub(crate) const NAMES: [&str; 9] = ["k1", "k2", "f1", "f2", "d", "m", "x", "u", "t"];
+
+/// Where time begins, 2024-01-01 in days since 0001-01-01; and 1970-01-01.
+const START: i64 = 738_885;
+const UNIX: i64 = 719_162;
+const HOUR_MS: i64 = 3_600_000;
+pub(crate) const DAY_MS: i64 = 24 * HOUR_MS;
+/// How long entities live.
+pub(crate) const SPANS: [&str; 4] = ["0s", "5h", "1d", "36h"];
+
+/// Some hours after time begins, in milliseconds since 1970-01-01.
+pub(crate) const fn hours(n: i64) -> i64 {
+    (START - UNIX) * DAY_MS + n * HOUR_MS
+}
+
+/// The same of what stands in a row.
+pub(crate) fn milliseconds(value: &Value) -> Option<i64> {
+    let of = |days: u32, ticks: u64| (i64::from(days) - UNIX) * DAY_MS + (ticks / 10_000) as i64;
+    match *value {
+        Value::Date(days) => Some(of(days, 0)),
+        Value::DateTime { days, ticks, .. } => Some(of(days, ticks)),
+        Value::DateTimeOffset { days, ticks, offset_minutes, .. } => Some(of(days, ticks) - i64::from(offset_minutes) * 60_000),
+        _ => None,
+    }
+}
 
 /// What rows are filtered by; `brute` knows what they mean.
 pub(crate) const FILTERS: [&str; 5] = ["d >= 1", "m > 0.5", "u != 2 && f2 != 0", "d == null || d < 2", "k2 + u > 1"];
@@ -74,7 +99,7 @@ impl World {
         for limits in definitions.iter_mut().filter(|_| !sources.is_empty()).filter_map(|one| one.limits.as_mut()) {
             limits.exceeded = Exceeded::Truncate;
         }
-        if dice.chance(30) && !definitions[0].sets_aside() {
+        if dice.chance(30) {
             definitions.extend(of_documents(dice, "r0", &definitions[0]));
             // Of a roll-up in turn.
             let last = definitions.last().filter(|last| last.of.is_some() && dice.chance(30)).cloned();
@@ -113,6 +138,7 @@ impl World {
                 let exceeded = if dice.chance(60) { Exceeded::Truncate } else { Exceeded::DeadLetter };
                 Limits { children: Some(dice.below(3)), bytes: None, exceeded }
             }),
+            time_to_live: if dice.chance(35) { time_to_live(dice) } else { None },
             fields: fields(dice),
             one: edges.one,
             many: edges.many,
@@ -222,9 +248,7 @@ impl World {
             return Value::Text(if dice.chance(15) { format!("{text} ") } else { text });
         }
         match declared.sql_type {
-            schemas::table::SqlType::Decimal { scale, .. } => {
-                Value::Decimal { mantissa: (n as i128 - 1) * 10i128.pow(u32::from(scale)), scale }
-            }
+            SqlType::Decimal { scale, .. } => Value::Decimal { mantissa: (n as i128 - 1) * 10i128.pow(u32::from(scale)), scale },
             _ => Value::Int(n as i64 - 1),
         }
     }
@@ -238,7 +262,24 @@ impl World {
             M if dice.chance(80) => Value::Decimal { mantissa: dice.below(4000) as i128 - 2000, scale: 2 },
             X if dice.chance(80) => Value::Text(["long", "lång \u{1F600}\n", ""][dice.below(3)].to_owned()),
             U => Value::Int(dice.below(3) as i64),
+            T if dice.chance(85) => self.moment(dice, table),
             _ => Value::Null,
+        }
+    }
+
+    /// A time around those that commits have.
+    fn moment(&self, dice: &mut Dice, table: usize) -> Value {
+        let at = hours(dice.below(130) as i64 - 40) + if dice.chance(30) { 1 } else { 0 };
+        let offset_minutes = *dice.pick(&[0, 120, -570]);
+        let split = |at: i64| ((at.div_euclid(DAY_MS) + UNIX) as u32, at.rem_euclid(DAY_MS) as u64 * 10_000);
+        let (days, ticks) = split(at);
+        match self.tables[table].columns[T].sql_type {
+            SqlType::Date => Value::Date(days),
+            SqlType::DateTimeOffset { scale } => {
+                let (days, ticks) = split(at + i64::from(offset_minutes) * 60_000);
+                Value::DateTimeOffset { days, ticks, scale, offset_minutes }
+            }
+            _ => Value::DateTime { days, ticks, scale: 3 },
         }
     }
 
@@ -265,7 +306,7 @@ impl World {
                 let Some(old) = database[table].remove(&key) else { continue };
                 let mut new = old.clone();
                 for _ in 0..1 + dice.below(2) {
-                    let column = *dice.pick(&[K1, F1, F2, D, M, X, U, F1, D]);
+                    let column = *dice.pick(&[K1, F1, F2, D, M, X, U, F1, D, T]);
                     new[column] = self.value(dice, table, column);
                 }
                 let new_key = self.normal_key(table, &new);
@@ -347,15 +388,18 @@ fn table(dice: &mut Dice, n: usize, textual: bool) -> Arc<TableSchema> {
             column(name, kinds[dice.below(4)], nullable, false)
         }
     };
+    let (k1, f1) = (key_column("k1", false), key_column("f1", true));
+    let time = *dice.pick(&["datetime2(3)", "datetimeoffset(3)", "date"]);
     let columns = vec![
-        key_column("k1", false),
+        k1,
         column("k2", "int", false, false),
-        key_column("f1", true),
+        f1,
         column("f2", "int", true, false),
         column("d", "int", true, false),
         column("m", "decimal(8,2)", true, false),
         column("x", "nvarchar(max)", true, false),
         column("u", "int", false, false),
+        column("t", time, true, false),
     ];
     let key = if dice.chance(50) { vec![K1] } else { vec![K1, K2] };
     Arc::new(TableSchema { name: TableName::new("dbo", format!("t{n}")), columns, key })
@@ -415,6 +459,10 @@ fn of_documents(dice: &mut Dice, name: &str, of: &EntityDefinition) -> Option<En
     let computed = [("many".to_owned(), "n > 2".to_owned())].into();
     let (of, table) = (Some(of.entity.clone()), TableName::none());
     Some(EntityDefinition { of, filter, group_by, aggregates, computed, ..EntityDefinition::new(name, table) })
+}
+
+pub(crate) fn time_to_live(dice: &mut Dice) -> Option<TimeToLive> {
+    Some(TimeToLive { column: "t".into(), duration: dice.pick(&SPANS).parse().unwrap() })
 }
 
 fn filter(dice: &mut Dice, percent: usize) -> Option<String> {

@@ -42,6 +42,15 @@ pub fn definition_schema() -> Value {
     ];
     let limits = limits.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
     properties.insert("limits".into(), object(&limits, &[]));
+    let time_to_live = [
+        ("column", described("name", "A date or a time of the root. Entities whose column is NULL stay.")),
+        (
+            "duration",
+            json!({"type": "string", "pattern": "^[0-9]+ *(w|d|h|m|s|ms)$", "description": "How long after it, such as 90d. Default: not at all; the column itself says when the entity ends."}),
+        ),
+    ];
+    let time_to_live = time_to_live.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
+    properties.insert("time_to_live".into(), object(&time_to_live, &["column"]));
     properties.insert("rows".into(), described("rows", "What each row of a roll-up is made of, for the aggregates over them."));
     let Value::Object(mut schema) = object(&properties, &["entity"]) else { return Value::Null };
     schema.insert("oneOf".into(), json!([{"required": ["table"]}, {"required": ["of", "group_by"]}]));
@@ -136,7 +145,7 @@ fn aggregate() -> Value {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use crate::entity::{Aggregate, EntityDefinition, Limits, ManyEdge, OneEdge, Rows};
+    use crate::entity::{Aggregate, EntityDefinition, Limits, ManyEdge, OneEdge, Rows, TimeToLive};
 
     use super::*;
 
@@ -144,8 +153,8 @@ mod tests {
     fn known<T: serde::de::DeserializeOwned>(required: &str) -> Vec<String> {
         let text = format!("{{{required}__probe: 1}}");
         let error = serde_yaml_ng::from_str::<T>(&text).err().unwrap().to_string();
-        let list = error.split("expected one of ").nth(1).unwrap_or_else(|| panic!("{error}"));
-        let list = list.split(" at line").next().unwrap();
+        let list = error.split("expected ").nth(1).unwrap_or_else(|| panic!("{error}"));
+        let list = list.split(" at line").next().unwrap().trim_start_matches("one of ").replace(" or ", ", ");
         let mut keys: Vec<String> = list.split(", ").map(|key| key.trim_matches('`').to_owned()).collect();
         keys.sort();
         keys
@@ -166,6 +175,7 @@ mod tests {
         assert_eq!(keys(&defs["many"]), known::<ManyEdge>("table: a.b, by: [], "));
         assert_eq!(keys(&defs["rows"]), known::<Rows>(""));
         assert_eq!(keys(&schema["properties"]["limits"]), known::<Limits>(""));
+        assert_eq!(keys(&schema["properties"]["time_to_live"]), known::<TimeToLive>("column: a, "));
         assert_eq!(keys(&defs["aggregate"]), known::<Aggregate>(""));
         jsonschema::validator_for(&schema).unwrap();
     }

@@ -7,7 +7,7 @@ use crate::TableName;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     #[error(
-        "{file}: {message}. An entity definition has `entity`, `table` or `of`, and where wanted `key`, `fields`, `one`, `many`, `aggregates`, `computed`, `where`, `group_by`, `rows`"
+        "{file}: {message}. An entity definition has `entity`, `table` or `of`, and where wanted `key`, `fields`, `one`, `many`, `aggregates`, `computed`, `where`, `limits`, `time_to_live`, `group_by`, `rows`"
     )]
     Yaml { file: String, message: String },
     #[error(
@@ -32,10 +32,6 @@ pub enum Mistake {
     UnknownEntity { of: String, hint: String, known: String },
     #[error("it rolls up {of:?}, which in the end rolls up this one: cut the cycle")]
     RollUpCycle { of: String },
-    #[error(
-        "documents of {of:?} that are past their limits are set aside (`exceeded: dead_letter`), and nothing can be rolled up of what was told of them before: have lists cut (`truncate`), or the joiner stop (`stop`)"
-    )]
-    OfSetAside { of: String },
     #[error("documents of {of:?} have no member {member:?}{hint}. Their members are {known}")]
     UnknownMember { of: String, member: String, hint: String, known: String },
     #[error(
@@ -80,6 +76,10 @@ pub enum Mistake {
         "`{place}` depends on {column:?}, a `max` column: changes do not always record its value, so nothing can hang on it. `computed` can use it"
     )]
     NotRecorded { column: String, place: String },
+    #[error(
+        "`time_to_live` goes by {column:?} of {table}, which is {sql_type}: name a column with a date, or with a date and a time"
+    )]
+    NotAMoment { table: TableName, column: String, sql_type: String },
     #[error("`group_by`: {expression} is {of}: group by numbers, text, dates and times")]
     NotGroupable { expression: String, of: String },
     #[error(

@@ -3,9 +3,28 @@
 use crate::value::civil;
 
 const MINUTES_A_DAY: i64 = 24 * 60;
+/// Days from 0001-01-01 to 1970-01-01.
+pub(super) const DAYS_TO_1970: i64 = 719_162;
 
 /// The instant in UTC, with `Z` and without the fraction's trailing zeros; `None` when the text is not a date and time. Text without an offset is in UTC, as SQL Server takes it.
 pub(super) fn utc(text: &str) -> Option<String> {
+    let (minutes, second, fraction) = read(text)?;
+    let (year, month, day) = civil(u32::try_from(minutes.div_euclid(MINUTES_A_DAY)).ok()?);
+    let (hour, minute) = (minutes.rem_euclid(MINUTES_A_DAY) / 60, minutes.rem_euclid(60));
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{point}{fraction}Z"))
+}
+
+/// The same in milliseconds since 1970-01-01 UTC.
+pub fn unix_ms(text: &str) -> Option<i64> {
+    let (minutes, second, fraction) = read(text)?;
+    let milliseconds: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+    Some(((minutes - DAYS_TO_1970 * MINUTES_A_DAY) * 60 + i64::from(second)) * 1000 + milliseconds)
+}
+
+/// The minutes since 0001-01-01 in UTC, the second in the last, and the digits of its fraction.
+fn read(text: &str) -> Option<(i64, u32, &str)> {
     let (date, rest) = text.split_once(['T', ' '])?;
     let (year, rest_of_date) = date.split_once('-')?;
     let (month, day) = rest_of_date.split_once('-')?;
@@ -20,11 +39,7 @@ pub(super) fn utc(text: &str) -> Option<String> {
     }
     // An offset is a whole number of minutes, so seconds and their fraction are the same in UTC.
     let minutes = i64::from(days) * MINUTES_A_DAY + i64::from(hour * 60 + minute) - offset;
-    let (year, month, day) = civil(u32::try_from(minutes.div_euclid(MINUTES_A_DAY)).ok()?);
-    let (hour, minute) = (minutes.rem_euclid(MINUTES_A_DAY) / 60, minutes.rem_euclid(60));
-    let fraction = fraction.trim_end_matches('0');
-    let point = if fraction.is_empty() { "" } else { "." };
-    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{point}{fraction}Z"))
+    Some((minutes, second, fraction))
 }
 
 /// The time, and the minutes that its zone is ahead of UTC.
@@ -87,7 +102,7 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in "[0-9]{0,4}-?[0-9]{0,2}-?[0-9é]{0,2}[T ]?[0-9:.Z+-]{0,16}", any: String) {
-            let _ = (utc(&text), utc(&any));
+            let _ = (utc(&text), utc(&any), unix_ms(&text), unix_ms(&any));
         }
     }
 
@@ -95,6 +110,8 @@ mod tests {
     fn what_is_no_instant_has_no_text() {
         assert_eq!(utc("2024-02-29T00:30:00.120-09:30").unwrap(), "2024-02-29T10:00:00.12Z");
         assert_eq!(utc("2024-02-29 00:30:00").unwrap(), "2024-02-29T00:30:00Z");
+        assert_eq!(unix_ms("2024-03-01T01:00:00.1234567+01:00"), Some(1_709_251_200_123));
+        assert_eq!(unix_ms("1969-12-31T23:59:59.5Z"), Some(-500));
         for text in [
             "",
             "2024-02-30T00:00:00Z",

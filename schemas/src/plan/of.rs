@@ -67,9 +67,6 @@ fn over_documents(definition: &EntityDefinition, input: &Plan) -> Result<Plan, P
     name_is_plain(&definition.entity)?;
     let none: Tables<'_> = &|_| None;
     let resolver = Resolver::new(&definition.entity, none, BTreeSet::new());
-    if input.definition.sets_aside() {
-        return Err(resolver.mistake(&definition.entity, Mistake::OfSetAside { of: input.entity.to_string() }));
-    }
     let info = input.info();
     let name = TableName::new(format!("documents of {}", input.entity), definition.entity.clone());
     let mut builder = Builder {
@@ -120,6 +117,7 @@ fn over_documents(definition: &EntityDefinition, input: &Plan) -> Result<Plan, P
         key,
         nodes: resolver.nodes,
         derived: Vec::new(),
+        time_to_live: None,
         group: Some(Group { fields, aggregates, computed }),
         input: Some(Input { plan: Box::new(input.clone()), columns: made }),
     })
@@ -151,6 +149,7 @@ impl Builder<'_> {
             ("many", !definition.many.is_empty()),
             ("rows", !definition.rows.is_empty()),
             ("limits", definition.limits.is_some()),
+            ("time_to_live", definition.time_to_live.is_some()),
         ];
         match members.into_iter().find(|(_, present)| *present) {
             Some((member, _)) => Err(self.mistake(Mistake::OfDocuments { member })),

@@ -75,12 +75,14 @@ pub(super) fn resolve(definition: &EntityDefinition, tables: Tables<'_>) -> Resu
         resolver.node(&place, root, &key, &body, 1)?;
         None
     };
+    let time_to_live = resolver.time_to_live(&place, definition)?;
     let marker = definition.limits.filter(Limits::is_marked).map(|_| Limits::MARKER);
     if let Some(marker) = marker.filter(|marker| resolver.nodes[0].has_member(&resolver.nodes, marker)) {
         return Err(resolver.mistake(&place.path, Mistake::DuplicateName { name: marker.to_owned() }));
     }
     let Resolver { nodes, derived, .. } = resolver;
-    Ok(Plan { entity: name.as_str().into(), definition: definition.clone(), key, nodes, derived, group, input: None })
+    let (entity, definition) = (name.as_str().into(), definition.clone());
+    Ok(Plan { entity, definition, key, nodes, derived, group, time_to_live, input: None })
 }
 
 pub(super) fn name_is_plain(name: &str) -> Result<(), PlanError> {
@@ -166,6 +168,7 @@ impl<'a> Resolver<'a> {
             ("one", !definition.one.is_empty()),
             ("many", !definition.many.is_empty()),
             ("limits", definition.limits.is_some()),
+            ("time_to_live", definition.time_to_live.is_some()),
         ];
         match tree.into_iter().find(|(_, present)| *present) {
             Some((member, _)) if grouped => Err(self.mistake(&place.path, Mistake::Grouped { member })),

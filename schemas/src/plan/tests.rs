@@ -229,7 +229,7 @@ fn the_examples_of_the_documentation_are_definitions() {
         assert_eq!(EntityDefinition::from_yaml("again.yaml", &again).unwrap(), plan.definition);
         jsonschema::validator_for(&plan.info().document_schema).unwrap();
     }
-    assert_eq!(plans.len(), 10);
+    assert_eq!(plans.len(), 11);
 }
 
 #[test]
@@ -321,6 +321,17 @@ fn mistakes_in_what_is_computed_are_named() {
         ("group_by: [{x: placed_at, y: id}]", "exactly one pair"),
         ("fields: [{truncated: id}]\nlimits: {children: 1}", "\"truncated\" stands twice"),
         ("limits: {childs: 1}", "unknown field `childs`"),
+        ("time_to_live: {column: placed}", "dbo.orders has no column \"placed\" (in `time_to_live`)"),
+        (
+            "time_to_live: {column: status}",
+            "`time_to_live` goes by \"status\" of dbo.orders, which is varchar(10): name a column",
+        ),
+        (
+            "time_to_live: {column: placed_at, duration: 3 months}",
+            "\"3 months\" is not a length of time: expected a whole number",
+        ),
+        ("time_to_live: {duration: 90d}", "missing field `column`"),
+        ("time_to_live: {column: placed_at}\ngroup_by: [status]", "`group_by` and `time_to_live` exclude each other"),
         ("rows: {computed: {a: id + 1}}", "add `group_by`"),
         (
             "many: {i: {table: dbo.order_items, by: [order_id], repeat: 1, many: {i: {table: dbo.order_items, by: [order_id]}}}}",

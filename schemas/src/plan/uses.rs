@@ -34,6 +34,8 @@ pub enum Role {
     OrderBy,
     /// A row takes part, or does not, by it.
     Where,
+    /// The entity's time is over some time after it.
+    TimeToLive,
     /// Rows are grouped by it.
     GroupBy,
     /// A field is computed of it.
@@ -54,6 +56,7 @@ impl fmt::Display for Use {
             Role::JoinBelow(child) => write!(f, "{path}.{child} (join)"),
             Role::OrderBy => write!(f, "{path} (order)"),
             Role::Where => write!(f, "{path} (where)"),
+            Role::TimeToLive => write!(f, "{path} (time to live)"),
             Role::GroupBy => write!(f, "{path} (group)"),
             Role::Computed(name) => write!(f, "{path}.{name} (computed)"),
             Role::Aggregate(function, name) => write!(f, "{} ({function} over {path})", with_member(path, name)),
@@ -114,6 +117,9 @@ impl Plan {
         }
         if node.filter.is_some_and(holds) {
             roles.push(Role::Where);
+        }
+        if node.parent.is_none() && self.time_to_live.is_some_and(|time_to_live| holds(time_to_live.column.column)) {
+            roles.push(Role::TimeToLive);
         }
         for computed in node.computed.iter().filter(|computed| computed.inputs.contains(&ComputedInput::Column(index))) {
             roles.push(Role::Computed(computed.name.clone()));

@@ -29,6 +29,13 @@ fn listed(names: &[String]) -> String {
 fn told(explained: &Explanation) -> String {
     let kind = if explained.grouped { "roll-up" } else { "entity" };
     let mut out = format!("{kind} {}, key {}\n\n", explained.entity, explained.key.join(", "));
+    if let Some((column, span, nullable)) = &explained.time_to_live {
+        let after = if span.milliseconds() == 0 { "at".to_owned() } else { format!("{span} after") };
+        let never = if *nullable { ", and never where that is NULL" } else { "" };
+        out.push_str(&format!(
+            "gone {after} its {column}{never}, by the commit time of its source; its rows stay, and are found by that column when it comes due\n\n"
+        ));
+    }
     out.push_str("what matters of each table; a change of anything else is no output\n");
     let places = explained.places.iter();
     let rows: Vec<[String; 5]> = places

@@ -13,7 +13,7 @@ use schemas::contract::Contract;
 use schemas::entity::EntityDefinition;
 use schemas::envelope::Encoder;
 use schemas::event::{ChangeEvent, Op, Row};
-use schemas::plan::Plan;
+use schemas::plan::{Plan, unix_ms};
 use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId};
 use schemas::table::{Column, SqlType, TableSchema};
 use schemas::value::Value;
@@ -42,6 +42,9 @@ struct Trial {
     #[serde(default)]
     contracts: Option<PathBuf>,
     tables: BTreeMap<TableName, Rows>,
+    /// The time that the source has come to, for `time_to_live`; without it, no entity's time is over.
+    #[serde(default)]
+    at: Option<String>,
     #[serde(default)]
     expect: Option<Vec<Json>>,
 }
@@ -99,7 +102,7 @@ fn tried(file: &Path) -> anyhow::Result<bool> {
             rows.push((table, row));
         }
     }
-    let documents = documents(&definition.entity, plans, rows)?;
+    let documents = documents(&definition.entity, plans, rows, trial.at.as_deref().map_or(Ok(0), moment)?)?;
     let found: Vec<&Json> = documents.values().collect();
     match trial.expect {
         None => {
@@ -127,6 +130,12 @@ fn tried(file: &Path) -> anyhow::Result<bool> {
             Ok(false)
         }
     }
+}
+
+/// A date, or a date and a time, in milliseconds since 1970-01-01 UTC.
+fn moment(text: &str) -> anyhow::Result<i64> {
+    let found = unix_ms(text).or_else(|| unix_ms(&format!("{text}T00:00:00")));
+    found.with_context(|| format!("`at`: {text:?} is not a date or a time, such as 2024-05-01 or 2024-05-01T09:30:00Z"))
 }
 
 /// A definition's file, or the definition itself.
@@ -208,11 +217,12 @@ fn decimal(json: &Json, scale: u8) -> Option<Value> {
     Some(Value::Decimal { mantissa: sign * padded.parse::<i128>().ok()?, scale })
 }
 
-/// The documents of an entity by their keys.
+/// The documents of an entity by their keys, when the source has come to a time.
 fn documents(
     entity: &str,
     plans: Vec<Arc<Plan>>,
     rows: Vec<(Arc<TableSchema>, Row)>,
+    now_ms: i64,
 ) -> anyhow::Result<BTreeMap<EntityKey, Json>> {
     let dir = tempfile::tempdir().context("a temporary directory cannot be made")?;
     let mut config = joiner::Config::new(dir.path(), plans, SOURCE, SOURCE);
@@ -244,7 +254,7 @@ fn documents(
         phase: Phase::SnapshotComplete { consistent_from: start },
         from_lsn: start,
         to_lsn: start,
-        commit_time_ms: 0,
+        commit_time_ms: now_ms,
         counts,
         dead_lettered: BTreeMap::new(),
         rereads: BTreeMap::new(),
