@@ -179,9 +179,15 @@ pub(crate) struct InitArgs {
     /// The environment variable that holds the password; the written configuration refers to it.
     #[arg(long, value_name = "NAME")]
     pub(crate) password_env: Option<String>,
-    /// The folder to write to. Files that exist are never overwritten.
+    /// The folder to write to. Files that exist are never overwritten, but for the configuration with --add.
     #[arg(long, default_value = ".")]
     pub(crate) out: PathBuf,
+    /// What the source is called; default: as its database.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Adds the database to the configuration that is there, as one more source that entities are made of. What else the file says stays as it is.
+    #[arg(long)]
+    pub(crate) add: bool,
 }
 
 #[derive(Debug, Args)]

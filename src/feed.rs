@@ -70,6 +70,10 @@ impl ChangeFeed for Feed {
         self.head.subscribe()
     }
 
+    fn versions(&self) -> Option<Arc<dyn sinks::Versions>> {
+        self.outbox.is_of_several_sources().then(|| Arc::new(self.outbox.clone()) as Arc<dyn sinks::Versions>)
+    }
+
     fn incarnation(&self) -> u64 {
         self.outbox.head().borrow().incarnation
     }

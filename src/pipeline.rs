@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
 use archive::{Archive, Archiver, Fused};
@@ -54,6 +55,44 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// The importer's name among the parts.
 const IMPORTER: &str = "importer";
+
+/// After so long an importer that has stopped is tried again, where there are others.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// An importer's run. Of one source, its failure is the process's. Of several, the others go on, and it is tried again: what stands in its way is in its status meanwhile.
+struct Run {
+    source: String,
+    alone: bool,
+    of: Of,
+}
+
+enum Of {
+    Database(Box<Importer>),
+    Service(Box<ServiceImporter>),
+}
+
+impl Run {
+    async fn until(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let attempted = match &self.of {
+                Of::Database(importer) => importer.attempt(shutdown.clone()).await,
+                Of::Service(importer) => importer.attempt(shutdown.clone()).await,
+            };
+            match attempted {
+                Ok(()) => return Ok(()),
+                Err(error) if self.alone => return Err(error.into()),
+                Err(error) => {
+                    let (source, seconds) = (&self.source, AGAIN.as_secs());
+                    tracing::error!(source, %error, seconds, "the importer of one of several sources has stopped; it is tried again, and the others go on");
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
+    }
+}
 
 /// A running pipeline.
 pub(crate) struct Pipeline {
@@ -146,7 +185,7 @@ impl Pipeline {
         if parts.importer {
             for one in config.each()? {
                 let contracts = one.load_contracts()?;
-                pipeline.start_importer(&one, contracts, provider.clone(), &report).await?;
+                pipeline.start_importer(&one, !config.has_several_sources(), contracts, provider.clone(), &report).await?;
             }
         }
         if let (Some(server), Some(reader)) = (server, reader) {
@@ -173,9 +212,11 @@ impl Pipeline {
         Ok(pipeline)
     }
 
+    /// `alone`: there is no other source.
     async fn start_importer(
         &mut self,
         config: &Config,
+        alone: bool,
         contracts: Vec<Contract>,
         provider: Arc<dyn Provider>,
         report: &Report,
@@ -186,14 +227,16 @@ impl Pipeline {
             let input = service.provider(Some(&provider), &config.streams.provider).await?;
             let importer = ServiceImporter::new(config.service_importer(service, contracts), input, provider);
             self.status.add_importer(name, importer.status());
-            self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
+            let run = Run { source: name.clone(), alone, of: Of::Service(Box::new(importer)) };
+            self.spawn(IMPORTER, report, run.until(shutdown));
             return Ok(());
         }
         let settings = config.importer(contracts)?;
         let importer = Importer::new(settings, provider);
         self.status.add_importer(name, importer.status());
         self.snapshots.push(Arc::new(Resnapshot::new(name, importer.handle())));
-        self.spawn(IMPORTER, report, async move { Ok(importer.run(shutdown).await?) });
+        let run = Run { source: name.clone(), alone, of: Of::Database(Box::new(importer)) };
+        self.spawn(IMPORTER, report, run.until(shutdown));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What the parts of a pipeline say of themselves, put together for `GET /v1/status`.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value as Json, json};
 
@@ -51,6 +51,9 @@ impl Status {
             let sum = |count: fn(&joiner::TableCounts) -> u64| joined.tables.values().map(count).sum::<u64>();
             let (applied, emitted) = (sum(|table| table.applied), joined.outbox_head);
             let mut part = json!(joined);
+            for (name, source) in &joined.sources {
+                part["sources"][name]["age_ms"] = json!(age_ms(source.commit_time_ms));
+            }
             if let Some(members) = part.as_object_mut() {
                 members.remove("sinks");
                 members.insert("applied_total".to_owned(), json!(applied));
@@ -110,6 +113,13 @@ impl SourcePart {
             "warnings": status.warnings,
         })
     }
+}
+
+/// How long ago it was committed; none where that is not known.
+fn age_ms(commit_time_ms: i64) -> Option<i64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let now = i64::try_from(now.as_millis()).ok()?;
+    (commit_time_ms > 0).then(|| (now - commit_time_ms).max(0))
 }
 
 /// How far a load is, and when it will have ended as it goes.

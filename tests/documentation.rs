@@ -90,25 +90,51 @@ fn every_metric_is_documented_as_it_is_described() {
     assert_eq!(documented, described());
 }
 
-#[test]
-fn every_test_that_the_parity_table_names_exists() {
-    let page = read("docs/debezium-parity.md");
-    let mut named = 0;
-    for cells in rows(&page).into_iter().filter(|cells| cells[0] != "what it covers") {
+/// The tests that a page's tables name, as `file::function`. A row has at least one, or says why there is none.
+fn named_tests(page: &str) -> Vec<(String, String)> {
+    let page = read(page);
+    let mut named = Vec::new();
+    for cells in rows(&page).into_iter().filter(|cells| !["what it covers", "what is asked"].contains(&cells[0])) {
         let tests: Vec<&str> = quoted(cells[1]).filter(|text| text.contains("::")).collect();
         assert!(!tests.is_empty() || cells[1].starts_with("not applicable: "), "no test and no reason: {cells:?}");
-        for test in tests {
-            let (file, function) = test.split_once("::").unwrap();
-            let text = read(file);
-            let found = text.split(&format!("fn {function}(")).next().filter(|before| before.len() < text.len());
-            let before = found.unwrap_or_else(|| panic!("{file} has no function {function}"));
-            // The attribute stands above it, perhaps with others and with documentation.
-            let above: String = before.lines().rev().take(8).collect::<Vec<_>>().join("\n");
-            assert!(above.contains("test"), "{test} is no test");
-            named += 1;
-        }
+        let split = |test: &str| test.split_once("::").map(|(file, function)| (file.to_owned(), function.to_owned())).unwrap();
+        named.extend(tests.into_iter().map(split));
     }
-    assert!(named > 60, "{named}");
+    named
+}
+
+/// Whether a function is a test.
+fn is_test(file: &str, function: &str) -> bool {
+    let text = read(file);
+    let found = text.split(&format!("fn {function}(")).next().filter(|before| before.len() < text.len());
+    let before = found.unwrap_or_else(|| panic!("{file} has no function {function}"));
+    // The attribute stands above it, perhaps with others and with documentation.
+    let mut above = before.lines().rev().take(8).take_while(|line| line.trim() != "}");
+    above.any(|line| line.contains("test"))
+}
+
+#[test]
+fn every_test_that_the_parity_table_names_exists() {
+    let named = named_tests("docs/debezium-parity.md");
+    assert!(named.len() > 60, "{}", named.len());
+    for (file, function) in named {
+        assert!(is_test(&file, &function), "{file}::{function} is no test");
+    }
+}
+
+/// Where one server serves many cases, a case is a function that a test of its folder calls.
+#[test]
+fn every_test_that_the_table_of_sinks_names_exists() {
+    let named = named_tests("docs/sinks-coverage.md");
+    assert!(named.len() > 100, "{}", named.len());
+    for (file, function) in named.into_iter().filter(|(file, function)| !is_test(file, function)) {
+        let mut files = Vec::new();
+        sources(root().join(&file).parent().unwrap(), &mut files);
+        let texts: String = files.iter().map(read).collect();
+        let words = texts.split(|character: char| !character.is_alphanumeric() && character != '_');
+        let is_called = words.filter(|word| *word == function).count() > 1;
+        assert!(file.contains("/tests/") && is_called, "{file}::{function} is no test");
+    }
 }
 
 /// Links between the pages, and to files of the project.
@@ -123,6 +149,7 @@ fn links_lead_somewhere() {
         "docs/entities.md",
         "docs/metrics.md",
         "docs/sinks.md",
+        "docs/sinks-coverage.md",
         "docs/sqlserver.md",
         "docs/streams.md",
         "docs/debezium-parity.md",

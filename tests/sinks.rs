@@ -35,6 +35,45 @@ async fn document(client: &tokio_postgres::Client, key: &str) -> Option<String> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_document_past_its_limits_is_listed_until_it_fits() {
+    let server = SqlServer::given_or_start("shop").await;
+    let mut client = server.client().await;
+    execute(&mut client, "CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY)").await;
+    execute(&mut client, "CREATE TABLE dbo.items (id int NOT NULL PRIMARY KEY, order_id int NOT NULL)").await;
+    execute(&mut client, "INSERT INTO dbo.orders VALUES (1), (2)").await;
+    execute(&mut client, "INSERT INTO dbo.items VALUES (1, 1), (2, 2)").await;
+    capture(&mut client, &["orders", "items"]).await;
+    let definition = "entity: order\ntable: dbo.orders\nlimits: {children: 2, exceeded: dead_letter}\nmany:\n  items: {table: dbo.items, by: [order_id], fields: [id]}\n";
+    let pipeline = Pipeline::init(&server, &[("order", definition)]);
+    pipeline.configure(&server, "{embedded: {path: data/streams}}", "  - {type: sqlite, path: data/entities.db}\n");
+    let (mut process, url) = pipeline.run();
+    let items = |count: usize| move |order: &Value| order["items"].as_array().is_some_and(|items| items.len() == count);
+    pipeline::wait_for_document(&url, "order", "1", LIMIT, items(1)).await;
+    execute(&mut client, "INSERT INTO dbo.items VALUES (3, 1), (4, 1)").await;
+    execute(&mut client, "INSERT INTO dbo.items VALUES (5, 2)").await;
+    pipeline::wait_for_document(&url, "order", "2", LIMIT, items(2)).await;
+    let list = letters(&["list", "--url", &url, "--json"]);
+    let list: Vec<Value> = serde_json::from_slice(&list.stdout).unwrap();
+    let [letter] = list.as_slice() else { panic!("{list:?}") };
+    assert_eq!((&letter["kind"], &letter["entity"], &letter["key"]), (&"document".into(), &"order".into(), &"1".into()));
+    let (id, version) = (letter["id"].as_str().unwrap(), letter["version"].as_str().unwrap());
+    let shown = said(&letters(&["list", "--url", &url]));
+    assert!([id, "order  1 ", version, "more than 2 children"].iter().all(|part| shown.contains(part)), "{shown}");
+    let shown = said(&letters(&["show", id, "--url", &url]));
+    assert!(shown.contains("\"kind\": \"document\"") && shown.contains(version), "{shown}");
+    let retried = letters(&["retry", id, "--url", &url]);
+    assert!(!retried.status.success(), "{}", said(&retried));
+    assert!(said(&retried).contains("definitions: 1. They are told as soon as they fit"), "{}", said(&retried));
+    // What was told last stands meanwhile; the letter goes with what it is about.
+    pipeline::wait_for_document(&url, "order", "1", LIMIT, items(1)).await;
+    execute(&mut client, "DELETE FROM dbo.items WHERE id = 4").await;
+    pipeline::wait_for_document(&url, "order", "1", LIMIT, items(2)).await;
+    let shown = said(&letters(&["list", "--url", &url]));
+    assert_eq!(shown, "no dead letters\n");
+    assert!(process.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_sink_refuses_is_kept_and_tried_again_and_what_is_not_routed_to_it_is_gone() {
     let (server, postgres) = (SqlServer::given_or_start("shop").await, PostgresServer::start());
     let (mut client, database) = (server.client().await, connect(&postgres).await);

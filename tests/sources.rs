@@ -4,12 +4,16 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use schemas::Lsn;
+use schemas::progress::StreamName;
+use schemas::{Lsn, Vector};
 use serde_json::{Value, json};
+use streams::embedded::{Embedded, Options};
+use streams::{Provider, Record};
 use support::http;
 use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
 use support::process::{Process, text, tributary};
@@ -73,6 +77,12 @@ impl Database {
         execute(&mut self.client, &(sql + "COMMIT")).await;
     }
 
+    /// The last LSN that the capture job has been through.
+    async fn captured(&mut self) -> Lsn {
+        let row = self.client.simple_query("SELECT sys.fn_cdc_get_max_lsn()").await.unwrap().into_row().await.unwrap().unwrap();
+        Lsn::from_slice(row.get::<&[u8], _>(0).unwrap()).unwrap()
+    }
+
     fn rows(&self, order: i64) -> Value {
         let of_order = self.model.get(&order);
         let rows =
@@ -91,37 +101,38 @@ fn documents(shop: &Database, bank: &Database) -> BTreeMap<String, Value> {
     shop.model.iter().map(document).collect()
 }
 
-/// A folder with the contracts of both databases, each as `tributary init` writes them.
+/// A folder with both databases, as `tributary init` makes it of the first and adds the second.
 fn folder(servers: [&SqlServer; 2]) -> Pipeline {
     let pipeline = Pipeline::init(servers[0], &[("order", ENTITY)]);
-    for server in servers {
-        let of_one = Pipeline::init(server, &[]);
-        let contracts = pipeline.path(&format!("schemas/tables/{}", server.database));
-        std::fs::create_dir_all(&contracts).unwrap();
-        for file in std::fs::read_dir(of_one.path("schemas/tables")).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), contracts.join(file.file_name())).unwrap();
-        }
-    }
-    for file in std::fs::read_dir(pipeline.path("schemas/tables")).unwrap() {
-        let path = file.unwrap().path();
-        if path.is_file() {
-            std::fs::remove_file(path).unwrap();
-        }
-    }
-    let source = |server: &SqlServer| {
-        format!(
-            "  - name: {}\n    url: {}\n    password: {{env: {PASSWORD_VARIABLE}}}\n    poll_interval: 20ms\n",
-            server.database,
-            server.url()
-        )
+    let text_of = || std::fs::read_to_string(pipeline.config()).unwrap();
+    let ours = format!("# What is ours stays.\n{}", text_of());
+    std::fs::write(pipeline.config(), &ours).unwrap();
+    let add = |server: &SqlServer, name: &str| {
+        let folder = text(pipeline.folder.path());
+        let arguments = ["init", "--add", "--source", &server.url(), "--password-env", PASSWORD_VARIABLE, "--out", folder, "--name", name];
+        let output = tributary(&arguments).env(PASSWORD_VARIABLE, &server.password).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), told)
     };
-    let config = format!(
-        "sources:\n{}{}streams:\n  provider: {{embedded: {{path: data/streams}}}}\nsinks:\n  - {{type: sqlite, path: data/entities.db}}\napi:\n  listen: 127.0.0.1:0\n",
-        source(servers[0]),
-        source(servers[1])
-    );
-    std::fs::write(pipeline.config(), config).unwrap();
+    let (well, told) = add(servers[1], "shop");
+    assert!(!well && told.contains("there is a source \"shop\" already") && text_of() == ours, "{told}");
+    let (well, told) = add(servers[1], "bank");
+    assert!(well && told.contains("the contracts of shop are in"), "{told}");
+    for table in ["shop/dbo.orders.json", "shop/dbo.items.json", "bank/dbo.orders.json", "bank/dbo.payments.json"] {
+        assert!(pipeline.path("schemas/tables").join(table).is_file(), "{table}");
+    }
+    let entities = pipeline.path("schemas/entities");
+    let added = std::fs::read_dir(&entities).unwrap().map(|file| file.unwrap().path()).filter(|file| !file.ends_with("order.yaml"));
+    let added: Vec<_> = added.collect();
+    assert!(!added.is_empty());
+    for file in added {
+        assert!(std::fs::read_to_string(&file).unwrap().contains("table: bank.dbo."), "{}", file.display());
+        std::fs::remove_file(file).unwrap();
+    }
+    let configured = text_of();
+    assert!(configured.starts_with("# What is ours stays.\n") && configured.matches("# on_gap: stop").count() == 2, "{configured}");
+    let configured = configured.replace("# poll_interval: 100ms", "poll_interval: 20ms").replace("127.0.0.1:8080", "127.0.0.1:0");
+    std::fs::write(pipeline.config(), configured).unwrap();
     pipeline
 }
 
@@ -139,6 +150,7 @@ async fn check_changes(url: &str) -> usize {
             }
         }
         let version: Lsn = change["lsn"].as_str().unwrap().parse().unwrap();
+        assert_eq!(sum(&vector(change["sources"].as_str().unwrap())), version, "{change}");
         let key = change["partitionkey"].as_str().unwrap().to_owned();
         if let Some((older, shop, bank)) = last.insert(key.clone(), (version, of_shop, of_bank)) {
             assert!(older < version && shop <= of_shop && bank <= of_bank, "order {key} went back: {change}");
@@ -147,16 +159,47 @@ async fn check_changes(url: &str) -> usize {
     changes.len()
 }
 
+fn vector(text: &str) -> Vector {
+    let vector: Vector = text.parse().unwrap();
+    assert_eq!(vector.iter().map(|(source, _)| source).collect::<Vec<_>>(), ["bank", "shop"]);
+    vector
+}
+
+fn sum(vector: &Vector) -> Lsn {
+    vector.iter().fold(Lsn::ZERO, |sum, (_, lsn)| sum.plus(lsn))
+}
+
+/// Of each database, the LSN of its last transaction is named by an answer that has waited for it, and what an answer names is an LSN of that database.
+async fn check_headers(url: &str, shop: &mut Database, bank: &mut Database) {
+    for (source, database) in [("shop", shop), ("bank", bank)] {
+        let captured = database.captured().await;
+        let of_source = format!("{source}={captured}");
+        let answer = http::get(&format!("{url}/v1/entities/order/1"), &[("tributary-min-lsn", &of_source)]).await.unwrap();
+        assert_eq!(answer.0, 200, "{}", answer.2);
+        let named = |name: &str| answer.1[name].to_str().unwrap().to_owned();
+        let reflected = vector(&named("tributary-sources"));
+        let lsn = reflected.get(source).unwrap();
+        assert!(lsn >= captured && lsn <= database.captured().await, "{reflected}");
+        assert_eq!(sum(&reflected), named("tributary-lsn").parse().unwrap(), "{reflected}");
+        assert_eq!(named("etag"), format!("\"{}\"", named("tributary-version")));
+    }
+}
+
 /// The sum of the sources' LSNs is the frontier.
 async fn check_vector(url: &str) {
+    let status = check_vector_of(url).await;
+    let names: Vec<&str> = status["sources"].as_array().unwrap().iter().filter_map(|source| source["name"].as_str()).collect();
+    assert_eq!(names, ["bank", "shop"]);
+}
+
+async fn check_vector_of(url: &str) -> Value {
     let status = http::json(&format!("{url}/v1/status")).await.unwrap();
     let lsn = |value: &Value| value.as_str().unwrap().parse::<Lsn>().unwrap();
     let joiner = &status["joiner"];
     let parts = ["bank", "shop"].map(|source| lsn(&joiner["sources"][source]["frontier"]));
     assert!(parts.iter().all(|part| !part.is_zero()), "{joiner}");
     assert_eq!(parts[0].plus(parts[1]), lsn(&joiner["frontier"]), "{joiner}");
-    let names: Vec<&str> = status["sources"].as_array().unwrap().iter().filter_map(|source| source["name"].as_str()).collect();
-    assert_eq!(names, ["bank", "shop"]);
+    status
 }
 
 fn command(pipeline: &Pipeline, arguments: &[&str]) -> (bool, String) {
@@ -214,6 +257,7 @@ async fn documents_are_the_join_of_two_databases_whatever_is_killed() {
     let changes = check_changes(&url).await;
     println!("{changes} changes seen");
     assert!(changes > 0);
+    check_headers(&url, &mut shop, &mut bank).await;
     check_vector(&url).await;
     let (well, told) = command(&pipeline, &["verify", "--source=bank"]);
     assert!(well, "{told}");
@@ -230,6 +274,212 @@ async fn documents_are_the_join_of_two_databases_whatever_is_killed() {
     let url = api(&process);
     wait_until_joined(&url, &shop, &bank).await;
     check_vector(&url).await;
+    assert!(process.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_source_that_is_down_holds_up_no_other() {
+    let mut random = ChaCha8Rng::seed_from_u64(11);
+    let mut servers = [SqlServer::start("shop"), SqlServer::start("bank")];
+    let (mut shop, mut bank) = (Database::new(&servers[0], "items").await, Database::new(&servers[1], "payments").await);
+    for _ in 0..20 {
+        shop.transaction(&mut random).await;
+        bank.transaction(&mut random).await;
+    }
+    let pipeline = folder([&servers[0], &servers[1]]);
+    let configured = std::fs::read_to_string(pipeline.config()).unwrap();
+    std::fs::write(pipeline.config(), configured.replace("# startup_patience: 30s", "startup_patience: 100ms")).unwrap();
+    let (mut process, url) = pipeline.run();
+    wait_until_joined(&url, &shop, &bank).await;
+
+    servers[1].process.as_mut().unwrap().kill();
+    let said = async |url: &str, phases: &[&str]| {
+        wait_for("what the importer says", LIMIT, async || {
+            let status = http::json(&format!("{url}/v1/status")).await?;
+            let bank = status["sources"].as_array()?.iter().find(|source| source["name"] == "bank")?.clone();
+            (phases.contains(&bank["phase"].as_str()?) && bank["last_error"].is_string()).then_some(status)
+        })
+        .await
+    };
+    for _ in 0..10 {
+        shop.transaction(&mut random).await;
+    }
+    wait_until_joined(&url, &shop, &bank).await;
+    let status = said(&url, &["retrying", "stopped"]).await;
+    let age = |source: &str| status["joiner"]["sources"][source]["age_ms"].as_u64().unwrap();
+    assert!(age("shop") <= age("bank"), "{status}");
+    let metrics = http::get(&format!("{url}/metrics"), &[]).await.unwrap().2;
+    for series in ["source_commit_time_seconds{source=\"bank\"}", "importer_lag_seconds{source=\"shop\"}"] {
+        assert!(metrics.contains(series), "{metrics}");
+    }
+
+    // A start while it is down: what was read of it is there, and the other goes on.
+    assert!(process.terminate().success());
+    let (mut process, url) = pipeline.run();
+    for _ in 0..10 {
+        shop.transaction(&mut random).await;
+    }
+    wait_until_joined(&url, &shop, &bank).await;
+    said(&url, &["stopped"]).await;
+    shop.transaction(&mut random).await;
+    wait_until_joined(&url, &shop, &bank).await;
+    let shown = tributary(&["status", "--url", &url]).output().unwrap();
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert!(!shown.status.success() && text.contains("source bank: stopped") && text.contains("of bank: live"), "{text}");
+    assert!(process.is_running() && process.terminate().success());
+}
+
+/// What a target shows never goes back, of neither database, whoever writes it.
+async fn watch(url: Arc<Mutex<String>>) {
+    let mut last: BTreeMap<String, [i64; 2]> = BTreeMap::new();
+    loop {
+        let asked = url.lock().unwrap().clone();
+        for (key, document) in pipeline::entities_if_answered(&asked, "order").await.unwrap_or_default() {
+            let revisions = [&document["revision"], &document["settlement"]["revision"]].map(|of| of.as_i64().unwrap_or_default());
+            for (rows, revision) in ["items", "payments"].into_iter().zip(revisions) {
+                let torn = document[rows].as_array().unwrap().iter().any(|row| row["revision"] != revision);
+                assert!(!torn, "a torn document: {document}");
+            }
+            let before = last.insert(key.clone(), revisions).unwrap_or_default();
+            assert!(before[0] <= revisions[0] && before[1] <= revisions[1], "order {key} went back from {before:?}: {document}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stands_by_takes_over_with_what_each_source_has() {
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let servers = [SqlServer::start("shop"), SqlServer::start("bank")];
+    let (mut shop, mut bank) = (Database::new(&servers[0], "items").await, Database::new(&servers[1], "payments").await);
+    for _ in 0..30 {
+        shop.transaction(&mut random).await;
+        bank.transaction(&mut random).await;
+    }
+    let pipeline = folder([&servers[0], &servers[1]]);
+    let configs = ["first", "second"].map(|name| pipeline.another(name, "joiner: {lease: {file: {path: data/lease}}}\n"));
+    let _importer = pipeline.start("importer");
+    let start = |config: &std::path::Path| {
+        let process = pipeline.start_with("joiner", config);
+        let url = api(&process);
+        (process, url)
+    };
+    let stands_by = async |url: &str| {
+        wait_for("one that stands by", LIMIT, async || {
+            let joiner = http::json(&format!("{url}/v1/status")).await?["joiner"].clone();
+            (joiner["phase"] == "live" && joiner["standby"] == true).then_some(())
+        })
+        .await;
+    };
+    let mut working = start(&configs[0]);
+    wait_until_joined(&working.1, &shop, &bank).await;
+    let mut waiting = start(&configs[1]);
+    stands_by(&waiting.1).await;
+    let saved = pipeline.path("data/lease/progress.json");
+    let is_saved = async || std::fs::read_to_string(&saved).is_ok_and(|text| text.contains("sources")).then_some(());
+    wait_for("what the sink has confirmed", LIMIT, is_saved).await;
+    let url = Arc::new(Mutex::new(waiting.1.clone()));
+    let watching = tokio::spawn(watch(url.clone()));
+    for round in 0..4 {
+        for _ in 0..random.random_range(20..60) {
+            let database = if random.random_bool(0.5) { &mut shop } else { &mut bank };
+            database.transaction(&mut random).await;
+        }
+        working.0.kill();
+        for _ in 0..5 {
+            shop.transaction(&mut random).await;
+            bank.transaction(&mut random).await;
+        }
+        wait_until_joined(&waiting.1, &shop, &bank).await;
+        if round == 0 {
+            let log = waiting.0.log();
+            assert!(log.contains("the sink is followed from where the predecessor had come"), "{log}");
+        }
+        check_vector_of(&waiting.1).await;
+        let again = start(&configs[round % 2]);
+        stands_by(&again.1).await;
+        *url.lock().unwrap() = again.1.clone();
+        (working, waiting) = (waiting, again);
+    }
+    assert!(!watching.is_finished(), "{:?}", watching.await);
+    watching.abort();
+    assert!(working.0.terminate().success() && waiting.0.terminate().success());
+}
+
+const PAID: &str = "entity: order
+table: dbo.orders
+fields: [id, revision]
+many:
+  payments: {table: pay.payments, by: [order_id], fields: [id, amount]}
+";
+
+/// A database beside a service that says what was paid.
+fn folder_with_a_service(server: &SqlServer) -> Pipeline {
+    let pipeline = Pipeline::init(server, &[("order", PAID)]);
+    let contracts = pipeline.path("schemas/tables");
+    for folder in ["shop", "till"] {
+        std::fs::create_dir_all(contracts.join(folder)).unwrap();
+    }
+    for table in ["dbo.orders.json", "dbo.items.json"] {
+        std::fs::rename(contracts.join(table), contracts.join("shop").join(table)).unwrap();
+    }
+    let columns = json!({"id": {"x-sql-type": "int"}, "order_id": {"x-sql-type": "int"}, "amount": {"x-sql-type": "decimal(10,2)"}});
+    let contract = json!({"x-table": "pay.payments", "x-key": ["id"], "type": "object", "properties": columns});
+    std::fs::write(contracts.join("till/pay.payments.json"), contract.to_string()).unwrap();
+    let config = format!(
+        "sources:\n  - name: shop\n    url: {}\n    password: {{env: {PASSWORD_VARIABLE}}}\n    poll_interval: 20ms\n\
+         \x20 - name: till\n    stream:\n      name: till-events\n      provider: {{embedded: {{path: service}}}}\n      \
+         tables: {{pay.payments: {{when: {{/type: paid}}, row: /data}}}}\n\
+         streams:\n  provider: {{embedded: {{path: data/streams}}}}\nsinks:\n  - {{type: sqlite, path: data/entities.db}}\napi:\n  listen: 127.0.0.1:0\n",
+        server.url()
+    );
+    std::fs::write(pipeline.config(), config).unwrap();
+    pipeline
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_and_a_services_stream_make_one_entity() {
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let server = SqlServer::start("shop");
+    let mut shop = Database::new(&server, "items").await;
+    let pipeline = folder_with_a_service(&server);
+    let log = Embedded::open(Options { sync: false, ..Options::new(pipeline.path("service")) }).unwrap();
+    let stream = StreamName("till-events".into());
+    log.ensure(&stream, 2).await.unwrap();
+    // By payment, its order and amount.
+    let mut paid: BTreeMap<i64, (i64, String)> = BTreeMap::new();
+    let mut process = pipeline.start("run");
+    for round in 0..4 {
+        for _ in 0..10 {
+            shop.transaction(&mut random).await;
+            let (id, order) = (random.random_range(1..=30), random.random_range(1..=ORDERS));
+            let amount = format!("{}.50", random.random_range(1..1000));
+            let event = json!({"type": "paid", "data": {"id": id, "order_id": order, "amount": amount}});
+            let record = Record { partition_key: id.to_string(), data: event.to_string().into() };
+            let mut writer = log.writer().await.unwrap();
+            writer.append(&stream, vec![record]).await.unwrap();
+            writer.flush().await.unwrap();
+            paid.insert(id, (order, amount));
+        }
+        if round % 2 == 0 {
+            process.kill();
+            process = pipeline.start("run");
+        }
+    }
+    let url = api(&process);
+    let of_order = |order: i64| paid.iter().filter(move |(_, (of, _))| *of == order);
+    let document = |(id, (revision, _)): (&i64, &(i64, Vec<i64>))| {
+        let payments: Vec<Value> = of_order(*id).map(|(id, (_, amount))| json!({"id": id, "amount": amount})).collect();
+        (id.to_string(), json!({"id": id, "revision": revision, "payments": payments}))
+    };
+    let expected: BTreeMap<String, Value> = shop.model.iter().map(document).collect();
+    wait_for("every order with what was paid", LIMIT, async || {
+        (pipeline::entities_if_answered(&url, "order").await? == expected).then_some(())
+    })
+    .await;
+    let answer = http::get(&format!("{url}/v1/entities/order"), &[]).await.unwrap();
+    let reflected: Vector = answer.1["tributary-sources"].to_str().unwrap().parse().unwrap();
+    assert_eq!(reflected.iter().map(|(source, _)| source).collect::<Vec<_>>(), ["shop", "till"]);
+    assert_eq!(sum(&reflected), answer.1["tributary-lsn"].to_str().unwrap().parse().unwrap());
     assert!(process.terminate().success());
 }
 
@@ -261,6 +511,4 @@ fn a_table_that_two_sources_have_is_called_by_its_source() {
     assert!(well && told.contains("shop.dbo.orders"), "{told}");
     let (well, told) = explained("shop.dbo.orders", "archive: {store: {local: {path: archive}}}\n");
     assert!(!well && told.contains("an archive is of one source"), "{told}");
-    let (well, told) = explained("shop.dbo.orders", "joiner: {lease: {file: {path: lease}}}\n");
-    assert!(!well && told.contains("cannot stand by"), "{told}");
 }

@@ -13,9 +13,10 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
+use sinks::Sink as _;
+use sinks::cloudevent::{self, Origin};
 use sinks::sns::{SnsConfig, SnsSink};
 use sinks::test_support::Ministack;
-use sinks::{Sink as _, cloudevent};
 use tokio::task::JoinSet;
 
 use crate::SEED;
@@ -85,7 +86,7 @@ fn change(key: u32, random: &mut ChaCha8Rng) -> EntityChange {
 fn entries(changes: &[EntityChange]) -> anyhow::Result<VecDeque<Vec<PublishBatchRequestEntry>>> {
     let entry = |(index, change): (usize, &EntityChange)| -> anyhow::Result<PublishBatchRequestEntry> {
         let mut entry =
-            PublishBatchRequestEntry::builder().id(index.to_string()).message(cloudevent::to_json(change, "/tributary"));
+            PublishBatchRequestEntry::builder().id(index.to_string()).message(cloudevent::to_json(change, &Origin::default()));
         for (name, value) in [("entity", "order"), ("op", "upserted"), ("key", change.key.as_str())] {
             entry =
                 entry.message_attributes(name, MessageAttributeValue::builder().data_type("String").string_value(value).build()?);

@@ -76,7 +76,7 @@ async fn judge(session: &mut Session<'_>, retention: &Retention) -> Result<Headr
     }
     let endangered = endangered(&waiting, &left, enough(session.config.headroom_warning, minutes));
     let least = left.iter().copied().min().unwrap_or(all);
-    metrics::headroom(least as f64 / 1000.0);
+    metrics::headroom(&session.config.output.name, least as f64 / 1000.0);
     session.status.unwarn(WARNING);
     session.favoured.send_replace(endangered.clone());
     if endangered.is_empty() {

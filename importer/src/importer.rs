@@ -51,6 +51,11 @@ impl Importer {
     /// Imports until told to stop, until something has to be done by somebody, or until all that was asked for is done. Waits for its turn while another importer of the same source
     /// works. Stopping may cut a range short, as a crash would: nothing is lost, and the next start publishes it from its beginning.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        self.attempt(shutdown).await
+    }
+
+    /// The same of one that may be run again after a failure.
+    pub async fn attempt(&self, shutdown: CancellationToken) -> Result<(), Error> {
         metrics::describe();
         let clock = Clock::new(self.config.time_zone.as_deref())?;
         let result = self.turns(&clock, &shutdown).await;
@@ -125,7 +130,7 @@ impl Importer {
                 return Err(error);
             }
             tracing::warn!(%error, attempts, "the session failed; trying again");
-            metrics::reconnected();
+            metrics::reconnected(&self.config.output.name);
             self.status.update(|status| {
                 status.activity = Activity::Retrying;
                 status.last_error = Some(error.to_string());

@@ -1,4 +1,4 @@
-//! The importer's metrics: named and described here, and nowhere else. Base units; the only label is the table.
+//! The importer's metrics: named and described here, and nowhere else. Base units. All are by source, because importers of several may run in one process; beside that, the only label is the table.
 
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use schemas::TableName;
@@ -41,55 +41,53 @@ pub(crate) fn describe() {
 }
 
 /// `read` of the events were rows that were read from the table.
-pub(crate) fn published(table: &TableName, events: u64, dead_letters: u64, read: u64) {
-    let label = table.to_string();
-    if events > 0 {
-        counter!(EVENTS, "table" => label.clone()).increment(events);
-    }
-    if dead_letters > 0 {
-        counter!(DEAD_LETTERS, "table" => label.clone()).increment(dead_letters);
-    }
-    if read > 0 {
-        counter!(SNAPSHOT_ROWS, "table" => label).increment(read);
-    }
+pub(crate) fn published(source: &str, table: &TableName, events: u64, dead_letters: u64, read: u64) {
+    let count = |name: &'static str, more: u64| {
+        if more > 0 {
+            counter!(name, "source" => source.to_owned(), "table" => table.to_string()).increment(more);
+        }
+    };
+    count(EVENTS, events);
+    count(DEAD_LETTERS, dead_letters);
+    count(SNAPSHOT_ROWS, read);
 }
 
 /// Of a service's record of which not even the table is known.
-pub(crate) fn dead_letter_of_no_table() {
-    counter!(DEAD_LETTERS, "table" => "(none)").increment(1);
+pub(crate) fn dead_letter_of_no_table(source: &str) {
+    counter!(DEAD_LETTERS, "source" => source.to_owned(), "table" => "(none)").increment(1);
 }
 
-pub(crate) fn passed_over(records: u64) {
-    counter!(PASSED_OVER).increment(records);
+pub(crate) fn passed_over(source: &str, records: u64) {
+    counter!(PASSED_OVER, "source" => source.to_owned()).increment(records);
 }
 
-pub(crate) fn unknown_deletions(table: &TableName, count: u64) {
+pub(crate) fn unknown_deletions(source: &str, table: &TableName, count: u64) {
     if count > 0 {
-        counter!(UNKNOWN_DELETIONS, "table" => table.to_string()).increment(count);
+        counter!(UNKNOWN_DELETIONS, "source" => source.to_owned(), "table" => table.to_string()).increment(count);
     }
 }
 
-pub(crate) fn bytes(bytes: u64) {
-    counter!(BYTES).increment(bytes);
+pub(crate) fn bytes(source: &str, bytes: u64) {
+    counter!(BYTES, "source" => source.to_owned()).increment(bytes);
 }
 
-pub(crate) fn tick(seconds: f64) {
-    counter!(TICKS).increment(1);
-    histogram!(TICK_SECONDS).record(seconds);
+pub(crate) fn tick(source: &str, seconds: f64) {
+    counter!(TICKS, "source" => source.to_owned()).increment(1);
+    histogram!(TICK_SECONDS, "source" => source.to_owned()).record(seconds);
 }
 
-pub(crate) fn lag(seconds: f64) {
-    gauge!(LAG_SECONDS).set(seconds);
+pub(crate) fn lag(source: &str, seconds: f64) {
+    gauge!(LAG_SECONDS, "source" => source.to_owned()).set(seconds);
 }
 
-pub(crate) fn headroom(seconds: f64) {
-    gauge!(HEADROOM_SECONDS).set(seconds);
+pub(crate) fn headroom(source: &str, seconds: f64) {
+    gauge!(HEADROOM_SECONDS, "source" => source.to_owned()).set(seconds);
 }
 
-pub(crate) fn stalled(stalled: bool) {
-    gauge!(STALLED).set(if stalled { 1.0 } else { 0.0 });
+pub(crate) fn stalled(source: &str, stalled: bool) {
+    gauge!(STALLED, "source" => source.to_owned()).set(if stalled { 1.0 } else { 0.0 });
 }
 
-pub(crate) fn reconnected() {
-    counter!(RECONNECTS).increment(1);
+pub(crate) fn reconnected(source: &str) {
+    counter!(RECONNECTS, "source" => source.to_owned()).increment(1);
 }

@@ -279,7 +279,7 @@ impl Publisher {
         }
         match table {
             Some(table) => self.routes[table].dead_lettered += 1,
-            None => metrics::dead_letter_of_no_table(),
+            None => metrics::dead_letter_of_no_table(&self.source),
         }
         self.writer.append(&self.dead_letters, vec![Record { partition_key, data: data.into() }]).await?;
         Ok(())
@@ -298,7 +298,7 @@ impl Publisher {
     }
 
     async fn hand_over(&mut self) -> Result<(), Error> {
-        metrics::bytes(self.waiting_bytes as u64);
+        metrics::bytes(&self.source, self.waiting_bytes as u64);
         for batch in self.batches.iter_mut().filter(|batch| !batch.records.is_empty()) {
             self.writer.append(&batch.stream, std::mem::take(&mut batch.records)).await?;
         }
@@ -360,7 +360,7 @@ impl Publisher {
                 continue;
             }
             let name = &route.contract.table.name;
-            metrics::published(name, published + read, dead_lettered, read);
+            metrics::published(&self.source, name, published + read, dead_lettered, read);
             self.status.table(name, |table| {
                 table.published += published + read;
                 table.dead_lettered += dead_lettered;

@@ -12,7 +12,7 @@ use schemas::progress::{ProgressRecord, StreamName};
 use schemas::table::SourceName;
 use schemas::{ErrorClass, Lsn};
 use streams::{Batch, Positions, Provider};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -51,17 +51,29 @@ pub(crate) async fn run(
     let shared = engine.shared().clone();
     let stop = shutdown.child_token();
     let mut deliveries = JoinSet::new();
-    let consuming = consume(engine, &config, provider, &stop);
+    let progress: Vec<StreamName> = engine.origins().iter().map(|origin| origin.progress.clone()).collect();
+    let (ask, asked) = mpsc::channel(1);
+    let consuming = consume(engine, &config, provider.clone(), asked, &stop);
     let mut consuming = std::pin::pin!(consuming);
     let first = turn.borrow_and_update().clone();
-    shared.with_status(|status| status.standby = first.is_none());
+    let stood_by = first.is_none();
+    shared.with_status(|status| status.standby = stood_by);
+    let catches_up = stood_by && shared.is_of_several_sources();
+    let begun = async {
+        let predecessor = its_turn(first, turn).await;
+        if catches_up {
+            catch_up(&shared, published(&progress, &provider, &stop).await?, ask).await;
+        }
+        standby::take_over(&shared, &predecessor)?;
+        if catches_up { standby::lift(&shared) } else { Ok(()) }
+    };
     let result = tokio::select! {
         // Sinks are known from the start where there is no predecessor, so that nothing that they still need is trimmed.
         biased;
-        predecessor = its_turn(first, turn) => {
-            deliver_to(&mut deliveries, &shared, &predecessor, sinks, &config, &stop)?;
-            consuming.await
-        }
+        begun = begun => match begun.and_then(|()| deliver_to(&mut deliveries, &shared, sinks, &config, &stop)) {
+            Ok(()) => consuming.await,
+            Err(error) => Err(error),
+        },
         result = &mut consuming => result,
     };
     if let Err(error) = &result {
@@ -97,15 +109,34 @@ async fn its_turn(first: Option<ConfirmedBySink>, mut turn: watch::Receiver<Opti
     }
 }
 
+/// One who has read everything up to where the progress streams end says which version that is.
+struct CatchUp {
+    ends: Vec<(StreamName, Positions)>,
+    joined: oneshot::Sender<Lsn>,
+}
+
+/// Of several sources, one that has stood by tells nothing before it has joined what had been published when its turn came ([`standby`]).
+async fn catch_up(shared: &Shared, ends: Option<Vec<(StreamName, Positions)>>, ask: mpsc::Sender<CatchUp>) {
+    let (joined, reached) = oneshot::channel();
+    let mut heads = shared.head.subscribe();
+    if let Some(ends) = ends
+        && ask.send(CatchUp { ends, joined }).await.is_ok()
+        && let Ok(version) = reached.await
+        && heads.wait_for(|head| head.live && head.frontier >= version).await.is_ok()
+    {
+        return;
+    }
+    // It is being stopped, or nobody consumes any more, which is told there.
+    std::future::pending().await
+}
+
 fn deliver_to(
     deliveries: &mut JoinSet<()>,
     shared: &Arc<Shared>,
-    predecessor: &ConfirmedBySink,
     sinks: Vec<NamedSink>,
     config: &Config,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
-    standby::take_over(shared, predecessor)?;
     shared.with_status(|status| status.standby = false);
     for sink in sinks {
         let load = shared.head.borrow().load;
@@ -120,15 +151,20 @@ async fn consume(
     mut engine: Engine,
     config: &Config,
     provider: Arc<dyn Provider>,
+    mut asked: mpsc::Receiver<CatchUp>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let shared = engine.shared().clone();
     let (routed_in, mut routed) = mpsc::channel(8);
     let (records_in, mut records) = mpsc::channel(64);
     let frontiers = watch::Sender::new(engine.frontiers());
-    if let Some(ends) = published(&engine, &provider, stop).await? {
+    let awaited: Vec<StreamName> = engine.awaits().cloned().collect();
+    if !awaited.is_empty()
+        && let Some(ends) = published(&awaited, &provider, stop).await?
+    {
         engine.await_published(ends);
     }
+    let mut catching_up: Option<CatchUp> = None;
     let next = watch::Sender::new(None);
     let room = Room::new(next.subscribe());
     let mut readers: JoinSet<Result<(), Error>> = JoinSet::new();
@@ -177,6 +213,7 @@ async fn consume(
             }
             record = records.recv(), if waiting < WAITING_RECORDS => inbox.records.extend(record),
             _ = routed.recv_many(&mut inbox.batches, INBOX) => {}
+            Some(wanted) = asked.recv() => catching_up = Some(wanted),
             // A fan-out goes on while nothing else comes in.
             () = std::future::ready(()), if telling => {}
         }
@@ -196,6 +233,11 @@ async fn consume(
             let wanted = wanted(&mut back, config.buffer_bytes);
             std::mem::replace(now, wanted.clone()) != wanted
         });
+        let joined = catching_up.as_ref().and_then(|wanted| back.core().has_joined(&wanted.ends));
+        if let Some((version, wanted)) = joined.and_then(|version| Some((version, catching_up.take()?))) {
+            // Who asked may be gone: then it is being stopped.
+            let _ = wanted.joined.send(version);
+        }
         (waiting, telling) = (back.core().waiting(), back.core().can_tell());
         shared.with_status(|status| metrics::status(status, buffered));
         engine = Some(back);
@@ -376,14 +418,14 @@ impl Sorting {
     }
 }
 
-/// Where the progress streams end now, if the engine awaits that they have been read to there.
+/// Where progress streams end now; nothing when it is to stop.
 async fn published(
-    engine: &Engine,
+    streams: &[StreamName],
     provider: &Arc<dyn Provider>,
     stop: &CancellationToken,
 ) -> Result<Option<Vec<(StreamName, Positions)>>, Error> {
     let mut ends = Vec::new();
-    for stream in engine.awaits() {
+    for stream in streams {
         let mut failed = 0;
         ends.push(loop {
             match provider.tips(stream).await {
@@ -402,7 +444,7 @@ async fn published(
             }
         });
     }
-    Ok((!ends.is_empty()).then_some(ends))
+    Ok(Some(ends))
 }
 
 async fn read_records(mut raw: mpsc::Receiver<(Batch, Held)>, out: mpsc::Sender<Progress>) -> Result<(), Error> {

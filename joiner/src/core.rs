@@ -97,6 +97,8 @@ pub(crate) struct Core {
     fan_outs: FanOuts,
     /// What nothing is told before: by progress stream, where it ended.
     awaited: Option<Vec<(StreamName, Positions)>>,
+    /// Versions below this one were told to nobody any more when that was looked at last.
+    forgettable: Lsn,
     /// Entities assembled and changed since the core was made.
     pub(crate) report: Report,
 }
@@ -126,7 +128,17 @@ impl Core {
         let fan_outs = FanOuts::load(&store, &catalog)?;
         let by_stream = by_stream.collect();
         let tools = step::Tools { store, catalog, cache: RowCache::new(row_cache_bytes), chunk, portion, share };
-        Ok(Self { tools, standing, sources, by_stream, books, fan_outs, awaited: None, report: Report::default() })
+        Ok(Self {
+            tools,
+            standing,
+            sources,
+            by_stream,
+            books,
+            fan_outs,
+            awaited: None,
+            forgettable: Lsn::ZERO,
+            report: Report::default(),
+        })
     }
 
     /// Whether [`Core::await_published`] is to be called.
@@ -139,13 +151,23 @@ impl Core {
         self.awaited = Some(ends);
     }
 
-    /// Takes note that what was awaited has been read, if it has.
-    fn pass_awaited(&mut self) -> Result<bool, Error> {
-        let Some(awaited) = self.awaited.as_ref().filter(|_| self.standing.awaiting) else { return Ok(false) };
+    /// Whether progress streams have been read to these ends, and all that they tell has been joined.
+    fn has_read(&self, ends: &[(StreamName, Positions)]) -> bool {
         let read =
             |stream: &StreamName, shard: &ShardId| self.standing.positions.get(stream).and_then(|shards| shards.get(shard));
-        let passed = |(stream, ends): &(StreamName, Positions)| ends.iter().all(|(shard, end)| read(stream, shard) >= Some(end));
-        if !awaited.iter().all(passed) {
+        ends.iter().all(|(stream, ends)| ends.iter().all(|(shard, end)| read(stream, shard) >= Some(end)))
+    }
+
+    /// The version of what has been joined, where that is all that had been published up to these ends.
+    pub(crate) fn has_joined(&self, ends: &[(StreamName, Positions)]) -> Option<Lsn> {
+        (self.standing.is_consistent() && self.standing.pending.is_none() && self.has_read(ends))
+            .then_some(self.standing.frontier)
+    }
+
+    /// Takes note that what was awaited has been read, if it has.
+    fn pass_awaited(&mut self) -> Result<bool, Error> {
+        let awaited = self.awaited.as_ref().filter(|_| self.standing.awaiting);
+        if awaited.is_none_or(|awaited| !self.has_read(awaited)) {
             return Ok(false);
         }
         (self.standing.awaiting, self.awaited) = (false, None);
@@ -463,6 +485,12 @@ impl Core {
             }
             let stretches = self.sources[number].inputs.cover(record, &mut self.standing.sources[number]);
             covered.rows += stretches.rows;
+            // Time passes with steps, which look at what comes due; and with the tail of an older snapshot, of which it is chance whether it was read before the newer one's rows.
+            let source = &mut self.standing.sources[number];
+            let unread = matches!(source.stage, Stage::Empty | Stage::Snapshot { .. }) && record.to_lsn > record.from_lsn;
+            if unread || record.to_lsn > covered.to {
+                source.passes(record.commit_time_ms);
+            }
             if record.to_lsn <= covered.to && record.rereads.is_empty() {
                 continue;
             }
@@ -484,10 +512,6 @@ impl Core {
                     shard: progress.shard.clone(),
                     sequence: progress.sequence.clone(),
                 });
-            }
-            // Before anything is told it passes with any record, be it of a tail that nobody reads; then with steps alone, which look at what comes due.
-            if !self.standing.live || record.to_lsn > covered.to {
-                self.standing.sources[number].passes(record.commit_time_ms);
             }
             if !record.rereads.is_empty() || !self.standing.sources[number].rereads.is_empty() {
                 self.follow_rereads(number, record, &stretches)?;
@@ -520,10 +544,18 @@ impl Core {
         let bytes = buffer.bytes();
         let most = PAST_BYTES.min(self.tools.portion);
         let apart = reread || buffer.has_spilled() || !standing.portions_to.is_zero();
+        let apart = apart || step::expires_many(&self.tools, told, &self.expired_after(number, run))?;
         if apart || self.fan_outs.bytes() + bytes > most {
             while self.tell_more()? {}
         }
         Ok(!apart && bytes <= most)
+    }
+
+    /// Whose time is over, at most, after a run of records of a source.
+    fn expired_after(&self, number: usize, run: &[Progress]) -> Expired {
+        let last = run.iter().map(|progress| progress.record.commit_time_ms).max().unwrap_or_default();
+        let time = |source: usize| self.standing.sources[source].time().max(if source == number { last } else { 0 });
+        Expired::at(&self.tools.catalog, |table| self.standing.source_of(table).map_or(0, time))
     }
 
     /// Takes in what a record tells of tables that are read again.
@@ -542,20 +574,12 @@ impl Core {
     /// Ends rereads that have been passed, and assembles what waits for it, unless something still holds it up.
     fn settle(&mut self, report: &mut Report) -> Result<(), Error> {
         for number in 0..self.sources.len() {
-        let apart = apart || step::expires_many(&self.tools, told, &self.expired_after(number, run))?;
             self.end_rereads(number, report)?;
         }
         if self.standing.can_be_read() && !self.standing.unmade.is_empty() {
             step::make_first(&self.tools, &mut self.standing)?;
             if self.standing.pending.is_none() {
                 self.settle_head();
-    /// Whose time is over, at most, after a run of records of a source.
-    fn expired_after(&self, number: usize, run: &[Progress]) -> Expired {
-        let last = run.iter().map(|progress| progress.record.commit_time_ms).max().unwrap_or_default();
-        let time = |source: usize| self.standing.sources[source].time().max(if source == number { last } else { 0 });
-        Expired::at(&self.tools.catalog, |table| self.standing.source_of(table).map_or(0, time))
-    }
-
                 let mut batch = WriteBatch::default();
                 self.tools.store.put_standing(&mut batch, &self.standing)?;
                 self.tools.store.write(batch, true)?;
@@ -643,13 +667,15 @@ impl Core {
         self.forget_vectors()
     }
 
-    /// Forgets what versions stand for that nobody can be told of any more.
+    /// Forgets what versions stand for that nobody can be told of any more. What has only now become such may be on its way to somebody, and is forgotten the next time; so is not how far back the outbox is complete, which a joiner that stands by
+    /// holds against what others have confirmed.
     fn forget_vectors(&mut self) -> Result<(), Error> {
         if self.sources.len() > 1 {
             let oldest = outbox::version(&self.tools.store, self.standing.oldest)?;
-            let below = oldest.unwrap_or(self.standing.head_frontier).min(self.standing.head_frontier);
+            let forgettable = oldest.unwrap_or(self.standing.head_frontier).min(self.standing.head_frontier);
+            let below = std::mem::replace(&mut self.forgettable, forgettable);
             let mut batch = WriteBatch::default();
-            self.tools.store.forget_vectors(&mut batch, below)?;
+            self.tools.store.forget_vectors(&mut batch, below, self.standing.complete_after)?;
             self.tools.store.write_with(batch, &self.standing)?;
         }
         Ok(())

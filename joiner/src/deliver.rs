@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
 use schemas::{ErrorClass, Lsn};
-use sinks::{Held, Rejected, Sink, Terms};
+use sinks::{Held, Rejected, Sink, Terms, Versions};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,13 +38,15 @@ mod letters;
 mod load;
 mod single;
 pub(crate) mod trouble;
+mod versions;
 
 use attempts::Attempts;
 use backlog::Backlog;
-pub(crate) use backlog::{entries_within, outbox_bytes};
+pub(crate) use backlog::{LONGEST as LONGEST_BACKLOG, entries_within, outbox_bytes};
 use letters::Letters;
 use load::Part;
 use trouble::Trouble;
+use versions::Told;
 
 const BATCH_ENTRIES: usize = 5000;
 const BATCH_BYTES: usize = 8 << 20;
@@ -113,6 +115,8 @@ struct Delivery {
     /// A record of how it fails is kept.
     troubled: bool,
     letters: Letters,
+    /// Where there are several sources.
+    told: Option<Arc<Told>>,
     /// Changes of a load that failed by themselves: the load that is done again leaves them out.
     left_out: HashSet<(Arc<str>, EntityKey)>,
 }
@@ -157,6 +161,10 @@ impl Delivery {
         if !range.is_all() && !sink.own(range) {
             return Err(Error::NotShared { sink: name });
         }
+        let told = shared.is_of_several_sources().then(|| Arc::new(Told::new(&shared)));
+        if let Some(told) = &told {
+            sink.know(told.clone());
+        }
         let terms = sink.terms();
         let infos = shared.catalog.entities.iter().map(|entity| entity.plan.info()).collect();
         let letters = Letters::new(shared.dead_letters(), &name)?;
@@ -167,7 +175,7 @@ impl Delivery {
         if let Some(trouble) = trouble {
             sink.recall(trouble.note.as_deref());
         }
-        Ok(Self { shared, name, sink, terms, infos, threads, stop, attempts, troubled, letters, left_out })
+        Ok(Self { shared, name, sink, terms, infos, threads, stop, attempts, troubled, letters, told, left_out })
     }
 
     /// Ends when it is told to stop, or when the joiner's own state cannot be read.
@@ -347,7 +355,7 @@ impl Delivery {
                 }
             });
             let sequence = cursor.sequence;
-            backlog = self.look_ahead(backlog, sequence, head.sequence).await?;
+            backlog = self.look_ahead(backlog, &cursor, head.sequence).await?;
             let reading = ahead.take().filter(|(after, _)| *after == sequence).map(|(_, reading)| reading);
             let reading = reading.unwrap_or_else(|| read_page(&outbox, sequence));
             let page = reading.await.map_err(|error| Error::Task { what: error.to_string() })??;
@@ -365,15 +373,31 @@ impl Delivery {
             let reached = (last == head.sequence).then_some(head.frontier);
             // While this page is written, the next is read.
             ahead = (last < head.sequence).then(|| (last, read_page(&outbox, last)));
-            let changes = self.coalesce(self.of_now(changes), backlog.as_ref());
+            let mut changes = self.of_now(changes);
+            if let Some(lifted) = cursor.lifted {
+                changes.iter_mut().for_each(|(sequence, change)| lifted.lift(*sequence, change));
+            }
+            let changes = self.coalesce(changes, backlog.as_ref());
             self.write(&changes, reached).await?;
-            let confirmed = reached.map_or(cursor.frontier, |reached| reached.max(cursor.frontier));
-            self.shared.store.put_cursor(&self.name, &Cursor { sequence: last, frontier: confirmed, ..cursor })?;
+            self.shared.store.put_cursor(&self.name, &self.confirmed(cursor, last, reached))?;
             self.no_trouble()?;
             self.shared.with_sink(&self.name, |sink| sink.cursor = Some(last));
             self.state(SinkState::Following, None);
             frontier = reached.or(frontier);
             self.left_out.clear();
+        }
+    }
+
+    /// The cursor of a sink that holds everything up to an entry.
+    fn confirmed(&self, cursor: Cursor, last: u64, reached: Option<Lsn>) -> Cursor {
+        let lifted = cursor.lifted.filter(|lifted| lifted.until > last);
+        let cursor = Cursor { sequence: last, lifted, ..cursor };
+        match reached.filter(|reached| *reached > cursor.frontier) {
+            Some(frontier) => {
+                let sources = self.told.as_ref().and_then(|told| told.sources(frontier)).unwrap_or_default();
+                Cursor { frontier, sources, ..cursor }
+            }
+            None => cursor,
         }
     }
 
@@ -396,12 +420,13 @@ impl Delivery {
         waited.await?.map_err(|_| Interrupted::Stopped)
     }
 
-    /// What lies before a sink that is more than a page behind.
-    async fn look_ahead(&mut self, known: Option<Backlog>, cursor: u64, head: u64) -> Result<Option<Backlog>, Interrupted> {
+    /// What lies before a sink that is more than a page behind, or that is told the last change of each entity as of another version.
+    async fn look_ahead(&mut self, known: Option<Backlog>, cursor: &Cursor, head: u64) -> Result<Option<Backlog>, Interrupted> {
+        let (cursor, lifted) = (cursor.sequence, cursor.lifted.is_some());
         if known.as_ref().is_some_and(|known| !known.ends_at(cursor)) {
             return Ok(known);
         }
-        if head.saturating_sub(cursor) <= BATCH_ENTRIES as u64 {
+        if head.saturating_sub(cursor) <= BATCH_ENTRIES as u64 && !lifted {
             return Ok(None);
         }
         let shared = self.shared.clone();

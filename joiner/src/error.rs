@@ -74,10 +74,6 @@ pub enum Error {
     )]
     UnknownSource { table: TableName },
     #[error(
-        "a joiner of several sources ({sources}) cannot stand by: what its sinks have confirmed does not say how far each source had come. Take `joiner.standby` out of the configuration, and have the process restarted where it was"
-    )]
-    NoStandby { sources: String },
-    #[error(
         "changes are missing (INV-6): record {sequence} of the progress stream {stream} (shard {shard}) goes on at {from}, everything up to {frontier} has been applied, and nothing tells of what is \
          between. Name an empty state directory, and take a new snapshot with the importer"
     )]

@@ -1,11 +1,10 @@
 //! What others may ask of a running joiner: its status, its outbox, single entities.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
+use schemas::{Lsn, Vector};
 use streams::Batch;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -37,9 +36,6 @@ pub struct Head {
     /// The oldest entry kept; `sequence + 1` when there are none.
     pub oldest: u64,
 }
-
-/// By source, the LSN that it is reflected as of.
-pub type Vector = BTreeMap<String, Lsn>;
 
 /// Entries of the outbox, or that they are gone.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +81,10 @@ impl Shared {
     /// Does work that blocks (the database, assembling) beside the tasks.
     pub(crate) fn beside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         if self.in_place { tokio::spawn(async move { work() }) } else { tokio::task::spawn_blocking(work) }
+    }
+
+    pub(crate) fn is_of_several_sources(&self) -> bool {
+        self.sources.len() > 1
     }
 
     pub(crate) fn dead_letters(&self) -> DeadLetters {
@@ -160,8 +160,8 @@ impl Handle {
         let mut status = self.shared.with_status(|status| status.clone());
         status.state_bytes = self.shared.store.bytes();
         if let Some(Ok(Some(told))) = status.frontier.map(|frontier| self.outbox().sources_at(frontier)) {
-            for (source, lsn) in told {
-                if let Some(source) = status.sources.get_mut(&source) {
+            for (source, lsn) in told.iter() {
+                if let Some(source) = status.sources.get_mut(source) {
                     source.frontier = Some(lsn);
                 }
             }
@@ -213,6 +213,13 @@ pub(crate) fn encode_key(catalog: &Catalog, entity: usize, key: &EntityKey) -> O
     Some(bytes)
 }
 
+impl sinks::Versions for Outbox {
+    /// Where the database fails, everything else says so.
+    fn sources(&self, version: Lsn) -> Option<Vector> {
+        self.sources_at(version).ok().flatten()
+    }
+}
+
 /// Reads the outbox.
 #[derive(Debug, Clone)]
 pub struct Outbox {
@@ -223,6 +230,11 @@ impl Outbox {
     /// The outbox's end, and a notification whenever it moves (also when only the frontier does).
     pub fn head(&self) -> watch::Receiver<Head> {
         self.shared.head.subscribe()
+    }
+
+    /// Whether a version stands for more than an LSN of one source.
+    pub fn is_of_several_sources(&self) -> bool {
+        self.shared.is_of_several_sources()
     }
 
     /// The LSNs of the sources that a version stands for. None of one source, whose LSN it is; nor of a version that the outbox speaks of no longer.

@@ -55,7 +55,7 @@ pub use dead_letters::DeadLetters;
 pub use deliver::{NamedSink, NullSink};
 pub use engine::Engine;
 pub use error::Error;
-pub use handle::{Handle, Head, Outbox, Page, Vector};
+pub use handle::{Handle, Head, Outbox, Page};
 pub use inputs::Place;
 pub use route::DeadLetter;
 pub use standby::{Confirmed, ConfirmedBySink};
@@ -184,9 +184,6 @@ impl Joiner {
         turn: watch::Receiver<Option<ConfirmedBySink>>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        if self.config.sources.len() > 1 && turn.borrow().is_none() {
-            return Err(Error::NoStandby { sources: self.config.source() });
-        }
         consume::run(self.engine, self.config, provider, sinks, turn, shutdown).await
     }
 }

@@ -18,6 +18,7 @@ const STEP_SECONDS: &str = "tributary_joiner_step_seconds";
 const BUFFERED_BYTES: &str = "tributary_joiner_buffered_bytes";
 const STATE_BYTES: &str = "tributary_joiner_state_bytes";
 const FRONTIER_TIME: &str = "tributary_joiner_frontier_commit_time_seconds";
+const SOURCE_TIME: &str = "tributary_joiner_source_commit_time_seconds";
 const FAN_OUT_ROWS: &str = "tributary_joiner_fan_out_rows_waiting";
 const OUTBOX_HEAD: &str = "tributary_joiner_outbox_head";
 const OUTBOX_OLDEST: &str = "tributary_joiner_outbox_oldest";
@@ -47,6 +48,11 @@ pub fn describe() {
     describe_gauge!(BUFFERED_BYTES, Unit::Bytes, "Changes in memory that wait for the progress record that completes them");
     describe_gauge!(STATE_BYTES, Unit::Bytes, "Keyed state on the disk and in write buffers");
     describe_gauge!(FRONTIER_TIME, Unit::Seconds, "Commit time of the frontier, since 1970; lag is the present time less this");
+    describe_gauge!(
+        SOURCE_TIME,
+        Unit::Seconds,
+        "Of several sources, the commit time up to which each has been joined, since 1970; the least is the frontier's, by source"
+    );
     describe_gauge!(
         FAN_OUT_ROWS,
         Unit::Count,
@@ -92,6 +98,9 @@ pub(crate) fn status(status: &Status, buffered_bytes: usize) {
     gauge!(DEAD_LETTERS).set(status.dead_letters as f64);
     gauge!(BUFFERED_BYTES).set(buffered_bytes as f64);
     gauge!(FRONTIER_TIME).set(status.commit_time_ms as f64 / 1000.0);
+    for (source, joined) in &status.sources {
+        gauge!(SOURCE_TIME, "source" => source.clone()).set(joined.commit_time_ms as f64 / 1000.0);
+    }
     gauge!(FAN_OUT_ROWS).set(status.fan_out.map_or(0.0, |fan_out| fan_out.rows as f64));
     gauge!(OUTBOX_HEAD).set(status.outbox_head as f64);
     gauge!(OUTBOX_OLDEST).set(status.outbox_oldest as f64);

@@ -7,6 +7,11 @@
 //!
 //! What each sink has confirmed, the one whose turn it is tells to whoever decides about turns ([`Handle::confirmed`]); what it has told last may be older than what it has written last: then some is written twice.
 //!
+//! # Several sources
+//! What a sink has confirmed is a vector then, P, and so is what an entry of the successor's outbox stands for. The vectors of one outbox are a chain, so those within P come first: what stands behind the last of them is what the sink lacks, or may. But the two go through the vectors each in its own way, and versions of two chains, which are
+//! sums, say nothing of each other ([`crate::core`]): an entry may be of a lesser version than what the predecessor has told of its entity, and yet of a later change of some source; it would be refused for good. So the successor tells nothing before it has read each source to where that had been published when its turn came. What the predecessor
+//! has told is of a vector within that one, H. And what its outbox then holds behind the sink's place it tells as of H ([`Lifted`]): of each entity the last entry alone, whose document is the one as of H too. From there on, versions are those of its own chain, and greater.
+//!
 //! # Two at a time
 //! Who decides about turns may be wrong for a moment: the old one is frozen, and wakes up in the middle of a write. Sinks that compare versions refuse what is stale, whoever writes it, and what they say of their frontier stays true; topics and webhooks are told
 //! something that they were told already, with its version.
@@ -14,12 +19,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use schemas::Lsn;
+use schemas::change::EntityChange;
+use schemas::{Lsn, Vector};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, fingerprint};
+use crate::deliver;
 use crate::error::Error;
-use crate::handle::{Handle, Shared};
+use crate::handle::{Handle, Head, Shared};
 use crate::state::meta::Cursor;
 use crate::state::outbox;
 
@@ -28,6 +35,9 @@ use crate::state::outbox;
 pub struct Confirmed {
     /// Every change at or below.
     pub frontier: Lsn,
+    /// What that is of several sources; empty of one.
+    #[serde(default, skip_serializing_if = "Vector::is_empty")]
+    pub sources: Vector,
     /// In which form ([`sinks::Terms::form`]).
     pub form: String,
     /// Of which definitions: their hash.
@@ -45,7 +55,8 @@ impl Handle {
         let (definitions, changes) = (definitions(&self.shared.catalog), self.shared.catalog.changes_by_entity());
         // A sink that has not been loaded with what the definitions are now is loaded by the successor too.
         let loaded = store.cursors()?.into_iter().filter(|(_, cursor)| cursor.load == load && cursor.changes == changes);
-        let confirmed = |Cursor { frontier, form, .. }| Confirmed { frontier, form, definitions: definitions.clone() };
+        let confirmed =
+            |Cursor { frontier, sources, form, .. }| Confirmed { frontier, sources, form, definitions: definitions.clone() };
         Ok(loaded.map(|(sink, cursor)| (sink, confirmed(cursor))).collect())
     }
 }
@@ -56,30 +67,71 @@ fn definitions(catalog: &Catalog) -> String {
     fingerprint(&plans)
 }
 
+/// Of several sources: what a sink is told of changes that a predecessor may have told as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lifted {
+    /// The outbox's head when it became this one's turn.
+    pub(crate) until: u64,
+    /// What it stood for.
+    pub(crate) version: Lsn,
+}
+
+impl Lifted {
+    /// Gives the last change of its entity up to the head the version that this stood for.
+    pub(crate) fn lift(self, sequence: u64, change: &mut EntityChange) {
+        if sequence <= self.until {
+            change.version = change.version.max(self.version);
+        }
+    }
+}
+
 /// Sets the cursors of the sinks to where a predecessor has come, as far as that is further than what is known here.
 pub(crate) fn take_over(shared: &Arc<Shared>, predecessor: &ConfirmedBySink) -> Result<(), Error> {
     let store = &shared.store;
     let standing = store.standing()?;
+    let several = shared.is_of_several_sources();
     let (ours, changes) = (definitions(&shared.catalog), shared.catalog.changes_by_entity());
-    for (sink, Confirmed { frontier, form, definitions }) in predecessor {
+    for (sink, Confirmed { frontier, sources, form, definitions }) in predecessor {
         if *definitions != ours {
             tracing::warn!(sink, "the predecessor had other definitions: the sink is loaded");
             continue;
         }
         let known = store.cursor(sink)?.filter(|known| known.load == standing.load && known.form == *form);
-        if known.is_some_and(|known| known.frontier >= *frontier) {
+        let is_known = |known: &Cursor| if several { sources.is_within(&known.sources) } else { known.frontier >= *frontier };
+        if known.as_ref().is_some_and(is_known) {
             continue;
         }
-        match outbox::position_of(store, &standing, *frontier)? {
+        let position = match several {
+            true => outbox::position_within(store, &standing, sources)?,
+            false => outbox::position_of(store, &standing, *frontier)?,
+        };
+        match position {
             Some(sequence) => {
+                // What this one has told itself is there as well.
+                let sequence = known.map_or(sequence, |known| known.sequence.max(sequence));
                 tracing::info!(sink, confirmed = %frontier, sequence, head = standing.head, "the sink is followed from where the predecessor had come");
-                let cursor =
-                    Cursor { load: standing.load, sequence, form: form.clone(), frontier: *frontier, changes: changes.clone() };
+                let (frontier, sources) = (*frontier, sources.clone());
+                let (form, changes) = (form.clone(), changes.clone());
+                let cursor = Cursor { load: standing.load, sequence, form, frontier, sources, lifted: None, changes };
                 store.put_cursor(sink, &cursor)?;
             }
             None => {
                 tracing::warn!(sink, confirmed = %frontier, from = %standing.complete_after, "the outbox does not go back to where the predecessor had come")
             }
+        }
+    }
+    Ok(())
+}
+
+/// Whatever sinks have yet to be told of what is there by now, they are told as of now: who had the turn before may have told it in other versions. One that lacks more than can be coalesced is loaded.
+pub(crate) fn lift(shared: &Arc<Shared>) -> Result<(), Error> {
+    let store = &shared.store;
+    let Head { sequence: until, frontier: version, load, .. } = *shared.head.borrow();
+    for (sink, cursor) in store.cursors()?.into_iter().filter(|(_, cursor)| cursor.load == load && cursor.sequence < until) {
+        if until - cursor.sequence > deliver::LONGEST_BACKLOG {
+            store.forget_cursor(&sink)?;
+        } else {
+            store.put_cursor(&sink, &Cursor { lifted: Some(Lifted { until, version }), ..cursor })?;
         }
     }
     Ok(())

@@ -20,6 +20,7 @@ use schemas::progress::Phase;
 use sinks::{Held, Rejected, Retry, Sink, Terms};
 use streams::memory::Memory;
 use support::{ORDER, change, config, encode, lsn, order, orders, plan, publish, read, record};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -249,6 +250,49 @@ async fn update(provider: &Memory, ids: std::ops::RangeInclusive<i64>, at: u8, f
         })
         .collect();
     publish(provider, &updates, record(Phase::Tail, at - 1, at, &[(&orders(), updates.len() as u64)])).await;
+}
+
+/// A target that takes as many batches as it is let.
+struct Slow {
+    target: Target,
+    let_in: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Sink for Slow {
+    async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), sinks::Error> {
+        self.target.prepare(entities).await
+    }
+
+    async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, sinks::Error> {
+        if !changes.is_empty() {
+            self.let_in.acquire().await.unwrap().forget();
+        }
+        self.target.write(changes, frontier).await
+    }
+
+    async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), sinks::Error> {
+        self.target.end_load(entity, version).await
+    }
+}
+
+#[tokio::test]
+async fn a_load_says_how_far_it_is() {
+    let (dir, provider, target, let_in) =
+        (tempfile::tempdir().unwrap(), Memory::new(), Target::new(), Arc::new(Semaphore::new(0)));
+    load(&provider, 12_000).await;
+    let sink = Slow { target: target.clone(), let_in: let_in.clone() };
+    let running = start(dir.path(), &provider, vec![NamedSink { name: "target".into(), sink: Box::new(sink) }]);
+    until("the load", || running.sink().load.is_some_and(|load| load.entities == 0)).await;
+    assert_eq!(running.sink().state, SinkState::Loading);
+    let_in.add_permits(1);
+    until("a part of it", || running.sink().load.is_some_and(|load| load.entities > 0)).await;
+    assert!(running.sink().load.unwrap().entities < 12_000);
+    until("all of them counted", || running.sink().load.unwrap().entities_expected == Some(12_000)).await;
+    let_in.add_permits(1000);
+    until("the end", || running.sink().state == SinkState::Following && target.taken() == 12_000).await;
+    assert_eq!(running.sink().load, None);
+    running.stop().await;
 }
 
 #[tokio::test]

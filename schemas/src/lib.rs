@@ -1,6 +1,6 @@
 //! The contract between the parts of Tributary, pure: no I/O, no async, no clock.
 //!
-//! What the importer writes and the joiner reads is defined here and nowhere else: log sequence numbers and positions ([`Lsn`], [`Position`]), table
+//! What the importer writes and the joiner reads is defined here and nowhere else: log sequence numbers and positions ([`Lsn`], [`Position`]; of several sources, [`Vector`]), table
 //! schemas ([`table`]), values ([`value`]), change events and their encodings ([`event`], [`envelope`], [`encoding`]), the table contracts that events are held to
 //! ([`contract`]), progress records ([`progress`]), entity definitions ([`entity`]), resolved against the tables
 //! ([`plan`]), the reading of events ([`parse`]) and the entity changes that come out at the end ([`change`]), of which each
@@ -20,10 +20,12 @@ pub mod progress;
 pub mod range;
 pub mod table;
 pub mod value;
+pub mod vector;
 
 pub use lsn::{Lsn, Position};
 pub use range::KeyRange;
 pub use table::TableName;
+pub use vector::Vector;
 
 /// How a failure is to be treated, whoever it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

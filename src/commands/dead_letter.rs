@@ -32,24 +32,26 @@ pub(crate) async fn run(command: DeadLetterCommand) -> anyhow::Result<ExitCode> 
             let which = meant(&args.which);
             let retried = Place::open(args.place).await?.retry(&which).await?;
             let count = |member: &str| retried[member].as_u64().unwrap_or_default();
-            let (changes, events, sinks) = (count("changes"), count("events"), count("sinks"));
+            let [changes, events, documents, sinks] = ["changes", "events", "documents", "sinks"].map(count);
             if sinks > 0 {
                 let sinks = if sinks == 1 { "A sink that fails is".to_owned() } else { format!("{sinks} sinks that fail are") };
                 println!("{sinks} tried at once: `tributary status` says how it goes.");
             }
             if events > 0 {
                 println!(
-                    "{events} are events of a table: `tributary snapshot --table NAME` has the table read again, then drop them."
+                    "Events of a table: {events}. `tributary snapshot --table NAME` has the table read again, then drop them."
                 );
             }
-            let documents = count("documents");
             if documents > 0 {
                 println!(
-                    "{documents} are documents past the `limits` of their definitions: they are told as soon as they fit. Raise the limits, or find out why they have grown."
+                    "Documents past the `limits` of their definitions: {documents}. They are told as soon as they fit: raise the limits, or find out why they have grown."
                 );
             }
             if changes == 0 && sinks > 0 {
                 return Ok(ExitCode::SUCCESS);
+            }
+            if changes == 0 && events + documents > 0 {
+                bail!("nothing of that is tried again by asking");
             }
             if changes == 0 {
                 bail!("nothing to try again: {}", nothing(&which));
@@ -181,13 +183,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letters_of_both_kinds_are_listed() {
+    fn letters_of_every_kind_are_listed() {
         let letters = [
             json!({"id": "0f", "kind": "change", "sink": "postgres", "entity": "order", "key": "7", "version": "00000001:00000002:0003", "reason": "a NUL", "retry": true}),
+            json!({"id": "2d", "kind": "document", "entity": "order", "key": "9", "version": "00000001:00000002:0002", "reason": "the document has more than 5 children"}),
             json!({"id": "1e", "kind": "event", "stream": "shop", "table": "dbo.orders", "commit_lsn": "00000001:00000002:0001", "reason": "no key"}),
         ];
         let expected = "      of        what        lsn                     reason\n  \
                           0f  postgres  order 7     00000001:00000002:0003  (to be tried again) a NUL\n  \
+                          2d  order     9           00000001:00000002:0002  the document has more than 5 children\n  \
                           1e  shop      dbo.orders  00000001:00000002:0001  no key\n";
         assert_eq!(listed(&letters), expected);
         assert_eq!(listed(&[]), "no dead letters\n");

@@ -7,6 +7,10 @@ use importer::init::Inferred;
 
 use crate::cli::InitArgs;
 
+mod add;
+
+use add::{Addition, Existing};
+
 pub(crate) async fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     let password = match &args.password_env {
         Some(name) => {
@@ -22,7 +26,12 @@ pub(crate) async fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
         ..importer::SourceSettings::default()
     };
     let source = importer::Source::from_settings(&settings)?;
-    let report = importer::init::run(&source, &args.out, |inferred| configuration(args, &source, inferred)).await?;
+    let config = args.out.join("tributary.yaml");
+    let report = if args.add {
+        add(args, &source, &Existing::read(&config)?).await?
+    } else {
+        importer::init::run(&source, &args.out, |inferred| configuration(args, &source, inferred)).await?
+    };
     for path in &report.written {
         println!("wrote {}", path.display());
     }
@@ -32,24 +41,44 @@ pub(crate) async fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     for note in &report.notes {
         println!("note: {note}");
     }
-    let config = args.out.join("tributary.yaml");
+    if report.kept.contains(&config) {
+        println!("note: --add adds a database to a configuration that is there");
+    }
     println!("\nNext: tributary check --config {0}, then tributary run --config {0}", config.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text of `tributary.yaml`. A password in the URL is not written: the file refers to where it is kept.
-fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred) -> String {
+/// Adds the database to a configuration. That it can be is found before the database is asked.
+async fn add(args: &InitArgs, source: &importer::Source, existing: &Existing) -> anyhow::Result<importer::init::Report> {
+    let name = name(args, source);
+    let text = existing.with(&Addition { name: &name, keys: &section(args, source) })?;
+    let inferred = importer::init::infer(&importer::init::read_catalog(source).await?);
+    existing.write(&inferred, &name, &text)
+}
+
+/// What the source is called.
+fn name(args: &InitArgs, source: &importer::Source) -> String {
+    let of_database = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c.to_ascii_lowercase() } else { '-' };
+    args.name.clone().unwrap_or_else(|| source.database.chars().map(of_database).collect())
+}
+
+/// The keys of the section `source`. A password in the URL is not written: the file refers to where it is kept.
+fn section(args: &InitArgs, source: &importer::Source) -> String {
     let options = args.source.split_once('?').map(|(_, options)| format!("?{options}")).unwrap_or_default();
-    let name: String = source
-        .database
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c.to_ascii_lowercase() } else { '-' })
-        .collect();
     let variable = args.password_env.as_deref().unwrap_or("MSSQL_PASSWORD");
+    format!(
+        "  name: {name}\n  url: {url}\n  password: {{env: {variable}}}  # or {{file: /run/secrets/mssql}}, which is read at each connection\n{DEFAULTS}",
+        name = name(args, source),
+        url = serde_json::Value::from(format!("{source}{options}")),
+    )
+}
+
+/// The text of `tributary.yaml`.
+fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred) -> String {
     let entities: Vec<&str> = inferred.entities.iter().map(|entity| entity.entity.as_str()).collect();
     format!(
         "# The pipeline of {database}, as `tributary init` proposes it. What is commented out has the value shown where it is left out.\n\
-         source:\n  name: {name}\n  url: {url}\n  password: {{env: {variable}}}  # or {{file: /run/secrets/mssql}}, which is read at each connection\n{defaults}\
+         source:\n{section}\
          streams:\n  # A log in a folder. For Kinesis: {{kinesis: {{region: eu-central-1, retention_hours: 168}}}}\n  provider: {{embedded: {{path: data/streams}}}}\n{streams}\
          # Every event also to object storage, for replays and for joiners that begin with nothing; or {{s3: {{bucket: shop-archive, region: eu-central-1}}}}\n\
          # archive: {{store: {{local: {{path: data/archive}}}}}}\n\
@@ -58,9 +87,8 @@ fn configuration(args: &InitArgs, source: &importer::Source, inferred: &Inferred
          \x20 # - {{type: postgres, url: {{env: ENTITIES_URL}}}}\n\
          api:\n  listen: 127.0.0.1:8080\n",
         database = source.database,
-        url = serde_json::Value::from(format!("{source}{options}")),
+        section = section(args, source),
         entities = entities.join(", "),
-        defaults = DEFAULTS,
         streams = STREAMS,
     )
 }
@@ -112,8 +140,8 @@ mod tests {
     use crate::config::Config;
 
     fn text() -> String {
-        let args =
-            InitArgs { source: "sqlserver://sa:x@db:1433/My Shop?encrypt=off".into(), password_env: None, out: ".".into() };
+        let source = "sqlserver://sa:x@db:1433/My Shop?encrypt=off".into();
+        let args = InitArgs { source, password_env: None, out: ".".into(), name: None, add: false };
         let settings = importer::SourceSettings { url: Some(importer::SourceUrl::new(&args.source)), ..Default::default() };
         let source = importer::Source::from_settings(&settings).unwrap();
         configuration(&args, &source, &Inferred { contracts: vec![], entities: vec![], notes: vec![] })

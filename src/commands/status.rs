@@ -175,7 +175,8 @@ fn joiner_lines(joiner: &Value, out: &mut String) {
     ));
     for (name, source) in joiner["sources"].as_object().into_iter().flatten() {
         let (phase, frontier) = (text(&source["phase"]), text(&source["frontier"]));
-        out.push_str(&format!("  of {name}: {phase}, everything up to {frontier}\n"));
+        let age = if source["age_ms"].is_null() { String::new() } else { format!(", committed {} ago", span(&source["age_ms"])) };
+        out.push_str(&format!("  of {name}: {phase}, everything up to {frontier}{age}\n"));
     }
     notices(&joiner["failure"], std::slice::from_ref(&joiner["warning"]), out);
 }
@@ -305,9 +306,9 @@ sinks
         assert_eq!(shown(&status), expected);
         let mut of_several =
             json!({"joiner": status["joiner"], "sources": [status["source"], {"name": "bank", "phase": "tailing"}]});
-        of_several["joiner"]["sources"] = json!({"bank": {"phase": "live", "frontier": "0000002a:00000ac0:0001"}});
+        of_several["joiner"]["sources"] = json!({"bank": {"phase": "live", "frontier": "0000002a:00000ac0:0001", "age_ms": 300_000}});
         let told = shown(&of_several);
-        for line in ["source shop: snapshot", "source bank: tailing", "  of bank: live, everything up to 0000002a:00000ac0:0001"]
+        for line in ["source shop: snapshot", "source bank: tailing", "  of bank: live, everything up to 0000002a:00000ac0:0001, committed 5 min ago"]
         {
             assert!(told.contains(line), "{told}");
         }

@@ -51,10 +51,6 @@ impl Joiner {
         }
     }
 
-    pub(super) fn stands_by(&self) -> bool {
-        self.lease.is_some()
-    }
-
     pub(super) fn relative_to(&mut self, folder: &Path) {
         if let Some(file) = self.lease.as_mut().and_then(|lease| lease.file.as_mut()) {
             file.path = folder.join(&file.path);

@@ -166,12 +166,15 @@ impl Config {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!("{}: cannot be read. `tributary init` writes one, --config names another", path.display())
         })?;
-        let config: Self =
-            serde_yaml_ng::from_str(&text).with_context(|| format!("{}: the configuration is wrong", path.display()))?;
-        let mut config = config.checked().with_context(|| format!("{}: the configuration is wrong", path.display()))?;
+        let mut config = Self::parse(&text).with_context(|| format!("{}: the configuration is wrong", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.resolve_paths(folder);
         Ok(config)
+    }
+
+    /// What a file says, with its paths as they stand there.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+        serde_yaml_ng::from_str::<Self>(text)?.checked()
     }
 
     /// The same of one of its sources ([`Config::of`]).
@@ -237,11 +240,6 @@ impl Config {
         }
         if self.archive.is_some() {
             bail!("archive: an archive is of one source: archive each by a pipeline of its own, and leave `archive` out here");
-        }
-        if self.joiner.stands_by() {
-            bail!(
-                "joiner.lease: a joiner of several sources cannot stand by: leave the lease out, and have the process restarted where it was"
-            );
         }
         Ok(())
     }
@@ -547,7 +545,6 @@ mod tests {
             (refused(&format!("{both}, {}", source("p.shop")), ""), "dot"),
             (refused(&both, &format!("source: {}\n", source("till"))), "keep the list"),
             (refused(&both, "archive: {store: {local: {path: a}}}\n"), "archive"),
-            (refused(&both, "joiner: {lease: {file: {path: lease}}}\n"), "stand by"),
             (refused("", ""), "what is read is missing"),
         ] {
             assert!(told.contains(expected), "{told}");

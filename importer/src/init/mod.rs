@@ -60,12 +60,18 @@ pub async fn run(source: &Source, out_dir: &Path, configuration: impl Fn(&Inferr
 
 /// Writes `tributary.yaml`, `schemas/tables/*.json` and `schemas/entities/*.yaml`. Files that exist are kept: they may have been edited.
 pub fn write(inferred: &Inferred, configuration: &str, out_dir: &Path) -> Result<Report, Error> {
+    let schemas = out_dir.join("schemas");
+    let mut report = write_schemas(inferred, &schemas.join("tables"), &schemas.join("entities"))?;
+    put(&out_dir.join("tributary.yaml"), configuration, &mut report)?;
+    Ok(report)
+}
+
+/// Writes contracts and entity definitions alone, likewise.
+pub fn write_schemas(inferred: &Inferred, tables: &Path, entities: &Path) -> Result<Report, Error> {
     let mut report = Report { notes: inferred.notes.clone(), ..Report::default() };
-    let tables = out_dir.join("schemas").join("tables");
-    let entities = out_dir.join("schemas").join("entities");
-    for directory in [&tables, &entities] {
+    for directory in [tables, entities] {
         std::fs::create_dir_all(directory).map_err(|source| Error::Io {
-            path: directory.clone(),
+            path: directory.to_owned(),
             doing: "creating a directory",
             source,
         })?;
@@ -79,7 +85,6 @@ pub fn write(inferred: &Inferred, configuration: &str, out_dir: &Path) -> Result
             serde_yaml_ng::to_string(entity).map_err(|error| Error::Damaged { path: path.clone(), what: error.to_string() })?;
         put(&path, &text, &mut report)?;
     }
-    put(&out_dir.join("tributary.yaml"), configuration, &mut report)?;
     Ok(report)
 }
 

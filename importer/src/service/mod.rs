@@ -77,6 +77,11 @@ impl ServiceImporter {
 
     /// Imports until told to stop, or until something has to be done by somebody. Waits for its turn while another importer of the same source works. Stopping may cut a tick short, as a crash would.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        self.attempt(shutdown).await
+    }
+
+    /// The same of one that may be run again after a failure.
+    pub async fn attempt(&self, shutdown: CancellationToken) -> Result<(), Error> {
         metrics::describe();
         let result = self.turns(&shutdown).await;
         self.status.update(|status| {
@@ -128,7 +133,7 @@ impl ServiceImporter {
                 return Err(error);
             }
             tracing::warn!(%error, "the session failed; trying again");
-            metrics::reconnected();
+            metrics::reconnected(&self.config.output.name);
             self.status.update(|status| {
                 status.activity = Activity::Retrying;
                 status.last_error = Some(error.to_string());

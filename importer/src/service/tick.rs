@@ -112,7 +112,7 @@ impl<'a> Session<'a> {
             self.progress.plan = Some(plan.clone());
             self.save().await?;
             self.publish(&plan, &records, translated).await?;
-            metrics::tick(began.elapsed().as_secs_f64());
+            metrics::tick(&self.config.output.name, began.elapsed().as_secs_f64());
         }
     }
 
@@ -169,10 +169,11 @@ impl<'a> Session<'a> {
     fn account(&self, plan: &Plan, skipped: u64, unknown: &[u64]) {
         let lsn = plan.tick.lsn();
         let lag_ms = (now_ms() - plan.time_ms).max(0);
-        metrics::lag(lag_ms as f64 / 1000.0);
-        metrics::passed_over(skipped);
+        let source = &self.config.output.name;
+        metrics::lag(source, lag_ms as f64 / 1000.0);
+        metrics::passed_over(source, skipped);
         for (contract, count) in self.translator.contracts().zip(unknown) {
-            metrics::unknown_deletions(&contract.table.name, *count);
+            metrics::unknown_deletions(source, &contract.table.name, *count);
         }
         self.status.update(|status| {
             status.published_lsn = Some(lsn);

@@ -83,7 +83,7 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<End, Error> {
             Some(Item::Idle) => {
                 session.went_well();
                 session.status.update(|status| status.lag_ms = Some(0));
-                metrics::lag(0.0);
+                metrics::lag(&session.config.output.name, 0.0);
             }
             Some(item) => {
                 range(session, &mut reader, item).await?;
@@ -198,8 +198,9 @@ fn account(session: &Session<'_>, to: Lsn, took: Duration) {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
     let committed = session.commit_time_ms;
     let lag_ms = if committed > 0 { (now - committed).max(0) } else { 0 };
-    metrics::tick(took.as_secs_f64());
-    metrics::lag(lag_ms as f64 / 1000.0);
+    let source = &session.config.output.name;
+    metrics::tick(source, took.as_secs_f64());
+    metrics::lag(source, lag_ms as f64 / 1000.0);
     session.status.update(|status| {
         status.published_lsn = Some(to);
         status.captured_lsn = status.captured_lsn.max(Some(to));

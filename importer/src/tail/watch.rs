@@ -70,7 +70,7 @@ impl Watch {
             Diagnosis::Unknown { .. } => health.newest.is_some(),
             other => other.is_problem(),
         };
-        metrics::stalled(self.told);
+        metrics::stalled(&session.config.output.name, self.told);
         if self.told {
             let remedy = diagnosis.remedy().unwrap_or_default();
             tracing::warn!(%diagnosis, remedy, "capture has stalled");

@@ -2,7 +2,7 @@
 //!
 //! # Events
 //! - `change`: data is a CloudEvent ([`sinks::cloudevent`]).
-//! - `progress`: data is `{"lsn", "time"}`. Whoever has received this has received every change (that the subscription asks for) at or below `lsn`. The first comes at once when
+//! - `progress`: data is `{"lsn", "time"}`, of several sources with `sources`, the LSN of each. Whoever has received this has received every change (that the subscription asks for) at or below `lsn`. The first comes at once when
 //!   the subscription starts at the present, so that there is a token to resume from; then whenever the frontier has moved, at most once a second, and at the latest every
 //!   `progress_interval_ms`: silence is a fault, never an idle source. While a subscription is still catching up, `lsn` is null.
 //! - `trimmed`: the reader fell so far behind that changes it has not seen are gone. The connection ends; resuming is answered 410.
@@ -29,12 +29,12 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, stream};
 use schemas::change::EntityChange;
 use serde_json::json;
-use sinks::cloudevent;
+use sinks::cloudevent::{self, Origin};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::entities::with_lsn;
+use crate::entities::reflecting;
 use crate::parameters::Parameters;
 use crate::problem::Problem;
 use crate::server::Shared;
@@ -43,7 +43,6 @@ use crate::{ChangeFeed, Head, Page, keys, metrics};
 const PAGE_CHANGES: usize = 256;
 /// Progress that follows the frontier comes at most this often.
 const PROGRESS_SPACING: Duration = Duration::from_secs(1);
-const SOURCE: &str = "/tributary";
 
 /// Where a subscription starts.
 enum Start {
@@ -84,7 +83,13 @@ pub(crate) async fn subscribe(
     let head = feed.head();
     let now = *head.borrow();
     let cursor = cursor(&*feed, &start, now).await?;
+    let mut origin = Origin::default();
+    if let Some(versions) = feed.versions() {
+        origin.know(versions);
+    }
+    let sources = now.frontier.and_then(|lsn| origin.sources(lsn)).unwrap_or_default();
     let subscription = Subscription {
+        origin,
         head,
         cursor,
         wanted,
@@ -98,7 +103,7 @@ pub(crate) async fn subscribe(
         ended: false,
         feed,
     };
-    let mut response = with_lsn(now.frontier, Sse::new(subscription.into_stream()).into_response());
+    let mut response = reflecting(now.frontier, &sources, Sse::new(subscription.into_stream()).into_response());
     // A proxy that buffers would turn live into late.
     response.headers_mut().insert("x-accel-buffering", axum::http::HeaderValue::from_static("no"));
     Ok(response)
@@ -176,6 +181,7 @@ async fn cursor(feed: &dyn ChangeFeed, start: &Start, head: Head) -> Result<u64,
 
 struct Subscription {
     feed: Arc<dyn ChangeFeed>,
+    origin: Origin,
     head: watch::Receiver<Head>,
     /// Everything up to here has been sent, or is not asked for.
     cursor: u64,
@@ -208,7 +214,7 @@ impl Subscription {
                 self.cursor = sequence;
                 metrics::changes_sent(1);
                 let event = Event::default().event("change").id(token(self.feed.incarnation(), sequence));
-                return Some(event.data(single_line(cloudevent::to_json(&change, SOURCE))));
+                return Some(event.data(single_line(cloudevent::to_json(&change, &self.origin))));
             }
             if let Some(event) = self.progress_if_due() {
                 return Some(event);
@@ -290,7 +296,10 @@ impl Subscription {
     }
 
     fn progress(&self, head: &Head) -> Event {
-        let data = json!({"lsn": head.frontier, "time": cloudevent::time(head.commit_time_ms)});
+        let mut data = json!({"lsn": head.frontier, "time": cloudevent::time(head.commit_time_ms)});
+        if let Some(sources) = head.frontier.and_then(|lsn| self.origin.sources(lsn)) {
+            data["sources"] = json!(sources);
+        }
         Event::default().event("progress").id(token(self.feed.incarnation(), self.cursor)).data(data.to_string())
     }
 }

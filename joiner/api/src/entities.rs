@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use schemas::Lsn;
 use schemas::entity::EntityInfo;
+use schemas::{Lsn, Vector};
 use serde_json::{Value, json};
-use sinks::{Filter, Operator, Query, StoredEntity};
+use sinks::{Filter, Operator, Query, Reading, StoredEntity};
 
 use crate::freshness::Wanted;
 use crate::parameters::Parameters;
@@ -20,6 +20,7 @@ const LIMIT_DEFAULT: usize = 50;
 pub(crate) const LIMIT_MAX: usize = 1_000;
 const FILTERS_MAX: usize = 20;
 pub(crate) const LSN_HEADER: HeaderName = HeaderName::from_static("tributary-lsn");
+const SOURCES_HEADER: HeaderName = HeaderName::from_static("tributary-sources");
 const VERSION_HEADER: HeaderName = HeaderName::from_static("tributary-version");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The browser asks again each time, and mostly hears 304.
@@ -35,8 +36,8 @@ const OPERATORS: [(&str, Operator); 6] = [
 
 /// `GET /v1/entities`.
 pub(crate) async fn kinds(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, Problem> {
-    shared.freshness.wait(Wanted::from_headers(&headers)?).await?;
-    let lsn = shared.freshness.frontier().await?;
+    shared.freshness.wait(&Wanted::from_headers(&headers)?).await?;
+    let Reading { frontier: lsn, sources, .. } = shared.freshness.reached().await?;
     let kinds: Vec<Value> = shared
         .parts
         .entities
@@ -46,7 +47,11 @@ pub(crate) async fn kinds(State(shared): State<Arc<Shared>>, headers: HeaderMap)
             json!({"name": &*entity.name, "key": key, "href": format!("/v1/entities/{}", entity.name)})
         })
         .collect();
-    Ok(with_lsn(lsn, ([(header::CONTENT_TYPE, JSON)], json!({"lsn": lsn, "entities": kinds}).to_string())))
+    let mut body = json!({"lsn": lsn, "entities": kinds});
+    if !sources.is_empty() {
+        body["sources"] = json!(sources);
+    }
+    Ok(reflecting(lsn, &sources, ([(header::CONTENT_TYPE, JSON)], body.to_string())))
 }
 
 /// `GET /v1/entities/{entity}/{key}`: the document itself; the LSNs are in the headers.
@@ -72,14 +77,14 @@ pub(crate) async fn document(
     };
     let key = keys::from_segment(segment, info.key.len()).and_then(|key| (shared.parts.normalize_key)(&info.name, &key));
     let key = key.ok_or_else(|| missing(None))?;
-    shared.freshness.wait(wanted).await?;
+    shared.freshness.wait(&wanted).await?;
     let reading = shared.freshness.limited(shared.parts.reader.get_with_frontier(&info.name, &key)).await?;
     let Some(stored) = reading.value else { return Err(missing(reading.frontier)) };
     let version = stored.version.to_string();
     let etag = format!("\"{version}\"");
     let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| value.to_str().is_ok_and(|list| matches(list, &etag)));
     let mut response =
-        with_lsn(reading.frontier, ([(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, REVALIDATE)], stored.document));
+        reflecting(reading.frontier, &reading.sources, ([(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, REVALIDATE)], stored.document));
     for (name, text) in [(header::ETAG, &etag), (VERSION_HEADER, &version)] {
         insert(&mut response, name, text);
     }
@@ -91,7 +96,7 @@ pub(crate) async fn document(
     Ok(response)
 }
 
-/// `GET /v1/entities/{entity}`: `{"lsn", "items": [{"key", "version", "document"}], "next": cursor or null}`.
+/// `GET /v1/entities/{entity}`: `{"lsn", "items": [{"key", "version", "document"}], "next": cursor or null}`; of several sources with a member `sources`.
 pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
     uri: Uri,
@@ -106,17 +111,17 @@ pub(crate) async fn list(
         Some(text) => Some(cursor::decode(question, text).map_err(|detail| Problem::parameter("cursor", detail))?),
         None => None,
     };
-    shared.freshness.wait(asked.wanted).await?;
+    shared.freshness.wait(&asked.wanted).await?;
     // One more than asked for tells whether there is a next page.
     let query = Query { entity: entity.clone(), filters: asked.filters, after, limit: asked.limit + 1 };
-    let reading = shared.freshness.limited(shared.parts.reader.list_with_frontier(&query)).await?;
-    let mut items = reading.value;
+    let mut reading = shared.freshness.limited(shared.parts.reader.list_with_frontier(&query)).await?;
+    let items = &mut reading.value;
     let next = (items.len() > asked.limit).then(|| {
         items.truncate(asked.limit);
         items.last().map(|last| cursor::encode(question, &last.key))
     });
-    let body = page(reading.frontier, &items, next.flatten().as_deref());
-    Ok(with_lsn(reading.frontier, ([(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, REVALIDATE)], body)))
+    let body = page(&reading, next.flatten().as_deref());
+    Ok(reflecting(reading.frontier, &reading.sources, ([(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, REVALIDATE)], body)))
 }
 
 /// What stands after `/v1/entities/`: the entity's name, and the raw rest.
@@ -127,9 +132,13 @@ fn segments(uri: &Uri) -> (String, &str) {
 }
 
 /// Documents are JSON text already, and are put in as they are.
-fn page(lsn: Option<Lsn>, items: &[StoredEntity], next: Option<&str>) -> String {
-    let mut body = format!("{{\"lsn\":{},\"items\":[", json!(lsn));
-    for (index, item) in items.iter().enumerate() {
+fn page(reading: &Reading<Vec<StoredEntity>>, next: Option<&str>) -> String {
+    let mut body = format!("{{\"lsn\":{}", json!(reading.frontier));
+    if !reading.sources.is_empty() {
+        body.push_str(&format!(",\"sources\":{}", json!(reading.sources)));
+    }
+    body.push_str(",\"items\":[");
+    for (index, item) in reading.value.iter().enumerate() {
         let separator = if index == 0 { "" } else { "," };
         let (key, version) = (json!(item.key.as_str()), json!(item.version));
         body.push_str(&format!("{separator}{{\"key\":{key},\"version\":{version},\"document\":"));
@@ -225,15 +234,19 @@ fn matches(list: &str, etag: &str) -> bool {
     list.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-pub(crate) fn with_lsn(lsn: Option<Lsn>, response: impl IntoResponse) -> Response {
+/// An answer, with what it reflects.
+pub(crate) fn reflecting(lsn: Option<Lsn>, sources: &Vector, response: impl IntoResponse) -> Response {
     let mut response = response.into_response();
     if let Some(lsn) = lsn {
         insert(&mut response, LSN_HEADER, &lsn.to_string());
     }
+    if !sources.is_empty() {
+        insert(&mut response, SOURCES_HEADER, &sources.to_string());
+    }
     response
 }
 
-/// LSNs and tags of them are ASCII, so that this cannot fail.
+/// LSNs, tags of them and names of sources are ASCII, so that this cannot fail.
 fn insert(response: &mut Response, name: HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         response.headers_mut().insert(name, value);

@@ -1,8 +1,11 @@
 //! Where the API gets what is not in a sink: the joiner's outbox, and the state of the whole.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use schemas::Lsn;
 use schemas::change::EntityChange;
+use sinks::Versions;
 use tokio::sync::watch;
 
 /// How far the outbox has come: every change at or below `frontier` has a sequence number at or below `sequence`. The three belong together.
@@ -50,6 +53,11 @@ pub trait ChangeFeed: Send + Sync {
         None
     }
 
+    /// Who knows what the outbox's versions stand for, where entities are of several sources.
+    fn versions(&self) -> Option<Arc<dyn Versions>> {
+        None
+    }
+
     /// Which outbox the numbers belong to. The default suits an outbox that is never begun anew.
     fn incarnation(&self) -> u64 {
         0
@@ -61,7 +69,7 @@ pub trait ChangeFeed: Send + Sync {
 /// The page reads these members, and does without any that is missing:
 /// `{source: {name, phase, captured_lsn, published_lsn, events_total, lag_ms, tables: {name: count}, table_details: {name: {held}},
 /// snapshot: {rows, rows_expected, remaining_seconds}, last_error, warnings: [text]}, joiner: {phase, failure, warning, frontier, commit_time_ms, applied_total,
-/// emitted_total}, sinks: [{name, state, frontier, lag_ms, written_total, error}], demo: {connect: [text], try: [text], latency_ms: {p50, p99}}}`
+/// emitted_total, sources: {name: {phase, frontier, commit_time_ms, age_ms}}}, sinks: [{name, state, frontier, lag_ms, written_total, error}], demo: {connect: [text], try: [text], latency_ms: {p50, p99}}}`
 pub trait StatusSource: Send + Sync {
     fn status(&self) -> serde_json::Value;
 }

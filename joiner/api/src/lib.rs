@@ -14,8 +14,8 @@
 //!
 //! # Which LSN an answer reflects
 //! Every answer about entities has the header `tributary-lsn` (lists also have a member `lsn`): the sink's frontier, read at the same instant as the rows. Every change at or
-//! below it is included. A document by itself may be newer; its own LSN is the header `tributary-version` (in lists, the member `version`), and its `ETag`. A client that must
-//! see its own write sends the LSN (`min_lsn=` or the header `tributary-min-lsn`) or the commit time (`min_time=`, RFC 3339): the answer waits for it, and is 503 with
+//! below it is included. Where entities are of several sources, that is the sum of an LSN of each, and the header `tributary-sources` (in bodies of ours, the member `sources`) says which: `bank=…;shop=…`. A document by itself may be newer; its own LSN is the header `tributary-version` (in lists, the member `version`), and its `ETag`. A client that must
+//! see its own write sends the LSN (`min_lsn=` or the header `tributary-min-lsn`; of one of several sources with its name, `min_lsn=shop=…`) or the commit time (`min_time=`, RFC 3339): the answer waits for it, and is 503 with
 //! `Retry-After` when that takes too long.
 //!
 //! # Access

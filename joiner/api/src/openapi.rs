@@ -26,13 +26,15 @@ pub(crate) fn document(entities: &[EntityInfo]) -> Value {
     }
     paths.extend(general());
     schemas.insert("Problem".to_owned(), problem_schema());
-    schemas.insert("Lsn".to_owned(), json!({"type": "string", "pattern": "^[0-9a-f]{8}:[0-9a-f]{8}:[0-9a-f]{4}$", "description": "A commit LSN of the source."}));
+    let of_sources = json!({"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Lsn"}, "description": "Of several sources, the LSN of each, whose sum lsn is; left out of one source."});
+    schemas.insert("Sources".to_owned(), of_sources);
+    schemas.insert("Lsn".to_owned(), json!({"type": "string", "pattern": "^[0-9a-f]{8}:[0-9a-f]{8}:[0-9a-f]{4}$", "description": "A commit LSN of the source; of several sources, the sum of one of each."}));
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Tributary",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Entities joined from the tables of a SQL Server. Every answer names the LSN it reflects: each change at or below it is included.",
+            "description": "Entities joined from the tables of a SQL Server, or of several. Every answer names the LSN it reflects: each change at or below it is included.",
         },
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
@@ -60,8 +62,8 @@ fn freshness() -> [Value; 2] {
         parameter(
             "min_lsn",
             "query",
-            &json!({"$ref": "#/components/schemas/Lsn"}),
-            &format!("{wait} at or below this LSN; also as header tributary-min-lsn."),
+            &json!({"type": "string"}),
+            &format!("{wait} at or below this LSN, or of several sources at or below those of some of them (source=LSN;source=LSN); also as header tributary-min-lsn."),
         ),
         parameter(
             "min_time",
@@ -81,7 +83,10 @@ fn problems(statuses: &[&str]) -> Map<String, Value> {
 }
 
 fn lsn_header() -> Value {
-    json!({"tributary-lsn": {"description": "Every change at or below this LSN is included.", "schema": {"$ref": "#/components/schemas/Lsn"}}})
+    json!({
+        "tributary-lsn": {"description": "Every change at or below this LSN is included.", "schema": {"$ref": "#/components/schemas/Lsn"}},
+        "tributary-sources": {"description": "Of several sources, the LSN of each up to which every change is included: source=LSN;source=LSN.", "schema": {"type": "string"}},
+    })
 }
 
 fn by_key(entity: &EntityInfo) -> Value {
@@ -126,7 +131,7 @@ fn list(entity: &EntityInfo) -> Value {
     let page = json!({
         "type": "object",
         "required": ["lsn", "items", "next"],
-        "properties": {"lsn": {"oneOf": [{"$ref": "#/components/schemas/Lsn"}, {"type": "null"}]}, "items": {"type": "array", "items": item}, "next": {"type": ["string", "null"]}},
+        "properties": {"lsn": {"oneOf": [{"$ref": "#/components/schemas/Lsn"}, {"type": "null"}]}, "sources": {"$ref": "#/components/schemas/Sources"}, "items": {"type": "array", "items": item}, "next": {"type": ["string", "null"]}},
     });
     let mut responses = problems(&["400", "401", "404", "503"]);
     let content = json!({"application/json": {"schema": page}});

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use schemas::Vector;
+use sinks::Reading;
 
-use crate::entities::with_lsn;
+use crate::entities::reflecting;
 use crate::problem::Problem;
 use crate::server::Shared;
 
@@ -29,9 +31,12 @@ pub(crate) async fn page() -> Response {
 
 /// The sink's frontier is named when it can be read; the status is answered either way.
 pub(crate) async fn status(State(shared): State<Arc<Shared>>) -> Response {
-    let lsn = shared.freshness.frontier().await.ok().flatten();
+    let (lsn, sources) = match shared.freshness.reached().await {
+        Ok(reached) => (reached.frontier, reached.sources),
+        Err(_) => (None, Vector::default()),
+    };
     let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), (header::CACHE_CONTROL, NEVER_STORED)];
-    with_lsn(lsn, (headers, shared.parts.status.status().to_string()))
+    reflecting(lsn, &sources, (headers, shared.parts.status.status().to_string()))
 }
 
 pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
@@ -46,8 +51,12 @@ pub(crate) async fn health() -> Response {
 
 /// Entities can be read, and the first load has ended.
 pub(crate) async fn readiness(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
-    match shared.freshness.frontier().await? {
-        Some(lsn) => Ok(with_lsn(Some(lsn), ([(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, NEVER_STORED)], "ready\n"))),
+    let Reading { frontier, sources, .. } = shared.freshness.reached().await?;
+    match frontier {
+        Some(_) => {
+            let headers = [(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, NEVER_STORED)];
+            Ok(reflecting(frontier, &sources, (headers, "ready\n")))
+        }
         None => Err(Problem::TooEarly { wanted: "the end of the first load".to_owned(), have: None }),
     }
 }

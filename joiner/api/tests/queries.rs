@@ -164,6 +164,49 @@ async fn a_client_reads_its_own_writes() {
     fixture.stop().await;
 }
 
+/// Two sources, of which one stays where it was.
+struct Halves;
+
+impl sinks::Versions for Halves {
+    fn sources(&self, version: schemas::Lsn) -> Option<schemas::Vector> {
+        Some([("bank".to_owned(), lsn(1)), ("shop".to_owned(), version)].into_iter().collect())
+    }
+}
+
+#[tokio::test]
+async fn of_several_sources_answers_name_the_lsn_of_each() {
+    use sinks::Sink;
+    let fixture = Fixture::with(Config { wait_limit_ms: 300, ..Config::default() }, true).await;
+    let one = fixture.get("/v1/entities/order").await;
+    assert!(!one.headers.contains_key("tributary-sources") && one.json().get("sources").is_none(), "{}", one.body);
+    let mut sink = sinks::sqlite::SqliteSink::new(fixture.sqlite.clone());
+    sink.know(std::sync::Arc::new(Halves));
+    sink.prepare(&support::entities()).await.unwrap();
+    sink.write(&[change("order", "1", 3, Some(&json!({"id": 1})))], Some(lsn(3))).await.unwrap();
+    let sources = format!("bank={};shop={}", lsn(1), lsn(3));
+    for path in ["/v1/entities", "/v1/entities/order", "/v1/entities/order/1", "/v1/status", "/readyz"] {
+        let answer = fixture.get(path).await;
+        assert_eq!((answer.status, &answer.headers["tributary-sources"]), (200, &sources), "{path}");
+        assert_eq!(answer.headers["tributary-lsn"], lsn(3).to_string());
+    }
+    for path in ["/v1/entities", "/v1/entities/order"] {
+        assert_eq!(fixture.get(path).await.json()["sources"], json!({"bank": lsn(1), "shop": lsn(3)}), "{path}");
+    }
+    // What a client has seen of one of them is waited for.
+    let of = |source: &str, version: u32| format!("{source}={}", lsn(version));
+    for (wanted, status, said) in [
+        (of("shop", 3), 200, String::new()),
+        (format!("{};{}", of("shop", 2), of("bank", 1)), 200, String::new()),
+        (of("bank", 2), 503, of("shop", 3)),
+        (of("till", 1), 400, "there are bank, shop".to_owned()),
+        ("shop=3".to_owned(), 400, "source=LSN".to_owned()),
+    ] {
+        let answer = fixture.send("GET", "/v1/entities/order/1", &[("tributary-min-lsn", &wanted)]).await;
+        assert!(answer.status == status && answer.body.contains(&said), "{wanted}: {answer:?}");
+    }
+    fixture.stop().await;
+}
+
 async fn write(mut sink: sinks::sqlite::SqliteSink, changes: &[schemas::change::EntityChange]) {
     use sinks::Sink;
     sink.prepare(&support::entities()).await.unwrap();

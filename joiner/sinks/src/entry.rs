@@ -8,6 +8,7 @@
 //!     retry: {budget_seconds: 3600}
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +18,7 @@ use schemas::{KeyRange, Lsn};
 use serde::Deserialize;
 
 use crate::route::{Router, Routes};
-use crate::{Checked, Error, Held, Rejected, Retry, Sink, SinkConfig, Terms};
+use crate::{Checked, Error, Held, Rejected, Retry, Sink, SinkConfig, Terms, Versions};
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Entry {
@@ -169,6 +170,10 @@ impl Sink for Configured {
         &mut self,
         entity: &str,
         version: Lsn,
+    fn know(&mut self, versions: Arc<dyn Versions>) {
+        self.sink.know(versions);
+    }
+
         after: Option<&EntityKey>,
         limit: usize,
     ) -> Result<Vec<EntityKey>, Error> {

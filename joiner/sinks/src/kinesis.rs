@@ -11,6 +11,8 @@
 //! - A load is written as well, unless `notify_load` says otherwise: a new stream holds every entity, and a consumer that begins at its oldest record needs nothing else as long as
 //!   nothing has been trimmed. What vanished between two loads is not told.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
@@ -22,8 +24,8 @@ use streams::config::KinesisOptions;
 use streams::kinesis::Kinesis;
 use streams::{Provider, Record, StreamWriter};
 
-use crate::cloudevent::{self, Detail};
-use crate::{Checked, Error, Rejected, Sink, check};
+use crate::cloudevent::{self, Detail, Origin};
+use crate::{Checked, Error, Rejected, Sink, Versions, check};
 
 /// Kinesis's limit of a partition key.
 const PARTITION_KEY_CHARACTERS: usize = 256;
@@ -121,6 +123,7 @@ impl KinesisConfig {
 pub struct KinesisSink {
     config: KinesisConfig,
     options: KinesisOptions,
+    origin: Origin,
     target: String,
     stream: StreamName,
     provider: Option<Kinesis>,
@@ -139,7 +142,8 @@ impl KinesisSink {
     /// With options of the producer that the configuration has no words for.
     pub fn with_options(config: KinesisConfig, options: KinesisOptions) -> Self {
         let (target, stream) = (format!("Kinesis stream {}", config.stream), StreamName(config.stream.clone()));
-        Self { config, options, target, stream, provider: None, writer: None, loading: false }
+        let origin = Origin::new(&config.source);
+        Self { config, options, origin, target, stream, provider: None, writer: None, loading: false }
     }
 
     fn failed(&self, error: &streams::Error) -> Error {
@@ -172,7 +176,7 @@ impl KinesisSink {
     fn record(&self, change: &EntityChange) -> Result<Record, String> {
         let partition_key = partition_key(change);
         let (limit, beside) = (self.config.max_record_bytes, partition_key.len() + WRAPPING_BYTES);
-        let event = self.config.event.event(change, &self.config.source, beside, limit);
+        let event = self.config.event.event(change, &self.origin, beside, limit);
         let event =
             event.map_err(|bytes| format!("the record takes {bytes} bytes, more than the {limit} of max_record_bytes"))?;
         Ok(Record { partition_key, data: event.into() })
@@ -189,6 +193,10 @@ fn partition_key(change: &EntityChange) -> String {
 
 #[async_trait]
 impl Sink for KinesisSink {
+    fn know(&mut self, versions: Arc<dyn Versions>) {
+        self.origin.know(versions);
+    }
+
     async fn prepare(&mut self, _entities: &[EntityInfo]) -> Result<(), Error> {
         // Both are made anew: the AWS SDK then looks for credentials anew as well.
         (self.writer, self.provider) = (None, None);

@@ -1,11 +1,12 @@
 //! Where entities go, behind one trait, and reading them back where they can be queried.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
-use schemas::{KeyRange, Lsn};
+use schemas::{KeyRange, Lsn, Vector};
 
 mod check;
 pub mod cloudevent;
@@ -142,6 +143,10 @@ pub trait Sink: Send {
     async fn older(
         &mut self,
         entity: &str,
+    /// Entities are made of several sources, and this knows which LSN of each a version stands for. Asked before anything else. Whoever tells others of versions tells them that as well.
+    fn know(&mut self, versions: Arc<dyn Versions>) {
+        let _ = versions;
+    }
         version: Lsn,
         after: Option<&EntityKey>,
         limit: usize,
@@ -161,6 +166,12 @@ pub trait Sink: Send {
 pub enum Held {
     /// It keeps no frontier, or none that tells.
     Unknown,
+/// Knows what versions stand for, where entities are made of several sources. Asked for every event and every frontier: it answers at once.
+pub trait Versions: Send + Sync {
+    /// The LSN of each source that a version is the sum of; none where that is not known any more.
+    fn sources(&self, version: Lsn) -> Option<Vector>;
+}
+
     /// No load has ended there.
     Nothing,
     /// Every change at or below this LSN.
@@ -260,21 +271,27 @@ pub struct Reading<T> {
 
 /// Reads entities back from a sink that can be queried. Shared: any number of calls at once.
 #[async_trait]
+    /// Of several sources: the LSN of each up to which everything is included. Empty of one source, and where the target does not say.
+    pub sources: Vector,
 pub trait EntityReader: Send + Sync {
     async fn get(&self, entity: &str, key: &EntityKey) -> Result<Option<StoredEntity>, Error>;
     /// In the order of the key's text.
     async fn list(&self, query: &Query) -> Result<Vec<StoredEntity>, Error>;
     async fn count(&self, entity: &str) -> Result<u64, Error>;
-    /// The LSN up to which the sink holds every change; `None` before the first load has ended.
-    async fn frontier(&self) -> Result<Option<Lsn>, Error>;
+    /// Up to where the sink holds every change.
+    async fn reached(&self) -> Result<Reading<()>, Error>;
+    /// The same as an LSN alone; `None` before the first load has ended.
+    async fn frontier(&self) -> Result<Option<Lsn>, Error> {
+        Ok(self.reached().await?.frontier)
+    }
     /// [`get`](Self::get), with the frontier it reflects. A target that can reads both at one instant; this default reads the frontier first, so that what it says is included is.
     async fn get_with_frontier(&self, entity: &str, key: &EntityKey) -> Result<Reading<Option<StoredEntity>>, Error> {
-        let frontier = self.frontier().await?;
-        Ok(Reading { frontier, value: self.get(entity, key).await? })
+        let Reading { frontier, sources, .. } = self.reached().await?;
+        Ok(Reading { frontier, sources, value: self.get(entity, key).await? })
     }
     /// [`list`](Self::list), with the frontier it reflects, likewise.
     async fn list_with_frontier(&self, query: &Query) -> Result<Reading<Vec<StoredEntity>>, Error> {
-        let frontier = self.frontier().await?;
-        Ok(Reading { frontier, value: self.list(query).await? })
+        let Reading { frontier, sources, .. } = self.reached().await?;
+        Ok(Reading { frontier, sources, value: self.list(query).await? })
     }
 }

@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,8 +23,8 @@ use schemas::{KeyRange, Lsn};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::cloudevent::{self, Detail};
-use crate::{Checked, Error, Rejected, Sink, aws, check};
+use crate::cloudevent::{self, Detail, Origin};
+use crate::{Checked, Error, Rejected, Sink, Versions, aws, check};
 
 /// Entries of one request, of SNS's PublishBatch as of SQS's SendMessageBatch.
 const BATCH_ENTRIES: usize = 10;
@@ -93,7 +94,7 @@ macro_rules! message_config {
 
             fn shape(&self) -> crate::notification::Shape {
                 crate::notification::Shape {
-                    source: self.source.clone(),
+                    origin: crate::cloudevent::Origin::new(&self.source),
                     detail: self.event,
                     attributes: self.attributes.clone(),
                     number_attributes: self.number_attributes.clone(),
@@ -111,9 +112,9 @@ macro_rules! message_config {
 pub(crate) use message_config;
 
 /// How changes become messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Shape {
-    pub(crate) source: String,
+    pub(crate) origin: Origin,
     pub(crate) detail: Detail,
     /// Name of the attribute, and the path of the member in the document.
     pub(crate) attributes: BTreeMap<String, String>,
@@ -227,6 +228,10 @@ impl<S: Service> Sink for MessageSink<S> {
         self.shape.check(self.service.target())?;
         self.facts = self.service.prepare().await?;
         Ok(())
+    }
+
+    fn know(&mut self, versions: Arc<dyn Versions>) {
+        self.shape.origin.know(versions);
     }
 
     async fn begin_load(&mut self) -> Result<(), Error> {
@@ -375,7 +380,7 @@ impl Shape {
     fn message(&self, change: &EntityChange, limit: usize) -> Result<Message, String> {
         let attributes = self.attributes_of(change);
         let described: usize = attributes.iter().map(|a| a.name.len() + a.data_type.len() + a.value.len()).sum();
-        let body = self.detail.event(change, &self.source, described, limit);
+        let body = self.detail.event(change, &self.origin, described, limit);
         let body =
             body.map_err(|bytes| format!("the message takes {bytes} bytes, more than the {limit} that the target takes"))?;
         let body = without_noncharacters(body);
@@ -494,7 +499,7 @@ mod tests {
     const FACTS: Facts = Facts { fifo: false, message_bytes: 256 << 10, batch_bytes: 256 << 10 };
 
     fn shape() -> Shape {
-        Shape { source: "/s".to_owned(), detail: Detail::Full, attributes: BTreeMap::new(), number_attributes: BTreeMap::new() }
+        Shape { origin: Origin::new("/s"), detail: Detail::Full, attributes: BTreeMap::new(), number_attributes: BTreeMap::new() }
     }
 
     fn change(key: &str, document: &str) -> EntityChange {

@@ -20,13 +20,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use schemas::Lsn;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
+use schemas::{Lsn, Vector};
 
 use tokio::task::JoinHandle;
 
-use crate::{Error, Operator};
+use crate::{Error, Operator, Reading};
 
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 pub(crate) mod bind;
@@ -233,10 +233,28 @@ pub(crate) fn older_statement(shape: &Shape, [after, version, limit]: [&str; 3])
     format!("SELECT {key} FROM {table} WHERE {key} > {after} AND version < {version}{live} ORDER BY {key} LIMIT {limit}")
 }
 
-/// What readers say of the frontier: of one whose share has not been loaded, nothing.
-pub(crate) fn parse_frontier(target: &str, text: Option<&str>) -> Result<Option<Lsn>, Error> {
-    let lsn = text.map(|text| parse_lsn(target, text)).transpose()?;
-    Ok(lsn.filter(|lsn| !lsn.is_zero()))
+/// Asks for the frontier, in one row: `lsn`, the least of the parts, and `sources`, an array of what each part says.
+pub(crate) const fn frontier_statement(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Sqlite => "SELECT min(lsn) AS lsn, json_group_array(sources) AS sources FROM _tributary_frontier",
+        Dialect::Postgres => "SELECT min(lsn) AS lsn, json_agg(sources)::text AS sources FROM _tributary_frontier",
+        Dialect::Mysql => "SELECT min(lsn) AS lsn, CAST(JSON_ARRAYAGG(sources) AS CHAR) AS sources FROM _tributary_frontier",
+    }
+}
+
+/// What readers say with a frontier, as [`frontier_statement`] has it: of one whose share has not been loaded, nothing. Of several sources, what all parts have in common is included, and nothing is said where one of them does not say.
+pub(crate) fn reached<T>(target: &str, lsn: Option<&str>, sources: Option<&str>, value: T) -> Result<Reading<T>, Error> {
+    let frontier = lsn.map(|text| parse_lsn(target, text)).transpose()?.filter(|lsn| !lsn.is_zero());
+    let wrong = |error: &dyn std::fmt::Display| Error::unexpected(target, format!("_tributary_frontier: {error}"));
+    let parts: Vec<Option<String>> = match sources.filter(|_| frontier.is_some()) {
+        Some(text) => serde_json::from_str(text).map_err(|error| wrong(&error))?,
+        None => Vec::new(),
+    };
+    let parts: Option<Vec<String>> = parts.into_iter().collect();
+    let parts = parts.unwrap_or_default().iter().map(|text| text.parse()).collect::<Result<Vec<Vector>, _>>();
+    let mut parts = parts.map_err(|error| wrong(&error))?.into_iter();
+    let sources = parts.next().and_then(|first| parts.try_fold(first, |common, part| common.common(&part)));
+    Ok(Reading { frontier, sources: sources.unwrap_or_default(), value })
 }
 
 pub(crate) fn parse_lsn(target: &str, text: &str) -> Result<Lsn, Error> {
@@ -255,6 +273,26 @@ mod tests {
         for text in ["", "-", "01", "1.", ".5", "1e3", "+1", "1.2.3", "１"] {
             assert!(!is_decimal(text), "{text}");
         }
+    }
+
+    #[test]
+    fn of_several_parts_the_least_of_each_source_is_reached() {
+        let lsn = |n: u8| Lsn::from_bytes([0, 0, 0, n, 0, 0, 0, 0, 0, 0]);
+        let sources = |parts: &[Option<[u8; 2]>]| {
+            let of = |[bank, shop]: [u8; 2]| format!("bank={};shop={}", lsn(bank), lsn(shop));
+            let parts: Vec<_> = parts.iter().map(|part| part.map(of)).collect();
+            let reading = reached("t", Some(&lsn(7).to_string()), Some(&serde_json::json!(parts).to_string()), ());
+            reading.map(|reading| (reading.frontier, reading.sources.to_string())).map_err(|error| error.to_string())
+        };
+        let said = |text: &str| Ok((Some(lsn(7)), text.to_owned()));
+        assert_eq!(sources(&[Some([3, 4])]), said(&format!("bank={};shop={}", lsn(3), lsn(4))));
+        assert_eq!(sources(&[Some([3, 5]), Some([4, 4])]), said(&format!("bank={};shop={}", lsn(3), lsn(4))));
+        assert_eq!(sources(&[Some([3, 4]), None]), said(""));
+        assert_eq!(sources(&[None]), said(""));
+        assert_eq!(sources(&[]), said(""));
+        let none = reached("t", Some(&Lsn::ZERO.to_string()), Some("[null]"), ());
+        assert!(none.is_ok_and(|none| none.frontier.is_none() && none.sources.is_empty()));
+        assert!(reached("t", Some(&lsn(1).to_string()), Some("[\"bank\"]"), ()).is_err());
     }
 
     #[test]

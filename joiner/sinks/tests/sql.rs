@@ -7,13 +7,13 @@ use std::sync::Arc;
 use schemas::change::{EntityChange, EntityKey};
 use schemas::entity::EntityInfo;
 use schemas::table::SqlType;
-use schemas::{ErrorClass, Lsn};
+use schemas::{ErrorClass, KeyRange, Lsn, Vector};
 use serde_json::json;
 use sinks::mysql::{MysqlConfig, MysqlReader, MysqlSink};
 use sinks::postgres::{PostgresConfig, PostgresReader, PostgresSink};
 use sinks::sqlite::{SqliteConfig, SqliteReader, SqliteSink};
 use sinks::test_support::{MysqlServer, PostgresServer};
-use sinks::{EntityReader, Filter, Operator, Query, Sink};
+use sinks::{EntityReader, Filter, Operator, Query, Sink, Versions};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row, SqliteConnection};
 
 fn lsn(number: u32) -> Lsn {
@@ -71,6 +71,7 @@ async fn the_sql_sinks() {
     let (server, mysql, directory) = (PostgresServer::start(), MysqlServer::start(), tempfile::tempdir().unwrap());
     filters_compare_as_documented(pairs(&server, &mysql, &directory, "filters").await).await;
     purged_tombstones_still_guard(pairs(&server, &mysql, &directory, "purge").await).await;
+    of_several_sources_a_frontier_is_told_by_source(pairs(&server, &mysql, &directory, "sources").await).await;
     a_deletion_waits_for_an_older_upsert_of_another_writer(&server).await;
     a_deletion_waits_for_another_writer_in_mysql(&mysql).await;
     rows_that_a_constraint_refuses_are_singled_out_in_mysql(&mysql).await;
@@ -135,6 +136,51 @@ async fn filters_compare_as_documented(pairs: Vec<Pair>) {
         }
         let missing = reader.get_with_frontier("order", &EntityKey::from_text("9")).await.unwrap();
         assert_eq!((missing.value, missing.frontier), (None, Some(lsn(1))));
+    }
+}
+
+/// Two sources, of which one is behind by as much as the version says.
+struct Halves;
+
+impl Versions for Halves {
+    fn sources(&self, version: Lsn) -> Option<Vector> {
+        let sources = [("bank".to_owned(), lsn(1)), ("shop".to_owned(), version)];
+        (version < lsn(9)).then(|| sources.into_iter().collect())
+    }
+}
+
+async fn of_several_sources_a_frontier_is_told_by_source(pairs: Vec<Pair>) {
+    for Pair(mut sink, reader) in pairs {
+        let told = async || {
+            let reached = reader.reached().await.unwrap();
+            let key = EntityKey::from_text("1");
+            let of_key = reader.get_with_frontier("order", &key).await.unwrap();
+            let query = Query { entity: "order".to_owned(), filters: Vec::new(), after: Some(key), limit: 10 };
+            let of_list = reader.list_with_frontier(&query).await.unwrap();
+            assert_eq!((of_key.frontier, of_list.frontier), (reached.frontier, reached.frontier));
+            assert_eq!((&of_key.sources, &of_list.sources), (&reached.sources, &reached.sources));
+            reached.sources
+        };
+        // Before anybody knows of several, and between two frontiers, nothing is said of them.
+        sink.write(&[change("1", 2, 0, Some("{}"))], Some(lsn(2))).await.unwrap();
+        assert!(told().await.is_empty());
+        sink.know(Arc::new(Halves));
+        sink.write(&[], Some(lsn(5))).await.unwrap();
+        assert_eq!(Some(told().await), Halves.sources(lsn(5)));
+        sink.write(&[], Some(lsn(4))).await.unwrap();
+        assert_eq!(Some(told().await), Halves.sources(lsn(5)), "an older frontier says nothing new");
+        sink.write(&[change("1", 8, 0, Some("{}"))], None).await.unwrap();
+        assert_eq!(Some(told().await), Halves.sources(lsn(5)));
+        // Two shares: what both hold of each source.
+        let [first, second] = ["0/2", "1/2"].map(|share| share.parse::<KeyRange>().unwrap());
+        for (share, version) in [(first, 6), (second, 7)] {
+            assert!(sink.own(share));
+            sink.prepare(&[order()]).await.unwrap();
+            sink.write(&[], Some(lsn(version))).await.unwrap();
+        }
+        assert_eq!(Some(told().await), Halves.sources(lsn(6)));
+        sink.write(&[], Some(lsn(9))).await.unwrap();
+        assert!(told().await.is_empty(), "one of them does not say");
     }
 }
 
@@ -219,7 +265,26 @@ async fn what_a_user_is_not_granted_is_told_in_mysql(mysql: &MysqlServer) {
         assert!(error.class() == ErrorClass::Misconfigured && error.to_string().contains(lacks), "{error}");
         admin(grant).await;
     }
-    let mut sink = MysqlSink::new(config).unwrap();
+    MysqlSink::new(config.clone()).unwrap().check(std::slice::from_ref(&info)).await.unwrap();
+
+    // By a role within a role, which counts once it is the default.
+    admin("CREATE USER 'roled'@'%' IDENTIFIED BY 'tributary'; CREATE ROLE outer_role; CREATE ROLE inner_role").await;
+    admin(
+        "GRANT SELECT, INSERT, UPDATE ON narrow.* TO outer_role; GRANT inner_role TO outer_role; GRANT outer_role TO 'roled'@'%'",
+    )
+    .await;
+    admin("GRANT REFERENCES ON narrow.* TO 'roled'@'%'").await;
+    let url = mysql.url_of("narrow").replace("tributary:tributary@", "roled:tributary@");
+    let roled = MysqlConfig { url: sinks::UrlSource::Text(url), ..config };
+    for (lacks, grant) in [
+        ("SET DEFAULT ROLE", "SET DEFAULT ROLE outer_role FOR 'roled'@'%'"),
+        ("not granted ALTER, CREATE, DELETE on", "GRANT DELETE, CREATE, ALTER ON narrow.* TO inner_role"),
+    ] {
+        let error = MysqlSink::new(roled.clone()).unwrap().check(std::slice::from_ref(&info)).await.unwrap_err();
+        assert!(error.class() == ErrorClass::Misconfigured && error.to_string().contains(lacks), "{error}");
+        admin(grant).await;
+    }
+    let mut sink = MysqlSink::new(roled).unwrap();
     sink.check(std::slice::from_ref(&info)).await.unwrap();
     sink.prepare(&[info]).await.unwrap();
 }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::handle::Shared;
 use crate::state::outbox;
 
-const LONGEST: u64 = 500_000;
+pub(crate) const LONGEST: u64 = 500_000;
 
 /// What the outbox takes on the disk. Entries that are still in write buffers are not counted: these are bounded by themselves.
 pub(crate) fn outbox_bytes(shared: &Shared) -> Result<u64, Error> {

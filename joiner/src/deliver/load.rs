@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use schemas::change::{EntityChange, EntityKey};
+use sinks::Versions;
 use tokio::sync::mpsc;
 
+use super::versions::Told;
 use super::{Delivery, Interrupted, blocking};
 use crate::error::Error;
 use crate::handle::Shared;
@@ -56,7 +58,8 @@ impl Delivery {
         self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
         let (out, mut batches) = mpsc::channel(if self.shared.in_place { BATCHES_IN_PLACE } else { BATCHES });
         let (shared, threads) = (self.shared.clone(), self.threads);
-        let scanning = self.shared.beside(move || load_scan(&shared, &entities, threads, &out));
+        let told = self.told.clone();
+        let scanning = self.shared.beside(move || load_scan(&shared, &entities, threads, told.as_deref(), &out));
         let began = Instant::now();
         while let Some(loaded) = batches.recv().await {
             match loaded {
@@ -147,7 +150,13 @@ async fn expect(shared: Arc<Shared>, name: String, entities: Vec<usize>) {
 }
 
 /// Scans entities; answers the cursor of a sink that holds all of them. `None`: the state cannot be read as it stands any more, or nobody listens any more.
-fn load_scan(shared: &Shared, entities: &[usize], threads: usize, out: &mpsc::Sender<Loaded>) -> Result<Option<Cursor>, Error> {
+fn load_scan(
+    shared: &Shared,
+    entities: &[usize],
+    threads: usize,
+    told: Option<&Told>,
+    out: &mpsc::Sender<Loaded>,
+) -> Result<Option<Cursor>, Error> {
     let Shared { store, catalog, .. } = shared;
     let snapshot = store.db().snapshot();
     let standing = store.standing_at(&snapshot)?;
@@ -156,6 +165,9 @@ fn load_scan(shared: &Shared, entities: &[usize], threads: usize, out: &mpsc::Se
     }
     store.sync()?;
     let of = As { version: standing.frontier, commit_time_ms: standing.commit_time_ms };
+    if let Some(told) = told {
+        told.remember(of.version);
+    }
     // In place there is nobody who would take anything meanwhile.
     let send = |loaded| if shared.in_place { out.try_send(loaded).is_ok() } else { out.blocking_send(loaded).is_ok() };
     for &id in entities {
@@ -167,5 +179,6 @@ fn load_scan(shared: &Shared, entities: &[usize], threads: usize, out: &mpsc::Se
     }
     // Rows of a step that is still being assembled are in the snapshot; its outbox entries come after the head, and are written once more.
     let Standing { load, head: sequence, frontier, .. } = standing;
-    Ok(Some(Cursor { load, sequence, form: String::new(), frontier, changes: BTreeMap::new() }))
+    let sources = told.and_then(|told| told.sources(frontier)).unwrap_or_default();
+    Ok(Some(Cursor { load, sequence, form: String::new(), frontier, sources, lifted: None, changes: BTreeMap::new() }))
 }

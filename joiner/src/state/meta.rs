@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use schemas::progress::ShardPositions;
-use schemas::{KeyRange, Lsn, TableName};
+use schemas::{KeyRange, Lsn, TableName, Vector};
 use serde::{Deserialize, Serialize};
 
 use crate::accounting::Unknown;
@@ -19,6 +19,7 @@ use crate::checkpoint::Facts;
 use crate::definitions::Definitions;
 use crate::error::Error;
 use crate::reread::Rereads;
+use crate::standby::Lifted;
 use crate::state::migrate;
 
 /// Changes when the bytes of the state change their meaning ([`migrate`] has the list).
@@ -247,10 +248,10 @@ pub(crate) struct SourceStanding {
     /// The rows of its tables are those of this LSN (once its stage is live).
     pub(crate) frontier: Lsn,
     pub(crate) commit_time_ms: i64,
-    /// In the present load, by table: snapshot rows published according to the progress records, and received.
     /// The greatest commit time so far, by which entities' time is over ([`crate::assemble::expired`]). The source's clock may be set back; this is not.
     #[serde(default)]
     pub(crate) time_ms: i64,
+    /// In the present load, by table: snapshot rows published according to the progress records, and received.
     pub(crate) snapshot: BTreeMap<String, (u64, u64)>,
     /// Snapshots up to this one are passed over: rows of it were missing.
     #[serde(default)]
@@ -277,7 +278,6 @@ impl SourceStanding {
         self.frontier < self.portions_to
     }
 
-    /// Takes note that the tail has passed what the snapshot may have seen, if it has.
     /// Takes note of the commit time of a record.
     pub(crate) fn passes(&mut self, commit_time_ms: i64) {
         self.time_ms = self.time().max(commit_time_ms);
@@ -288,6 +288,7 @@ impl SourceStanding {
         self.time_ms.max(self.commit_time_ms)
     }
 
+    /// Takes note that the tail has passed what the snapshot may have seen, if it has.
     pub(crate) fn pass_catch_up(&mut self) {
         if let Stage::CatchUp { start_lsn, consistent_from } = self.stage
             && self.frontier >= consistent_from
@@ -379,7 +380,6 @@ impl Standing {
         self.commit_time_ms = self.sources.iter().map(|source| source.commit_time_ms).min().unwrap_or_default();
     }
 
-    /// The LSNs of all sources.
     /// The number of the source that a table is of.
     pub(crate) fn source_of(&self, table: &TableName) -> Option<usize> {
         match &table.source {
@@ -389,6 +389,7 @@ impl Standing {
         }
     }
 
+    /// The LSNs of all sources.
     pub(crate) fn frontiers(&self) -> Vec<Lsn> {
         self.sources.iter().map(|source| source.frontier).collect()
     }
@@ -449,6 +450,12 @@ pub(crate) struct Cursor {
     /// The last frontier that it confirmed.
     #[serde(default)]
     pub(crate) frontier: Lsn,
+    /// What that stands for, of several sources; empty where it is not known.
+    #[serde(default, skip_serializing_if = "Vector::is_empty")]
+    pub(crate) sources: Vector,
+    /// What it has yet to be told as of a later version than that of the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lifted: Option<Lifted>,
     /// By entity: which change of the definitions made the documents that it was loaded with what they are; 0 of those that do not stand here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) changes: BTreeMap<String, u32>,

@@ -288,9 +288,13 @@ impl Store {
         Ok(Some(bytes.chunks_exact(10).filter_map(Lsn::from_slice).collect()))
     }
 
-    /// Forgets what versions below one stand for.
-    pub(crate) fn forget_vectors(&self, batch: &mut WriteBatch, below: Lsn) -> Result<(), Error> {
-        batch.delete_range_cf(self.family(Family::Meta)?, vector_key(Lsn::ZERO), vector_key(below));
+    /// Forgets what versions below one stand for, but for that of one that is kept.
+    pub(crate) fn forget_vectors(&self, batch: &mut WriteBatch, below: Lsn, kept: Lsn) -> Result<(), Error> {
+        let family = self.family(Family::Meta)?;
+        batch.delete_range_cf(family, vector_key(Lsn::ZERO), vector_key(below.min(kept)));
+        if kept < below {
+            batch.delete_range_cf(family, vector_key(kept.next()), vector_key(below));
+        }
         Ok(())
     }
 

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
-use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
+use schemas::{Lsn, Vector};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::meta::Standing;
@@ -158,13 +158,34 @@ pub(crate) fn position_of(store: &Store, standing: &Standing, lsn: Lsn) -> Resul
     if lsn < standing.complete_after {
         return Ok(None);
     }
+    last_that(store, standing, |version| Ok(version <= lsn)).map(Some)
+}
+
+/// The same of several sources: behind it stand all changes that are not within these LSNs.
+pub(crate) fn position_within(store: &Store, standing: &Standing, reached: &Vector) -> Result<Option<u64>, Error> {
+    let reached: Option<Vec<Lsn>> = standing.sources.iter().map(|source| reached.get(&source.source)).collect();
+    let Some(reached) = reached else { return Ok(None) };
+    // What is not known any more is told once more.
+    let is_within = |version| {
+        let vector = store.vector(version)?;
+        Ok(vector.is_some_and(|vector| vector.iter().zip(&reached).all(|(lsn, reached)| lsn <= reached)))
+    };
+    if !is_within(standing.complete_after)? {
+        return Ok(None);
+    }
+    last_that(store, standing, is_within).map(Some)
+}
+
+/// The last entry whose version `is_passed`, as are those of all before it.
+fn last_that(store: &Store, standing: &Standing, is_passed: impl Fn(Lsn) -> Result<bool, Error>) -> Result<u64, Error> {
     let (mut first, mut end) = (standing.oldest, standing.head + 1);
     while first < end {
         let middle = first + (end - first) / 2;
         // What has been trimmed meanwhile was older than what was not.
-        if version(store, middle)?.is_some_and(|version| version > lsn) { end = middle } else { first = middle + 1 }
+        let passed = version(store, middle)?.map_or(Ok(true), &is_passed)?;
+        if passed { first = middle + 1 } else { end = middle }
     }
-    Ok(Some(first - 1))
+    Ok(first - 1)
 }
 
 /// The LSN that an entry's document reflects.

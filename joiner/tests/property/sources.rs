@@ -223,7 +223,7 @@ impl Reader<'_, '_> {
     /// What a version stands for, which is its sum.
     fn vector(&mut self, version: Lsn) -> Vector {
         let told = self.engine().handle().outbox().sources_at(version).unwrap().unwrap();
-        let vector: Vector = NAMES.iter().map(|name| number(told[*name])).collect();
+        let vector: Vector = NAMES.iter().map(|name| number(told.get(name).unwrap())).collect();
         assert_eq!(vector.iter().sum::<u64>(), number(version));
         vector
     }

@@ -160,6 +160,11 @@ impl Stub {
         lock(&self.stand).store.trim(&stream.0, &shard.0, count);
     }
 
+    /// Removes a stream, as somebody by mistake.
+    pub fn remove_stream(&self, stream: &StreamName) {
+        lock(&self.stand).store.remove_stream(&stream.0);
+    }
+
     /// Whether subscriptions keep back what there is.
     pub fn hold_subscriptions(&self, hold: bool) {
         lock(&self.stand).subscriptions.hold(hold);

@@ -380,6 +380,10 @@ impl Store {
         Ok(json!({}))
     }
 
+    pub(super) fn remove_stream(&mut self, name: &str) {
+        self.streams.remove(name);
+    }
+
     pub(super) fn trim(&mut self, stream: &str, shard: &str, count: usize) {
         if let Some(stream) = self.streams.get_mut(stream)
             && let Ok(index) = stream.shard(shard)

@@ -31,11 +31,13 @@ pub(super) fn describe(error: &sqlx::Error) -> String {
 pub(super) fn classify(target: &str, error: &sqlx::Error) -> Error {
     let message = describe(error);
     let Some(number) = number(error) else {
+        // What TLS has against a certificate comes as an error of the connection.
         return match error {
-            sqlx::Error::Tls(_) => {
+            sqlx::Error::Io(_) if !message.contains("certificate") => Error::unavailable(target, message),
+            sqlx::Error::Tls(_) | sqlx::Error::Io(_) => {
                 Error::misconfigured(target, message, "Give its authority with ssl-ca=PATH, or set ssl-mode as the server has it")
             }
-            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Error::unavailable(target, message),
+            sqlx::Error::Protocol(_) => Error::unavailable(target, message),
             _ => Error::unexpected(target, message),
         };
     };

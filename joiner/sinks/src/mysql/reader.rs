@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schemas::Lsn;
 use schemas::change::EntityKey;
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, Row};
@@ -24,6 +23,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A token opens connections for a quarter of an hour: the pool has one that is younger.
 const TOKEN_AGE: Duration = Duration::from_secs(600);
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+const FRONTIER: &str = sql::frontier_statement(Dialect::Mysql);
 
 /// Filters compare decimals exactly up to twenty digits behind the point. A filter that few entities meet reads the table in key order until the page is full.
 pub struct MysqlReader {
@@ -83,9 +83,9 @@ impl MysqlReader {
         Ok(Some(StoredEntity { key: EntityKey::from_text(key), version, document: row.get(3) }))
     }
 
-    fn frontier_of(&self, row: Option<&MySqlRow>) -> Result<Option<Lsn>, Error> {
-        let text = row.and_then(|row| row.get::<Option<String>, _>(0));
-        sql::parse_frontier(&self.connector.target, text.as_deref())
+    fn reading<T>(&self, row: Option<&MySqlRow>, value: T) -> Result<Reading<T>, Error> {
+        let [lsn, sources] = ["lsn", "sources"].map(|column| row.and_then(|row| row.get::<Option<String>, _>(column)));
+        sql::reached(&self.connector.target, lsn.as_deref(), sources.as_deref(), value)
     }
 }
 
@@ -105,26 +105,25 @@ impl EntityReader for MysqlReader {
         Ok(rows.first().map_or(0, |row| row.get::<i64, _>(0)).unsigned_abs())
     }
 
-    async fn frontier(&self) -> Result<Option<Lsn>, Error> {
+    async fn reached(&self) -> Result<Reading<()>, Error> {
         let known = "SELECT count(*) FROM information_schema.tables WHERE table_schema = database() AND table_name = '_tributary_frontier'";
         let known = self.query(known.to_owned(), &[]).await?;
         if known.first().is_none_or(|row| row.get::<i64, _>(0) == 0) {
-            return Ok(None);
+            return self.reading(None, ());
         }
-        let rows = self.query("SELECT min(lsn) FROM _tributary_frontier".to_owned(), &[]).await?;
-        self.frontier_of(rows.first())
+        self.reading(self.query(FRONTIER.to_owned(), &[]).await?.first(), ())
     }
 
     async fn get_with_frontier(&self, entity: &str, key: &EntityKey) -> Result<Reading<Option<StoredEntity>>, Error> {
         let statement = format!(
-            "SELECT f.lsn, t.`key`, t.version, CAST(t.document AS CHAR) FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
+            "SELECT f.lsn, t.`key`, t.version, CAST(t.document AS CHAR), f.sources FROM ({FRONTIER}) AS f \
              LEFT JOIN {} AS t ON t.`key` = CAST(? AS BINARY){}",
             quote(entity),
             live(&self.tables, entity)
         );
         let rows = self.query(statement, &[key.as_str().to_owned()]).await?;
         let value = rows.first().map(|row| self.stored(row)).transpose()?.flatten();
-        Ok(Reading { frontier: self.frontier_of(rows.first())?, value })
+        self.reading(rows.first(), value)
     }
 
     async fn list_with_frontier(&self, query: &Query) -> Result<Page, Error> {
@@ -161,7 +160,7 @@ impl Pages for MysqlReader {
         }
         let standing = if by_columns { known.standing() } else { "NULL".to_owned() };
         let statement = format!(
-            "SELECT f.lsn, t.`key`, t.version, CAST(t.document AS CHAR), CAST({standing} AS SIGNED) FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
+            "SELECT f.lsn, t.`key`, t.version, CAST(t.document AS CHAR), CAST({standing} AS SIGNED), f.sources FROM ({FRONTIER}) AS f \
              LEFT JOIN (SELECT `key`, version, document FROM {} WHERE `key` > CAST(? AS BINARY){conditions} ORDER BY `key` LIMIT {}) AS t ON 1 ORDER BY t.`key`",
             quote(&query.entity),
             query.limit
@@ -170,9 +169,8 @@ impl Pages for MysqlReader {
         if by_columns && rows.first().and_then(|row| row.get::<Option<i64>, _>(4)) != Some(known.version.into()) {
             return Ok(None);
         }
-        let frontier = self.frontier_of(rows.first())?;
         let value = rows.iter().filter_map(|row| self.stored(row).transpose()).collect::<Result<_, _>>()?;
-        Ok(Some(Reading { frontier, value }))
+        self.reading(rows.first(), value).map(Some)
     }
 }
 

@@ -208,10 +208,13 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Says of a share that it is here up to the frontier. Answers whether that was still to be said of it.
-    pub(super) async fn frontier(&mut self, share: &Share, frontier: Lsn) -> Result<bool, Error> {
-        let raise = sqlx::query("UPDATE _tributary_frontier SET lsn = GREATEST(lsn, ?) WHERE part = ? AND lsn >= ?");
-        let raise = raise.bind(frontier.to_string()).bind(share.part()).bind(share.said.to_string());
+    /// Says of a share that it is here up to the frontier, and what that is of several sources. Answers whether that was still to be said of it. (Columns are set from left to right, each by those that have been set.)
+    pub(super) async fn frontier(&mut self, share: &Share, frontier: Lsn, sources: Option<&str>) -> Result<bool, Error> {
+        let raise = sqlx::query(
+            "UPDATE _tributary_frontier SET sources = IF(lsn > ?, sources, ?), lsn = GREATEST(lsn, ?) WHERE part = ? AND lsn >= ?",
+        );
+        let reached = frontier.to_string();
+        let raise = raise.bind(reached.clone()).bind(sources).bind(reached).bind(share.part()).bind(share.said.to_string());
         // The driver asks the server to count rows that were found, whether or not they changed.
         Ok(raise.execute(&mut *self.transaction).await?.rows_affected() > 0)
     }

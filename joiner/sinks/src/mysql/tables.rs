@@ -104,14 +104,16 @@ pub(super) async fn look(
     shapes: &Shapes,
     entities: &[EntityInfo],
 ) -> Result<(usize, Vec<String>), Error> {
-    let plans = plans(connection, target, shapes, entities).await?;
-    let missing = grants::missing(connection, &plans).await.map_err(|error| classify(target, &error))?;
-    if missing.is_empty() {
-        return Ok(sql::summary(&plans));
-    }
-    let missing = missing.join(", ");
-    let message = format!("the user is not granted {missing} on the database, which the sink's tables take");
-    Err(Error::misconfigured(target, message, format!("GRANT {missing} ON the database TO the user")))
+    let plans = match plans(connection, target, shapes, entities).await {
+        Ok(plans) => plans,
+        Err(error) => {
+            // To look at the tables takes some of it already.
+            grants::check(connection, target, &[]).await?;
+            return Err(error);
+        }
+    };
+    grants::check(connection, target, &plans).await?;
+    Ok(sql::summary(&plans))
 }
 
 /// What has to be done, by entity, with the version of the shape on record.

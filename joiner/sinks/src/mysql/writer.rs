@@ -105,7 +105,7 @@ impl Writer {
             batch.delete(&shape, &group.deletions).await?;
         }
         if let Some(frontier) = ending.frontier
-            && !batch.frontier(&ending.share, frontier).await?
+            && !batch.frontier(&ending.share, frontier, ending.sources).await?
         {
             batch.transaction.rollback().await?;
             return Ok(None);

@@ -168,8 +168,10 @@ fn sqlx_error(target: &str, error: &sqlx::Error) -> Error {
             let code = database.code().unwrap_or_default();
             by_state(target, format!("{} [SQLSTATE {code}]", database.message()), &code)
         }
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => Error::unavailable(target, error),
-        sqlx::Error::Tls(_) => {
+        // What TLS has against a certificate comes as an error of the connection.
+        sqlx::Error::Io(cause) if !cause.to_string().contains("certificate") => Error::unavailable(target, error),
+        sqlx::Error::Protocol(_) => Error::unavailable(target, error),
+        sqlx::Error::Tls(_) | sqlx::Error::Io(_) => {
             Error::misconfigured(target, error, "Give its authority with sslrootcert=PATH, or set sslmode as the server has it")
         }
         _ => Error::unexpected(target, error),

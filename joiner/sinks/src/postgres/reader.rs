@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use schemas::Lsn;
 use schemas::change::EntityKey;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_postgres::types::ToSql;
@@ -21,6 +20,7 @@ use crate::{EntityReader, Error, Filter, Query, Reading, StoredEntity, Tables};
 /// Connections kept, and queries at once; the driver pipelines nothing here, so one connection serves one query.
 const CONNECTIONS: usize = 8;
 const STATEMENT_LIMIT_MS: u64 = 10_000;
+const FRONTIER: &str = sql::frontier_statement(Dialect::Postgres);
 
 /// Filters compare decimals exactly, as `numeric`. A filter that few entities meet reads the table in key order until the page is full.
 pub struct PostgresReader {
@@ -77,8 +77,9 @@ impl PostgresReader {
         Ok(Some(StoredEntity { key: EntityKey::from_text(key), version, document: row.get(3) }))
     }
 
-    fn frontier_of(&self, row: Option<&Row>) -> Result<Option<Lsn>, Error> {
-        sql::parse_frontier(&self.connector.target, row.and_then(|row| row.get(0)))
+    fn reading<T>(&self, row: Option<&Row>, value: T) -> Result<Reading<T>, Error> {
+        let [lsn, sources] = ["lsn", "sources"].map(|column| row.and_then(|row| row.get::<_, Option<&str>>(column)));
+        sql::reached(&self.connector.target, lsn, sources, value)
     }
 }
 
@@ -98,25 +99,24 @@ impl EntityReader for PostgresReader {
         Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0)).unsigned_abs())
     }
 
-    async fn frontier(&self) -> Result<Option<Lsn>, Error> {
+    async fn reached(&self) -> Result<Reading<()>, Error> {
         let known = self.query("SELECT to_regclass('_tributary_frontier') IS NOT NULL", &[]).await?;
         if !known.first().is_some_and(|row| row.get(0)) {
-            return Ok(None);
+            return self.reading(None, ());
         }
-        let rows = self.query("SELECT min(lsn) FROM _tributary_frontier", &[]).await?;
-        self.frontier_of(rows.first())
+        self.reading(self.query(FRONTIER, &[]).await?.first(), ())
     }
 
     async fn get_with_frontier(&self, entity: &str, key: &EntityKey) -> Result<Reading<Option<StoredEntity>>, Error> {
         let statement = format!(
-            "SELECT f.lsn, t.key, t.version, t.document::text FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
+            "SELECT f.lsn, t.key, t.version, t.document::text, f.sources FROM ({FRONTIER}) AS f \
              LEFT JOIN {} AS t ON t.key = $1{}",
             quote(entity),
             live(&self.tables, entity)
         );
         let rows = self.query(&statement, &[&key.as_str()]).await?;
         let value = rows.first().map(|row| self.stored(row)).transpose()?.flatten();
-        Ok(Reading { frontier: self.frontier_of(rows.first())?, value })
+        self.reading(rows.first(), value)
     }
 
     async fn list_with_frontier(&self, query: &Query) -> Result<Page, Error> {
@@ -154,7 +154,7 @@ impl Pages for PostgresReader {
         }
         let standing = if by_columns { known.standing() } else { "NULL::integer".to_owned() };
         let statement = format!(
-            "SELECT f.lsn, t.key, t.version, t.document::text, {standing} FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
+            "SELECT f.lsn, t.key, t.version, t.document::text, {standing}, f.sources FROM ({FRONTIER}) AS f \
              LEFT JOIN (SELECT key, version, document FROM {} WHERE key > $1{conditions} ORDER BY key LIMIT {}) AS t ON true ORDER BY t.key",
             quote(&query.entity),
             query.limit
@@ -164,9 +164,8 @@ impl Pages for PostgresReader {
         if by_columns && rows.first().and_then(|row| row.get::<_, Option<i32>>(4)) != Some(known.version) {
             return Ok(None);
         }
-        let frontier = self.frontier_of(rows.first())?;
         let value = rows.iter().filter_map(|row| self.stored(row).transpose()).collect::<Result<_, _>>()?;
-        Ok(Some(Reading { frontier, value }))
+        self.reading(rows.first(), value).map(Some)
     }
 }
 

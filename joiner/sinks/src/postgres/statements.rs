@@ -290,12 +290,14 @@ impl<'a> Batch<'a> {
         self.later(mark.to_owned(), vec![Box::new(entity), Box::new(keys), Box::new(versions), Box::new(times)]).await
     }
 
-    /// Says of a share that it is here up to the frontier, and sends everything that waits. Answers whether that was still to be said of it.
-    pub(super) async fn frontier(&mut self, share: &Share, frontier: Lsn) -> Result<bool, Error> {
-        let statement = "UPDATE _tributary_frontier SET lsn = greatest(lsn, $2) WHERE part = $1 AND lsn >= $3";
+    /// Says of a share that it is here up to the frontier, and what that is of several sources, and sends everything that waits. Answers whether that was still to be said of it.
+    pub(super) async fn frontier(&mut self, share: &Share, frontier: Lsn, sources: Option<&str>) -> Result<bool, Error> {
+        let statement = "UPDATE _tributary_frontier SET lsn = greatest(lsn, $2), sources = CASE WHEN lsn > $2 THEN sources ELSE $4 END \
+                         WHERE part = $1 AND lsn >= $3";
         let statement = self.statements.prepared(self.transaction, statement.to_owned()).await?;
         let (said, frontier) = (share.said.to_string(), frontier.to_string());
-        self.waiting.push((statement, vec![Box::new(share.part()), Box::new(frontier), Box::new(said)]));
+        let sources = sources.map(str::to_owned);
+        self.waiting.push((statement, vec![Box::new(share.part()), Box::new(frontier), Box::new(said), Box::new(sources)]));
         Ok(self.send().await?.last().is_some_and(|rows| *rows > 0))
     }
 }

@@ -169,7 +169,7 @@ impl Writer {
             batch.delete(&shape, entity, &group.deletions).await?;
         }
         let said = match ending.frontier {
-            Some(frontier) => batch.frontier(&ending.share, frontier).await?,
+            Some(frontier) => batch.frontier(&ending.share, frontier, ending.sources).await?,
             None => batch.send().await.map(|_| true)?,
         };
         drop(batch);

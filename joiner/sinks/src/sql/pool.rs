@@ -25,7 +25,7 @@ use super::kind::Dialect;
 use super::shape::{Row, Shape, Shapes, Tables};
 use super::{Indexing, PURGE_EVERY_WRITES, TOMBSTONE_RETENTION_MS, newest_ms};
 use crate::shares::{self, Share};
-use crate::{Checked, Error, Held, Rejected, Sink, check};
+use crate::{Checked, Error, Held, Rejected, Sink, Versions, check};
 
 /// A part with fewer rows is not worth a connection of its own.
 const LEAST_PART_ROWS: usize = 250;
@@ -37,6 +37,8 @@ pub struct Ending<'e> {
     /// Of which share is written, and what was said of it.
     pub(crate) share: Share,
     pub(crate) frontier: Option<Lsn>,
+    /// What the frontier stands for, of several sources.
+    pub(crate) sources: Option<&'e str>,
     /// Tombstones that are older and no longer needed are dropped.
     pub(crate) purge_before_ms: Option<i64>,
     /// The entities that have been loaded: their columns and children are filled.
@@ -45,7 +47,7 @@ pub struct Ending<'e> {
 
 impl Ending<'_> {
     /// Nothing but the rows.
-    pub(crate) const NONE: Self = Self { share: Share::WHOLE, frontier: None, purge_before_ms: None, filled: &[] };
+    pub(crate) const NONE: Self = Self { share: Share::WHOLE, frontier: None, sources: None, purge_before_ms: None, filled: &[] };
 }
 
 /// One connection that writes. After an error it is not used again.
@@ -154,6 +156,8 @@ pub struct Pool<S: Server> {
     share: Share,
     /// One for each connection; none before [`Sink::prepare`] and after an error.
     writers: Vec<S::Writer>,
+    /// Where there are several sources.
+    versions: Option<Arc<dyn Versions>>,
     shapes: Arc<Shapes>,
     /// Statements that make the indexes which are to be made behind the load.
     indexes: Vec<String>,
@@ -171,6 +175,7 @@ impl<S: Server> Pool<S> {
             share: Share::WHOLE,
             writers: Vec::new(),
             shapes: Arc::new(Shapes::none(S::DIALECT)),
+            versions: None,
             indexes: Vec::new(),
             indexing: Indexing::default(),
             loaded: None,
@@ -228,7 +233,8 @@ impl<S: Server> Pool<S> {
         self.writes_since_purge += 1;
         let purge_before_ms = (self.writes_since_purge >= PURGE_EVERY_WRITES).then_some(self.newest_ms - TOMBSTONE_RETENTION_MS);
         let filled = self.loaded.as_deref().unwrap_or_default();
-        let ending = Ending { share: self.share, frontier, purge_before_ms, filled };
+        let sources = self.versions.as_ref().and_then(|versions| versions.sources(reached)).map(|sources| sources.to_string());
+        let ending = Ending { share: self.share, frontier, sources: sources.as_deref(), purge_before_ms, filled };
         let rejected = writers[0].write(rows, ending).await?;
         self.share.said = self.share.said.max(reached);
         if purge_before_ms.is_some() {
@@ -327,6 +333,10 @@ impl<S: Server> Sink for Pool<S> {
         after: Option<&EntityKey>,
         limit: usize,
     ) -> Result<Vec<EntityKey>, Error> {
+    fn know(&mut self, versions: Arc<dyn Versions>) {
+        self.versions = Some(versions);
+    }
+
         let mut writers = self.take_writers()?;
         let (shape, limit) = (self.shapes.of(entity), i64::try_from(limit).unwrap_or(i64::MAX));
         let keys = writers[0].older(&shape, version, after.map_or("", EntityKey::as_str), limit).await?;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schemas::Lsn;
 use schemas::change::EntityKey;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
@@ -17,6 +16,7 @@ use crate::{EntityReader, Error, Filter, Operator, Query, Reading, StoredEntity,
 
 const CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+const FRONTIER: &str = sql::frontier_statement(Dialect::Sqlite);
 /// The decimal test of [`sql::is_decimal`] on the SQL expression `$x`.
 const IS_DECIMAL: &str = "($x NOT GLOB '?*-*' AND $x NOT GLOB '*[^-0-9.]*' AND $x NOT GLOB '*.*.*' AND ltrim($x, '-') GLOB '[0-9]*' \
                           AND $x GLOB '*[0-9]' AND ltrim($x, '-') NOT GLOB '0[0-9]*')";
@@ -56,8 +56,8 @@ impl SqliteReader {
         Ok(Some(StoredEntity { key: EntityKey::from_text(key), version, document: row.get(3) }))
     }
 
-    fn frontier_of(&self, row: Option<&SqliteRow>) -> Result<Option<Lsn>, Error> {
-        sql::parse_frontier(&self.target, row.and_then(|row| row.get(0)))
+    fn reading<T>(&self, row: Option<&SqliteRow>, value: T) -> Result<Reading<T>, Error> {
+        sql::reached(&self.target, row.and_then(|row| row.get("lsn")), row.and_then(|row| row.get("sources")), value)
     }
 }
 
@@ -78,17 +78,17 @@ impl EntityReader for SqliteReader {
         Ok(count.unsigned_abs())
     }
 
-    async fn frontier(&self) -> Result<Option<Lsn>, Error> {
-        match sqlx::query("SELECT min(lsn) FROM _tributary_frontier").fetch_one(&self.pool).await {
-            Ok(row) => self.frontier_of(Some(&row)),
-            Err(error) if is_not_there_yet(&error) => Ok(None),
+    async fn reached(&self) -> Result<Reading<()>, Error> {
+        match sqlx::query(FRONTIER).fetch_one(&self.pool).await {
+            Ok(row) => self.reading(Some(&row), ()),
+            Err(error) if is_not_there_yet(&error) => self.reading(None, ()),
             Err(error) => Err(self.failed(error)),
         }
     }
 
     async fn get_with_frontier(&self, entity: &str, key: &EntityKey) -> Result<Reading<Option<StoredEntity>>, Error> {
         let statement = format!(
-            "SELECT f.lsn, t.key, t.version, t.document FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f LEFT JOIN {} AS t ON t.key = ?1{}",
+            "SELECT f.lsn, t.key, t.version, t.document, f.sources FROM ({FRONTIER}) AS f LEFT JOIN {} AS t ON t.key = ?1{}",
             quote(entity),
             live(&self.tables, entity)
         );
@@ -97,7 +97,7 @@ impl EntityReader for SqliteReader {
             .fetch_one(&self.pool)
             .await
             .map_err(|error| self.failed(error))?;
-        Ok(Reading { frontier: self.frontier_of(Some(&row))?, value: self.stored(&row)? })
+        self.reading(Some(&row), self.stored(&row)?)
     }
 
     async fn list_with_frontier(&self, query: &Query) -> Result<Page, Error> {
@@ -129,9 +129,8 @@ impl Pages for SqliteReader {
         if by_columns && rows.first().and_then(|row| row.get::<Option<i32>, _>(4)) != Some(known.version) {
             return Ok(None);
         }
-        let frontier = self.frontier_of(rows.first())?;
         let value = rows.iter().filter_map(|row| self.stored(row).transpose()).collect::<Result<_, _>>()?;
-        Ok(Some(Reading { frontier, value }))
+        self.reading(rows.first(), value).map(Some)
     }
 }
 
@@ -160,7 +159,7 @@ impl Listing {
         }
         let standing = if by_columns { known.standing() } else { "NULL".to_owned() };
         let statement = format!(
-            "SELECT f.lsn, t.key, t.version, t.document, {standing} FROM (SELECT min(lsn) AS lsn FROM _tributary_frontier) AS f \
+            "SELECT f.lsn, t.key, t.version, t.document, {standing}, f.sources FROM ({FRONTIER}) AS f \
              LEFT JOIN (SELECT key, version, document FROM {} WHERE key > ?1{conditions} ORDER BY key LIMIT {}) AS t ON 1 ORDER BY t.key",
             quote(&query.entity),
             query.limit
@@ -219,6 +218,7 @@ fn condition(filter: &Filter, at: usize) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use schemas::Lsn;
     use schemas::entity::EntityInfo;
     use schemas::table::SqlType;
     use serde_json::json;

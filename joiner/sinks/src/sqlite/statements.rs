@@ -199,14 +199,18 @@ pub(super) async fn delete(
     Ok(())
 }
 
-/// Says of a share that it is here up to the frontier. Answers whether that was still to be said of it.
+/// Says of a share that it is here up to the frontier, and what that is of several sources. Answers whether that was still to be said of it.
 pub(super) async fn put_frontier(
     transaction: &mut Transaction<'_, Sqlite>,
     share: &Share,
     frontier: Lsn,
+    sources: Option<&str>,
 ) -> Result<bool, sqlx::Error> {
-    let raise = sqlx::query("UPDATE _tributary_frontier SET lsn = max(lsn, ?2) WHERE part = ?1 AND lsn >= ?3");
-    let raise = raise.bind(share.part()).bind(frontier.to_string()).bind(share.said.to_string());
+    let raise = sqlx::query(
+        "UPDATE _tributary_frontier SET lsn = max(lsn, ?2), sources = CASE WHEN lsn > ?2 THEN sources ELSE ?4 END \
+         WHERE part = ?1 AND lsn >= ?3",
+    );
+    let raise = raise.bind(share.part()).bind(frontier.to_string()).bind(share.said.to_string()).bind(sources);
     Ok(raise.execute(&mut **transaction).await?.rows_affected() > 0)
 }
 

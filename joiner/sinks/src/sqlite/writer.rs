@@ -68,7 +68,7 @@ impl Writer {
             delete(&mut transaction, &shape, &group.deletions).await?;
         }
         if let Some(frontier) = ending.frontier
-            && !put_frontier(&mut transaction, &ending.share, frontier).await?
+            && !put_frontier(&mut transaction, &ending.share, frontier, ending.sources).await?
         {
             transaction.rollback().await?;
             return Ok(None);

@@ -41,7 +41,7 @@ struct Common {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// Stands before a [`Ministack`].
+/// Stands before a [`Ministack`], or another stand-in.
 pub struct Gate {
     common: Arc<Common>,
     server: Served,
@@ -64,14 +64,22 @@ impl ProvideCredentials for Keys {
 
 impl Gate {
     pub async fn before(stack: &Ministack) -> Self {
+        Self::to(stack.endpoint_url()).await
+    }
+
+    pub async fn to(upstream: String) -> Self {
         let common = Arc::new(Common {
-            upstream: stack.endpoint_url(),
+            upstream,
             passage: watch::Sender::new(Passage::Open),
             known: Mutex::new("test".to_owned()),
             client: Client::builder(TokioExecutor::new()).build_http(),
         });
         let server = Served::start(Router::new().fallback(pass).with_state(Arc::clone(&common))).await;
         Self { common, server, held: Keys(Arc::new(Mutex::new("test".to_owned()))) }
+    }
+
+    pub fn url(&self) -> String {
+        self.server.url()
     }
 
     /// What the SDK needs to go through it.
@@ -139,8 +147,12 @@ fn broken() -> Response {
     Body::from_stream(futures_util::stream::iter([Err::<Bytes, _>(cut)])).into_response()
 }
 
-/// As the service says it that the request was signed for: SNS in XML, by the first code, the others in JSON, by the second.
+/// As the service says it that the request was signed for: S3 and SNS in XML, by the first code, the others in JSON, by the second.
 fn refusal(authorization: &str, [query, json]: [&str; 2], message: &str) -> Response {
+    if authorization.contains("/s3/") {
+        let body = format!("<Error><Code>{query}</Code><Message>{message}</Message></Error>");
+        return (StatusCode::FORBIDDEN, [(CONTENT_TYPE, "application/xml")], body).into_response();
+    }
     if authorization.contains("/sns/") {
         let error = format!("<Error><Type>Sender</Type><Code>{query}</Code><Message>{message}</Message></Error>");
         let body = format!(r#"<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/">{error}</ErrorResponse>"#);

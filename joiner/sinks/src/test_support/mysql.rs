@@ -21,13 +21,15 @@ pub struct MysqlServer {
     process: Mutex<Option<(Owned, Owned)>>,
     directory: tempfile::TempDir,
     port: u16,
+    /// What it is started with beside the rest.
+    options: Mutex<Vec<String>>,
 }
 
 impl MysqlServer {
     pub fn start() -> Self {
         assert!(Path::new(SERVER).exists(), "no MariaDB at {SERVER}: run `make setup`");
         let directory = tempfile::Builder::new().prefix("tributary-mysql-").tempdir().expect("a temporary directory");
-        let server = Self { process: Mutex::default(), directory, port: free_port() };
+        let server = Self { process: Mutex::default(), directory, port: free_port(), options: Mutex::default() };
         let data = server.directory.path().join("data");
         run(Command::new("mariadb-install-db")
             .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
@@ -52,6 +54,21 @@ impl MysqlServer {
         format!("mysql://root@127.0.0.1:{}/mysql", self.port)
     }
 
+    /// From now on it shows this certificate, and takes no connection without TLS.
+    pub fn use_tls(&self, certificate: &str, key: &str) {
+        let place = self.directory.path();
+        let (certificate_file, key_file) = (place.join("server.pem"), place.join("server.key"));
+        std::fs::write(&certificate_file, certificate).expect("the certificate");
+        std::fs::write(&key_file, key).expect("its key");
+        *self.options.lock().expect("the options") = vec![
+            format!("--ssl-cert={}", certificate_file.display()),
+            format!("--ssl-key={}", key_file.display()),
+            "--require-secure-transport=ON".to_owned(),
+        ];
+        self.down();
+        self.up();
+    }
+
     /// Kills it, with a recovery at the next start.
     pub fn down(&self) {
         *self.process.lock().expect("the process") = None;
@@ -71,6 +88,7 @@ impl MysqlServer {
         Command::new(SERVER)
             .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=64M"])
             .args(user())
+            .args(self.options.lock().expect("the options").as_slice())
             .arg(format!("--port={}", self.port))
             .arg(format!("--datadir={}", place.join("data").display()))
             .arg(format!("--socket={}", place.join("socket").display()))

@@ -61,6 +61,25 @@ impl PostgresServer {
         self.port
     }
 
+    /// From now on it shows this certificate, and takes no connection without TLS.
+    pub fn use_tls(&self, certificate: &str, key: &str) {
+        let data = self.data();
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = data.join(name);
+            std::fs::write(&path, text).expect("the certificate");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+            if is_root() {
+                run(Command::new("chown").arg("postgres").arg(&path));
+            }
+        }
+        let config = data.join("postgresql.conf");
+        let before = std::fs::read_to_string(&config).expect("its configuration");
+        std::fs::write(&config, before + "ssl = on\n").expect("its configuration");
+        std::fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 scram-sha-256\n").expect("who may connect");
+        self.down();
+        self.up();
+    }
+
     /// Stops the server as `pg_ctl -m immediate` does: without a word to its clients, with a recovery at the next start.
     pub fn down(&self) {
         run(self.command("pg_ctl").args(["stop", "--mode=immediate", "--wait", "--pgdata"]).arg(self.data()));

@@ -43,10 +43,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::cloudevent::{self, Detail};
+use crate::cloudevent::{self, Detail, Origin};
 use crate::http::guard::{Guard, host_of};
 use crate::http::{Answer, Http};
-use crate::{Checked, Error, Rejected, Retry, SecretReference, Sink, Terms, UrlSource, check, tls};
+use crate::{Checked, Error, Rejected, Retry, SecretReference, Sink, Terms, UrlSource, Versions, check, tls};
 
 mod sign;
 
@@ -166,6 +166,7 @@ struct Standing {
 
 pub struct WebhookSink {
     config: WebhookConfig,
+    origin: Origin,
     target: String,
     endpoint: Option<Endpoint>,
     standing: Standing,
@@ -188,7 +189,8 @@ enum Outcome {
 impl WebhookSink {
     pub fn new(config: WebhookConfig) -> Self {
         let target = format!("webhook {}", config.name);
-        Self { config, target, endpoint: None, standing: Standing::default(), taken: HashMap::new(), loading: false }
+        let (origin, standing) = (Origin::new(&config.source), Standing::default());
+        Self { config, origin, target, endpoint: None, standing, taken: HashMap::new(), loading: false }
     }
 
     /// Reads URL, secrets and certificates, as they are now.
@@ -232,7 +234,7 @@ impl WebhookSink {
 
     fn event(&self, change: &EntityChange) -> Result<String, String> {
         let limit = self.config.max_event_bytes;
-        let event = self.config.event.event(change, &self.config.source, 0, limit);
+        let event = self.config.event.event(change, &self.origin, 0, limit);
         event.map_err(|bytes| format!("the event takes {bytes} bytes, more than the {limit} of max_event_bytes"))
     }
 
@@ -357,6 +359,10 @@ fn hash(text: &str) -> String {
 
 #[async_trait]
 impl Sink for WebhookSink {
+    fn know(&mut self, versions: Arc<dyn Versions>) {
+        self.origin.know(versions);
+    }
+
     /// Makes no request: an endpoint is told of changes and asked for nothing else.
     async fn prepare(&mut self, _entities: &[EntityInfo]) -> Result<(), Error> {
         let endpoint = self.open()?;

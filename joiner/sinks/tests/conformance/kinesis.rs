@@ -1,4 +1,4 @@
-//! A Kinesis stream in the streams' own stub, which can refuse; `tests/kinesis.rs` has kinesis-local. Not tested against AWS.
+//! A Kinesis stream in the streams' own stub, which can refuse, behind a gate that looks at credentials; `tests/kinesis.rs` has kinesis-local. Not tested against AWS.
 
 use std::time::Duration;
 
@@ -12,18 +12,25 @@ use streams::{Positions, Provider};
 use super::subscriber::Subscriber;
 use super::*;
 
+/// The access key of whoever is to take stand-ins for AWS.
+const KEY: &str = "stand-in";
 /// Reading that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) struct Stream {
     stub: Stub,
+    /// Between the sink and the stub.
+    gate: Gate,
     name: String,
     subscriber: Subscriber,
 }
 
 impl Stream {
     pub(super) async fn start() -> Self {
-        Self { stub: Stub::start().await.unwrap(), name: String::new(), subscriber: Subscriber::default() }
+        let stub = Stub::start().await.unwrap();
+        let gate = Gate::to(stub.endpoint()).await;
+        gate.let_through(KEY);
+        Self { stub, gate, name: String::new(), subscriber: Subscriber::default() }
     }
 
     fn options(&self) -> KinesisOptions {
@@ -40,7 +47,8 @@ impl Target for Stream {
 
     async fn sink(&self) -> Box<dyn Sink> {
         let config = KinesisConfig { shards: 3, notify_load: false, ..KinesisConfig::new(&self.name) };
-        Box::new(KinesisSink::with_options(config, self.options()))
+        let options = KinesisOptions { endpoint: Some(self.gate.url()), ..self.options() };
+        Box::new(KinesisSink::with_options(config, options))
     }
 
     async fn held(&self) -> Held {
@@ -87,6 +95,17 @@ impl Target for Stream {
 
     async fn release(&mut self) {
         self.stub.set_faults(Faults::default());
+    }
+
+    /// Whether it then finds the new ones is tested in `tests/credentials.rs`.
+    async fn rotate(&mut self, step: Rotation) -> bool {
+        self.gate.let_through(if step == Rotation::Refused { "another" } else { KEY });
+        true
+    }
+
+    async fn remove(&mut self) -> bool {
+        self.stub.remove_stream(&StreamName(self.name.clone()));
+        true
     }
 
     fn tells_vanished(&self) -> bool {

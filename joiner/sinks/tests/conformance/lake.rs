@@ -19,6 +19,8 @@ enum Way {
     Down,
     Silent,
     Throttled,
+    /// For the credentials that the sink has.
+    Refused,
 }
 
 #[derive(Debug)]
@@ -32,6 +34,10 @@ impl Control for Switch {
         match way {
             Way::Open => Fate::Done,
             Way::Down => refused("out of reach"),
+            Way::Refused => {
+                let (path, source) = ("order".to_owned(), "The AWS Access Key Id is not valid".into());
+                Fate::Refused(object_store::Error::PermissionDenied { path, source })
+            }
             Way::Throttled => refused("Server returned non-2xx status code: 503 Slow Down: <Error><Code>SlowDown</Code></Error>"),
             Way::Silent => {
                 // The sender lives as long as this.
@@ -150,6 +156,12 @@ impl Target for Lake {
 
     async fn release(&mut self) {
         self.go(Way::Open);
+    }
+
+    /// Whether it then finds the new ones is tested in `tests/credentials.rs`.
+    async fn rotate(&mut self, step: Rotation) -> bool {
+        self.go(if step == Rotation::Refused { Way::Refused } else { Way::Open });
+        true
     }
 
     async fn remove(&mut self) -> bool {
