@@ -166,10 +166,6 @@ impl Sink for Configured {
         self.sink.own(range)
     }
 
-    async fn older(
-        &mut self,
-        entity: &str,
-        version: Lsn,
     fn know(&mut self, versions: Arc<dyn Versions>) {
         self.sink.know(versions);
     }
@@ -178,6 +174,10 @@ impl Sink for Configured {
         limit: usize,
     ) -> Result<Vec<EntityKey>, Error> {
         match &self.router {
+    async fn older(
+        &mut self,
+        entity: &str,
+        version: Lsn,
             Some(router) if !router.sends(entity) => Ok(Vec::new()),
             _ => self.sink.older(entity, version, after, limit).await,
         }

@@ -161,11 +161,6 @@ pub trait Sink: Send {
     }
 }
 
-/// What a target says that it holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
-    /// It keeps no frontier, or none that tells.
-    Unknown,
 /// Knows what versions stand for, where entities are made of several sources. Asked for every event and every frontier: it answers at once.
 pub trait Versions: Send + Sync {
     /// The LSN of each source that a version is the sum of; none where that is not known any more.
@@ -177,6 +172,11 @@ pub trait Versions: Send + Sync {
     /// Every change at or below this LSN.
     UpTo(Lsn),
 }
+/// What a target says that it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// It keeps no frontier, or none that tells.
+    Unknown,
 
 impl From<Option<Lsn>> for Held {
     /// Of a target that keeps a frontier: none before a load has ended.

@@ -154,12 +154,12 @@ pub(crate) fn check_connections(sink: &str, connections: usize) -> Result<(), Er
 pub struct Pool<S: Server> {
     server: S,
     share: Share,
-    /// One for each connection; none before [`Sink::prepare`] and after an error.
-    writers: Vec<S::Writer>,
     /// Where there are several sources.
     versions: Option<Arc<dyn Versions>>,
     shapes: Arc<Shapes>,
     /// Statements that make the indexes which are to be made behind the load.
+    /// One for each connection; none before [`Sink::prepare`] and after an error.
+    writers: Vec<S::Writer>,
     indexes: Vec<String>,
     indexing: Indexing,
     /// While a load goes on, the entities of which all has been written.
