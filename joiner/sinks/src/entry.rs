@@ -170,14 +170,14 @@ impl Sink for Configured {
         self.sink.know(versions);
     }
 
-        after: Option<&EntityKey>,
-        limit: usize,
-    ) -> Result<Vec<EntityKey>, Error> {
-        match &self.router {
     async fn older(
         &mut self,
         entity: &str,
         version: Lsn,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, Error> {
+        match &self.router {
             Some(router) if !router.sends(entity) => Ok(Vec::new()),
             _ => self.sink.older(entity, version, after, limit).await,
         }

@@ -138,15 +138,15 @@ pub trait Sink: Send {
         let _ = range;
         false
     }
+    /// Entities are made of several sources, and this knows which LSN of each a version stands for. Asked before anything else. Whoever tells others of versions tells them that as well.
+    fn know(&mut self, versions: Arc<dyn Versions>) {
+        let _ = versions;
+    }
     /// At most `limit` keys of entities that stand in the target with a version older than this one, behind a key, in an order of the target's own. Asked at a load's end until there are none, while the caller deletes those of its share. A target that keeps
     /// no entities has none.
     async fn older(
         &mut self,
         entity: &str,
-    /// Entities are made of several sources, and this knows which LSN of each a version stands for. Asked before anything else. Whoever tells others of versions tells them that as well.
-    fn know(&mut self, versions: Arc<dyn Versions>) {
-        let _ = versions;
-    }
         version: Lsn,
         after: Option<&EntityKey>,
         limit: usize,
@@ -167,16 +167,16 @@ pub trait Versions: Send + Sync {
     fn sources(&self, version: Lsn) -> Option<Vector>;
 }
 
-    /// No load has ended there.
-    Nothing,
-    /// Every change at or below this LSN.
-    UpTo(Lsn),
-}
 /// What a target says that it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
     /// It keeps no frontier, or none that tells.
     Unknown,
+    /// No load has ended there.
+    Nothing,
+    /// Every change at or below this LSN.
+    UpTo(Lsn),
+}
 
 impl From<Option<Lsn>> for Held {
     /// Of a target that keeps a frontier: none before a load has ended.
@@ -266,13 +266,13 @@ pub struct Query {
 pub struct Reading<T> {
     /// `None` before the first load has ended.
     pub frontier: Option<Lsn>,
+    /// Of several sources: the LSN of each up to which everything is included. Empty of one source, and where the target does not say.
+    pub sources: Vector,
     pub value: T,
 }
 
 /// Reads entities back from a sink that can be queried. Shared: any number of calls at once.
 #[async_trait]
-    /// Of several sources: the LSN of each up to which everything is included. Empty of one source, and where the target does not say.
-    pub sources: Vector,
 pub trait EntityReader: Send + Sync {
     async fn get(&self, entity: &str, key: &EntityKey) -> Result<Option<StoredEntity>, Error>;
     /// In the order of the key's text.

@@ -156,10 +156,10 @@ pub struct Pool<S: Server> {
     share: Share,
     /// Where there are several sources.
     versions: Option<Arc<dyn Versions>>,
-    shapes: Arc<Shapes>,
-    /// Statements that make the indexes which are to be made behind the load.
     /// One for each connection; none before [`Sink::prepare`] and after an error.
     writers: Vec<S::Writer>,
+    shapes: Arc<Shapes>,
+    /// Statements that make the indexes which are to be made behind the load.
     indexes: Vec<String>,
     indexing: Indexing,
     /// While a load goes on, the entities of which all has been written.
@@ -173,9 +173,9 @@ impl<S: Server> Pool<S> {
         Self {
             server,
             share: Share::WHOLE,
+            versions: None,
             writers: Vec::new(),
             shapes: Arc::new(Shapes::none(S::DIALECT)),
-            versions: None,
             indexes: Vec::new(),
             indexing: Indexing::default(),
             loaded: None,
@@ -326,6 +326,10 @@ impl<S: Server> Sink for Pool<S> {
         true
     }
 
+    fn know(&mut self, versions: Arc<dyn Versions>) {
+        self.versions = Some(versions);
+    }
+
     async fn older(
         &mut self,
         entity: &str,
@@ -333,10 +337,6 @@ impl<S: Server> Sink for Pool<S> {
         after: Option<&EntityKey>,
         limit: usize,
     ) -> Result<Vec<EntityKey>, Error> {
-    fn know(&mut self, versions: Arc<dyn Versions>) {
-        self.versions = Some(versions);
-    }
-
         let mut writers = self.take_writers()?;
         let (shape, limit) = (self.shapes.of(entity), i64::try_from(limit).unwrap_or(i64::MAX));
         let keys = writers[0].older(&shape, version, after.map_or("", EntityKey::as_str), limit).await?;
