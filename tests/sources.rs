@@ -109,7 +109,8 @@ fn folder(servers: [&SqlServer; 2]) -> Pipeline {
     std::fs::write(pipeline.config(), &ours).unwrap();
     let add = |server: &SqlServer, name: &str| {
         let folder = text(pipeline.folder.path());
-        let arguments = ["init", "--add", "--source", &server.url(), "--password-env", PASSWORD_VARIABLE, "--out", folder, "--name", name];
+        let arguments =
+            ["init", "--add", "--source", &server.url(), "--password-env", PASSWORD_VARIABLE, "--out", folder, "--name", name];
         let output = tributary(&arguments).env(PASSWORD_VARIABLE, &server.password).output().unwrap();
         let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.success(), told)
@@ -122,7 +123,8 @@ fn folder(servers: [&SqlServer; 2]) -> Pipeline {
         assert!(pipeline.path("schemas/tables").join(table).is_file(), "{table}");
     }
     let entities = pipeline.path("schemas/entities");
-    let added = std::fs::read_dir(&entities).unwrap().map(|file| file.unwrap().path()).filter(|file| !file.ends_with("order.yaml"));
+    let added =
+        std::fs::read_dir(&entities).unwrap().map(|file| file.unwrap().path()).filter(|file| !file.ends_with("order.yaml"));
     let added: Vec<_> = added.collect();
     assert!(!added.is_empty());
     for file in added {
@@ -130,7 +132,10 @@ fn folder(servers: [&SqlServer; 2]) -> Pipeline {
         std::fs::remove_file(file).unwrap();
     }
     let configured = text_of();
-    assert!(configured.starts_with("# What is ours stays.\n") && configured.matches("# on_gap: stop").count() == 2, "{configured}");
+    assert!(
+        configured.starts_with("# What is ours stays.\n") && configured.matches("# on_gap: stop").count() == 2,
+        "{configured}"
+    );
     let configured = configured.replace("# poll_interval: 100ms", "poll_interval: 20ms").replace("127.0.0.1:8080", "127.0.0.1:0");
     std::fs::write(pipeline.config(), configured).unwrap();
     pipeline
@@ -291,6 +296,8 @@ async fn one_source_that_is_down_holds_up_no_other() {
     std::fs::write(pipeline.config(), configured.replace("# startup_patience: 30s", "startup_patience: 100ms")).unwrap();
     let (mut process, url) = pipeline.run();
     wait_until_joined(&url, &shop, &bank).await;
+    bank.transaction(&mut random).await;
+    wait_until_joined(&url, &shop, &bank).await;
 
     servers[1].process.as_mut().unwrap().kill();
     let said = async |url: &str, phases: &[&str]| {
@@ -335,7 +342,8 @@ async fn watch(url: Arc<Mutex<String>>) {
     loop {
         let asked = url.lock().unwrap().clone();
         for (key, document) in pipeline::entities_if_answered(&asked, "order").await.unwrap_or_default() {
-            let revisions = [&document["revision"], &document["settlement"]["revision"]].map(|of| of.as_i64().unwrap_or_default());
+            let revisions =
+                [&document["revision"], &document["settlement"]["revision"]].map(|of| of.as_i64().unwrap_or_default());
             for (rows, revision) in ["items", "payments"].into_iter().zip(revisions) {
                 let torn = document[rows].as_array().unwrap().iter().any(|row| row["revision"] != revision);
                 assert!(!torn, "a torn document: {document}");
@@ -422,7 +430,8 @@ fn folder_with_a_service(server: &SqlServer) -> Pipeline {
     for table in ["dbo.orders.json", "dbo.items.json"] {
         std::fs::rename(contracts.join(table), contracts.join("shop").join(table)).unwrap();
     }
-    let columns = json!({"id": {"x-sql-type": "int"}, "order_id": {"x-sql-type": "int"}, "amount": {"x-sql-type": "decimal(10,2)"}});
+    let columns =
+        json!({"id": {"x-sql-type": "int"}, "order_id": {"x-sql-type": "int"}, "amount": {"x-sql-type": "decimal(10,2)"}});
     let contract = json!({"x-table": "pay.payments", "x-key": ["id"], "type": "object", "properties": columns});
     std::fs::write(contracts.join("till/pay.payments.json"), contract.to_string()).unwrap();
     let config = format!(

@@ -306,10 +306,14 @@ sinks
         assert_eq!(shown(&status), expected);
         let mut of_several =
             json!({"joiner": status["joiner"], "sources": [status["source"], {"name": "bank", "phase": "tailing"}]});
-        of_several["joiner"]["sources"] = json!({"bank": {"phase": "live", "frontier": "0000002a:00000ac0:0001", "age_ms": 300_000}});
+        of_several["joiner"]["sources"] =
+            json!({"bank": {"phase": "live", "frontier": "0000002a:00000ac0:0001", "age_ms": 300_000}});
         let told = shown(&of_several);
-        for line in ["source shop: snapshot", "source bank: tailing", "  of bank: live, everything up to 0000002a:00000ac0:0001, committed 5 min ago"]
-        {
+        for line in [
+            "source shop: snapshot",
+            "source bank: tailing",
+            "  of bank: live, everything up to 0000002a:00000ac0:0001, committed 5 min ago",
+        ] {
             assert!(told.contains(line), "{told}");
         }
         assert!(!has_failed(&status));

@@ -83,8 +83,11 @@ pub(crate) async fn document(
     let version = stored.version.to_string();
     let etag = format!("\"{version}\"");
     let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| value.to_str().is_ok_and(|list| matches(list, &etag)));
-    let mut response =
-        reflecting(reading.frontier, &reading.sources, ([(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, REVALIDATE)], stored.document));
+    let mut response = reflecting(
+        reading.frontier,
+        &reading.sources,
+        ([(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, REVALIDATE)], stored.document),
+    );
     for (name, text) in [(header::ETAG, &etag), (VERSION_HEADER, &version)] {
         insert(&mut response, name, text);
     }
@@ -121,7 +124,11 @@ pub(crate) async fn list(
         items.last().map(|last| cursor::encode(question, &last.key))
     });
     let body = page(&reading, next.flatten().as_deref());
-    Ok(reflecting(reading.frontier, &reading.sources, ([(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, REVALIDATE)], body)))
+    Ok(reflecting(
+        reading.frontier,
+        &reading.sources,
+        ([(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, REVALIDATE)], body),
+    ))
 }
 
 /// What stands after `/v1/entities/`: the entity's name, and the raw rest.

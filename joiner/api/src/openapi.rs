@@ -63,7 +63,9 @@ fn freshness() -> [Value; 2] {
             "min_lsn",
             "query",
             &json!({"type": "string"}),
-            &format!("{wait} at or below this LSN, or of several sources at or below those of some of them (source=LSN;source=LSN); also as header tributary-min-lsn."),
+            &format!(
+                "{wait} at or below this LSN, or of several sources at or below those of some of them (source=LSN;source=LSN); also as header tributary-min-lsn."
+            ),
         ),
         parameter(
             "min_time",

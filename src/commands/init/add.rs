@@ -41,7 +41,12 @@ impl Existing {
         if self.config.sources.iter().any(|source| source.name == *name) {
             bail!("{place}: there is a source {name:?} already: give this one another name with --name");
         }
-        let by_hand = || format!("{place}: the sources are laid out in a way that is not edited here: write `sources` as a list of lines, with this in it:\n{}", item(keys, 2));
+        let by_hand = || {
+            format!(
+                "{place}: the sources are laid out in a way that is not edited here: write `sources` as a list of lines, with this in it:\n{}",
+                item(keys, 2)
+            )
+        };
         let text = with_source(&self.text, keys).with_context(by_hand)?;
         if !is_one_more(&self.text, &text, keys) {
             bail!(by_hand());
@@ -176,7 +181,9 @@ fn with_source(text: &str, keys: &str) -> Option<String> {
             let body: String = body.iter().map(|line| format!("{line}\n")).collect();
             (format!("{}\n{body}", lines[start]), indentation(first))
         }
-        ("source", None | Some('#')) => (format!("sources:{}{value}\n{}", if value.is_empty() { "" } else { "  " }, listed(body)?), 2),
+        ("source", None | Some('#')) => {
+            (format!("sources:{}{value}\n{}", if value.is_empty() { "" } else { "  " }, listed(body)?), 2)
+        }
         ("source", Some('{')) => {
             let rest: String = body.iter().map(|line| format!("    {line}\n")).collect();
             (format!("sources:\n  - {value}\n{rest}"), 2)
@@ -226,8 +233,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const KEYS: &str = "  name: bank\n  url: \"sqlserver://sa@db/bank\"\n  # tables: [dbo.x]\n\n  # snapshot:\n  #   mode: initial\n";
-    const ADDED: &str = "  - name: bank\n    url: \"sqlserver://sa@db/bank\"\n    # tables: [dbo.x]\n\n    # snapshot:\n    #   mode: initial\n";
+    const KEYS: &str =
+        "  name: bank\n  url: \"sqlserver://sa@db/bank\"\n  # tables: [dbo.x]\n\n  # snapshot:\n  #   mode: initial\n";
+    const ADDED: &str =
+        "  - name: bank\n    url: \"sqlserver://sa@db/bank\"\n    # tables: [dbo.x]\n\n    # snapshot:\n    #   mode: initial\n";
 
     #[test]
     fn a_section_becomes_the_first_of_a_list() {
@@ -246,7 +255,10 @@ mod tests {
             ("source: {name: shop,\n  url: u}\ndata: d\n", "  - {name: shop,\n      url: u}\n"),
             ("data: d\nsources:\n  - name: shop\n    url: u\n", "  - name: shop\n    url: u\n"),
             ("sources:\n- {name: shop, url: u}\n# of data\ndata: d", "- {name: shop, url: u}\n- name: bank\n"),
-            ("sources:\n    # both\n    - name: shop\n      url: u\n\ndata: d\n", "    # both\n    - name: shop\n      url: u\n    - name: bank\n"),
+            (
+                "sources:\n    # both\n    - name: shop\n      url: u\n\ndata: d\n",
+                "    # both\n    - name: shop\n      url: u\n    - name: bank\n",
+            ),
         ] {
             let after = with_source(before, KEYS).unwrap();
             assert!(after.contains(sources) && is_one_more(before, &after, KEYS), "{after}");
