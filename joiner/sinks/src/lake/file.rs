@@ -56,9 +56,12 @@ pub(super) struct Layout {
 pub(super) struct Written {
     pub(super) data: Bytes,
     pub(super) add: Add,
-    /// Of rows whose documents do not fit their columns: which, and why. They are in the file, with null there.
-    pub(super) unfit: Vec<(usize, String)>,
+    /// They are in the file, with null where they do not fit.
+    pub(super) unfit: Vec<Misfit>,
 }
+
+/// A row whose document does not fit its columns: which, and why.
+pub(super) type Misfit = (usize, String);
 
 /// A column as it stands in a file.
 type Encoded = (Bytes, ColumnCloseResult);
@@ -153,7 +156,7 @@ impl Layout {
     }
 
     /// Half of the work is to compress the documents, which are most of a file: another thread does it while this one reads them for the other columns.
-    fn columns_of(&self, rows: &[Row]) -> Result<(Vec<Encoded>, Vec<(usize, String)>), Error> {
+    fn columns_of(&self, rows: &[Row]) -> Result<(Vec<Encoded>, Vec<Misfit>), Error> {
         let (documents, others) = std::thread::scope(|scope| {
             let documents = scope.spawn(|| self.documents(rows));
             let others = self.own(rows).and_then(|own| Ok((own, self.members(rows)?)));
@@ -208,7 +211,7 @@ impl Layout {
     }
 
     /// The columns behind that of the documents, and what does not fit them.
-    fn members(&self, rows: &[Row]) -> Result<(Vec<Encoded>, Vec<(usize, String)>), ParquetError> {
+    fn members(&self, rows: &[Row]) -> Result<(Vec<Encoded>, Vec<Misfit>), ParquetError> {
         let mut columns: Vec<Values> = self.columns.iter().map(|column| Values::new(column.kind)).collect();
         let mut unfit = Vec::new();
         let mut members = Vec::new();

@@ -313,7 +313,7 @@ impl KeyOrder {
 
     /// The first and the last key in this order.
     pub(super) fn ends<'a>(&self, keys: impl Iterator<Item = &'a str>) -> (Option<&'a str>, Option<&'a str>) {
-        let (mut first, mut last): (Option<(Vec<u8>, &str)>, Option<(Vec<u8>, &str)>) = (None, None);
+        let [mut first, mut last]: [Option<(Vec<u8>, &str)>; 2] = [None, None];
         let mut place = Vec::new();
         for key in keys {
             place.clear();
