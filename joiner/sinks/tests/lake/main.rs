@@ -276,6 +276,27 @@ async fn columns_have_their_types_and_days_their_partitions() {
     assert!(folder.join("order/changes/date=2023-11-15").is_dir());
 }
 
+/// A table with local times is of another version of the protocol, which a checkpoint says as well.
+#[tokio::test]
+async fn local_times_are_read_by_way_of_a_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path();
+    let info = order(&json!({"placed": {"type": ["string", "null"], "format": "local-date-time"}}));
+    let config = LakeConfig { current_seconds: 3600, ..config(folder) };
+    let mut sink = prepared(config.clone(), info.clone()).await;
+    for version in 1..=60 {
+        let document = json!({"placed": format!("2026-11-22T10:00:{:02}.5", version % 60)});
+        sink.write(&[change(1, version, Some(&document))], Some(lsn(version))).await.unwrap();
+    }
+    let log = folder.join("order/changes/_delta_log");
+    for entry in 0..50 {
+        std::fs::remove_file(log.join(format!("{entry:020}.json"))).unwrap();
+    }
+    let query = format!("SELECT count(*), max(placed)::VARCHAR, typeof(max(placed)) FROM {}", scan(folder, "changes"));
+    assert_eq!(json!(DuckDb::start().rows(&query)), json!([[60, "2026-11-22 10:00:59.5", "TIMESTAMP"]]));
+    drop(prepared(config, info).await);
+}
+
 #[tokio::test]
 async fn decimals_are_summed_exactly_and_one_that_is_too_large_is_told() {
     let directory = tempfile::tempdir().unwrap();
