@@ -350,7 +350,8 @@ pub(crate) fn tell(
         touched |= contributed.has_touched();
         standing.pending = (!lazy).then_some(Pending { tail });
         // What is rolled up is never lazy: its roll-ups are drained before the step is over.
-        if left.is_empty() && fan_outs.is_last_of(lazy, over) && !touched {
+        let groups = touched || !lazy && !store.is_empty(Family::Pending)?;
+        if left.is_empty() && fan_outs.is_last_of(lazy, over) && !groups {
             standing.pending = None;
             (standing.head_frontier, standing.head_commit_time_ms) = complete;
         }

@@ -351,8 +351,9 @@ pub(crate) fn drain(
     let mut pending: Vec<(Vec<u8>, Known<'_>)> = Vec::new();
     let mut apart = false;
     while let Some((key, hash)) = iterator.item().filter(|_| pending.len() < chunk) {
-        // What rolls up others comes after what these contribute is written.
-        apart = pending.first().is_some_and(|(first, _)| first.get(..2) != key.get(..2)) && contribute::rolls_up(tools, key);
+        // What rolls up others comes after what these contribute is written, those included that fan-outs lead to: a group is told once.
+        let others = pending.first().is_some_and(|(first, _)| first.get(..2) != key.get(..2));
+        apart = (others || fan_outs.has_strict()) && contribute::rolls_up(tools, key);
         if apart {
             break;
         }

@@ -269,7 +269,7 @@ impl World {
 
     /// A time around those that commits have.
     fn moment(&self, dice: &mut Dice, table: usize) -> Value {
-        let at = hours(dice.below(130) as i64 - 40) + if dice.chance(30) { 1 } else { 0 };
+        let at = hours(dice.below(90) as i64 - 40) + if dice.chance(30) { 1 } else { 0 };
         let offset_minutes = *dice.pick(&[0, 120, -570]);
         let split = |at: i64| ((at.div_euclid(DAY_MS) + UNIX) as u32, at.rem_euclid(DAY_MS) as u64 * 10_000);
         let (days, ticks) = split(at);
