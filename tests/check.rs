@@ -10,7 +10,8 @@ use support::sqlserver::{Client, PASSWORD, SqlServer, capture, execute};
 async fn shop() -> (SqlServer, Client, Pipeline) {
     let server = SqlServer::start("shop");
     let mut client = server.client().await;
-    execute(&mut client, "CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY, status varchar(10) NOT NULL, ends_at date NULL)").await;
+    execute(&mut client, "CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY, status varchar(10) NOT NULL, ends_at date NULL)")
+        .await;
     execute(&mut client, "CREATE TABLE dbo.[audit log] (what varchar(10) NOT NULL)").await;
     execute(&mut client, "INSERT INTO dbo.orders VALUES (1, 'NEW', NULL)").await;
     capture(&mut client, &["orders", "audit log"]).await;

@@ -94,7 +94,10 @@ fn a_roll_up_of_documents_is_tried_over_the_definitions_that_it_rolls_up() {
     let (output, text) = tributary(&["entity", "test", &write(dir.path(), "sales.test.yaml", SALES)]);
     assert!(output.status.success() && text.contains("1 documents, as expected"), "{text}");
     // Of a roll-up in turn; in the order in which they stand, or in another.
-    let great = SALES.replace("definition:\n", "definition: {entity: great, of: sales, group_by: [{great: revenue > 20}], aggregates: {n: {count: rows}}}\nsales:\n");
+    let great = SALES.replace(
+        "definition:\n",
+        "definition: {entity: great, of: sales, group_by: [{great: revenue > 20}], aggregates: {n: {count: rows}}}\nsales:\n",
+    );
     let (great, sales) = (great.split("sales:\n").next().unwrap(), SALES.split_once("over:").unwrap());
     write(dir.path(), "sales.yaml", &sales.0.replace("definition:\n", "").replace("\n  ", "\n"));
     let rows = sales.1.split_once("tables:").unwrap().1.split_once("expect:").unwrap().0;
@@ -122,7 +125,9 @@ tables:
     key: [id]
     rows: [{id: 1, made: 2024-05-01}, {id: 2, made: 2024-05-02}, {id: 3}]
 ";
-    for (at, expected) in [("", 3), ("at: 2024-05-02T23:59:59.999Z\n", 3), ("at: 2024-05-03\n", 2), ("at: 2024-05-04T02:00:00+02:00\n", 1)] {
+    for (at, expected) in
+        [("", 3), ("at: 2024-05-02T23:59:59.999Z\n", 3), ("at: 2024-05-03\n", 2), ("at: 2024-05-04T02:00:00+02:00\n", 1)]
+    {
         let (output, found) = tributary(&["entity", "test", &write(dir.path(), "offer.test.yaml", &format!("{text}{at}"))]);
         assert!(output.status.success() && found.lines().count() == expected, "{at}{found}");
     }
@@ -145,8 +150,13 @@ fn an_entity_is_explained() {
         let table = schemas::table::TableSchema { name, columns, key };
         write(dir.path(), &file, &schemas::contract::Contract::from_table(&table).to_text());
     };
-    let orders =
-        [("id", "int"), ("status", "varchar(10)"), ("customer_id", "int"), ("note", "varchar(50)"), ("placed_at", "datetime2(0)")];
+    let orders = [
+        ("id", "int"),
+        ("status", "varchar(10)"),
+        ("customer_id", "int"),
+        ("note", "varchar(50)"),
+        ("placed_at", "datetime2(0)"),
+    ];
     contract("dbo.orders", &orders, &["id"]);
     contract(
         "dbo.order_items",
@@ -157,7 +167,9 @@ fn an_entity_is_explained() {
     write(
         dir.path(),
         "schemas/entities/order.yaml",
-        &format!("{ORDER}one:\n  customer: {{table: dbo.customers, by: [customer_id]}}\ntime_to_live: {{column: placed_at, duration: 90d}}\n"),
+        &format!(
+            "{ORDER}one:\n  customer: {{table: dbo.customers, by: [customer_id]}}\ntime_to_live: {{column: placed_at, duration: 90d}}\n"
+        ),
     );
     let config = "source: {name: shop, url: 'sqlserver://sa@127.0.0.1/shop'}\nstreams:\n  provider: {embedded: {path: streams}}\nsinks:\n  - {type: sqlite, path: e.db}\n";
     let config = write(dir.path(), "tributary.yaml", config);
