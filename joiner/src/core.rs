@@ -16,10 +16,7 @@
 //! along a chain it grows strictly, and of one source it is the commit LSN itself. It depends on nothing but the vector. So a state that is made anew, or an instance of another share, gives the same versions to the same vectors; a clock or a counter,
 //! kept in the state, would give others. What each version stands for is kept as long as the outbox speaks of it.
 //!
-//! *States that begin anew.* Two states may go to the same vector by different ways, and the sum says nothing of two vectors that are ahead of one another. Say that sinks were told of a document as of (a1, b1), and that another state (restored, or
-//! built of the streams) tells them of it as of (a2, b0), with a2 > a1 and b0 < b1: if the sum is the lesser one it is refused, and if b0 to b1 does not touch the document, nobody would say again what has changed from a1 to a2. So a state that is new
-//! tells nothing until each source has been read to where its progress stream ended when the state was opened ([`Core::await_published`]). Whatever was told before stands for a vector that is not ahead of that one in any component, so all that the
-//! state tells has a greater version, or the same with the same content (INV-5 then refuses nothing that is needed). Of one source all vectors are on one chain, and nothing is waited for.
+//! *States that begin anew* tell nothing before they are nowhere behind what was told already (`awaited`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,21 +37,20 @@ use crate::quiet::Ended;
 use crate::reread;
 use crate::route::{DeadLetter, Routed};
 use crate::state::cache::RowCache;
-use crate::state::meta::{SourceStanding, Stage, Standing};
-use crate::state::{Family, Store, outbox};
+use crate::state::meta::{Stage, Standing};
+use crate::state::{Family, Store};
 use crate::status::FanOut;
 use crate::step::{self, FanOuts, PAST_BYTES, Report};
 
+mod awaited;
 mod load;
+mod outbox;
 mod source;
 
 use source::Source;
 
 const NO_SNAPSHOT: &str = "the stream does not begin with a whole snapshot: its start has been trimmed, or the importer was told not to take one. Changes are passed over until a snapshot \
      comes; if none is on its way, take a new one with the importer";
-
-const AWAITING: &str =
-    "the state is new: entities are told once every source has been read to where it had been published when the joiner started";
 
 /// Bounds of the core's work.
 #[derive(Debug, Clone, Copy)]
@@ -141,46 +137,6 @@ impl Core {
         })
     }
 
-    /// Whether [`Core::await_published`] is to be called.
-    pub(crate) fn is_awaiting(&self) -> bool {
-        self.standing.awaiting
-    }
-
-    /// Nothing is told until the progress streams have been read to where they end now.
-    pub(crate) fn await_published(&mut self, ends: Vec<(StreamName, Positions)>) {
-        self.awaited = Some(ends);
-    }
-
-    /// Whether progress streams have been read to these ends, and all that they tell has been joined.
-    fn has_read(&self, ends: &[(StreamName, Positions)]) -> bool {
-        let read =
-            |stream: &StreamName, shard: &ShardId| self.standing.positions.get(stream).and_then(|shards| shards.get(shard));
-        ends.iter().all(|(stream, ends)| ends.iter().all(|(shard, end)| read(stream, shard) >= Some(end)))
-    }
-
-    /// The version of what has been joined, where that is all that had been published up to these ends.
-    pub(crate) fn has_joined(&self, ends: &[(StreamName, Positions)]) -> Option<Lsn> {
-        (self.standing.is_consistent() && self.standing.pending.is_none() && self.has_read(ends))
-            .then_some(self.standing.frontier)
-    }
-
-    /// Takes note that what was awaited has been read, if it has.
-    fn pass_awaited(&mut self) -> Result<bool, Error> {
-        let awaited = self.awaited.as_ref().filter(|_| self.standing.awaiting);
-        if awaited.is_none_or(|awaited| !self.has_read(awaited)) {
-            return Ok(false);
-        }
-        (self.standing.awaiting, self.awaited) = (false, None);
-        if self.standing.go_live() && self.standing.pending.is_none() && self.standing.is_consistent() {
-            self.settle_head();
-        }
-        self.tools.store.write_with(WriteBatch::default(), &self.standing)?;
-        let mut report = Report::default();
-        self.settle(&mut report)?;
-        self.add(&report);
-        Ok(true)
-    }
-
     fn add(&mut self, report: &Report) {
         self.report.assembled += report.assembled;
         self.report.changed += report.changed;
@@ -188,41 +144,6 @@ impl Core {
 
     pub(crate) fn standing(&self) -> &Standing {
         &self.standing
-    }
-
-    /// What is waited for.
-    pub(crate) fn warning(&self) -> Option<String> {
-        if self.sources.iter().any(|source| source.headless) {
-            return Some(NO_SNAPSHOT.to_owned());
-        }
-        let standing = &self.standing;
-        if standing.awaiting && matches!(standing.stage(), Stage::Live { .. }) {
-            return Some(AWAITING.to_owned());
-        }
-        if standing.frontier < standing.mixed_until {
-            let (until, head) = (standing.mixed_until, standing.head_frontier);
-            return Some(format!(
-                "the state was merged of several: entities stay as of {head} until what they had read is read again, up to {until}"
-            ));
-        }
-        let head = self.standing.head_frontier;
-        if standing.sources.iter().any(SourceStanding::is_torn) {
-            return Some(format!(
-                "a large step was interrupted: entities stay as of {head} until its changes have been read again"
-            ));
-        }
-        let sources = self.standing.sources.iter();
-        let holding: Vec<&str> = sources.flat_map(|source| source.rereads.holding(source.frontier)).collect();
-        if !holding.is_empty() {
-            let tables = holding.join(", ");
-            return Some(format!(
-                "{tables} is being read again by the importer: entities stay as of {head} until it is complete"
-            ));
-        }
-        let FanOut { rows, since, owners_told } = self.fan_out()?;
-        Some(format!(
-            "documents that refer to {rows} rows changed from {since} on are being told, {owners_told} so far: the frontier stays at {head} until all are"
-        ))
     }
 
     pub(crate) fn buffered_bytes(&self) -> usize {
@@ -641,43 +562,5 @@ impl Core {
         }
         self.report.miscounts.extend(surplus);
         Error::unless_complete(missing)
-    }
-
-    /// Drops outbox entries that are older than `keep_after_ms`, or more than `keep_entries` behind, and that every sink has (`needed`: the least sequence number that
-    /// some sink still needs). Looks at no more than a bounded number of entries.
-    pub(crate) fn trim(&mut self, keep_entries: u64, keep_after_ms: i64, needed: u64) -> Result<(), Error> {
-        let standing = &self.standing;
-        let bound = needed.min(standing.head + 1);
-        let mut oldest = standing.oldest.max((standing.head + 1).saturating_sub(keep_entries)).min(bound);
-        for _ in 0..10_000 {
-            if oldest >= bound || outbox::commit_time_ms(&self.tools.store, oldest)?.is_some_and(|time| time >= keep_after_ms) {
-                break;
-            }
-            oldest += 1;
-        }
-        if oldest > self.standing.oldest {
-            let trimmed = outbox::version(&self.tools.store, oldest - 1)?;
-            self.standing.complete_after = self.standing.complete_after.max(trimmed.unwrap_or(self.standing.head_frontier));
-            self.standing.oldest = oldest;
-            let mut batch = WriteBatch::default();
-            outbox::trim(&self.tools.store, &mut batch, oldest)?;
-            self.tools.store.write_with(batch, &self.standing)?;
-            outbox::reclaim(&self.tools.store, oldest)?;
-        }
-        self.forget_vectors()
-    }
-
-    /// Forgets what versions stand for that nobody can be told of any more. What has only now become such may be on its way to somebody, and is forgotten the next time; so is not how far back the outbox is complete, which a joiner that stands by
-    /// holds against what others have confirmed.
-    fn forget_vectors(&mut self) -> Result<(), Error> {
-        if self.sources.len() > 1 {
-            let oldest = outbox::version(&self.tools.store, self.standing.oldest)?;
-            let forgettable = oldest.unwrap_or(self.standing.head_frontier).min(self.standing.head_frontier);
-            let below = std::mem::replace(&mut self.forgettable, forgettable);
-            let mut batch = WriteBatch::default();
-            self.tools.store.forget_vectors(&mut batch, below, self.standing.complete_after)?;
-            self.tools.store.write_with(batch, &self.standing)?;
-        }
-        Ok(())
     }
 }
