@@ -5,13 +5,13 @@ mod support;
 
 use std::path::Path;
 
-use joiner::{Engine, Error};
+use joiner::{Config, Engine, Error};
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use schemas::progress::{Phase, SequenceNumber, ShardId};
 use serde_json::{Map, Value as Json};
 use streams::{Batch, Layout};
 use support::shop::Shop;
-use support::{config, crash, encode, item, items, lsn, order, orders, read, record};
+use support::{config, crash, encode, item, items, lsn, order, orders, plan, read, record};
 
 /// A state that is live with so many orders.
 fn state(dir: &Path, count: i64) {
@@ -53,6 +53,28 @@ fn opening_reads_as_much_of_a_large_state_as_of_a_small_one() {
     assert!(small.1 > 0, "nothing was counted");
     // Each file brings its index and its filter, and how many there are follows from how far compaction has come; the rows alone are two hundred blocks.
     assert!(large.0 <= small.0 + 40 && large.1 <= small.1 + 4096, "{small:?} {large:?}");
+}
+
+/// What a power failure leaves of a state that was just made, whatever of it was forced to the disk, can be opened, and opened again, with other definitions too: there may be definitions in it and nothing else.
+#[test]
+fn a_state_that_was_just_made_comes_to_serve_other_definitions_after_a_power_failure() {
+    let dir = crash::dir();
+    drop(Engine::open(&config(dir.path())).unwrap());
+    let (name, _) = crash::log(dir.path());
+    let ends = crash::ends_of_batches(dir.path(), &name, 0);
+    assert!(ends.len() > 1, "{ends:?}");
+    for end in ends {
+        let left = crash::copy(dir.path());
+        crash::cut(left.path(), &name, end);
+        let others = Config { plans: vec![plan("entity: order\ntable: dbo.orders\nfields: [id]\n")], ..config(left.path()) };
+        for _ in 0..2 {
+            Engine::open(&others).unwrap_or_else(|error| panic!("cut at {end}: {error}"));
+        }
+        let mut shop = Shop::open(others);
+        shop.feed(&[read(orders(), 5, order(1, "NEW"))]);
+        shop.tell(record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &[(&orders(), 1)]));
+        assert!(shop.engine.handle().outbox().head().borrow().live, "cut at {end}");
+    }
 }
 
 /// A kill while the database is made leaves any part of what makes it: its column families are entered one by one in a file that is a log.

@@ -350,9 +350,15 @@ impl Standing {
     /// Reads what stands in the state.
     pub(crate) fn read(bytes: &[u8]) -> serde_json::Result<Self> {
         let mut standing: Self = serde_json::from_slice(bytes)?;
-        if standing.sources.is_empty() {
-            // Of before there could be several: what is a source's stood beside the rest.
-            let only: SourceStanding = serde_json::from_slice(bytes)?;
+        let only: Option<SourceStanding> = match standing.sources.is_empty() {
+            true => {
+                // Of before there could be several: what is a source's stood beside the rest. Of a state that has come to serve other definitions before anything else was written, it does not.
+                let whole: serde_json::Value = serde_json::from_slice(bytes)?;
+                whole.get("stage").is_some().then(|| serde_json::from_value(whole)).transpose()?
+            }
+            false => None,
+        };
+        if let Some(only) = only {
             standing.live = matches!(only.stage, Stage::Live { .. });
             standing.sources.push(only);
         }
