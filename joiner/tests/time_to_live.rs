@@ -5,10 +5,10 @@
 mod support;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use joiner::definitions::{Kind, Way, compare};
-use joiner::{Config, Engine, Error};
+use joiner::{Config, Engine, Error, Memory};
 use schemas::TableName;
 use schemas::change::EntityKey;
 use schemas::entity::EntityDefinition;
@@ -18,8 +18,11 @@ use schemas::progress::{Phase, ProgressRecord};
 use schemas::table::{Column, TableSchema};
 use schemas::value::Value;
 use serde_json::{Value as Json, json};
-use support::shop::Shop;
-use support::{change, config, lsn, read, record};
+use support::shop::{Shop, feed, read_up_to, tell};
+use support::{change, config, encode, lsn, memory_kib, read, record};
+
+/// What a process has of memory is measured with nothing else going on in it.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// 2024-01-01 in days since 0001-01-01, and in milliseconds since 1970-01-01.
 const START: u32 = 738_885;
@@ -92,6 +95,7 @@ fn gone(keys: &[&str], version: u8) -> Vec<(String, u8, bool)> {
 
 #[test]
 fn time_passes_although_nothing_changes() {
+    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let rows = [offer(1, 10, Some(0)), offer(2, 10, Some(1)), offer(3, 10, None)];
     let mut shop = shop(joiner(dir.path(), &[OFFER]), &rows);
@@ -113,6 +117,7 @@ fn time_passes_although_nothing_changes() {
 
 #[test]
 fn an_entity_is_there_again_when_its_time_is_moved_on() {
+    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let mut shop = shop(joiner(dir.path(), &[OFFER]), &[offer(1, 10, Some(0))]);
     shop.tell(tail(5, 6, 3.0, 0));
@@ -134,6 +139,7 @@ fn an_entity_is_there_again_when_its_time_is_moved_on() {
 
 #[test]
 fn a_clock_that_is_set_back_brings_nothing_back() {
+    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let mut shop = shop(joiner(dir.path(), &[OFFER]), &[offer(1, 10, Some(0)), offer(2, 10, Some(2))]);
     shop.tell(tail(5, 6, 3.0, 0));
@@ -153,13 +159,14 @@ fn a_clock_that_is_set_back_brings_nothing_back() {
 
 #[test]
 fn a_load_leaves_out_what_is_over() {
+    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let mut shop = Shop::open(joiner(dir.path(), &[OFFER, PRICES]));
     shop.feed(&[read(offers(), 5, offer(1, 10, Some(0))), read(offers(), 5, offer(2, 10, Some(5)))]);
     let complete = record(Phase::SnapshotComplete { consistent_from: lsn(6) }, 5, 5, &[(&offers(), 2)]);
     shop.tell(ProgressRecord { commit_time_ms: 0, ..complete });
     shop.tell(tail(5, 6, 6.0, 0));
-    let found = std::sync::Mutex::new(Vec::new());
+    let found = Mutex::new(Vec::new());
     let receive = |changes: Vec<schemas::change::EntityChange>| {
         found.lock().unwrap().extend(changes.into_iter().map(|change| change.key.to_string()));
         true
@@ -173,6 +180,7 @@ fn a_load_leaves_out_what_is_over() {
 
 #[test]
 fn many_that_come_due_at_once_are_told_with_one_commit_and_leave_their_roll_ups() {
+    let _alone = ALONE.lock();
     for chunk_entities in [2, 1000] {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { chunk_entities, ..joiner(dir.path(), &[OFFER, PRICES]) };
@@ -191,6 +199,7 @@ fn many_that_come_due_at_once_are_told_with_one_commit_and_leave_their_roll_ups(
 
 #[test]
 fn another_duration_is_served_in_place_and_another_column_is_not() {
+    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let config = joiner(dir.path(), &[OFFER]);
     let mut shop = shop(config.clone(), &[offer(1, 10, Some(0))]);
@@ -213,4 +222,33 @@ fn another_duration_is_served_in_place_and_another_column_is_not() {
         }
         opened => panic!("{opened:?}"),
     }
+}
+
+/// By how much memory grows when so many come due with one commit, in KiB.
+fn growth(count: i64) -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 1 << 20 };
+    let mut engine = Engine::open(&Config { chunk_entities: 100, memory, ..joiner(dir.path(), &[OFFER]) }).unwrap();
+    for first in (0..count).step_by(1000) {
+        feed(
+            &mut engine,
+            first as u64,
+            (first..first + 1000).map(|id| encode(&read(offers(), 5, offer(id, 10, Some(0)))).into()),
+        );
+    }
+    let complete = record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &[(&offers(), count as u64)]);
+    tell(&mut engine, 1, read_up_to(ProgressRecord { commit_time_ms: 0, ..complete }, count as u64));
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = memory_kib("VmRSS:");
+    tell(&mut engine, 2, read_up_to(tail(5, 6, 3.0, 0), count as u64));
+    let head = *engine.handle().outbox().head().borrow();
+    assert_eq!((head.sequence, head.frontier), (count as u64, lsn(6)));
+    memory_kib("VmHWM:").saturating_sub(before)
+}
+
+#[test]
+fn memory_does_not_grow_with_how_many_come_due() {
+    let _alone = ALONE.lock();
+    let (some, many) = (growth(20_000), growth(100_000));
+    assert!(many < some + (8 << 10), "{some} KiB for 20000, {many} KiB for 100000");
 }
