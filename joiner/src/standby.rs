@@ -14,7 +14,7 @@
 //!
 //! # Two at a time
 //! Who decides about turns may be wrong for a moment: the old one is frozen, and wakes up in the middle of a write. Sinks that compare versions refuse what is stale, whoever writes it, and what they say of their frontier stays true; topics and webhooks are told
-//! something that they were told already, with its version.
+//! something that they were told already, with its version. Of several sources that holds as well: what the old one was about to write had been published before the turn was another's, so it is of a vector within H.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
