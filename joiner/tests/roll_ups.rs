@@ -193,3 +193,32 @@ fn a_document_past_its_limits_is_set_aside_until_it_fits() {
     assert_eq!(letters.list(&Which::All, 10).unwrap().len(), 2);
     assert_eq!(letters.retry(&Which::All).unwrap().documents, 2);
 }
+
+#[test]
+fn a_document_that_is_set_aside_is_in_no_roll_up_until_it_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let counted = "{entity: counted, of: order, group_by: [status], aggregates: {orders: {count: rows}}}";
+    let config = Config { plans: plans(&[LIMITED, counted]), threads: 1, ..config(dir.path()) };
+    let mut fed = Fed::new(&config);
+    let count = |status: &str, orders: u64| Some(format!("{{\"status\":\"{status}\",\"orders\":{orders}}}"));
+    assert_eq!((fed.get("counted", "new"), fed.get("counted", "done")), (count("new", 2), count("done", 1)));
+    let head = fed.engine.handle().outbox().head().borrow().sequence;
+    let more = [change(items(), 6, 1, None, Some(item(1, 2, 100))), change(items(), 6, 2, None, Some(item(3, 2, 100)))];
+    fed.feed(&more, record(Phase::Tail, 5, 6, &[(&items(), 2)]));
+    // Nothing is told of the orders, and their groups are without them.
+    let told = |fed: &Fed, after: u64| {
+        let told = fed.told(after).into_iter();
+        told.map(|change| (change.entity.to_string(), change.key.to_string(), change.document.is_some())).collect::<Vec<_>>()
+    };
+    let of = |entity: &str, key: &str, present: bool| (entity.to_owned(), key.to_owned(), present);
+    assert_eq!(told(&fed, head), [of("counted", "done", false), of("counted", "new", true)]);
+    assert_eq!((fed.get("counted", "new"), fed.get("counted", "done")), (count("new", 1), None));
+    // A state that begins with the documents as they are has the same.
+    drop(fed);
+    let engine = Engine::open(&Config { plans: plans(&[LIMITED, &counted.replace("orders:", "n:")]), ..config.clone() }).unwrap();
+    let found = engine.handle().get("counted", &EntityKey::from_text("new")).unwrap().unwrap();
+    assert_eq!(
+        (found.1.as_str(), engine.handle().get("counted", &EntityKey::from_text("done")).unwrap()),
+        (r#"{"status":"new","n":1}"#, None)
+    );
+}
