@@ -15,7 +15,7 @@ use schemas::Lsn;
 use serde_json::Value;
 
 use crate::history::{Change, Content, Document, Entry, Event};
-use crate::joined::{self, Tables};
+use crate::joined::{self, Definitions, Tables};
 use crate::shop::{TABLES, key_of};
 
 /// Something that must not be.
@@ -58,6 +58,9 @@ struct Auditor {
     /// Tables that were read again, and how far records had come by then.
     reread: BTreeMap<String, Lsn>,
     first_record: Option<Lsn>,
+    /// What each joiner serves, and what the last one does.
+    served: BTreeMap<u32, Definitions>,
+    serves: Definitions,
     outboxes: BTreeMap<u64, Outbox>,
     versions: BTreeMap<(String, Entity), Lsn>,
     violations: Vec<Violation>,
@@ -93,40 +96,54 @@ impl Auditor {
             Event::Captured { up_to } => self.captured = *up_to,
             Event::Appended { process, content, .. } => self.appended(*process, content),
             Event::Saved { process, lsn, tail } => self.saved(*process, *lsn, *tail),
-            Event::Told { incarnation, sequence, version, change } => self.told(*incarnation, *sequence, *version, change),
-            Event::ToldAnew { incarnation, sequence, as_of, documents } => {
-                self.all("a subscriber that read everything anew", *as_of, documents, 4);
+            Event::JoinerStarted { process, definitions, .. } => {
+                self.served.insert(*process, *definitions);
+                self.serves = *definitions;
+            }
+            Event::Told { process, incarnation, sequence, version, change } => {
+                self.told(*process, *incarnation, *sequence, *version, change);
+            }
+            Event::ToldAnew { process, incarnation, sequence, as_of, documents } => {
+                self.all("a subscriber that read everything anew", self.served(*process), *as_of, documents, 4);
                 let entities = documents.iter().map(|one| ((one.entity.clone(), one.key.clone()), parsed(one.document.as_ref())));
                 let entities = entities.filter_map(|(entity, document)| Some((entity, document?))).collect();
                 let outbox = self.outboxes.entry(*incarnation).or_default();
                 (outbox.entities, outbox.last) = (entities, *sequence);
             }
-            Event::ToldUpTo { incarnation, sequence, frontier } => self.told_up_to(*incarnation, *sequence, *frontier),
+            Event::ToldUpTo { process, incarnation, sequence, frontier } => {
+                self.told_up_to(*process, *incarnation, *sequence, *frontier);
+            }
             Event::State { process, as_of, documents } => {
-                self.all(&format!("the state of joiner {process}"), *as_of, documents, 3);
+                self.all(&format!("the state of joiner {process}"), self.served(*process), *as_of, documents, 3);
             }
-            Event::Written { target, version, replaced, taken, change } => {
-                self.written(target, *version, *replaced, *taken, change);
+            Event::Written { process, target, version, replaced, taken, change } => {
+                self.written(*process, target, *version, *replaced, *taken, change);
             }
-            Event::Vanished { target, entity, key, version } => {
+            Event::Vanished { process, target, entity, key, version } => {
                 let gone = Document { entity: entity.clone(), key: key.clone(), document: None };
-                self.document(&format!("what a load removed from the {target}"), *version, &gone);
+                self.document(&format!("what a load removed from the {target}"), self.served(*process), *version, &gone);
                 self.versions.insert((target.clone(), (entity.clone(), key.clone())), *version);
             }
             Event::Holds { target, documents, .. } => {
                 let (last, what) = (self.last(), format!("the {target} in the end"));
-                self.all(&what, last, documents, 6);
+                self.all(&what, self.serves, last, documents, 6);
             }
             Event::Stuck { what } => self.violation(0, what.clone()),
             Event::Purged { .. }
             | Event::ImporterStarted { .. }
             | Event::ImporterEnded { .. }
-            | Event::JoinerStarted { .. }
             | Event::JoinerEnded { .. }
+            | Event::Checkpoint { .. }
+            | Event::Restored
+            | Event::Trimmed { .. }
             | Event::Reached { .. }
             | Event::Fault { .. }
             | Event::Calm => {}
         }
+    }
+
+    fn served(&self, process: u32) -> Definitions {
+        self.served.get(&process).copied().unwrap_or_default()
     }
 
     fn last(&self) -> Lsn {
@@ -219,8 +236,8 @@ impl Auditor {
     }
 
     /// One document against the truth as of its version (INV-4).
-    fn document(&mut self, who: &str, version: Lsn, change: &Document) {
-        let truth = joined::entity(&self.as_of(version), &change.entity, &change.key);
+    fn document(&mut self, who: &str, definitions: Definitions, version: Lsn, change: &Document) {
+        let truth = joined::entity(definitions, &self.as_of(version), &change.entity, &change.key);
         let found = parsed(change.document.as_ref());
         if truth != found {
             let Document { entity, key, .. } = change;
@@ -233,8 +250,8 @@ impl Auditor {
     }
 
     /// All documents at once.
-    fn all(&mut self, who: &str, as_of: Lsn, documents: &[Document], invariant: u8) {
-        let truth = joined::entities(&self.as_of(as_of));
+    fn all(&mut self, who: &str, definitions: Definitions, as_of: Lsn, documents: &[Document], invariant: u8) {
+        let truth = joined::entities(definitions, &self.as_of(as_of));
         let found: BTreeMap<Entity, Value> = documents
             .iter()
             .filter_map(|one| Some(((one.entity.clone(), one.key.clone()), parsed(one.document.as_ref())?)))
@@ -259,8 +276,8 @@ impl Auditor {
         }
     }
 
-    fn told(&mut self, incarnation: u64, sequence: u64, version: Lsn, change: &Document) {
-        self.document("what a subscriber was told", version, change);
+    fn told(&mut self, process: u32, incarnation: u64, sequence: u64, version: Lsn, change: &Document) {
+        self.document("what a subscriber was told", self.served(process), version, change);
         let outbox = self.outboxes.entry(incarnation).or_default();
         let entry = (version, change.clone());
         let before = outbox.entries.insert(sequence, entry.clone());
@@ -285,19 +302,20 @@ impl Auditor {
     }
 
     /// What a subscriber has been told, put together, is the source as of the frontier.
-    fn told_up_to(&mut self, incarnation: u64, sequence: u64, frontier: Lsn) {
+    fn told_up_to(&mut self, process: u32, incarnation: u64, sequence: u64, frontier: Lsn) {
         let Some(outbox) = self.outboxes.get(&incarnation) else { return };
         // It is compared when the subscriber stands exactly there.
         if outbox.last != sequence {
             return;
         }
-        let (found, truth) = (outbox.entities.clone(), joined::entities(&self.as_of(frontier)));
+        let (found, truth) = (outbox.entities.clone(), joined::entities(self.served(process), &self.as_of(frontier)));
         self.compare("what subscribers were told, put together,", frontier, &found, &truth, 3);
     }
 
-    fn written(&mut self, target: &str, version: Lsn, replaced: Option<Lsn>, taken: bool, change: &Document) {
-        self.document(&format!("what was written to the {target}"), version, change);
-        if target != "table" {
+    fn written(&mut self, process: u32, target: &str, version: Lsn, replaced: Option<Lsn>, taken: bool, change: &Document) {
+        self.document(&format!("what was written to the {target}"), self.served(process), version, change);
+        // A topic takes what comes.
+        if target == "topic" {
             return;
         }
         let place = (target.to_owned(), (change.entity.clone(), change.key.clone()));

@@ -42,8 +42,11 @@ pub(crate) fn directory() -> anyhow::Result<TempDir> {
     Ok(if base.is_dir() { builder().tempdir_in(base)? } else { builder().tempdir()? })
 }
 
-/// The files of a directory and how long they are.
-fn listing(directory: &Path) -> anyhow::Result<BTreeMap<PathBuf, u64>> {
+/// Files and how long they are.
+type Files = BTreeMap<PathBuf, u64>;
+
+/// The files of a directory.
+fn listing(directory: &Path) -> anyhow::Result<Files> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory)?.flatten() {
         match entry.metadata() {
@@ -57,8 +60,22 @@ fn listing(directory: &Path) -> anyhow::Result<BTreeMap<PathBuf, u64>> {
     Ok(files)
 }
 
-/// Copies a directory as it is found after a death. Files may come and go in the background while they are copied: then it is done again.
+/// Copies a directory as it is found after a death.
 pub(crate) fn leave(from: &Path, death: Death, dice: &mut Dice) -> anyhow::Result<TempDir> {
+    let (to, files) = copied(from)?;
+    if death != Death::Kill {
+        cut_logs(from, to.path(), &files, death, dice)?;
+    }
+    Ok(to)
+}
+
+/// Copies a directory.
+pub(crate) fn copy(from: &Path) -> anyhow::Result<TempDir> {
+    Ok(copied(from)?.0)
+}
+
+/// Files may come and go in the background while they are copied: then it is done again.
+fn copied(from: &Path) -> anyhow::Result<(TempDir, Files)> {
     loop {
         let to = directory()?;
         let files = listing(from)?;
@@ -69,16 +86,13 @@ pub(crate) fn leave(from: &Path, death: Death, dice: &mut Dice) -> anyhow::Resul
             copied &= std::fs::copy(file, target).is_ok();
         }
         if copied && listing(from)? == files {
-            if death != Death::Kill {
-                cut_logs(from, to.path(), &files, death, dice)?;
-            }
-            return Ok(to);
+            return Ok((to, files));
         }
     }
 }
 
 /// Cuts the database's newest log behind what is surely on the disk. Older ones are left as they are: whether one that is not needed any more is still there depends on threads in the background.
-fn cut_logs(from: &Path, to: &Path, files: &BTreeMap<PathBuf, u64>, death: Death, dice: &mut Dice) -> anyhow::Result<()> {
+fn cut_logs(from: &Path, to: &Path, files: &Files, death: Death, dice: &mut Dice) -> anyhow::Result<()> {
     let permille = dice.below(1001);
     let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
     let Some((path, length)) = files.iter().rfind(|(path, _)| is_log(path)) else { return Ok(()) };

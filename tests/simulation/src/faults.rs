@@ -31,7 +31,7 @@ pub(crate) struct Levels {
     pub(crate) stream_delay_ms: u64,
     /// Writes to targets.
     pub(crate) targets: u64,
-    pub(crate) targets_down: [bool; 2],
+    pub(crate) targets_down: [bool; 3],
     pub(crate) target_delay_ms: u64,
 }
 

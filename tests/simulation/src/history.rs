@@ -9,6 +9,7 @@ use schemas::Lsn;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::joined::Definitions;
 use crate::kernel;
 
 /// A value of the shop's tables.
@@ -109,6 +110,7 @@ pub(crate) enum Event {
     },
     JoinerStarted {
         process: u32,
+        definitions: Definitions,
         frontier: Lsn,
         head: u64,
     },
@@ -116,8 +118,21 @@ pub(crate) enum Event {
         process: u32,
         how: String,
     },
+    /// A checkpoint of a joiner's state was made.
+    Checkpoint {
+        process: u32,
+    },
+    /// A disk was lost with all that was on it, and the last checkpoint became the state.
+    Restored,
+    /// Records of a stream are gone, up to what the last checkpoint has passed.
+    Trimmed {
+        stream: String,
+        shard: String,
+        records: usize,
+    },
     /// What a subscriber was told.
     Told {
+        process: u32,
         incarnation: u64,
         sequence: u64,
         version: Lsn,
@@ -125,6 +140,7 @@ pub(crate) enum Event {
     },
     /// A subscriber's entries were trimmed, or belong to a load before: it reads everything anew.
     ToldAnew {
+        process: u32,
         incarnation: u64,
         sequence: u64,
         as_of: Lsn,
@@ -132,6 +148,7 @@ pub(crate) enum Event {
     },
     /// Everything that was told so far is as of this LSN.
     ToldUpTo {
+        process: u32,
         incarnation: u64,
         sequence: u64,
         frontier: Lsn,
@@ -144,6 +161,7 @@ pub(crate) enum Event {
     },
     /// A target was handed a change. `replaced`: the version that it held; `taken`: whether it holds the new one now.
     Written {
+        process: u32,
         target: String,
         version: Lsn,
         replaced: Option<Lsn>,
@@ -152,6 +170,7 @@ pub(crate) enum Event {
     },
     /// A target has removed what a load did not bring.
     Vanished {
+        process: u32,
         target: String,
         entity: String,
         key: String,

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::history::{Cell, Row};
 use crate::shop::{CUSTOMERS, ITEMS, Key, ORDERS, PRODUCTS};
 
-pub(crate) const ORDER: &str = "
+const ORDER: &str = "
 entity: order
 table: dbo.orders
 fields: [id, status, rev]
@@ -24,7 +25,25 @@ aggregates:
   item_count: {count: items}
 ";
 
-pub(crate) const CUSTOMER: &str = "
+/// The same of other fields, under other names, and with another aggregate. What it needs of the rows is what the first needs: a state goes from one to the other in place.
+const ORDER_OTHERWISE: &str = "
+entity: order
+table: dbo.orders
+fields: [id, {state: status}]
+one:
+  customer: {table: dbo.customers, by: [customer_id], fields: [name]}
+many:
+  items:
+    table: dbo.items
+    by: [order_id]
+    fields: [line]
+    one:
+      product: {table: dbo.products, by: [product_id], fields: [name]}
+aggregates:
+  most: {max: items.qty}
+";
+
+const CUSTOMER: &str = "
 entity: customer
 table: dbo.customers
 fields: [id, name]
@@ -33,6 +52,32 @@ many:
 aggregates:
   order_count: {count: orders}
 ";
+
+/// Which definitions are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Definitions {
+    #[default]
+    First,
+    Otherwise,
+}
+
+impl Definitions {
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::First => Self::Otherwise,
+            Self::Otherwise => Self::First,
+        }
+    }
+
+    /// The entities' definitions.
+    pub(crate) const fn texts(self) -> [&'static str; 2] {
+        match self {
+            Self::First => [ORDER, CUSTOMER],
+            Self::Otherwise => [ORDER_OTHERWISE, CUSTOMER],
+        }
+    }
+}
 
 /// Tables as of one LSN.
 pub(crate) type Tables = [BTreeMap<Key, Row>; 4];
@@ -70,6 +115,20 @@ fn order(tables: &Tables, row: &Row) -> Value {
     })
 }
 
+fn order_otherwise(tables: &Tables, row: &Row) -> Value {
+    let of_order = || tables[ITEMS].values().filter(|item| item[0] == row[0]);
+    let items: Vec<Value> = of_order()
+        .map(|item| json!({"line": value(&item[1]), "product": one(&tables[PRODUCTS], &item[2], &[("name", 1)])}))
+        .collect();
+    json!({
+        "id": value(&row[0]),
+        "state": value(&row[2]),
+        "customer": one(&tables[CUSTOMERS], &row[1], &[("name", 1)]),
+        "most": of_order().map(|item| &item[3]).max().map(value),
+        "items": items,
+    })
+}
+
 fn customer(tables: &Tables, row: &Row) -> Value {
     let orders: Vec<Value> = tables[ORDERS]
         .values()
@@ -80,21 +139,29 @@ fn customer(tables: &Tables, row: &Row) -> Value {
 }
 
 /// The entity of a key; none where there is no such row.
-pub(crate) fn entity(tables: &Tables, entity: &str, key: &str) -> Option<Value> {
+pub(crate) fn entity(definitions: Definitions, tables: &Tables, entity: &str, key: &str) -> Option<Value> {
     let key = vec![Cell::Int(key.parse().ok()?)];
     match entity {
-        "order" => tables[ORDERS].get(&key).map(|row| order(tables, row)),
+        "order" => tables[ORDERS].get(&key).map(|row| order_by(definitions)(tables, row)),
         "customer" => tables[CUSTOMERS].get(&key).map(|row| customer(tables, row)),
         _ => None,
     }
 }
 
+const fn order_by(definitions: Definitions) -> fn(&Tables, &Row) -> Value {
+    match definitions {
+        Definitions::First => order,
+        Definitions::Otherwise => order_otherwise,
+    }
+}
+
 /// All entities, by kind and key.
-pub(crate) fn entities(tables: &Tables) -> BTreeMap<(String, String), Value> {
+pub(crate) fn entities(definitions: Definitions, tables: &Tables) -> BTreeMap<(String, String), Value> {
     let key = |row: &Row| match &row[0] {
         Cell::Int(number) => number.to_string(),
         _ => String::new(),
     };
+    let order = order_by(definitions);
     let orders = tables[ORDERS].values().map(|row| (("order".to_owned(), key(row)), order(tables, row)));
     let customers = tables[CUSTOMERS].values().map(|row| (("customer".to_owned(), key(row)), customer(tables, row)));
     orders.chain(customers).collect()

@@ -8,6 +8,7 @@
 
 mod auditor;
 mod content;
+mod database;
 mod dice;
 mod disk;
 mod faults;

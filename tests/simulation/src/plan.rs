@@ -19,6 +19,10 @@ pub(crate) struct Plan {
     pub(crate) joiner: JoinerPlan,
     /// Cleanup removes changes that may not have been read.
     pub(crate) purges: bool,
+    /// Whether the entities' definitions change at times when the joiner is started anew.
+    pub(crate) redefines: bool,
+    /// Whether the joiner's disk may be lost.
+    pub(crate) restores: bool,
 }
 
 pub(crate) struct ImporterPlan {
@@ -39,6 +43,8 @@ pub(crate) struct JoinerPlan {
 
 impl Plan {
     pub(crate) fn of(dice: &mut Dice) -> Self {
+        // What is said of a state that goes back in time, and of one that serves other definitions, is said of each by itself.
+        let fate = dice.below(1000);
         let pick = |dice: &mut Dice, from: &[u64]| dice.pick(from).copied().unwrap_or_default();
         let count = |number: u64| usize::try_from(number).unwrap_or_default();
         Self {
@@ -61,6 +67,8 @@ impl Plan {
                 outbox_entries: pick(dice, &[20, 10_000_000]),
             },
             purges: dice.chance(300),
+            redefines: fate < 400,
+            restores: fate >= 400,
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use importer::{AskedRange, Importer, ImporterHandle};
-use joiner::{Handle, Head, Joiner, Memory, NamedSink, Page};
+use joiner::checkpoint::Facts;
+use joiner::{Engine, Handle, Head, Joiner, Memory, NamedSink, Page};
 use schemas::Lsn;
 use schemas::change::EntityKey;
 use schemas::entity::EntityDefinition;
@@ -22,13 +23,13 @@ use crate::dice::Dice;
 use crate::disk::{self, Death};
 use crate::faults::{Faults, Sabotage};
 use crate::history::{Document, Event, History};
-use crate::joined;
+use crate::joined::Definitions;
 use crate::network::{SourceNetwork, ToSource};
 use crate::plan::Plan;
 use crate::server::DATABASE;
 use crate::shop::{Kind as ColumnKind, Shop, TABLES};
 use crate::streams::Streams;
-use crate::target::{Kind, Target, ToTarget};
+use crate::target::{Kind, Target};
 
 const SOURCE: &str = "shop";
 
@@ -41,9 +42,12 @@ pub(crate) struct Site {
     pub(crate) history: History,
     pub(crate) shop: Arc<Mutex<Shop>>,
     pub(crate) streams: Streams,
-    pub(crate) targets: [Arc<Target>; 2],
+    pub(crate) targets: Vec<Arc<Target>>,
     network: Arc<SourceNetwork>,
-    entities: Vec<Arc<EntityPlan>>,
+    /// What is served.
+    pub(crate) definitions: Definitions,
+    /// The last checkpoint: a state that nobody has open.
+    checkpoint: Option<(TempDir, Facts)>,
     processes: u32,
     /// Where a subscriber of the outbox stands.
     subscriber: Option<(u64, u64)>,
@@ -80,13 +84,13 @@ fn schema(table: &crate::shop::Table) -> Arc<TableSchema> {
     Arc::new(TableSchema { name: TableName::new("dbo", table.name), columns, key: (0..table.key).collect() })
 }
 
-fn entity_plans() -> anyhow::Result<Vec<Arc<EntityPlan>>> {
+fn entity_plans(definitions: Definitions) -> anyhow::Result<Vec<Arc<EntityPlan>>> {
     let schemas: Vec<Arc<TableSchema>> = TABLES.iter().map(schema).collect();
     let lookup = |name: &TableName| schemas.iter().find(|schema| schema.name == *name).cloned();
     let plan = |text: &str| -> anyhow::Result<Arc<EntityPlan>> {
         Ok(Arc::new(EntityPlan::resolve(&EntityDefinition::from_yaml("entity.yaml", text)?, &lookup)?))
     };
-    Ok(vec![plan(joined::ORDER)?, plan(joined::CUSTOMER)?])
+    definitions.texts().into_iter().map(plan).collect()
 }
 
 /// How a task has ended.
@@ -105,9 +109,22 @@ impl Site {
         let server = crate::server::ShopServer { shop: Arc::clone(&shop), history: history.clone() };
         let network = Arc::new(SourceNetwork::new(server, faults.clone(), dice.split(), history.clone()));
         let streams = Streams::new(faults.clone(), dice.split(), history.clone());
-        let targets = Kind::ALL.map(|kind| Target::new(kind, faults.clone(), dice.split(), history.clone()));
-        let entities = entity_plans()?;
-        Ok(Self { plan, faults, history, shop, streams, targets, network, entities, processes: 0, subscriber: None })
+        let targets = Kind::ALL.into_iter().map(|kind| Target::new(kind, faults.clone(), dice.split(), history.clone()));
+        let targets = targets.collect::<anyhow::Result<_>>()?;
+        let (definitions, checkpoint) = (Definitions::default(), None);
+        Ok(Self {
+            plan,
+            faults,
+            history,
+            shop,
+            streams,
+            targets,
+            network,
+            definitions,
+            checkpoint,
+            processes: 0,
+            subscriber: None,
+        })
     }
 
     pub(crate) fn shop(&self) -> MutexGuard<'_, Shop> {
@@ -169,41 +186,72 @@ impl Site {
         self.history.add(Event::ImporterEnded { process: importer.process, how });
     }
 
-    /// Moves saved progress ahead of what was published: sabotage.
-    pub(crate) fn move_saved_ahead(&self, directory: &Path) -> anyhow::Result<()> {
+    /// Moves saved progress ahead of what was published: sabotage. Answers whether there was any to move.
+    pub(crate) fn move_saved_ahead(&self, directory: &Path) -> anyhow::Result<bool> {
         let path = directory.join("progress.json");
-        let (Ok(text), Some(captured)) = (std::fs::read(&path), self.shop().captured()) else { return Ok(()) };
+        let (Ok(text), Some(captured)) = (std::fs::read(&path), self.shop().captured()) else { return Ok(false) };
         let mut saved: serde_json::Value = serde_json::from_slice(&text)?;
-        if saved["phase"].get("tail").is_some() {
+        let behind = read_saved(directory).is_some_and(|(lsn, tail)| tail && lsn < captured);
+        if behind {
             saved["phase"]["tail"]["lsn"] = captured.to_string().into();
             std::fs::write(&path, saved.to_string())?;
         }
-        Ok(())
+        Ok(behind)
     }
 
-    pub(crate) fn start_joiner(&mut self, directory: TempDir) -> anyhow::Result<JoinerProcess> {
-        let process = self.next_process();
-        let mut config = joiner::Config::new(directory.path(), self.entities.clone(), SOURCE, SOURCE);
+    fn joiner_config(&self, directory: &Path) -> anyhow::Result<joiner::Config> {
+        let mut config = joiner::Config::new(directory, entity_plans(self.definitions)?, SOURCE, SOURCE);
         config.layout = self.plan.layout;
         config.buffer_bytes = self.plan.joiner.buffer_bytes;
         config.chunk_entities = self.plan.joiner.chunk_entities;
         config.outbox_entries = self.plan.joiner.outbox_entries;
-        config.memory = Memory { write_buffer_bytes: 8 << 20, block_cache_bytes: 8 << 20, row_cache_bytes: 1 << 20 };
+        // Larger than anything that comes here: how far a flush in the background has come when the power fails does not follow from the seed.
+        config.memory = Memory { write_buffer_bytes: 256 << 20, block_cache_bytes: 8 << 20, row_cache_bytes: 1 << 20 };
         config.threads = 0;
-        let joiner = Joiner::open(config).context("opening the joiner's state")?;
+        Ok(config)
+    }
+
+    pub(crate) fn start_joiner(&mut self, directory: TempDir) -> anyhow::Result<JoinerProcess> {
+        let process = self.next_process();
+        let joiner = Joiner::open(self.joiner_config(directory.path())?).context("opening the joiner's state")?;
         let handle = joiner.handle();
         let head = *handle.outbox().head().borrow();
-        self.history.add(Event::JoinerStarted { process, frontier: head.frontier, head: head.sequence });
-        let sinks = Kind::ALL.map(|kind| NamedSink {
-            name: kind.name().to_owned(),
-            sink: Box::new(ToTarget(Arc::clone(&self.targets[kind as usize]))),
-        });
+        let definitions = self.definitions;
+        self.history.add(Event::JoinerStarted { process, definitions, frontier: head.frontier, head: head.sequence });
+        let sink = |kind: Kind| NamedSink { name: kind.name().to_owned(), sink: self.targets[kind as usize].sink(process) };
+        let sinks = Kind::ALL.map(sink);
         let stop = CancellationToken::new();
         let running = Box::pin(joiner.run(self.streams.of(process), sinks.into(), stop.clone()));
         let task = tokio::spawn(async move { running.await.map_err(|error| error.to_string()) });
         let joiner = JoinerProcess { process, directory, handle, task, stop };
         self.tell_state(&joiner)?;
         Ok(joiner)
+    }
+
+    /// Makes a checkpoint of what a joiner has, in the place of the one before. The streams then forget what it has passed: nothing but that checkpoint is ever gone back to.
+    pub(crate) fn make_checkpoint(&mut self, joiner: &JoinerProcess, trims: bool) -> anyhow::Result<()> {
+        let made = disk::directory()?;
+        let facts = joiner.handle.checkpoint(&made.path().join(joiner::checkpoint::DATABASE))?;
+        self.history.add(Event::Checkpoint { process: joiner.process });
+        self.checkpoint = Some((made, facts));
+        if trims && let Some(looked_at) = self.restored()? {
+            let positions = Engine::open(&self.joiner_config(looked_at.path())?)?.positions().clone();
+            self.streams.trim(&positions);
+        }
+        Ok(())
+    }
+
+    /// A state that is made of the last checkpoint, if there is one.
+    pub(crate) fn restored(&self) -> anyhow::Result<Option<TempDir>> {
+        let Some((made, facts)) = &self.checkpoint else { return Ok(None) };
+        let state = disk::copy(made.path())?;
+        joiner::checkpoint::seal(state.path(), facts)?;
+        Ok(Some(state))
+    }
+
+    /// Whether no request of any process is on its way to a target.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.targets.iter().all(|target| target.is_quiet())
     }
 
     /// Ends a joiner without a word, and answers what it leaves.
@@ -252,7 +300,7 @@ impl Site {
 
     /// A subscriber reads on in the outbox.
     pub(crate) fn subscribe(&mut self, joiner: &JoinerProcess) -> anyhow::Result<()> {
-        let outbox = joiner.handle.outbox();
+        let (outbox, process) = (joiner.handle.outbox(), joiner.process);
         let head = *outbox.head().borrow();
         if !head.live {
             return Ok(());
@@ -265,7 +313,7 @@ impl Site {
             outbox.read_bounded(head.sequence, 0, 0)?;
             if let Some((head, documents)) = Self::documents(&joiner.handle)? {
                 let (sequence, as_of) = (head.sequence, head.frontier);
-                self.history.add(Event::ToldAnew { incarnation, sequence, as_of, documents });
+                self.history.add(Event::ToldAnew { process, incarnation, sequence, as_of, documents });
                 self.subscriber = Some((incarnation, sequence));
             }
             return Ok(());
@@ -273,10 +321,10 @@ impl Site {
         for (sequence, change) in changes {
             let (version, document) = (change.version, change.document.map(|text| text.to_string()));
             let change = Document { entity: change.entity.to_string(), key: change.key.to_string(), document };
-            self.history.add(Event::Told { incarnation, sequence, version, change });
+            self.history.add(Event::Told { process, incarnation, sequence, version, change });
         }
         self.subscriber = Some((incarnation, head.sequence));
-        self.history.add(Event::ToldUpTo { incarnation, sequence: head.sequence, frontier: head.frontier });
+        self.history.add(Event::ToldUpTo { process, incarnation, sequence: head.sequence, frontier: head.frontier });
         Ok(())
     }
 }

@@ -15,10 +15,12 @@ use crate::kernel;
 use crate::plan::Plan;
 use crate::processes::{ImporterProcess, JoinerProcess, Site, wait_ms};
 use crate::shop::TABLES;
-use crate::target::Target;
+use crate::target::{Kind, Target};
 
 /// How long everything may take to come to rest once nothing goes wrong any more.
 const REST_MS: u64 = 20 * 60 * 1000;
+/// The same where something was broken on purpose: mostly it does not come to rest at all.
+const REST_OF_BROKEN_MS: u64 = 3 * 60 * 1000;
 /// Futures in debug builds are large.
 const STACK_BYTES: usize = 64 << 20;
 
@@ -145,12 +147,16 @@ impl Run {
             self.site.look_at_saved(importer);
         }
         let (subscriber, state) = (self.dice.chance(250), self.dice.chance(100));
+        let (checkpoint, trims) = (self.dice.chance(40), self.dice.chance(500));
         if let State::Up(joiner) = &self.joiner {
             if subscriber {
                 self.site.subscribe(joiner)?;
             }
             if state {
                 self.site.tell_state(joiner)?;
+            }
+            if checkpoint {
+                self.site.make_checkpoint(joiner, trims)?;
             }
         }
         Ok(())
@@ -166,8 +172,7 @@ impl Run {
             }
             State::Down(left, 0) => {
                 if self.site.faults.is(Sabotage::SavedAhead) && !self.sabotaged {
-                    self.sabotaged = true;
-                    self.site.move_saved_ahead(left.path())?;
+                    self.sabotaged = self.site.move_saved_ahead(left.path())?;
                 }
                 State::Up(self.site.start_importer(left))
             }
@@ -179,7 +184,13 @@ impl Run {
                 let left = self.site.kill_joiner(joiner, Death::Kill, &mut self.dice).await?;
                 State::Down(left, self.dice.within(0, 3))
             }
-            State::Down(left, 0) => State::Up(self.site.start_joiner(left)?),
+            State::Down(left, 0) => {
+                // A write that is still on its way has the version that a load of the new documents may have.
+                if self.site.plan.redefines && self.site.is_quiet() && self.dice.chance(400) {
+                    self.site.definitions = self.site.definitions.other();
+                }
+                State::Up(self.site.start_joiner(left)?)
+            }
             State::Down(left, steps) => State::Down(left, steps - 1),
             up => up,
         };
@@ -220,8 +231,16 @@ impl Run {
             }
             _ => {
                 let death = if self.dice.chance(500) { Death::Kill } else { Death::PowerFailure };
+                let lost = self.site.plan.restores && self.dice.chance(300);
                 self.joiner = match std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)) {
-                    State::Up(joiner) => State::Down(self.site.kill_joiner(joiner, death, &mut self.dice).await?, steps),
+                    State::Up(joiner) => {
+                        let left = self.site.kill_joiner(joiner, death, &mut self.dice).await?;
+                        let restored = if lost { self.site.restored()? } else { None };
+                        if restored.is_some() {
+                            self.site.history.add(Event::Restored);
+                        }
+                        State::Down(restored.unwrap_or(left), steps)
+                    }
                     down => down,
                 };
             }
@@ -251,7 +270,7 @@ impl Run {
                 site.faults.levels().source_cut = cut;
             }
             2 | 3 => {
-                let which = usize::from(dice.chance(500));
+                let which = dice.below(Kind::ALL.len() as u64) as usize;
                 let down = &mut site.faults.levels().targets_down[which];
                 *down = !*down;
                 site.history.fault(format!("target {which} is {}", if *down { "down" } else { "up" }));
@@ -301,8 +320,9 @@ impl Run {
         // One more transaction, so that there is something behind whatever was left unfinished.
         self.site.shop().commit();
         let began = kernel::elapsed_ms();
+        let rest_ms = if self.site.faults.sabotage.is_some() { REST_OF_BROKEN_MS } else { REST_MS };
         while !self.is_at_rest() {
-            if kernel::elapsed_ms() - began > REST_MS {
+            if kernel::elapsed_ms() - began > rest_ms {
                 self.give_up();
                 return Ok(());
             }
@@ -315,7 +335,9 @@ impl Run {
             self.site.subscribe(joiner)?;
             self.site.tell_state(joiner)?;
         }
-        self.site.targets[0].tell();
+        for kind in [Kind::Table, Kind::Database] {
+            self.site.targets[kind as usize].tell()?;
+        }
         self.end().await
     }
 
@@ -333,7 +355,7 @@ impl Run {
             State::Up(joiner) => format!("{:?}", joiner.status()),
             State::Down(..) => "down".to_owned(),
         };
-        let what = format!("after {REST_MS} ms the targets are at {frontiers:?} and not at {last}; the joiner: {joiner}");
+        let what = format!("after all this time the targets are at {frontiers:?} and not at {last}; the joiner: {joiner}");
         self.site.history.add(Event::Stuck { what });
     }
 

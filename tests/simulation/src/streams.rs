@@ -2,7 +2,7 @@
 //!
 //! Shards have ranges of hashes and are split and merged; numbers have many digits and grow over a whole stream; what was appended is seen by readers a little later. Requests fail before or after they had their effect, and
 //! in part: a writer that tries again then appends twice, and records of different keys come out of order. What it keeps is what [`streams`] demands of any store: records of one key in one writer's order, and whatever was
-//! acknowledged is there.
+//! acknowledged is there, until retention takes it ([`Streams::trim`]).
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -37,7 +37,9 @@ struct Shard {
     hashes: RangeInclusive<u128>,
     parents: Vec<ShardId>,
     open: bool,
+    /// Those that are kept, and the number of the last one that is not.
     records: Vec<Stored>,
+    trimmed: Option<SequenceNumber>,
 }
 
 #[derive(Default)]
@@ -49,11 +51,20 @@ struct Stream {
     made: u32,
 }
 
+impl Shard {
+    /// That what follows a position has been trimmed, if it has.
+    fn trimmed_past(&self, stream: &StreamName, after: &SequenceNumber) -> Option<Error> {
+        let trimmed = self.trimmed.as_ref().filter(|trimmed| *trimmed > after)?;
+        let oldest = self.records.first().map_or(trimmed, |oldest| &oldest.number).clone();
+        Some(Error::Trimmed { stream: stream.clone(), shard: self.id.clone(), after: after.clone(), oldest })
+    }
+}
+
 impl Stream {
     fn add(&mut self, hashes: RangeInclusive<u128>, parents: Vec<ShardId>) {
         let id = ShardId(format!("shardId-{:012}", self.made));
         self.made += 1;
-        self.shards.push(Shard { id, hashes, parents, open: true, records: Vec::new() });
+        self.shards.push(Shard { id, hashes, parents, open: true, records: Vec::new(), trimmed: None });
     }
 
     fn close(&mut self, at: usize) -> (ShardId, RangeInclusive<u128>) {
@@ -172,6 +183,22 @@ impl Streams {
         Arc::new(Client { streams: self.clone(), process })
     }
 
+    /// Forgets the records up to these positions, as retention would.
+    pub(crate) fn trim(&self, up_to: &ShardPositions) {
+        let mut held = self.held();
+        for (name, stream) in &mut held.streams {
+            let Some(positions) = up_to.get(name) else { continue };
+            for shard in &mut stream.shards {
+                let Some(position) = positions.get(&shard.id) else { continue };
+                let records = shard.records.partition_point(|record| record.number <= *position);
+                if let Some(last) = shard.records.drain(..records).next_back() {
+                    shard.trimmed = Some(last.number);
+                    self.history.add(Event::Trimmed { stream: name.0.clone(), shard: shard.id.0.clone(), records });
+                }
+            }
+        }
+    }
+
     /// Splits or merges shards of some stream of events.
     pub(crate) fn reshard(&self) {
         let mut held = self.held();
@@ -238,6 +265,9 @@ impl Provider for Client {
         if let Some((shard, after)) = unknown {
             return Err(Error::ForeignPosition { stream: stream.clone(), shard: shard.clone(), after: after.clone() });
         }
+        if let Some(trimmed) = found.shards.iter().find_map(|shard| shard.trimmed_past(stream, after.get(&shard.id)?)) {
+            return Err(trimmed);
+        }
         // A shard may have a position though its parent has none, or an older one: what a consumer has applied of the one says nothing of the other. Each goes on at its own.
         let read = after.clone();
         let (streams, appended) = (self.streams.clone(), self.streams.appended.subscribe());
@@ -247,7 +277,9 @@ impl Provider for Client {
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
         let (held, now) = (self.streams.held(), kernel::elapsed_ms());
         let Some(found) = held.streams.get(stream) else { return Err(Error::NoSuchStream { stream: stream.clone() }) };
-        let last = |shard: &Shard| shard.records.iter().rfind(|record| record.visible_ms <= now).map(|last| last.number.clone());
+        let visible =
+            |shard: &Shard| shard.records.iter().rfind(|record| record.visible_ms <= now).map(|last| last.number.clone());
+        let last = |shard: &Shard| visible(shard).or_else(|| shard.trimmed.clone());
         Ok(found.shards.iter().filter_map(|shard| Some((shard.id.clone(), last(shard)?))).collect())
     }
 }
@@ -369,6 +401,7 @@ struct Reader {
 
 enum Look {
     Found(Batch),
+    Lost(Error),
     /// Nothing before this time, unless something is appended.
     Until(Option<u64>),
 }
@@ -383,6 +416,10 @@ impl Reader {
             Some(read) => shard.records.partition_point(|record| record.number <= *read),
             None => 0,
         };
+        let lost = |shard: &Shard| shard.trimmed_past(&self.name, self.read.get(&shard.id)?);
+        if let Some(error) = stream.shards.iter().find_map(lost) {
+            return Look::Lost(error);
+        }
         let is_done = |id: &ShardId| {
             let parent = stream.shards.iter().find(|shard| shard.id == *id);
             parent.is_none_or(|parent| !parent.open && unread(parent) == parent.records.len())
@@ -421,6 +458,7 @@ impl StreamReader for Reader {
             self.appended.mark_unchanged();
             match self.look() {
                 Look::Found(batch) => return Ok(batch),
+                Look::Lost(error) => return Err(error),
                 Look::Until(Some(at)) => {
                     let wait = Duration::from_millis(at.saturating_sub(kernel::elapsed_ms()).max(1));
                     // Whichever comes first; both only make it look again.

@@ -1,4 +1,4 @@
-//! Two targets behind the sinks' trait: a table, which keeps the guard by version and its frontier in one transaction, and a topic, which takes whatever it is sent.
+//! Three targets behind the sinks' trait: a table, which keeps the guard by version and its frontier in one transaction, a topic, which takes whatever it is sent, and a SQLite database, which the real sink writes ([`database`](crate::database)).
 //!
 //! A request goes on when its caller is gone: a write that a process sent before it died may arrive after those of its successor. It may fail before or after its effect, and at the topic in the middle of it.
 
@@ -13,6 +13,7 @@ use schemas::entity::EntityInfo;
 use sinks::{Error, Held, Rejected, Retry, Sink, Terms};
 use tokio::sync::oneshot;
 
+use crate::database::{Database, Writer};
 use crate::dice::Dice;
 use crate::faults::{Faults, Sabotage};
 use crate::history::{Document, Event, History};
@@ -21,15 +22,17 @@ use crate::history::{Document, Event, History};
 pub(crate) enum Kind {
     Table,
     Topic,
+    Database,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 2] = [Self::Table, Self::Topic];
+    pub(crate) const ALL: [Self; 3] = [Self::Table, Self::Topic, Self::Database];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Table => "table",
             Self::Topic => "topic",
+            Self::Database => "database",
         }
     }
 }
@@ -39,6 +42,8 @@ struct Content {
     /// By entity and key: the version, also of what is gone, and the document.
     entities: BTreeMap<(String, String), (Lsn, Option<String>)>,
     frontier: Option<Lsn>,
+    /// How many requests are on their way.
+    requests: usize,
 }
 
 /// A target, wherever it runs.
@@ -48,11 +53,25 @@ pub(crate) struct Target {
     dice: Mutex<Dice>,
     faults: Faults,
     history: History,
+    /// What the database is.
+    database: Option<Database>,
 }
 
 impl Target {
-    pub(crate) fn new(kind: Kind, faults: Faults, dice: Dice, history: History) -> Arc<Self> {
-        Arc::new(Self { kind, content: Mutex::default(), dice: Mutex::new(dice), faults, history })
+    pub(crate) fn new(kind: Kind, faults: Faults, dice: Dice, history: History) -> anyhow::Result<Arc<Self>> {
+        let database = (kind == Kind::Database).then(Database::new).transpose()?;
+        Ok(Arc::new(Self { kind, content: Mutex::default(), dice: Mutex::new(dice), faults, history, database }))
+    }
+
+    /// A sink of a process that writes to it.
+    pub(crate) fn sink(self: &Arc<Self>, process: u32) -> Box<dyn Sink> {
+        let writer = self.database.as_ref().map(Database::writer);
+        Box::new(ToTarget { target: Arc::clone(self), process, writer })
+    }
+
+    /// Whether nothing is on its way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.content().requests == 0
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {
@@ -68,7 +87,17 @@ impl Target {
     }
 
     /// Tells what it holds.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn tell(&self) -> anyhow::Result<()> {
+        if let Some(database) = &self.database {
+            let documents = database.documents()?.into_iter().map(|((entity, key), (_, text))| Document {
+                entity,
+                key,
+                document: Some(text),
+            });
+            let documents = documents.collect();
+            self.history.add(Event::Holds { target: self.kind.name().to_owned(), frontier: self.frontier(), documents });
+            return Ok(());
+        }
         let content = self.content();
         let documents = content.entities.iter().filter(|(_, (_, document))| document.is_some());
         let documents = documents.map(|((entity, key), (_, document))| Document {
@@ -79,13 +108,14 @@ impl Target {
         let event =
             Event::Holds { target: self.kind.name().to_owned(), frontier: content.frontier, documents: documents.collect() };
         self.history.add(event);
+        Ok(())
     }
 
     fn is_down(&self) -> bool {
         self.faults.levels().targets_down[self.kind as usize]
     }
 
-    fn take(&self, changes: &[EntityChange], frontier: Option<Lsn>) {
+    fn take(&self, process: u32, changes: &[EntityChange], frontier: Option<Lsn>) {
         let mut content = self.content();
         let guarded = self.kind == Kind::Table && !self.faults.is(Sabotage::NoGuard);
         for change in changes {
@@ -98,7 +128,8 @@ impl Target {
             }
             let (entity, key) = place;
             let (target, version) = (self.kind.name().to_owned(), change.version);
-            self.history.add(Event::Written { target, version, replaced, taken, change: Document { entity, key, document } });
+            let change = Document { entity, key, document };
+            self.history.add(Event::Written { process, target, version, replaced, taken, change });
         }
         if let Some(frontier) = frontier {
             content.frontier = content.frontier.max(Some(frontier));
@@ -106,7 +137,7 @@ impl Target {
         }
     }
 
-    fn end_load(&self, entity: &str, load: Lsn) {
+    fn end_load(&self, process: u32, entity: &str, load: Lsn) {
         if self.kind == Kind::Topic {
             return;
         }
@@ -115,15 +146,65 @@ impl Target {
             if of == entity && *version < load {
                 if document.take().is_some() {
                     let (target, entity, key) = (self.kind.name().to_owned(), of.clone(), key.clone());
-                    self.history.add(Event::Vanished { target, entity, key, version: load });
+                    self.history.add(Event::Vanished { process, target, entity, key, version: load });
                 }
                 *version = load;
             }
         }
     }
 
+    /// A request to the database. What was written and what has vanished is told by what it held before, and holds then.
+    fn in_database(&self, database: &Database, writer: &Writer, process: u32, work: Work) -> Result<Vec<Rejected>, Error> {
+        let (changes, load) = match &work {
+            Work::Write(changes, _) => (changes.clone(), None),
+            Work::EndLoad(_, version) => (Vec::new(), Some(*version)),
+            Work::Prepare(_) | Work::BeginLoad => return database.work(writer, work),
+        };
+        let before = database.documents()?;
+        let rejected = database.work(writer, work)?;
+        let now = database.documents()?;
+        let target = || self.kind.name().to_owned();
+        for change in changes {
+            let place = (change.entity.to_string(), change.key.to_string());
+            let document = change.document.as_ref().map(ToString::to_string);
+            let (replaced, stands) = (before.get(&place).map(|(version, _)| *version), now.get(&place));
+            let taken = match stands {
+                Some((version, _)) => document.is_some() && *version == change.version,
+                None => document.is_none() && replaced.is_some(),
+            };
+            let (version, (entity, key)) = (change.version, place);
+            let change = Document { entity, key, document };
+            self.history.add(Event::Written { process, target: target(), version, replaced, taken, change });
+        }
+        if let Some(version) = load {
+            for (entity, key) in before.into_keys().filter(|place| !now.contains_key(place)) {
+                self.history.add(Event::Vanished { process, target: target(), entity, key, version });
+            }
+        }
+        let reached = database.frontier()?;
+        let mut content = self.content();
+        if let Some(frontier) = reached.filter(|_| reached != content.frontier) {
+            self.history.add(Event::Reached { target: target(), frontier });
+        }
+        content.frontier = reached;
+        Ok(rejected)
+    }
+
+    /// What a request does, once it has come that far.
+    fn work(&self, process: u32, writer: Option<&Writer>, work: Work) -> Result<Vec<Rejected>, Error> {
+        if let (Some(database), Some(writer)) = (&self.database, writer) {
+            return self.in_database(database, writer, process, work);
+        }
+        match work {
+            Work::Write(changes, frontier) => self.take(process, &changes, frontier),
+            Work::EndLoad(entity, version) => self.end_load(process, &entity, version),
+            Work::Prepare(_) | Work::BeginLoad => {}
+        }
+        Ok(Vec::new())
+    }
+
     /// A request to it: how long it takes, and what becomes of it.
-    async fn request(self: Arc<Self>, work: Work) -> Result<(), Error> {
+    async fn request(&self, process: u32, writer: Option<&Writer>, mut work: Work) -> Result<Vec<Rejected>, Error> {
         let (permille, most) = {
             let levels = self.faults.levels();
             (levels.targets, levels.target_delay_ms)
@@ -144,59 +225,78 @@ impl Target {
             self.history.fault(format!("the {name} asked for a pause"));
             return Err(Error::throttled(name, "too many requests", Some(Duration::from_millis(700))));
         }
-        match work {
-            Work::Write(mut changes, frontier) => {
-                if let Some(part) = part.filter(|_| !changes.is_empty()) {
-                    changes.truncate((part % changes.len() as u64) as usize);
-                    self.history.fault(format!("the {name} took {} changes and then broke off", changes.len()));
-                    self.take(&changes, None);
-                    return Err(Error::unavailable(name, "the connection broke"));
-                }
-                self.take(&changes, frontier);
+        let breaks = match (&mut work, part) {
+            (Work::Write(changes, _), Some(part)) if !changes.is_empty() => {
+                changes.truncate((part % changes.len() as u64) as usize);
+                self.history.fault(format!("the {name} took {} changes and then broke off", changes.len()));
+                self.take(process, changes, None);
+                true
             }
-            Work::EndLoad(entity, version) => self.end_load(&entity, version),
+            _ => false,
+        };
+        if breaks {
+            return Err(Error::unavailable(name, "the connection broke"));
         }
+        let rejected = self.work(process, writer, work)?;
         if lost {
             self.history.fault(format!("the {name}'s answer was lost"));
             return Err(Error::unavailable(name, "no answer came"));
         }
-        Ok(())
+        Ok(rejected)
     }
 }
 
-enum Work {
+/// What a sink is asked to do.
+pub(crate) enum Work {
+    Prepare(Vec<EntityInfo>),
+    BeginLoad,
     Write(Vec<EntityChange>, Option<Lsn>),
     EndLoad(String, Lsn),
 }
 
 /// A sink that writes to a target.
-pub(crate) struct ToTarget(pub(crate) Arc<Target>);
+struct ToTarget {
+    target: Arc<Target>,
+    process: u32,
+    /// Of the database, this process's connection.
+    writer: Option<Writer>,
+}
 
 impl ToTarget {
     /// Sends a request. Once it is sent it takes its course, whoever still waits for the answer.
-    async fn send(&self, work: Work) -> Result<(), Error> {
+    async fn send(&self, work: Work) -> Result<Vec<Rejected>, Error> {
         let (answer, answered) = oneshot::channel();
-        let target = Arc::clone(&self.0);
+        let (target, process, writer) = (Arc::clone(&self.target), self.process, self.writer.clone());
+        target.content().requests += 1;
         tokio::spawn(async move {
+            let done = target.request(process, writer.as_ref(), work).await;
+            target.content().requests -= 1;
             // Nobody listens where the caller has died.
-            let _ = answer.send(target.request(work).await);
+            let _ = answer.send(done);
         });
-        answered.await.unwrap_or_else(|_| Err(Error::unavailable(self.0.kind.name(), "the request is gone")))
+        answered.await.unwrap_or_else(|_| Err(Error::unavailable(self.target.kind.name(), "the request is gone")))
     }
 }
 
 #[async_trait]
 impl Sink for ToTarget {
-    async fn prepare(&mut self, _entities: &[EntityInfo]) -> Result<(), Error> {
-        if self.0.is_down() { Err(Error::unavailable(self.0.kind.name(), "no connection")) } else { Ok(()) }
+    async fn prepare(&mut self, entities: &[EntityInfo]) -> Result<(), Error> {
+        if self.target.is_down() {
+            return Err(Error::unavailable(self.target.kind.name(), "no connection"));
+        }
+        self.target.work(self.process, self.writer.as_ref(), Work::Prepare(entities.to_vec())).map(drop)
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
-        self.send(Work::Write(changes.to_vec(), frontier)).await.map(|()| Vec::new())
+        self.send(Work::Write(changes.to_vec(), frontier)).await
+    }
+
+    async fn begin_load(&mut self) -> Result<(), Error> {
+        self.target.work(self.process, self.writer.as_ref(), Work::BeginLoad).map(drop)
     }
 
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
-        self.send(Work::EndLoad(entity.to_owned(), version)).await
+        self.send(Work::EndLoad(entity.to_owned(), version)).await.map(drop)
     }
 
     fn terms(&self) -> Terms {
@@ -205,9 +305,11 @@ impl Sink for ToTarget {
     }
 
     async fn held(&mut self) -> Result<Held, Error> {
-        Ok(match self.0.kind {
-            Kind::Table => self.0.frontier().map_or(Held::Nothing, Held::UpTo),
-            Kind::Topic => Held::Unknown,
-        })
+        let target = &self.target;
+        match (target.kind, &target.database, &self.writer) {
+            (Kind::Topic, ..) => Ok(Held::Unknown),
+            (_, Some(database), Some(writer)) => database.held(writer),
+            _ => Ok(target.frontier().map_or(Held::Nothing, Held::UpTo)),
+        }
     }
 }
