@@ -64,7 +64,15 @@ pub(super) struct Written {
 pub(super) type Misfit = (usize, String);
 
 /// A column as it stands in a file.
-type Encoded = (Bytes, ColumnCloseResult);
+pub(super) type Encoded = (Bytes, ColumnCloseResult);
+
+/// All columns but that of the documents.
+#[derive(Default)]
+pub(super) struct Others {
+    /// Of each row group, those before it and those behind it.
+    groups: Vec<(Vec<Encoded>, Vec<Encoded>)>,
+    unfit: Vec<Misfit>,
+}
 
 impl Layout {
     pub(super) fn new(info: &EntityInfo, columns: &[Column], changes: bool) -> Result<Self, ParquetError> {
@@ -134,39 +142,47 @@ impl Layout {
         Protocol::with_local_times(self.columns.iter().any(|column| column.kind == Kind::LocalTime))
     }
 
-    /// Rows as a file; there is at least one, and in a table of changes all are of one date.
-    pub(super) fn write(&self, rows: &[Row], moved_from: Option<i64>, load: Option<Lsn>) -> Result<Written, Error> {
+    /// A file of rows, of which there is at least one; in a table of changes all are of one date. Its columns come from [`Layout::documents`] and [`Layout::others`].
+    pub(super) fn file(
+        &self,
+        rows: &[Row],
+        documents: Vec<Encoded>,
+        others: Others,
+        moved_from: Option<i64>,
+        load: Option<Lsn>,
+    ) -> Result<Written, Error> {
         let mut writer = SerializedFileWriter::new(Vec::new(), self.schema.clone(), self.properties.clone())?;
-        let mut unfit = Vec::new();
-        let mut left = rows;
-        while !left.is_empty() {
-            let (group, rest) = left.split_at(leading(left, GROUP_BYTES, Row::bytes));
-            let before = rows.len() - left.len();
-            let mut group_writer = writer.next_row_group()?;
-            let (columns, unfit_here) = self.columns_of(group)?;
-            for (bytes, closed) in columns {
-                group_writer.append_column(&bytes, closed)?;
+        for (documents, (own, members)) in documents.into_iter().zip(others.groups) {
+            let mut group = writer.next_row_group()?;
+            for (bytes, closed) in own.into_iter().chain([documents]).chain(members) {
+                group.append_column(&bytes, closed)?;
             }
-            group_writer.close()?;
-            unfit.extend(unfit_here.into_iter().map(|(nth, reason)| (before + nth, reason)));
-            left = rest;
+            group.close()?;
         }
         let data: Bytes = writer.into_inner()?.into();
-        Ok(Written { add: self.describe(rows, data.len(), moved_from, load), data, unfit })
+        Ok(Written { add: self.describe(rows, data.len(), moved_from, load), data, unfit: others.unfit })
     }
 
-    /// Half of the work is to compress the documents, which are most of a file: another thread does it while this one reads them for the other columns.
-    fn columns_of(&self, rows: &[Row]) -> Result<(Vec<Encoded>, Vec<Misfit>), Error> {
-        let (documents, others) = std::thread::scope(|scope| {
-            let documents = scope.spawn(|| self.documents(rows));
-            let others = self.own(rows).and_then(|own| Ok((own, self.members(rows)?)));
-            (documents.join(), others)
-        });
-        let documents = documents.map_err(|_| ParquetError::General("documents could not be encoded".to_owned()));
-        let (mut columns, (members, unfit)) = others?;
-        columns.push(documents??);
-        columns.extend(members);
-        Ok((columns, unfit))
+    /// The column of documents, by row group. They are most of a file, and to compress them is half of the work: it can be done beside the other half.
+    pub(super) fn documents(&self, rows: &[Row]) -> Result<Vec<Encoded>, ParquetError> {
+        let column = |rows: &[Row]| {
+            let known: Vec<i16> = rows.iter().map(|row| i16::from(row.document.is_some())).collect();
+            let texts: Vec<ByteArray> = rows.iter().filter_map(|row| row.document.clone().map(ByteArray::from)).collect();
+            self.encode::<ByteArrayType>(self.documents_at(), &texts, Some(&known))
+        };
+        groups(rows).map(column).collect()
+    }
+
+    /// The other half: documents are read for their members.
+    pub(super) fn others(&self, rows: &[Row]) -> Result<Others, ParquetError> {
+        let (mut others, mut before) = (Others::default(), 0);
+        for group in groups(rows) {
+            let (members, unfit) = self.members(group)?;
+            others.groups.push((self.own(group)?, members));
+            others.unfit.extend(unfit.into_iter().map(|(nth, reason)| (before + nth, reason)));
+            before += group.len();
+        }
+        Ok(others)
     }
 
     /// The column of this number.
@@ -183,12 +199,6 @@ impl Layout {
     /// How many columns are before that of the documents.
     fn documents_at(&self) -> usize {
         if self.changes { 5 } else { 4 }
-    }
-
-    fn documents(&self, rows: &[Row]) -> Result<Encoded, ParquetError> {
-        let known: Vec<i16> = rows.iter().map(|row| i16::from(row.document.is_some())).collect();
-        let texts: Vec<ByteArray> = rows.iter().filter_map(|row| row.document.clone().map(ByteArray::from)).collect();
-        self.encode::<ByteArrayType>(self.documents_at(), &texts, Some(&known))
     }
 
     /// The columns before that of the documents.
@@ -336,6 +346,15 @@ fn text<'a>(bytes: &'a ByteArray, column: &'static str) -> Result<&'a str, Error
     std::str::from_utf8(bytes.data()).map_err(|_| Error::Content { column })
 }
 
+/// The rows of each row group.
+fn groups(mut rows: &[Row]) -> impl Iterator<Item = &[Row]> {
+    std::iter::from_fn(move || {
+        let (group, rest) = rows.split_at(leading(rows, GROUP_BYTES, Row::bytes));
+        rows = rest;
+        (!group.is_empty()).then_some(group)
+    })
+}
+
 /// How many of the leading items it takes to reach `limit` bytes; all, where they do not.
 pub(super) fn leading<T>(items: &[T], limit: usize, bytes: impl Fn(&T) -> usize) -> usize {
     let mut sum = 0;
@@ -470,6 +489,11 @@ mod tests {
         EntityInfo { name: "order".into(), key: Vec::new(), document_schema: json!({"properties": properties}) }
     }
 
+    fn write(layout: &Layout, rows: &[Row], moved_from: Option<i64>, load: Option<Lsn>) -> Written {
+        let (documents, others) = (layout.documents(rows).unwrap(), layout.others(rows).unwrap());
+        layout.file(rows, documents, others, moved_from, load).unwrap()
+    }
+
     fn layout(changes: bool) -> Layout {
         Layout::new(&info(), &rows::columns(&info()).0, changes).unwrap()
     }
@@ -503,7 +527,7 @@ mod tests {
         #[test]
         fn rows_read_back(rows in prop::collection::vec(row(), 1..40)) {
             let layout = layout(true);
-            let written = layout.write(&rows, None, None).unwrap();
+            let written = write(&layout, &rows, None, None);
             prop_assert_eq!(written.add.size as usize, written.data.len());
             prop_assert_eq!(layout.read(written.data).unwrap(), rows);
         }
@@ -523,7 +547,7 @@ mod tests {
         let mut ordered = layout(true);
         let key = vec![("id".to_owned(), schemas::table::SqlType::Int)];
         ordered.order = KeyOrder::of(&EntityInfo { key, ..info() });
-        let add = ordered.write(&[row("9", 2), row("10", 1)], Some(7), Some(Lsn::MAX)).unwrap().add;
+        let add = write(&ordered, &[row("9", 2), row("10", 1)], Some(7), Some(Lsn::MAX)).add;
         assert!(add.path.starts_with("date=2023-11-14/part-") && add.partition_values["_date"].as_deref() == Some("2023-11-14"));
         let stats: serde_json::Value = serde_json::from_str(&add.stats.unwrap()).unwrap();
         // Readers compare texts; we go by the order of keys.
@@ -551,7 +575,7 @@ mod tests {
             members: None,
         };
         let rows: Vec<Row> = (0..5).map(row).collect();
-        let written = layout(false).write(&rows, None, None).unwrap();
+        let written = write(&layout(false), &rows, None, None);
         assert_eq!(SerializedFileReader::new(written.data.clone()).unwrap().metadata().num_row_groups(), 3);
         assert_eq!(layout(false).read(written.data).unwrap(), rows);
     }

@@ -526,7 +526,7 @@ async fn write_fitting(
     Ok((add, rows, unfit))
 }
 
-/// Rows as a file, and the rows.
+/// Rows as a file, and the rows. Threads of the runtime make the columns, two at a time: they stay, and keep the memory that they have for the next file.
 async fn encode(
     log: &Log,
     layout: &Arc<Layout>,
@@ -534,10 +534,22 @@ async fn encode(
     moved_from: Option<i64>,
     load: Option<Lsn>,
 ) -> Result<(Written, Vec<Row>), Error> {
+    let rows = Arc::new(rows);
+    let of = |layout: &Arc<Layout>, rows: &Arc<Vec<Row>>| (layout.clone(), rows.clone());
+    let (documents_of, others_of) = (of(layout, &rows), of(layout, &rows));
+    let documents = tokio::task::spawn_blocking(move || documents_of.0.documents(&documents_of.1));
+    let others = tokio::task::spawn_blocking(move || others_of.0.others(&others_of.1));
+    let failed = |error: &dyn std::fmt::Display| Error::unexpected(&log.place.name, error);
+    let (documents, others) = tokio::try_join!(documents, others).map_err(|error| failed(&error))?;
+    let (documents, others) = documents.and_then(|documents| Ok((documents, others?))).map_err(|error| failed(&error))?;
     let layout = layout.clone();
-    let written = tokio::task::spawn_blocking(move || (layout.write(&rows, moved_from, load), rows)).await;
-    let (written, rows) = written.map_err(|error| Error::unexpected(&log.place.name, error))?;
-    Ok((written.map_err(|error| Error::unexpected(&log.place.name, error))?, rows))
+    let finished = tokio::task::spawn_blocking(move || {
+        let written = layout.file(&rows, documents, others, moved_from, load);
+        // The other tasks have ended, and let go of them.
+        (written, Arc::unwrap_or_clone(rows))
+    });
+    let (written, rows) = finished.await.map_err(|error| failed(&error))?;
+    Ok((written.map_err(|error| failed(&error))?, rows))
 }
 
 pub(super) async fn read_file(log: &Log, layout: &Arc<Layout>, file: &File) -> Result<Vec<Row>, Error> {
