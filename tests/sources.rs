@@ -485,7 +485,11 @@ async fn a_database_and_a_services_stream_make_one_entity() {
         (pipeline::entities_if_answered(&url, "order").await? == expected).then_some(())
     })
     .await;
-    let answer = http::get(&format!("{url}/v1/entities/order"), &[]).await.unwrap();
+    // Documents of a load are seen before it has ended.
+    let answer = wait_for("an answer that names its LSN", LIMIT, async || {
+        http::get(&format!("{url}/v1/entities/order"), &[]).await.filter(|answer| answer.1.contains_key("tributary-lsn"))
+    })
+    .await;
     let reflected: Vector = answer.1["tributary-sources"].to_str().unwrap().parse().unwrap();
     assert_eq!(reflected.iter().map(|(source, _)| source).collect::<Vec<_>>(), ["shop", "till"]);
     assert_eq!(sum(&reflected), answer.1["tributary-lsn"].to_str().unwrap().parse().unwrap());
