@@ -143,6 +143,14 @@ pub(crate) struct Expiry {
     pub(crate) time_to_live: TimeToLive,
 }
 
+impl Entity {
+    /// The index in which the entity's key leads to one row, its root; none where it does not.
+    pub(crate) fn root_index(&self, indexes: &[Index]) -> Option<IndexId> {
+        let index = self.nodes[0].rows;
+        (self.group.is_none() && indexes[index].suffix.is_empty()).then_some(index)
+    }
+}
+
 /// Where the rows stand that are made of another entity's documents.
 #[derive(Debug)]
 pub(crate) struct OfDocuments {

@@ -31,8 +31,8 @@ mod room;
 
 use room::{Held, Room, Wanted};
 
-/// Batches taken in at a time.
-const INBOX: usize = 32;
+/// Batches that wait for the core, and that it takes in at a time: the more there are, the larger are the steps of a core that has fallen behind, and rows that lie near one another are read together. What they hold is bounded by [`Room`].
+const INBOX: usize = 64;
 /// Progress records that wait for their events; past it no more are read.
 const WAITING_RECORDS: usize = 1000;
 const RETRY: Duration = Duration::from_secs(1);
@@ -155,7 +155,7 @@ async fn consume(
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let shared = engine.shared().clone();
-    let (routed_in, mut routed) = mpsc::channel(8);
+    let (routed_in, mut routed) = mpsc::channel(INBOX);
     let (records_in, mut records) = mpsc::channel(64);
     let frontiers = watch::Sender::new(engine.frontiers());
     let awaited: Vec<StreamName> = engine.awaits().cloned().collect();

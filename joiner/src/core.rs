@@ -59,6 +59,8 @@ pub(crate) struct Limits {
     pub(crate) portion_bytes: usize,
     /// Entities assembled and written at once.
     pub(crate) chunk: usize,
+    /// [`crate::Config::step_changes`].
+    pub(crate) step_changes: u64,
     /// How they are assembled.
     pub(crate) share: step::Share,
     pub(crate) row_cache_bytes: usize,
@@ -354,15 +356,15 @@ impl Core {
             }
             return Ok(false);
         }
-        let taken = source.buffer.take(&due)?;
         let ends: Vec<Lsn> = ticks.iter().map(|tick| tick.to).collect();
+        let again = self.standing.sources[number].is_torn();
+        let taken = source.buffer.take(&due)?;
         let counting = self.standing.sources[number].rereads.counting(&self.tools.catalog);
         // What may leave fan-outs for later is small, and what waits refers to the state between two steps.
         let most = if walks || !self.fan_outs.is_empty() { usize::MAX } else { self.tools.portion };
-        let mut applied = step::apply(&self.tools, &taken, counting, &ends, most)?;
+        let mut applied = step::apply(&self.tools, &taken, counting, &ends, most, again)?;
         self.check_tail(number, &ticks, &applied.report)?;
         let standing = &mut self.standing.sources[number];
-        let again = !standing.portions_to.is_zero();
         if to >= standing.portions_to {
             standing.portions_to = Lsn::ZERO;
         }

@@ -103,6 +103,7 @@ impl Engine {
         let limits = Limits {
             buffer_bytes: config.buffer_bytes,
             portion_bytes: config.portion_bytes,
+            step_changes: config.step_changes,
             chunk: config.chunk_entities.max(1),
             share: Share { threads: config.threads.max(1), bytes: config.chunk_bytes.max(1) },
             row_cache_bytes: config.memory.row_cache_bytes,

@@ -80,6 +80,8 @@ pub struct Config {
     pub portion_bytes: usize,
     /// Aggregates over very many rows are kept in parts of about so many, a power of two: more of them are read when one has changed, fewer parts are kept.
     pub part_rows: u32,
+    /// Changes of a step, about, where more wait; what the last progress record of it tells of is never cut. Larger steps read the state in longer stretches, but what touches more than `chunk_entities` is assembled twice.
+    pub step_changes: u64,
     /// Entities assembled and written at once; a step that touches more is done in several writes, and seen when it is whole.
     pub chunk_entities: usize,
     /// The same as bytes of documents.
@@ -133,6 +135,7 @@ impl Config {
             buffer_bytes: 128 << 20,
             portion_bytes: 64 << 20,
             part_rows: assemble::parts::PART_ROWS,
+            step_changes: 20_000,
             chunk_entities: 20_000,
             chunk_bytes: 32 << 20,
             memory: Memory::default(),

@@ -156,9 +156,8 @@ mod tests {
         let mut lsn = [0; 10];
         lsn[2..].copy_from_slice(&number.to_be_bytes());
         let position = Position { commit_lsn: Lsn::from_bytes(lsn), operation: 4, ..Position::default() };
-        let row = |status: &str| {
-            vec![Value::Int(number as i64), Value::Text(status.into()), Value::Text("much the same ".repeat(20).into())]
-        };
+        let row =
+            |status: &str| vec![Value::Int(number as i64), Value::Text(status.into()), Value::Text("much the same ".repeat(20))];
         let before = (operation == Op::Update).then(|| row("new"));
         ChangeEvent { table: table.clone(), op: operation, before, after: Some(row("paid")), position, commit_time_ms: 1 }
     }

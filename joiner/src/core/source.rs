@@ -28,6 +28,7 @@ pub(super) struct Source {
     pub(super) records: VecDeque<Progress>,
     /// Whether changes came that no snapshot goes before.
     pub(super) headless: bool,
+    step_changes: u64,
 }
 
 impl Source {
@@ -39,6 +40,7 @@ impl Source {
             inputs: Inputs::new(&origin.streams),
             records: VecDeque::new(),
             headless: false,
+            step_changes: limits.step_changes,
         }
     }
 
@@ -68,8 +70,8 @@ impl Source {
         None
     }
 
-    /// The record and those that follow it and are ready as well: they make one step. Its rows are held in memory until it is written: when the buffer has outgrown its bound (one that has not spilled is
-    /// within it), no more records are taken than tell of [`RUN_ROWS`] changes.
+    /// The record and those that follow it and are ready as well: they make one step, of about [`Limits::step_changes`](super::Limits::step_changes). Its rows are held in memory until it is written: when the buffer has outgrown
+    /// its bound (one that has not spilled is within it), no more records are taken than tell of [`RUN_ROWS`] changes.
     pub(super) fn run_of_tail(
         &mut self,
         first: Progress,
@@ -79,7 +81,7 @@ impl Source {
         // A record that speaks of a table that is read again is a step of its own: what it tells holds from there on.
         let alone = |record: &ProgressRecord| !record.rereads.is_empty();
         let told = |record: &ProgressRecord| record.counts.values().sum::<u64>();
-        let most = if self.buffer.has_spilled() { RUN_ROWS } else { u64::MAX };
+        let most = if self.buffer.has_spilled() { self.step_changes.min(RUN_ROWS) } else { self.step_changes };
         let mut changes = told(&first.record);
         let mut run = vec![first];
         while changes < most

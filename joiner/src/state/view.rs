@@ -9,7 +9,7 @@
 //! [`Cursor`]s stay where they are between visits: visiting prefixes in rising order moves forward without seeking, which makes assembling many roots in key order a merge of sorted
 //! runs rather than a lookup for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
 use rocksdb::{DBRawIterator, ReadOptions, Snapshot, WriteBatch};
@@ -58,17 +58,28 @@ pub(crate) fn place(id: IndexId, index: &Index, row: Row<'_>, out: &mut Vec<u8>)
 
 pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// A row as it was; `None`: there was none.
+type Was = Option<Vec<u8>>;
+
 /// Puts (`Some`) and deletes (`None`), by index.
 #[derive(Debug, Clone)]
 pub(crate) struct Overlay {
     indexes: Vec<Writes>,
+    /// By index, of those that roots stand in: rows as the changes say that they were before the first of them. Rows of which they do not say it are not here.
+    was: Vec<Option<HashMap<Vec<u8>, Was>>>,
     /// At least the bytes that a batch of them takes.
     bytes: usize,
 }
 
 impl Overlay {
     pub(crate) fn new(catalog: &Catalog) -> Self {
-        Self { indexes: vec![Writes::new(); catalog.indexes.len()], bytes: 0 }
+        let mut was = vec![None; catalog.indexes.len()];
+        catalog
+            .entities
+            .iter()
+            .filter_map(|entity| entity.root_index(&catalog.indexes))
+            .for_each(|index| was[index] = Some(HashMap::new()));
+        Self { indexes: vec![Writes::new(); catalog.indexes.len()], was, bytes: 0 }
     }
 
     pub(crate) fn set(&mut self, index: IndexId, key: &[u8], value: Option<&[u8]>) {
@@ -83,6 +94,24 @@ impl Overlay {
 
     pub(crate) fn get(&self, index: IndexId, key: &[u8]) -> Option<&Option<Vec<u8>>> {
         self.indexes[index].get(key)
+    }
+
+    /// Whether it is to be told what stood at a key of an index ([`Overlay::set_was`]) that is about to be written to.
+    pub(crate) fn asks(&self, index: IndexId, key: &[u8]) -> bool {
+        self.was[index].is_some() && !self.indexes[index].contains_key(key)
+    }
+
+    /// Takes note of what stood at a key of an index that roots stand in.
+    pub(crate) fn set_was(&mut self, index: IndexId, key: &[u8], row: Option<&[u8]>) {
+        if let Some(was) = &mut self.was[index] {
+            self.bytes += key.len() + row.map_or(0, <[u8]>::len);
+            was.insert(key.to_vec(), row.map(<[u8]>::to_vec));
+        }
+    }
+
+    /// What the changes say that stood at a key before them, if they do.
+    pub(crate) fn was(&self, index: IndexId, key: &[u8]) -> Option<Option<&[u8]>> {
+        self.was[index].as_ref()?.get(key).map(Option::as_deref)
     }
 
     /// The keys of an index that something is put at or removed from.

@@ -69,7 +69,7 @@ pub(super) fn contribute(tools: &Tools, snapshot: &Snapshot<'_>, made: &Made) ->
         }
     }
     for (table, before, after) in &changes {
-        rows.apply(view, change(*table, before.as_deref(), after.as_deref()))?;
+        rows.apply(view, change(*table, before.as_deref(), after.as_deref()), true)?;
     }
     let mut dirty = Dirty::new(View { overlay: Some(&rows.overlay), ..view }, Room::ALL);
     for (table, before, after) in &changes {
@@ -257,7 +257,7 @@ fn put_rows(
     let mut rows = Rows::new(&tools.catalog);
     for one in changes {
         let row = made_of(&tools.catalog, roll_up, of, &one.key, one.document.as_deref());
-        rows.apply(tools.view(snapshot), change(of.table, None, row.as_deref()))?;
+        rows.apply(tools.view(snapshot), change(of.table, None, row.as_deref()), true)?;
     }
     let mut batch = WriteBatch::default();
     rows.overlay.write(&tools.catalog, &tools.store, None, &mut batch)?;

@@ -16,7 +16,8 @@ use crate::dead_letters::TooLarge;
 use crate::error::Error;
 use crate::state::meta::Standing;
 use crate::state::outbox::Entry;
-use crate::state::view::{Overlay, Reading, View};
+use crate::state::row::Spans;
+use crate::state::view::{Overlay, Reading, View, start_key};
 use crate::state::{Family, Store};
 
 /// Keys that a thread takes at a time, at most.
@@ -270,6 +271,8 @@ impl<'a> Documents<'a> {
             _ if made == Outcome::TooLarge => false,
             Known::Nothing | Known::TooLarge => true,
             Known::Hash(hash) => hash != present.then(|| xxh3_128(&new)),
+            // Then what it was need not be known.
+            Known::Through(None) if present && self.root_differs(key)? => true,
             Known::Through(through) => {
                 let was = self.document(key, Side::Told, through, &mut old)?;
                 was == Outcome::TooLarge || (was == Outcome::Document) != present || present && old != new
@@ -296,6 +299,23 @@ impl<'a> Documents<'a> {
 }
 
 impl Documents<'_> {
+    /// Whether the changes of the step tell by themselves that a document which is there is another than before: its root is new, or a column of it that stands in every document is another. (False says nothing: the root may
+    /// not have changed at all, or the changes not say what it was.)
+    fn root_differs(&self, key: &[u8]) -> Result<bool, Error> {
+        let View { store, catalog, overlay, .. } = self.view;
+        let (entity, parts) = split(store, catalog, key)?;
+        let entity = &catalog.entities[entity];
+        let (Some(index), Some(overlay)) = (entity.root_index(&catalog.indexes), overlay) else { return Ok(false) };
+        let mut place = Vec::with_capacity(parts.len() + 2);
+        start_key(index, &mut place);
+        place.extend_from_slice(parts);
+        let (Some(was), Some(Some(is))) = (overlay.was(index, &place), overlay.get(index, &place)) else { return Ok(false) };
+        let Some(was) = was else { return Ok(true) };
+        let (mut old, mut new) = (Spans::default(), Spans::default());
+        let (was, is) = (old.read(was), new.read(is));
+        Ok(entity.nodes[0].fields.iter().any(|(_, slot)| was.get(*slot) != is.get(*slot)))
+    }
+
     /// Takes note of a document that is too large, or that it is not, or not any more.
     fn set_aside(&self, key: &[u8], made: Outcome, standing: &Standing, piece: &mut Piece) -> Result<(), Error> {
         let View { store, catalog, .. } = self.view;

@@ -17,7 +17,8 @@
 //!
 //! # What changed
 //! Each document that may have changed is assembled twice, from the state as it was and as it is: only one that differs goes out. (Keeping the documents, or hashes of them, would cost a lookup and a write for each; the rows that
-//! both are made of are read once.) What is left for later ([`Pending`]) is kept with the hash of the document as it was, because that state is gone then.
+//! both are made of are read once.) Where the images of the changes show that the root itself is another, in a column that stands in the document, the document is, and what it was is not assembled (`documents::Documents::root_differs`). This errs on one side only: should a before image not be what
+//! stands in the state, a document may be told that has not changed, and none is kept back. What is left for later ([`Pending`]) is kept with the hash of the document as it was, because that state is gone then.
 //!
 //! # Entities whose time is over
 //! The frontier's time is an argument of the assembling. What comes due with a step is looked at as what a change has touched is: [`expire`].

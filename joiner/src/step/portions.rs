@@ -150,7 +150,7 @@ impl<'t> Portion<'t> {
     }
 
     fn add(&mut self, change: ChangeRef<'_>, doubtful: bool) -> Result<(), Error> {
-        self.rows.apply(self.tools.view(&self.snapshot), change)?;
+        self.rows.apply(self.tools.view(&self.snapshot), change, doubtful)?;
         let mut keep = |image: &[u8]| {
             let start = self.images.len();
             self.images.extend_from_slice(image);

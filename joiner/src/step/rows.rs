@@ -4,7 +4,7 @@ use schemas::Lsn;
 
 use super::{Report, Tools};
 use crate::buffer::{ChangeRef, Kind, Taken};
-use crate::catalog::{Catalog, IndexKind};
+use crate::catalog::{Catalog, IndexId, IndexKind};
 use crate::error::Error;
 use crate::reread::{self, Counting};
 use crate::route::stored;
@@ -22,13 +22,14 @@ pub(crate) struct Applied {
 }
 
 /// Applies changes to an overlay, in total order, and counts them. `counting`: by table, what counts of it while it is read again: the rest is left out. `ticks`: where each
-/// tick of the step ends. `most`: what the overlay may take; where that is too little, the rest is only counted.
+/// tick of the step ends. `most`: what the overlay may take; where that is too little, the rest is only counted. `again`: rows may be newer than the changes.
 pub(crate) fn apply(
     tools: &Tools,
     taken: &Taken,
     counting: Vec<Option<Counting>>,
     ticks: &[Lsn],
     most: usize,
+    again: bool,
 ) -> Result<Applied, Error> {
     let snapshot = tools.store.db().snapshot();
     let before = tools.view(&snapshot);
@@ -53,7 +54,7 @@ pub(crate) fn apply(
             counts[change.table] += 1;
         }
         if whole && change.kind == Kind::Rows {
-            rows.apply(before, change)?;
+            rows.apply(before, change, again || counting[change.table].is_some())?;
             if rows.overlay.bytes() > most {
                 (whole, rows) = (false, Rows::new(&tools.catalog));
             }
@@ -84,8 +85,8 @@ impl Rows {
         Self { overlay: Overlay::new(catalog), buffers: Buffers::default() }
     }
 
-    /// Takes in the next change. `before`: the state without any of them.
-    pub(super) fn apply(&mut self, before: View<'_>, change: ChangeRef<'_>) -> Result<(), Error> {
+    /// Takes in the next change. `before`: the state without any of them; `doubtful`: the before image need not be what stands in it.
+    pub(super) fn apply(&mut self, before: View<'_>, change: ChangeRef<'_>, doubtful: bool) -> Result<(), Error> {
         let catalog = before.catalog;
         let table = &catalog.tables[change.table];
         let mut buffers = std::mem::take(&mut self.buffers);
@@ -111,6 +112,11 @@ impl Rows {
                 Some((row, _)) => place(id, index, row, &mut buffers.new_key).map_err(refused)? && kept(row),
                 None => false,
             };
+            if !doubtful {
+                let was = change.before.filter(|_| has_old);
+                let place = if was.is_some() { Some(&buffers.old_key) } else { has_new.then_some(&buffers.new_key) };
+                self.note(id, place, was);
+            }
             if has_old && !(has_new && buffers.old_key == buffers.new_key) {
                 self.overlay.set(id, &buffers.old_key, None);
             }
@@ -121,6 +127,16 @@ impl Rows {
         }
         self.buffers = buffers;
         Ok(())
+    }
+
+    /// Takes note of what stood at a place, if this is the first change there and tells all of it.
+    fn note(&mut self, id: IndexId, place: Option<&Vec<u8>>, was: Option<&[u8]>) {
+        if let Some(key) = place
+            && self.overlay.asks(id, key)
+            && !was.is_some_and(|image| row::columns(image).any(row::is_unavailable))
+        {
+            self.overlay.set_was(id, key, was);
+        }
     }
 
     /// The after image with what the source did not record taken from the rows that stand.

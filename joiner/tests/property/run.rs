@@ -745,6 +745,7 @@ fn reader<'a>(
     config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 2 << 10 };
     config.chunk_bytes = if dice.chance(30) { 1 + dice.below(2000) } else { 1 << 20 };
     config.chunk_entities = if dice.chance(60) { 1 + dice.below(3) } else { 1000 };
+    config.step_changes = if dice.chance(60) { 1 + dice.below(12) as u64 } else { 20_000 };
     config.part_rows = if dice.chance(70) { 2 } else { 32 };
     config.buffer_bytes = if dice.chance(25) { 200 } else { 1 << 20 };
     config.portion_bytes = if dice.chance(30) { dice.below(600) } else { 1 << 20 };
