@@ -1,11 +1,13 @@
 //! What no target takes, found before it is sent: so that one poisonous change never fails its whole batch.
 
 use schemas::change::EntityChange;
+use schemas::entity::EntityInfo;
+use schemas::table::{Length, SqlType};
 
 use crate::Rejected;
 
-/// Index entries of PostgreSQL end at 2,704 bytes and DynamoDB's partition keys at 2,048; a primary key of SQL Server at 900.
-pub(crate) const KEY_LIMIT_BYTES: usize = 2_000;
+/// What the widest index of SQL Server can hold: 1,700 bytes of `nvarchar`, 850 characters of three bytes in UTF-8. Index entries of PostgreSQL end at 2,704 bytes, in which the entity's name has to be as well.
+pub(crate) const KEY_LIMIT_BYTES: usize = 2_560;
 
 /// Why no target would take this change, if so.
 pub(crate) fn refusal(change: &EntityChange) -> Option<String> {
@@ -22,17 +24,51 @@ pub(crate) fn quick_refusal(change: &EntityChange) -> Option<String> {
     if key.is_empty() {
         return Some("the entity key is empty".to_owned());
     }
-    if key.len() > KEY_LIMIT_BYTES {
-        return Some(format!(
-            "the entity key is {} bytes long, more than the {KEY_LIMIT_BYTES} that targets can index",
-            key.len()
-        ));
+    if let Some(reason) = too_long(key, KEY_LIMIT_BYTES) {
+        return Some(reason);
     }
     if key.contains('\0') {
         return Some("the entity key holds a NUL character, which targets do not store".to_owned());
     }
     let document = change.document.as_deref()?;
     (!document.trim_start().starts_with('{')).then(|| "the document is not a JSON object".to_owned())
+}
+
+/// That a key is longer than a target can index, if so.
+pub(crate) fn too_long(key: &str, limit: usize) -> Option<String> {
+    (key.len() > limit)
+        .then(|| format!("the entity key is {} bytes long, more than the {limit} that the target can index", key.len()))
+}
+
+/// How long the key of an entity may become, in bytes, by the types of its columns. A character of text takes up to three: in UTF-8, or percent-encoded. `None`: there is no telling.
+pub fn longest_key_bytes(info: &EntityInfo) -> Option<usize> {
+    let parts = info.key.iter().map(|(_, sql_type)| {
+        Some(match sql_type {
+            SqlType::Char(length)
+            | SqlType::NChar(length)
+            | SqlType::VarChar(Length::Limited(length))
+            | SqlType::NVarChar(Length::Limited(length)) => 3 * usize::from(*length),
+            // In base64, which has slashes.
+            SqlType::Binary(length) | SqlType::VarBinary(Length::Limited(length)) => 3 * usize::from(*length).div_ceil(3) * 4,
+            SqlType::RowVersion => 3 * 12,
+            SqlType::UniqueIdentifier => 36,
+            SqlType::VarChar(Length::Max)
+            | SqlType::NVarChar(Length::Max)
+            | SqlType::VarBinary(Length::Max)
+            | SqlType::Text
+            | SqlType::NText
+            | SqlType::Image
+            | SqlType::Xml
+            | SqlType::SqlVariant
+            | SqlType::HierarchyId
+            | SqlType::Geometry
+            | SqlType::Geography
+            | SqlType::Json => return None,
+            // Numbers, dates and times.
+            _ => 48,
+        })
+    });
+    parts.sum::<Option<usize>>().map(|bytes| bytes + info.key.len().saturating_sub(1))
 }
 
 /// Whether JSON text holds an escaped NUL (`\u0000`), which `jsonb` cannot.
@@ -69,6 +105,22 @@ pub(crate) fn sort_by<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_as_long_as_their_columns_let_them_become() {
+        let info = |key: &[SqlType]| EntityInfo {
+            name: "order".into(),
+            key: key.iter().map(|kind| ("column".to_owned(), *kind)).collect(),
+            document_schema: serde_json::Value::Null,
+        };
+        let text = |characters| SqlType::NVarChar(Length::Limited(characters));
+        assert_eq!(longest_key_bytes(&info(&[text(850)])), Some(2550));
+        assert_eq!(longest_key_bytes(&info(&[text(10), SqlType::UniqueIdentifier])), Some(67));
+        assert_eq!(longest_key_bytes(&info(&[SqlType::Int, SqlType::NVarChar(Length::Max)])), None);
+        // The longest that a part of this length can become.
+        let part = "/".repeat(850);
+        assert_eq!(schemas::change::EntityKey::from_parts([part]).as_str().len(), 2550);
+    }
 
     #[test]
     fn an_escaped_nul_is_found_and_an_escaped_backslash_is_not_taken_for_one() {

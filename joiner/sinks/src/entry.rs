@@ -146,6 +146,10 @@ impl Sink for Configured {
         self.terms.clone()
     }
 
+    fn key_limit_bytes(&self) -> usize {
+        self.sink.key_limit_bytes()
+    }
+
     async fn held(&mut self) -> Result<Held, Error> {
         self.sink.held().await
     }

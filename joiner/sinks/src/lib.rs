@@ -60,6 +60,7 @@ mod tls;
 #[cfg(feature = "webhook")]
 pub mod webhook;
 
+pub use check::longest_key_bytes;
 pub use config::{SinkConfig, open, open_reader};
 pub use entry::{Entry, RetryConfig};
 pub use error::Error;
@@ -115,6 +116,10 @@ pub trait Sink: Send {
     /// How the sink wants to be written to. Asked once, before anything else; the configuration may say otherwise ([`RetryConfig`]).
     fn terms(&self) -> Terms {
         Terms::default()
+    }
+    /// The longest entity key, in bytes, that the target surely takes. A change with a longer one may be answered as [`Rejected`].
+    fn key_limit_bytes(&self) -> usize {
+        check::KEY_LIMIT_BYTES
     }
     /// What the target itself says that it holds; asked after each `prepare`. A target that says less than it once confirmed (it was restored from a backup, or somebody removed a table) is loaded anew.
     async fn held(&mut self) -> Result<Held, Error> {

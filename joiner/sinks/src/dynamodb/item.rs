@@ -15,6 +15,9 @@ use super::keys::{Indexed, Shapes};
 
 /// DynamoDB's limit: names and values together.
 const ITEM_LIMIT_BYTES: usize = 400 * 1024;
+/// DynamoDB's limits of a table's keys.
+pub(super) const KEY_LIMIT_BYTES: usize = 2048;
+pub(super) const SORT_KEY_LIMIT_BYTES: usize = 1024;
 /// DynamoDB's limit on maps and lists inside each other.
 const DEPTH_LIMIT: usize = 32;
 /// What DynamoDB's numbers hold.
@@ -96,6 +99,18 @@ pub(super) fn from_change(
 ) -> Result<Item, Unfit> {
     let text = |text: &str| AttributeValue::S(text.to_owned());
     let mut item = keys(change, config, shapes);
+    for (attribute, limit) in
+        [(Some(&config.key_attribute), KEY_LIMIT_BYTES), (config.sort_key_attribute.as_ref(), SORT_KEY_LIMIT_BYTES)]
+    {
+        let bytes = attribute.and_then(|name| item.get(name)?.as_s().ok()).map_or(0, String::len);
+        if bytes > limit {
+            let whole = change.key.as_str().len();
+            return Err(Unfit::Wrong(format!(
+                "the entity key is {whole} bytes long: {bytes} of the {limit} bytes that DynamoDB takes in {}",
+                attribute.map_or("", String::as_str)
+            )));
+        }
+    }
     item.extend([
         ("entity".to_owned(), text(&change.entity)),
         ("key".to_owned(), text(change.key.as_str())),

@@ -76,6 +76,8 @@ use keys::Shapes;
 use oversize::Oversize;
 
 const SECONDS_PER_DAY: u64 = 86_400;
+/// Of entities; SQL sinks take no longer ones.
+const LONGEST_NAME_BYTES: usize = 63;
 /// Vanished entities that are asked for at a time.
 const VANISHED: usize = 1000;
 
@@ -292,6 +294,14 @@ impl Sink for DynamodbSink {
     fn own(&mut self, range: KeyRange) -> bool {
         self.share.range = range;
         true
+    }
+
+    /// Whatever of it comes into the sort key, and however long the entity's name is.
+    fn key_limit_bytes(&self) -> usize {
+        match &self.config.sort_key_attribute {
+            Some(_) => item::SORT_KEY_LIMIT_BYTES,
+            None => item::KEY_LIMIT_BYTES - LONGEST_NAME_BYTES - 1,
+        }
     }
 
     async fn check(&mut self, entities: &[EntityInfo]) -> Result<Checked, Error> {

@@ -118,6 +118,8 @@ impl Pool<Mysql> {
 impl Server for Mysql {
     const DIALECT: Dialect = Dialect::Mysql;
     const INDEXES_BESIDE: bool = true;
+    /// `key` is `varbinary(2000)`: with an entity's name before it, an index of InnoDB ends at 3,072.
+    const KEY_LIMIT_BYTES: usize = 2_000;
     type Writer = Writer;
 
     fn settings(&self) -> Settings<'_> {

@@ -127,6 +127,8 @@ pub trait Server: Clone + Send + Sync + 'static {
     const DIALECT: Dialect;
     /// Whether indexes are made while rows are written.
     const INDEXES_BESIDE: bool;
+    /// The longest key that the tables have room for.
+    const KEY_LIMIT_BYTES: usize = check::KEY_LIMIT_BYTES;
     type Writer: Writer;
 
     fn settings(&self) -> Settings<'_>;
@@ -284,7 +286,8 @@ impl<S: Server> Sink for Pool<S> {
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
         let mut writers = self.take_writers()?;
-        let (accepted, mut rejected) = check::sort_by(changes, |change| writers[0].refusal(change));
+        let too_long = |change: &EntityChange| check::too_long(change.key.as_str(), S::KEY_LIMIT_BYTES);
+        let (accepted, mut rejected) = check::sort_by(changes, |change| too_long(change).or_else(|| writers[0].refusal(change)));
         let shapes = self.shapes.clone();
         let rows = shapes.rows(accepted, &mut rejected);
         let limit = self.server.settings().write_limit;
@@ -315,6 +318,10 @@ impl<S: Server> Sink for Pool<S> {
 
     async fn held(&mut self) -> Result<Held, Error> {
         Ok(self.standing().await?.held.into())
+    }
+
+    fn key_limit_bytes(&self) -> usize {
+        S::KEY_LIMIT_BYTES
     }
 
     async fn lacking(&mut self) -> Result<Vec<String>, Error> {

@@ -17,6 +17,7 @@ use sinks::Sink;
 use sinks::test_support::{Gate, Passage};
 
 use cases::*;
+use limits::*;
 use shares::*;
 
 mod cases;
@@ -25,6 +26,7 @@ mod duckdb;
 mod dynamodb;
 mod kinesis;
 mod lake;
+mod limits;
 mod messages;
 mod mysql;
 mod page;
@@ -180,6 +182,8 @@ async fn run_all(kind: &str, target: &mut dyn Target) {
         keys_of_any_text_are_kept_apart,
         poison_is_rejected_and_the_rest_is_written,
         what_only_some_targets_hold_never_fails_a_batch,
+        a_key_is_taken_up_to_the_limit_that_the_sink_names,
+        a_document_of_very_many_children_never_fails_its_batch,
         a_target_that_was_down_is_caught_up,
         a_target_that_goes_down_in_the_middle_says_no_more_than_it_holds,
         a_slow_target_is_given_up_and_tried_again,

@@ -52,6 +52,10 @@ impl Sink for Rich {
         self.0.terms()
     }
 
+    fn key_limit_bytes(&self) -> usize {
+        self.0.key_limit_bytes()
+    }
+
     async fn held(&mut self) -> Result<sinks::Held, Error> {
         self.0.held().await
     }
