@@ -230,7 +230,8 @@ mod tests {
             commit_time_ms: 0,
             document: Some(format!("{{\"text\":\"{}\"}}", "x".repeat(1000)).into()),
         };
-        let has_data = |detail: Detail, limit| detail.event(&change, &Origin::new("/s"), 10, limit).map(|event| event.contains("\"data\""));
+        let has_data =
+            |detail: Detail, limit| detail.event(&change, &Origin::new("/s"), 10, limit).map(|event| event.contains("\"data\""));
         assert_eq!(has_data(Detail::Full, 2000), Ok(true));
         assert!(has_data(Detail::Full, 1000).unwrap_err() > 1010);
         assert_eq!(has_data(Detail::FullIfItFits, 2000), Ok(true));
