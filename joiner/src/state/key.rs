@@ -223,7 +223,8 @@ fn take_decimal(tag: u8, bytes: &[u8]) -> Option<(String, &[u8])> {
     let turn = if tag == 1 { 0xff } else { 0 };
     let end = memchr::memchr(turn, bytes.get(1..)?)? + 1;
     let exponent = i32::from(bytes[0] ^ turn) - 128;
-    let digits: String = bytes[1..end].iter().map(|byte| char::from(byte ^ turn)).collect();
+    let digit = |byte: &u8| Some(char::from(byte ^ turn)).filter(char::is_ascii_digit);
+    let digits = bytes[1..end].iter().map(digit).collect::<Option<String>>()?;
     let mut text = String::from(if tag == 1 { "-" } else { "" });
     match usize::try_from(exponent) {
         Ok(whole) if whole > 0 => {
@@ -325,6 +326,12 @@ mod tests {
                 let _ = decode(&fragment, key_type);
             }
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_digits_are_no_decimal() {
+        assert_eq!(decode(&[3, 129, b'7', 0], KeyType::Decimal).unwrap().0, "7");
+        assert_eq!(decode(&[3, 129, 0x80, 0], KeyType::Decimal), None);
     }
 
     #[test]
