@@ -10,6 +10,7 @@ use std::time::Duration;
 use schemas::KeyRange;
 use schemas::change::EntityKey;
 use serde_json::Value;
+use sinks::test_support::{MysqlServer, PostgresServer};
 use support::http;
 use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
 use support::process::{Process, text, tributary};
@@ -18,6 +19,43 @@ use support::sqlserver::SqlServer;
 use support::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(90);
+
+/// Where the entities go.
+enum Database {
+    File,
+    Postgres(PostgresServer),
+    Mysql(MysqlServer),
+}
+
+impl Database {
+    /// The `sinks` section: beside a server's documents, columns and a table of children.
+    fn section(&self) -> String {
+        let server = |kind: &str, url: &str| {
+            let children = "order_items: {list: items, columns: {item: id, revision: revision}}";
+            let tables = format!("{{order: {{columns: {{customer: customer.name}}, children: {{{children}}}}}}}");
+            format!("  - {{type: {kind}, url: '{url}', tables: {tables}}}\n")
+        };
+        match self {
+            Self::File => "  - {type: sqlite, path: data/entities.db}\n".to_owned(),
+            Self::Postgres(database) => server("postgres", &database.url()),
+            Self::Mysql(database) => server("mysql", &database.url()),
+        }
+    }
+
+    /// The rows of the orders and of the children beside them, and of those children that their order does not have in this revision.
+    async fn rows(&self) -> Option<(usize, usize, usize)> {
+        let Self::Postgres(database) = self else { return None };
+        let (client, connection) = tokio_postgres::connect(&database.url(), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let count = async |sql: &str| client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) as usize;
+        let strange = "SELECT count(*) FROM order_items i LEFT JOIN \"order\" o ON o.key = i.key AND o.document -> 'items' -> i.position -> 'revision' = to_jsonb(i.revision) WHERE o.key IS NULL";
+        Some((
+            count("SELECT count(*) FROM \"order\"").await,
+            count("SELECT count(*) FROM order_items").await,
+            count(strange).await,
+        ))
+    }
+}
 
 /// A joiner, and where its API is.
 struct Instance {
@@ -31,21 +69,18 @@ struct Instances {
     pipeline: Pipeline,
     _importer: Process,
     running: Vec<Instance>,
+    database: Database,
 }
 
 impl Instances {
-    async fn begin() -> Self {
+    async fn begin(database: Database) -> Self {
         let server = SqlServer::start("shop");
         let mut shop = Shop::open(&server, 20_261_122).await;
         shop.transactions(120).await;
         let pipeline = Pipeline::init(&server, &[("order", ORDER)]);
-        pipeline.configure(
-            &server,
-            "{embedded: {path: data/streams, sync: false}}",
-            "  - {type: sqlite, path: data/entities.db}\n",
-        );
+        pipeline.configure(&server, "{embedded: {path: data/streams, sync: false}}", &database.section());
         let importer = pipeline.start("importer");
-        Self { _server: server, shop, pipeline, _importer: importer, running: Vec::new() }
+        Self { _server: server, shop, pipeline, _importer: importer, running: Vec::new(), database }
     }
 
     /// The configuration of the instance that makes this share.
@@ -100,6 +135,10 @@ impl Instances {
         })
         .await;
         assert_eq!(pipeline::entities(&url, "order").await, expected, "{what}");
+        if let Some(rows) = self.database.rows().await {
+            let children = expected.values().map(|order| order["items"].as_array().unwrap().len()).sum();
+            assert_eq!(rows, (expected.len(), children, 0), "{what}");
+        }
     }
 
     /// What each has told its subscribers is of its own share alone.
@@ -133,9 +172,8 @@ fn said(pipeline: &Pipeline, arguments: &[&str], code: i32) -> String {
     all
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_and_four_instances_make_what_one_makes() {
-    let mut world = Instances::begin().await;
+async fn two_and_four_make_what_one_makes(database: Database) {
+    let mut world = Instances::begin(database).await;
     for ranges in [&["0/2", "1/2"][..], &["0/4", "1/4", "2/4", "3/4"]] {
         // Each from the streams: nobody has left a checkpoint of such a share.
         let _ = std::fs::remove_dir_all(world.pipeline.path("checkpoints"));
@@ -152,8 +190,23 @@ async fn two_and_four_instances_make_what_one_makes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_and_four_instances_make_what_one_makes_in_sqlite() {
+    two_and_four_make_what_one_makes(Database::File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_and_four_instances_make_what_one_makes_in_postgres_with_tables_beside() {
+    two_and_four_make_what_one_makes(Database::Postgres(PostgresServer::start())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_and_four_instances_make_what_one_makes_in_mysql_with_tables_beside() {
+    two_and_four_make_what_one_makes(Database::Mysql(MysqlServer::start())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shares_are_split_and_merged_from_checkpoints() {
-    let mut world = Instances::begin().await;
+    let mut world = Instances::begin(Database::File).await;
     world.start(&["0/1"]);
     world.are_together_what_the_source_is("one alone").await;
     world.stop().await;
