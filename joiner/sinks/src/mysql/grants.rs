@@ -33,8 +33,7 @@ pub(super) async fn check(connection: &mut MySqlConnection, target: &str, plans:
     }
     let privileges = missing.join(", ");
     let message = format!("the user is not granted {privileges} on the database, which the sink's tables take");
-    let role =
-        if granted.has_idle_roles() { ", or make a role that has that the user's default (SET DEFAULT ROLE)" } else { "" };
+    let role = if granted.has_idle_roles() { ", or make a role that has that the user's default (SET DEFAULT ROLE)" } else { "" };
     Err(crate::Error::misconfigured(target, message, format!("GRANT {privileges} ON the database TO the user{role}")))
 }
 
