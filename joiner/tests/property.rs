@@ -15,8 +15,12 @@ mod crash;
 mod dice;
 #[path = "property/encodings.rs"]
 mod encodings;
+#[path = "property/reader.rs"]
+mod reader;
 #[path = "property/run.rs"]
 mod run;
+#[path = "property/source.rs"]
+mod source;
 #[path = "property/sources.rs"]
 mod sources;
 #[path = "property/world.rs"]

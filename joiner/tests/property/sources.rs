@@ -16,7 +16,8 @@ use crate::brute::Brute;
 use crate::crash::{self, dir};
 use crate::dice::Dice;
 use crate::encodings::Encodings;
-use crate::run::{Source, number, published};
+use crate::reader::number;
+use crate::source::{Source, published};
 use crate::world::{Database, World};
 
 pub(crate) const NAMES: [&str; 2] = ["a", "b"];
