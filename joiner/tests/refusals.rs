@@ -177,12 +177,13 @@ fn a_first_snapshot_that_lacks_rows_is_told_and_passed_over() {
 }
 
 #[test]
-fn steps_are_not_merged_past_what_memory_may_hold() {
-    for (buffer_bytes, versions) in [(1 << 20, vec![lsn(7)]), (1, vec![lsn(6), lsn(7)])] {
+fn records_that_wait_make_one_step_up_to_its_bound_in_memory_and_on_the_disk() {
+    let (one, two) = (vec![lsn(7)], vec![lsn(6), lsn(7)]);
+    for (buffer_bytes, step_changes, versions) in [(1 << 20, 2, &one), (1 << 20, 1, &two), (1, 2, &one), (1, 1, &two)] {
         let dir = tempfile::tempdir().unwrap();
         drop(live(dir.path()));
         let mut config = config(dir.path());
-        config.buffer_bytes = buffer_bytes;
+        (config.buffer_bytes, config.step_changes) = (buffer_bytes, step_changes);
         let mut engine = Engine::open(&config).unwrap();
         let update = |at, from: &str, to: &str| encode(&change(orders(), at, 1, Some(order(1, from)), Some(order(1, to))));
         feed(&mut engine, 2, &[update(6, "new", "paid"), update(7, "paid", "sent")]);
@@ -193,7 +194,7 @@ fn steps_are_not_merged_past_what_memory_may_hold() {
         }
         assert!(engine.advance().unwrap());
         let Page::Changes { changes, .. } = engine.handle().outbox().read_after(0, 9).unwrap() else { panic!("trimmed") };
-        assert_eq!(changes.iter().map(|(_, change)| change.version).collect::<Vec<_>>(), versions);
+        assert_eq!(changes.iter().map(|(_, change)| change.version).collect::<Vec<_>>(), *versions);
     }
 }
 
