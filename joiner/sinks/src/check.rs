@@ -52,18 +52,8 @@ pub fn longest_key_bytes(info: &EntityInfo) -> Option<usize> {
             SqlType::Binary(length) | SqlType::VarBinary(Length::Limited(length)) => 3 * usize::from(*length).div_ceil(3) * 4,
             SqlType::RowVersion => 3 * 12,
             SqlType::UniqueIdentifier => 36,
-            SqlType::VarChar(Length::Max)
-            | SqlType::NVarChar(Length::Max)
-            | SqlType::VarBinary(Length::Max)
-            | SqlType::Text
-            | SqlType::NText
-            | SqlType::Image
-            | SqlType::Xml
-            | SqlType::SqlVariant
-            | SqlType::HierarchyId
-            | SqlType::Geometry
-            | SqlType::Geography
-            | SqlType::Json => return None,
+            // The types that may be large are those whose values may be left out.
+            large if large.may_be_unavailable() => return None,
             // Numbers, dates and times.
             _ => 48,
         })
