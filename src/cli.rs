@@ -198,7 +198,7 @@ pub(crate) struct VerifyArgs {
     /// Where the configuration has several sources, `--source=NAME` says of which.
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, required_unless_present = "archive")]
     pub(crate) source: Option<Option<String>>,
-    /// Look through the archive: every object against its checksum, and the events against what progress records promise.
+    /// Look through the archive: every object against its checksum, and the events against what progress records promise; of several sources, the archives of all.
     #[arg(long, conflicts_with = "source")]
     pub(crate) archive: bool,
     /// Answer in JSON.
@@ -327,7 +327,7 @@ pub(crate) enum StreamRole {
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub(crate) config: SourceArgs,
     /// What was committed after this LSN; default: from the beginning, with the rows of the snapshot.
     #[arg(long, value_name = "LSN")]
     pub(crate) from: Option<Lsn>,

@@ -38,11 +38,33 @@ fn main() -> ExitCode {
     let code = match runtime.block_on(commands::run(cli.command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             ExitCode::FAILURE
         }
     };
     // Blocking threads that still wait for a source must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     code
+}
+
+/// What went wrong, and why: of the causes, those that no message before them has quoted.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    #[test]
+    fn an_error_tells_each_cause_once() {
+        let error = anyhow!("address in use").context("cannot listen (address in use); choose another port").context("the API");
+        assert_eq!(super::told(&error), "the API: cannot listen (address in use); choose another port");
+    }
 }

@@ -55,11 +55,12 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// The importer's name among the parts.
 const IMPORTER: &str = "importer";
+const ARCHIVER: &str = "archiver";
 
-/// After so long an importer that has stopped is tried again, where there are others.
+/// After so long an importer or archiver that has stopped is tried again, where there are others.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// An importer's run. Of one source, its failure is the process's. Of several, the others go on, and it is tried again: what stands in its way is in its status meanwhile.
+/// The run of an importer or archiver. Of one source, its failure is the process's. Of several, the others go on, and it is tried again: what stands in its way is in its status meanwhile.
 struct Run {
     source: String,
     alone: bool,
@@ -69,27 +70,46 @@ struct Run {
 enum Of {
     Database(Box<Importer>),
     Service(Box<ServiceImporter>),
+    Archive(Box<Archiver>, Arc<dyn Provider>),
 }
 
 impl Run {
     async fn until(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         loop {
             let attempted = match &self.of {
-                Of::Database(importer) => importer.attempt(shutdown.clone()).await,
-                Of::Service(importer) => importer.attempt(shutdown.clone()).await,
+                Of::Database(importer) => importer.attempt(shutdown.clone()).await.map_err(anyhow::Error::new),
+                Of::Service(importer) => importer.attempt(shutdown.clone()).await.map_err(anyhow::Error::new),
+                Of::Archive(archiver, provider) => {
+                    archiver.attempt(provider.clone(), shutdown.clone()).await.map_err(anyhow::Error::new)
+                }
             };
             match attempted {
                 Ok(()) => return Ok(()),
-                Err(error) if self.alone => return Err(error.into()),
+                Err(error) if self.alone => return Err(error),
                 Err(error) => {
-                    let (source, seconds) = (&self.source, AGAIN.as_secs());
-                    tracing::error!(source, %error, seconds, "the importer of one of several sources has stopped; it is tried again, and the others go on");
+                    let (source, seconds, part) = (&self.source, AGAIN.as_secs(), self.of.part());
+                    tracing::error!(
+                        source,
+                        part,
+                        error = format!("{error:#}"),
+                        seconds,
+                        "a part that works for one of several sources has stopped; it is tried again, and the others go on"
+                    );
                 }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 () = tokio::time::sleep(AGAIN) => {}
             }
+        }
+    }
+}
+
+impl Of {
+    fn part(&self) -> &'static str {
+        match self {
+            Self::Database(_) | Self::Service(_) => IMPORTER,
+            Self::Archive(..) => ARCHIVER,
         }
     }
 }
@@ -167,11 +187,11 @@ impl Pipeline {
         let provider = streams::config::open(&config.streams.provider).await?;
         let infos = plans.iter().map(Plan::info).collect();
         let plans: Vec<Arc<Plan>> = plans.into_iter().map(Arc::new).collect();
-        let archived = config.open_archive().await?;
+        let archives = config.open_archives().await?;
         let mut feed = None;
         if parts.joiner {
-            let from: Arc<dyn Provider> = match (&archived, &config.archive) {
-                (Some(archive), Some(settings)) if settings.read => Arc::new(Fused::new(archive.clone(), provider.clone())),
+            let from: Arc<dyn Provider> = match &config.archive {
+                Some(settings) if settings.read => Arc::new(Fused::of(archives.clone(), provider.clone())),
                 _ => provider.clone(),
             };
             feed = Some(Box::pin(pipeline.start_joiner(&config, plans.clone(), from.clone(), &report)).await?);
@@ -180,7 +200,7 @@ impl Pipeline {
             }
         }
         if parts.archive != Archiving::Never {
-            pipeline.start_archiver(&config, archived, provider.clone(), &report)?;
+            pipeline.start_archivers(&config, archives, &provider, &report)?;
         }
         if parts.importer {
             for one in config.each()? {
@@ -240,27 +260,27 @@ impl Pipeline {
         Ok(())
     }
 
-    fn start_archiver(
+    /// An archiver for each source.
+    fn start_archivers(
         &mut self,
         config: &Config,
-        archived: Option<Archive>,
-        provider: Arc<dyn Provider>,
+        archives: Vec<Archive>,
+        provider: &Arc<dyn Provider>,
         report: &Report,
     ) -> anyhow::Result<()> {
-        match (archived, &config.archive) {
-            (Some(archive), Some(settings)) => {
-                let letters = importer::dead_letter_stream(config.prefix());
-                let archiver = Archiver::new(archive, settings).with_dead_letters(letters);
-                self.status.archiver = Some(archiver.status());
-                let shutdown = self.shutdown.clone();
-                self.spawn("archiver", report, async move { Ok(archiver.run(provider, shutdown).await?) });
-                Ok(())
-            }
-            _ if self.parts.archive == Archiving::Always => {
-                anyhow::bail!("the configuration has no archive: add an `archive` section that names its store")
-            }
-            _ => Ok(()),
+        let settings = match &config.archive {
+            None if self.parts.archive == Archiving::WhereConfigured => return Ok(()),
+            _ => config.needs_archive()?,
+        };
+        for archive in archives {
+            let (source, alone) = (archive.source().to_owned(), !config.has_several_sources());
+            let letters = importer::dead_letter_stream(config.of(Some(&source))?.prefix());
+            let archiver = Archiver::new(archive, settings).with_dead_letters(letters);
+            self.status.archivers.push(archiver.status());
+            let run = Run { source, alone, of: Of::Archive(Box::new(archiver), provider.clone()) };
+            self.spawn(ARCHIVER, report, run.until(self.shutdown.clone()));
         }
+        Ok(())
     }
 
     async fn start_joiner(

@@ -18,7 +18,7 @@ pub(crate) struct Status {
     pub(crate) joiner: Option<joiner::Handle>,
     /// A state that is built for other definitions.
     pub(crate) next: Option<joiner::Handle>,
-    pub(crate) archiver: Option<archive::StatusHandle>,
+    pub(crate) archivers: Vec<archive::StatusHandle>,
     pub(crate) checkpoints: Option<checkpoints::StatusHandle>,
     extra: Option<StatusExtra>,
 }
@@ -26,7 +26,15 @@ pub(crate) struct Status {
 impl Status {
     /// `name` is the source's; of several, all names.
     pub(crate) fn new(name: &str, extra: Option<StatusExtra>) -> Self {
-        Self { name: name.to_owned(), importers: Vec::new(), joiner: None, next: None, archiver: None, checkpoints: None, extra }
+        Self {
+            name: name.to_owned(),
+            importers: Vec::new(),
+            joiner: None,
+            next: None,
+            archivers: Vec::new(),
+            checkpoints: None,
+            extra,
+        }
     }
 
     pub(crate) fn add_importer(&mut self, name: &str, importer: importer::StatusHandle) {
@@ -67,8 +75,10 @@ impl Status {
             status["rebuild"] = json!({"phase": joined.phase, "frontier": joined.frontier, "commit_time_ms": joined.commit_time_ms, "failure": joined.failure,
                 "warning": joined.warning, "state_bytes": joined.state_bytes});
         }
-        if let Some(archiver) = &self.archiver {
-            status["archive"] = json!(archiver.get());
+        match self.archivers.as_slice() {
+            [] => {}
+            [only] => status["archive"] = json!(only.get()),
+            several => status["archives"] = several.iter().map(|archiver| json!(archiver.get())).collect(),
         }
         if let Some(checkpoints) = &self.checkpoints {
             status["checkpoints"] = json!(checkpoints.get());

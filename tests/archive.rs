@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
+use support::databases::{Database, api, command, folder, wait_until_joined};
 use support::http;
 use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
 use support::process::{text, tributary};
@@ -134,7 +137,7 @@ async fn what_is_archived_is_replayed_and_builds_a_joiner(encoding: &str) {
             std::fs::remove_file(path).unwrap();
         }
     }
-    forget(&pipeline);
+    pipeline.forget_archived("archive", &["tpch.events", "tpch.progress"]);
     let (mut process, url) = pipeline.run();
     assert_eq!(wait_for_order(&url, 21).await, expected);
     change(&mut client, 12..15).await;
@@ -146,19 +149,6 @@ async fn what_is_archived_is_replayed_and_builds_a_joiner(encoding: &str) {
     let told = said(&pipeline, &["verify", "--archive"], 1);
     let name = object.file_name().unwrap().to_str().unwrap();
     assert!(told.contains(name) && told.contains("is gone") && told.contains("dbo.items at stream tpch.events"), "{told}");
-}
-
-/// Makes the embedded log forget all but the last segment of each stream, as its retention would.
-fn forget(pipeline: &Pipeline) {
-    for stream in ["tpch.events", "tpch.progress"] {
-        let shard = pipeline.path("data/streams").join(stream).join("shard-0000");
-        let mut segments: Vec<PathBuf> = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path()).collect();
-        segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
-        segments.sort();
-        segments.pop();
-        assert!(!segments.is_empty(), "{stream} has one segment: nothing is forgotten");
-        segments.iter().for_each(|segment| std::fs::remove_file(segment).unwrap());
-    }
 }
 
 #[tokio::test]
@@ -226,4 +216,114 @@ async fn an_archiver_runs_by_itself() {
     for command in [&["archive"][..], &["replay"], &["verify", "--archive"]] {
         assert!(said(&pipeline, command, 1).contains("add an `archive` section"), "{command:?}");
     }
+}
+
+/// Two databases, each with an archive.
+fn of_two(servers: &[SqlServer; 2]) -> Pipeline {
+    let pipeline = folder([&servers[0], &servers[1]], "archive: {store: {local: {path: archive}}, interval_seconds: 0}\n");
+    let configured = std::fs::read_to_string(pipeline.config()).unwrap();
+    let configured = configured.replace("{path: data/streams}", "{path: data/streams, sync: false, segment_bytes: 500}");
+    std::fs::write(pipeline.config(), configured).unwrap();
+    pipeline
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_each_source_archived_builds_a_joiner_that_begins_with_nothing() {
+    let mut random = ChaCha8Rng::seed_from_u64(17);
+    let servers = [SqlServer::start("shop"), SqlServer::start("bank")];
+    let (mut shop, mut bank) = (Database::new(&servers[0], "items").await, Database::new(&servers[1], "payments").await);
+    let pipeline = of_two(&servers);
+    let mut process = pipeline.start("run");
+    for _ in 0..3 {
+        for _ in 0..15 {
+            shop.transaction(&mut random).await;
+            bank.transaction(&mut random).await;
+        }
+        wait_until_joined(&api(&process), &shop, &bank).await;
+        process.kill();
+        process = pipeline.start("run");
+    }
+    let url = api(&process);
+    let archived = wait_for("two archivers", LIMIT, async || {
+        let archives = http::json(&format!("{url}/v1/status")).await?["archives"].as_array()?.clone();
+        let works = |archive: &Value| archive["phase"] == "archiving" && archive["lag_ms"] == 0;
+        archives.iter().all(works).then_some(archives)
+    })
+    .await;
+    let of: Vec<&str> = archived.iter().filter_map(|archive| archive["source"].as_str()).collect();
+    assert_eq!(of, ["bank", "shop"]);
+    let metrics = http::get(&format!("{url}/metrics"), &[]).await.unwrap().2;
+    assert!(metrics.contains("tributary_archive_active{source=\"bank\"} 1"), "{metrics}");
+    assert!(process.terminate().success());
+    let said = |arguments: &[&str], expected: &[&str]| {
+        let (well, told) = command(&pipeline, arguments);
+        assert!(well && expected.iter().all(|expected| told.contains(expected)), "{told}");
+        told
+    };
+    let checked = said(&["check"], &["bank: archive", "shop: archive"]);
+    assert_eq!(checked.matches("is complete up to 0000").count(), 2, "{checked}");
+    let whole = "Every object is as it was written";
+    assert_eq!(said(&["verify", "--archive"], &["bank: ", "shop: "]).matches(whole).count(), 2);
+    let events = said(&["replay", "--source", "bank"], &["payments"]);
+    assert!(!events.contains("\"items\""), "{events}");
+    let (well, told) = command(&pipeline, &["replay"]);
+    assert!(!well && told.contains("bank,shop") && told.contains("--source"), "{told}");
+
+    // Neither state nor target, and the streams have forgotten what is archived.
+    pipeline.forget_archived("archive/bank", &["bank.events", "bank.progress"]);
+    pipeline.forget_archived("archive/shop", &["shop.events", "shop.progress"]);
+    std::fs::remove_dir_all(pipeline.path("data/state")).unwrap();
+    std::fs::remove_file(pipeline.path("data/entities.db")).unwrap();
+    // Nobody publishes: what is there is archived, or in the streams.
+    let mut joiner = pipeline.start("joiner");
+    wait_until_joined(&api(&joiner), &shop, &bank).await;
+    assert!(joiner.terminate().success());
+    let (mut process, url) = pipeline.run();
+    shop.transaction(&mut random).await;
+    bank.transaction(&mut random).await;
+    wait_until_joined(&url, &shop, &bank).await;
+    assert!(process.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_cannot_go_on_holds_up_no_other_source() {
+    let mut random = ChaCha8Rng::seed_from_u64(19);
+    let servers = [SqlServer::start("shop"), SqlServer::start("bank")];
+    let (mut shop, mut bank) = (Database::new(&servers[0], "items").await, Database::new(&servers[1], "payments").await);
+    let pipeline = of_two(&servers);
+    let (mut process, url) = pipeline.run();
+    for _ in 0..5 {
+        shop.transaction(&mut random).await;
+        bank.transaction(&mut random).await;
+    }
+    wait_until_joined(&url, &shop, &bank).await;
+    assert!(process.terminate().success());
+    // Nobody archives, and one source's streams forget what would have been.
+    let (mut importer, mut joiner) = (pipeline.start("importer"), pipeline.start("joiner"));
+    for _ in 0..20 {
+        bank.transaction(&mut random).await;
+    }
+    wait_until_joined(&api(&joiner), &shop, &bank).await;
+    assert!(joiner.terminate().success() && importer.terminate().success());
+    pipeline.forget(&["bank.events", "bank.progress"]);
+
+    let (mut process, url) = pipeline.run();
+    let archives = wait_for("one that has stopped, and another", LIMIT, async || {
+        let archives = http::json(&format!("{url}/v1/status")).await?["archives"].as_array()?.clone();
+        (archives[0]["phase"] == "failed" && archives[1]["phase"] == "archiving").then_some(archives)
+    })
+    .await;
+    assert!(archives[0]["source"] == "bank" && archives[0]["error"].as_str().unwrap().contains("trimmed"), "{archives:?}");
+    for _ in 0..5 {
+        shop.transaction(&mut random).await;
+        bank.transaction(&mut random).await;
+    }
+    wait_until_joined(&url, &shop, &bank).await;
+    let shown = tributary(&["status", "--url", &url]).output().unwrap();
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert!(
+        !shown.status.success() && text.contains("archive/bank: failed") && text.contains("archive/shop: archiving"),
+        "{text}"
+    );
+    assert!(process.is_running() && process.terminate().success());
 }

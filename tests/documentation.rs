@@ -124,9 +124,9 @@ fn every_test_that_the_parity_table_names_exists() {
 
 /// Where one server serves many cases, a case is a function that a test of its folder calls.
 #[test]
-fn every_test_that_the_table_of_sinks_names_exists() {
-    let named = named_tests("docs/sinks-coverage.md");
-    assert!(named.len() > 100, "{}", named.len());
+fn every_test_that_the_tables_of_the_joiner_and_its_sinks_name_exists() {
+    let named: Vec<_> = ["docs/joiner-coverage.md", "docs/sinks-coverage.md"].map(named_tests).into_iter().flatten().collect();
+    assert!(named.len() > 200, "{}", named.len());
     for (file, function) in named.into_iter().filter(|(file, function)| !is_test(file, function)) {
         let mut files = Vec::new();
         sources(root().join(&file).parent().unwrap(), &mut files);
@@ -149,6 +149,7 @@ fn links_lead_somewhere() {
         "docs/entities.md",
         "docs/metrics.md",
         "docs/sinks.md",
+        "docs/joiner-coverage.md",
         "docs/sinks-coverage.md",
         "docs/sqlserver.md",
         "docs/streams.md",

@@ -14,132 +14,15 @@ use schemas::{Lsn, Vector};
 use serde_json::{Value, json};
 use streams::embedded::{Embedded, Options};
 use streams::{Provider, Record};
+use support::databases::{Database, ORDERS, api, command, folder, wait_until_joined};
 use support::http;
 use support::pipeline::{self, PASSWORD_VARIABLE, Pipeline};
-use support::process::{Process, text, tributary};
-use support::sqlserver::{Client, SqlServer, capture, execute};
+use support::process::{text, tributary};
+use support::sqlserver::SqlServer;
 use support::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(90);
 const ROUNDS: usize = 6;
-const ORDERS: i64 = 12;
-
-/// Both databases have a table `dbo.orders`; of the others, the name alone says which is meant.
-const ENTITY: &str = "entity: order
-table: shop.dbo.orders
-fields: [id, revision]
-one:
-  settlement: {table: bank.dbo.orders, by: [id], fields: [revision]}
-many:
-  items: {table: dbo.items, by: [order_id], fields: [id, revision]}
-  payments: {table: dbo.payments, by: [order_id], fields: [id, revision]}
-";
-
-/// One of the databases: of each order, a row in `orders` and some in another table, all with the revision that the order had last.
-struct Database {
-    client: Client,
-    others: &'static str,
-    revision: i64,
-    next: i64,
-    /// By order: its revision, and the keys of the other rows.
-    model: BTreeMap<i64, (i64, Vec<i64>)>,
-}
-
-impl Database {
-    async fn new(server: &SqlServer, others: &'static str) -> Self {
-        let mut client = server.client().await;
-        execute(&mut client, "CREATE TABLE dbo.orders (id int NOT NULL PRIMARY KEY, revision int NOT NULL)").await;
-        let columns = "id int NOT NULL PRIMARY KEY, order_id int NOT NULL, revision int NOT NULL";
-        execute(&mut client, &format!("CREATE TABLE dbo.{others} ({columns})")).await;
-        capture(&mut client, &["orders", others]).await;
-        Self { client, others, revision: 0, next: 0, model: BTreeMap::new() }
-    }
-
-    async fn transaction(&mut self, random: &mut ChaCha8Rng) {
-        self.revision += 1;
-        let (order, revision, others) = (random.random_range(1..=ORDERS), self.revision, self.others);
-        let mut sql = String::from("BEGIN TRANSACTION; ");
-        sql += &match self.model.get(&order) {
-            Some(_) => format!(
-                "UPDATE dbo.orders SET revision = {revision} WHERE id = {order}; UPDATE dbo.{others} SET revision = {revision} WHERE order_id = {order}; "
-            ),
-            None => format!("INSERT INTO dbo.orders (id, revision) VALUES ({order}, {revision}); "),
-        };
-        let (current, keys) = self.model.entry(order).or_default();
-        *current = revision;
-        if keys.len() < 3 {
-            self.next += 1;
-            keys.push(self.next);
-            sql += &format!("INSERT INTO dbo.{others} (id, order_id, revision) VALUES ({}, {order}, {revision}); ", self.next);
-        } else {
-            sql += &format!("DELETE FROM dbo.{others} WHERE id = {}; ", keys.remove(0));
-        }
-        execute(&mut self.client, &(sql + "COMMIT")).await;
-    }
-
-    /// The last LSN that the capture job has been through.
-    async fn captured(&mut self) -> Lsn {
-        let row = self.client.simple_query("SELECT sys.fn_cdc_get_max_lsn()").await.unwrap().into_row().await.unwrap().unwrap();
-        Lsn::from_slice(row.get::<&[u8], _>(0).unwrap()).unwrap()
-    }
-
-    fn rows(&self, order: i64) -> Value {
-        let of_order = self.model.get(&order);
-        let rows =
-            of_order.into_iter().flat_map(|(revision, keys)| keys.iter().map(move |id| json!({"id": id, "revision": revision})));
-        rows.collect()
-    }
-}
-
-fn documents(shop: &Database, bank: &Database) -> BTreeMap<String, Value> {
-    let document = |(id, (revision, _)): (&i64, &(i64, Vec<i64>))| {
-        let settlement = bank.model.get(id).map_or(Value::Null, |(revision, _)| json!({"revision": revision}));
-        let (items, payments) = (shop.rows(*id), bank.rows(*id));
-        let document = json!({"id": id, "revision": revision, "settlement": settlement, "items": items, "payments": payments});
-        (id.to_string(), document)
-    };
-    shop.model.iter().map(document).collect()
-}
-
-/// A folder with both databases, as `tributary init` makes it of the first and adds the second.
-fn folder(servers: [&SqlServer; 2]) -> Pipeline {
-    let pipeline = Pipeline::init(servers[0], &[("order", ENTITY)]);
-    let text_of = || std::fs::read_to_string(pipeline.config()).unwrap();
-    let ours = format!("# What is ours stays.\n{}", text_of());
-    std::fs::write(pipeline.config(), &ours).unwrap();
-    let add = |server: &SqlServer, name: &str| {
-        let folder = text(pipeline.folder.path());
-        let arguments =
-            ["init", "--add", "--source", &server.url(), "--password-env", PASSWORD_VARIABLE, "--out", folder, "--name", name];
-        let output = tributary(&arguments).env(PASSWORD_VARIABLE, &server.password).output().unwrap();
-        let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        (output.status.success(), told)
-    };
-    let (well, told) = add(servers[1], "shop");
-    assert!(!well && told.contains("there is a source \"shop\" already") && text_of() == ours, "{told}");
-    let (well, told) = add(servers[1], "bank");
-    assert!(well && told.contains("the contracts of shop are in"), "{told}");
-    for table in ["shop/dbo.orders.json", "shop/dbo.items.json", "bank/dbo.orders.json", "bank/dbo.payments.json"] {
-        assert!(pipeline.path("schemas/tables").join(table).is_file(), "{table}");
-    }
-    let entities = pipeline.path("schemas/entities");
-    let added =
-        std::fs::read_dir(&entities).unwrap().map(|file| file.unwrap().path()).filter(|file| !file.ends_with("order.yaml"));
-    let added: Vec<_> = added.collect();
-    assert!(!added.is_empty());
-    for file in added {
-        assert!(std::fs::read_to_string(&file).unwrap().contains("table: bank.dbo."), "{}", file.display());
-        std::fs::remove_file(file).unwrap();
-    }
-    let configured = text_of();
-    assert!(
-        configured.starts_with("# What is ours stays.\n") && configured.matches("# on_gap: stop").count() == 2,
-        "{configured}"
-    );
-    let configured = configured.replace("# poll_interval: 100ms", "poll_interval: 20ms").replace("127.0.0.1:8080", "127.0.0.1:0");
-    std::fs::write(pipeline.config(), configured).unwrap();
-    pipeline
-}
 
 /// What subscribers are given, from the oldest kept: no document is torn in what it has of one database, none goes back, and versions only grow.
 async fn check_changes(url: &str) -> usize {
@@ -207,25 +90,6 @@ async fn check_vector_of(url: &str) -> Value {
     status
 }
 
-fn command(pipeline: &Pipeline, arguments: &[&str]) -> (bool, String) {
-    let mut command = tributary(&[arguments, &["--config", text(&pipeline.config())]].concat());
-    let output = command.env(PASSWORD_VARIABLE, &pipeline.password).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.success(), told)
-}
-
-async fn wait_until_joined(url: &str, shop: &Database, bank: &Database) {
-    let expected = documents(shop, bank);
-    wait_for("every order as the databases have it", LIMIT, async || {
-        (pipeline::entities_if_answered(url, "order").await? == expected).then_some(())
-    })
-    .await;
-}
-
-fn api(process: &Process) -> String {
-    process.line_after("API on ").trim().to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_are_the_join_of_two_databases_whatever_is_killed() {
     let seed = std::env::var("TRIBUTARY_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_123);
@@ -237,7 +101,7 @@ async fn documents_are_the_join_of_two_databases_whatever_is_killed() {
         shop.transaction(&mut random).await;
         bank.transaction(&mut random).await;
     }
-    let pipeline = folder([&servers[0], &servers[1]]);
+    let pipeline = folder([&servers[0], &servers[1]], "");
     let (well, told) = command(&pipeline, &["check"]);
     assert!(well && told.contains("bank: ") && told.contains("shop: ") && told.contains("4 table contracts"), "{told}");
     let mut process = pipeline.start("run");
@@ -291,7 +155,7 @@ async fn one_source_that_is_down_holds_up_no_other() {
         shop.transaction(&mut random).await;
         bank.transaction(&mut random).await;
     }
-    let pipeline = folder([&servers[0], &servers[1]]);
+    let pipeline = folder([&servers[0], &servers[1]], "");
     let configured = std::fs::read_to_string(pipeline.config()).unwrap();
     std::fs::write(pipeline.config(), configured.replace("# startup_patience: 30s", "startup_patience: 100ms")).unwrap();
     let (mut process, url) = pipeline.run();
@@ -363,7 +227,7 @@ async fn one_that_stands_by_takes_over_with_what_each_source_has() {
         shop.transaction(&mut random).await;
         bank.transaction(&mut random).await;
     }
-    let pipeline = folder([&servers[0], &servers[1]]);
+    let pipeline = folder([&servers[0], &servers[1]], "");
     let configs = ["first", "second"].map(|name| pipeline.another(name, "joiner: {lease: {file: {path: data/lease}}}\n"));
     let _importer = pipeline.start("importer");
     let start = |config: &std::path::Path| {
@@ -411,6 +275,65 @@ async fn one_that_stands_by_takes_over_with_what_each_source_has() {
     assert!(!watching.is_finished(), "{:?}", watching.await);
     watching.abort();
     assert!(working.0.terminate().success() && waiting.0.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shares_that_stand_apart_in_both_sources_are_merged_from_their_checkpoints() {
+    let mut random = ChaCha8Rng::seed_from_u64(23);
+    let servers = [SqlServer::start("shop"), SqlServer::start("bank")];
+    let (mut shop, mut bank) = (Database::new(&servers[0], "items").await, Database::new(&servers[1], "payments").await);
+    let pipeline = folder([&servers[0], &servers[1]], "");
+    let _importer = pipeline.start("importer");
+    let config = |name: &str, range: &str| {
+        pipeline.another(
+            name,
+            &format!("checkpoints: {{store: {{local: {{path: checkpoints}}}}, every_seconds: 1}}\njoiner: {{range: {range}}}\n"),
+        )
+    };
+    for _ in 0..30 {
+        shop.transaction(&mut random).await;
+        bank.transaction(&mut random).await;
+    }
+    let start = |name: &str, range: &str| {
+        let process = pipeline.start_with("joiner", &config(name, range));
+        let url = api(&process);
+        (process, url)
+    };
+    let status = async |url: &str| http::json(&format!("{url}/v1/status")).await;
+    let mut halves = vec![start("first", "0/2"), start("second", "1/2")];
+    wait_until_joined(&halves[0].1, &shop, &bank).await;
+    // One after the other, so that the second is ahead of the first.
+    for (mut process, url) in halves.drain(..) {
+        shop.transaction(&mut random).await;
+        bank.transaction(&mut random).await;
+        let captured = [("bank", bank.captured().await), ("shop", shop.captured().await)];
+        wait_for("a checkpoint of all that was committed", LIMIT, async || {
+            let status = status(&url).await?;
+            let read =
+                |(name, lsn): &(&str, Lsn)| status["joiner"]["sources"][name]["frontier"].as_str() >= Some(&lsn.to_string());
+            let kept = status["checkpoints"]["last"]["frontier"].as_str() >= status["joiner"]["frontier"].as_str();
+            (captured.iter().all(read) && kept).then_some(())
+        })
+        .await;
+        assert!(process.terminate().success(), "{}", process.log());
+    }
+    let merged = config("merged", "0/1");
+    let restore = tributary(&["restore", "0/2:latest", "1/2:latest", "--config", text(&merged)])
+        .env(PASSWORD_VARIABLE, &pipeline.password)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&restore.stdout).into_owned() + &String::from_utf8_lossy(&restore.stderr);
+    assert!(restore.status.success() && told.contains("The next start goes on from there"), "{told}");
+    let (mut process, url) = start("merged", "0/1");
+    for _ in 0..10 {
+        shop.transaction(&mut random).await;
+        bank.transaction(&mut random).await;
+    }
+    wait_until_joined(&url, &shop, &bank).await;
+    wait_for("nothing that is waited for", LIMIT, async || status(&url).await?["joiner"]["warning"].is_null().then_some(()))
+        .await;
+    check_vector_of(&url).await;
+    assert!(process.terminate().success());
 }
 
 const PAID: &str = "entity: order
@@ -510,18 +433,15 @@ fn a_table_that_two_sources_have_is_called_by_its_source() {
     std::fs::create_dir_all(&entities).unwrap();
     let config = folder.path().join("tributary.yaml");
     let source = |name: &str| format!("  - {{name: {name}, url: 'sqlserver://sa:x@127.0.0.1:1/{name}'}}\n");
-    let text_of =
-        |rest: &str| format!("sources:\n{}{}streams: {{provider: {{memory: {{}}}}}}\n{rest}", source("bank"), source("shop"));
-    let explained = |table: &str, rest: &str| {
+    let configured = format!("sources:\n{}{}streams: {{provider: {{memory: {{}}}}}}\n", source("bank"), source("shop"));
+    std::fs::write(&config, configured).unwrap();
+    let explained = |table: &str| {
         std::fs::write(entities.join("order.yaml"), format!("entity: order\ntable: {table}\n")).unwrap();
-        std::fs::write(&config, text_of(rest)).unwrap();
         let output = tributary(&["entity", "explain", "order", "--config", text(&config)]).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
     };
-    let (well, told) = explained("dbo.orders", "");
+    let (well, told) = explained("dbo.orders");
     assert!(!well && told.contains("write bank.dbo.orders or shop.dbo.orders"), "{told}");
-    let (well, told) = explained("shop.dbo.orders", "");
+    let (well, told) = explained("shop.dbo.orders");
     assert!(well && told.contains("shop.dbo.orders"), "{told}");
-    let (well, told) = explained("shop.dbo.orders", "archive: {store: {local: {path: archive}}}\n");
-    assert!(!well && told.contains("an archive is of one source"), "{told}");
 }

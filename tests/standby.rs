@@ -1,4 +1,4 @@
-//! A joiner that stands by takes over when the one that works is killed: nothing is lost, and nothing is loaded anew.
+//! A joiner that stands by takes over when the one that works is killed, or hangs: nothing is lost, nothing is loaded anew, and one that wakes up takes nothing back.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sinks::test_support::PostgresServer;
 use support::http;
 use support::pipeline::{self, Pipeline};
 use support::process::Process;
@@ -114,4 +115,45 @@ async fn one_that_stands_by_takes_over_from_one_that_is_killed() {
     shop.transactions(10).await;
     waiting.is_live(false).await;
     waiting.shows(&shop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_frozen_has_lost_its_turn_when_it_wakes() {
+    let (server, leases) = (SqlServer::start("shop"), PostgresServer::start());
+    let mut shop = Shop::open(&server, 20_261_124).await;
+    shop.transactions(60).await;
+    let pipeline = Pipeline::init(&server, &[("order", ORDER)]);
+    pipeline.configure(&server, "{embedded: {path: data/streams, sync: false}}", "  - {type: sqlite, path: data/entities.db}\n");
+    let url = pipeline.path("lease-url");
+    std::fs::write(&url, leases.url()).unwrap();
+    let lease = format!("joiner: {{lease: {{postgres: {{url: {{file: '{}'}}}}}}}}\n", url.display());
+    let _importer = pipeline.start("importer");
+    let mut frozen = Joiner::start(&pipeline, &pipeline.another("first", &lease));
+    frozen.is_live(false).await;
+    let mut waiting = Joiner::start(&pipeline, &pipeline.another("second", &lease));
+    waiting.is_live(true).await;
+    for round in 0..2 {
+        shop.transactions(20).await;
+        frozen.shows(&shop).await;
+        // It holds no lock of the target's then.
+        wait_for("a sink with nothing to write", LIMIT, async || {
+            (frozen.status().await?["sinks"][0]["behind"] == 0).then_some(())
+        })
+        .await;
+        frozen.process.freeze();
+        shop.transactions(30).await;
+        waiting.is_live(false).await;
+        waiting.shows(&shop).await;
+        shop.transactions(10).await;
+        // It wakes in the middle of what the other does, which it has read nothing of.
+        frozen.process.wake();
+        assert!(!frozen.process.wait().success());
+        assert!(frozen.process.log().contains("the turn is over"), "{}", frozen.process.log());
+        shop.transactions(10).await;
+        waiting.shows(&shop).await;
+        let config = pipeline.path(if round == 0 { "first.yaml" } else { "second.yaml" });
+        (frozen, waiting) = (waiting, Joiner::start(&pipeline, &config));
+        waiting.is_live(true).await;
+    }
+    assert!(frozen.process.terminate().success() && waiting.process.terminate().success());
 }

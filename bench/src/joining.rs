@@ -20,7 +20,8 @@ const LEAST_DIFFERENCE: f64 = 0.15;
 /// This program as a measured child.
 pub(crate) fn child(arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("the path of this program")?);
-    command.arg("child").args(arguments);
+    // As the container image has it (deploy/README.md says why).
+    command.arg("child").args(arguments).env("MALLOC_ARENA_MAX", "2");
     Ok(command)
 }
 

@@ -252,7 +252,11 @@ impl Provider for Gated {
     }
 
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
-        self.inner.tips(stream).await
+        let tips = self.inner.tips(stream).await?;
+        let Some(boundary) = self.boundaries.get(*self.open.borrow()) else { return Ok(tips) };
+        // What is behind a closed gate has not been published, as far as anybody sees.
+        let ends = boundary.get(stream).cloned().unwrap_or_default();
+        Ok(tips.into_iter().filter_map(|(shard, tip)| ends.get(&shard).map(|end| (shard, tip.min(end.clone())))).collect())
     }
 }
 

@@ -83,7 +83,7 @@ pub struct Config {
     pub tail_connections: usize,
     /// How long to wait before looking again, at most, when there was nothing new. Right after changes the waits are shorter.
     pub poll_interval: Duration,
-    /// The server's time zone, as an IANA name: what commit times are converted with. Without it, the offset that the server has now.
+    /// The server's time zone, as an IANA name: what commit times are converted with. Without it, the one that the server names, or else the offset that it has now.
     pub time_zone: Option<String>,
     /// How long a source that cannot be reached is tried at the start, before giving up. Once it has been reached, it is tried for ever.
     pub startup_patience: Duration,

@@ -105,7 +105,7 @@ impl Rereads {
         }
         if moved {
             let lsn = session.saved.lsn();
-            session.finish(Phase::Tail, lsn, lsn, session.commit_time_ms).await?;
+            session.finish(Phase::Tail, lsn, lsn).await?;
             session.saved.forget_passed();
             // Copies of these rows that come after their record are of no reading that counts.
             session.saved.reading += i32::from(read);

@@ -27,7 +27,7 @@ use crate::tables::{self, Opened};
 use crate::{continuity, snapshot, tail};
 use source::catalog::Database;
 use source::changes::CaptureState;
-use source::clock::Clock;
+use source::clock::{AsOf, Clock};
 use source::{Catalog, Client};
 
 pub(crate) use crate::tables::Table;
@@ -53,7 +53,7 @@ pub(crate) struct Session<'a> {
     /// What was captured when the session was opened.
     pub(crate) known: CaptureState,
     pub(crate) requests: &'a Requests,
-    /// Commit time of the last published transaction; 0 if it is not known.
+    /// When that was committed up to which everything has been published ([`tell_time`](Self::tell_time)); 0 if it is not known.
     pub(crate) commit_time_ms: i64,
     /// Since when rows of which tables have been read, and how many.
     pace: BTreeMap<usize, (Instant, u64)>,
@@ -122,7 +122,7 @@ impl<'a> Session<'a> {
         publisher.go_on_from(saved.positions.clone());
         let clock = clock.of_server(&mut client).await?;
         let (status, tables) = (status.clone(), Arc::new(read));
-        Ok(Self {
+        let mut session = Self {
             config,
             status,
             client,
@@ -138,7 +138,23 @@ impl<'a> Session<'a> {
             favoured: watch::Sender::default(),
             lease,
             last_success,
-        })
+        };
+        session.tell_time().await?;
+        Ok(session)
+    }
+
+    /// Takes note of the time that the published LSN stands for: the commit of the newest transaction captured by then.
+    ///
+    /// A snapshot may begin where nothing was ever captured. Its rows then stand for what the server's clock shows before the first of them is read: the tables count as consistent only from an LSN on below which
+    /// lies everything that was committed before the last read ([`crate::settle`]), so whoever is told of the rows has all that was committed by then.
+    pub(crate) async fn tell_time(&mut self) -> Result<(), Error> {
+        let AsOf { committed_ms, now_ms } = self.clock.as_of(&mut self.client, self.saved.lsn()).await?;
+        match committed_ms {
+            Some(committed_ms) => self.commit_time_ms = committed_ms,
+            None if self.in_snapshot() && self.commit_time_ms == 0 => self.commit_time_ms = now_ms,
+            None => {}
+        }
+        Ok(())
     }
 
     /// Something was achieved: failures from here on are new ones.
@@ -185,9 +201,9 @@ impl<'a> Session<'a> {
     }
 
     /// Ends a range: everything in it has been acknowledged and a record says so. The progress that the record speaks of is then saved by [`save`](Self::save).
-    pub(crate) async fn finish(&mut self, phase: Phase, from: Lsn, to: Lsn, commit_time_ms: i64) -> Result<(), Error> {
+    pub(crate) async fn finish(&mut self, phase: Phase, from: Lsn, to: Lsn) -> Result<(), Error> {
         let told = self.saved.told();
-        self.publisher.finish(phase, (from, to), commit_time_ms, told).await
+        self.publisher.finish(phase, (from, to), self.commit_time_ms, told).await
     }
 
     pub(crate) async fn save(&mut self) -> Result<(), Error> {

@@ -59,7 +59,7 @@ pub(crate) async fn run(session: &mut Session<'_>) -> Result<(), Error> {
         beside_the_tail(session);
         lsn
     };
-    session.finish(Phase::SnapshotComplete { consistent_from }, lsn, lsn, 0).await?;
+    session.finish(Phase::SnapshotComplete { consistent_from }, lsn, lsn).await?;
     session.saved.phase = SavedPhase::Tail { lsn };
     session.saved.consistent_from = Some(consistent_from);
     session.save().await?;
@@ -96,6 +96,7 @@ async fn fenced(session: &mut Session<'_>) -> Result<(Arc<Pool>, Option<Lsn>), E
             *lsn = fenced.lsn;
         }
     }
+    session.tell_time().await?;
     Ok((Pool::of(fenced.readers), Some(fenced.lsn)))
 }
 
@@ -242,7 +243,7 @@ async fn in_chunks(session: &mut Session<'_>, pool: &Arc<Pool>, work: &mut Work,
 /// Ends a chunk: everything of it has been acknowledged.
 async fn acknowledge(session: &mut Session<'_>) -> Result<(), Error> {
     let lsn = session.saved.lsn();
-    session.finish(Phase::Snapshot, lsn, lsn, 0).await
+    session.finish(Phase::Snapshot, lsn, lsn).await
 }
 
 /// Tables without a key, in whatever order their rows come. They are published as they are read; the table counts as done at its end alone.
@@ -280,7 +281,7 @@ pub(crate) async fn whole(
             session.publish_rows(index, full).await?;
             if let Some(phase) = phase {
                 let lsn = session.saved.lsn();
-                session.finish(phase, lsn, lsn, 0).await?;
+                session.finish(phase, lsn, lsn).await?;
             }
             pace.after(rows, Duration::ZERO).await;
         }

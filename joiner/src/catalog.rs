@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::share::Share;
+use crate::state::key;
+use crate::state::row::Row;
 
 mod build;
 mod entities;
@@ -73,6 +75,21 @@ impl Index {
     fn dropped() -> Self {
         let (cluster, suffix, stored) = (Vec::new(), Vec::new(), Vec::new());
         Self { kind: IndexKind::Links, cluster, suffix, stored, keeps_null: false, table: NO_TABLE }
+    }
+
+    /// Whether two rows of the table stand at one place: they are the same in the columns that make it.
+    pub(crate) fn puts_alike(&self, one: Row<'_>, other: Row<'_>) -> bool {
+        self.cluster.iter().chain(&self.suffix).all(|part| one.get(part.slot) == other.get(part.slot))
+    }
+
+    /// What a key has in common with those of the same cluster. None where a cluster has but one row, and where a part of it is NULL: nothing joins with that.
+    pub(crate) fn cluster_of<'k>(&self, place: &'k [u8]) -> Option<&'k [u8]> {
+        if self.suffix.is_empty() {
+            return None;
+        }
+        let parts = place.get(std::mem::size_of::<u16>()..)?;
+        let rest = self.cluster.iter().try_fold(parts, |rest, part| key::skip(rest, part.key_type))?;
+        Some(&place[..place.len() - rest.len()])
     }
 }
 

@@ -32,7 +32,7 @@ mod room;
 use room::{Held, Room, Wanted};
 
 /// Batches that wait for the core, and that it takes in at a time: the more there are, the larger are the steps of a core that has fallen behind, and rows that lie near one another are read together. What they hold is bounded by [`Room`].
-const INBOX: usize = 64;
+const INBOX: usize = 256;
 /// Progress records that wait for their events; past it no more are read.
 const WAITING_RECORDS: usize = 1000;
 const RETRY: Duration = Duration::from_secs(1);
@@ -58,14 +58,13 @@ pub(crate) async fn run(
     let first = turn.borrow_and_update().clone();
     let stood_by = first.is_none();
     shared.with_status(|status| status.standby = stood_by);
-    let catches_up = stood_by && shared.is_of_several_sources();
     let begun = async {
         let predecessor = its_turn(first, turn).await;
-        if catches_up {
+        if stood_by {
             catch_up(&shared, published(&progress, &provider, &stop).await?, ask).await;
         }
         standby::take_over(&shared, &predecessor)?;
-        if catches_up { standby::lift(&shared) } else { Ok(()) }
+        if stood_by && shared.is_of_several_sources() { standby::lift(&shared) } else { Ok(()) }
     };
     let result = tokio::select! {
         // Sinks are known from the start where there is no predecessor, so that nothing that they still need is trimmed.
@@ -115,7 +114,7 @@ struct CatchUp {
     joined: oneshot::Sender<Lsn>,
 }
 
-/// Of several sources, one that has stood by tells nothing before it has joined what had been published when its turn came ([`standby`]).
+/// One that has stood by tells nothing before it has joined what had been published when its turn came ([`standby`]).
 async fn catch_up(shared: &Shared, ends: Option<Vec<(StreamName, Positions)>>, ask: mpsc::Sender<CatchUp>) {
     let (joined, reached) = oneshot::channel();
     let mut heads = shared.head.subscribe();
@@ -224,6 +223,7 @@ async fn consume(
         }
         let Some(mut working) = engine.take() else { break };
         let work = std::mem::take(&mut inbox);
+        working.core().stands_by(shared.with_status(|status| status.standby));
         let done = shared.beside(move || work_off(&mut working, work).map(|()| working));
         let mut back = done.await.map_err(|error| Error::Task { what: error.to_string() })??;
         let now = back.frontiers();

@@ -97,6 +97,8 @@ pub(crate) struct Core {
     awaited: Option<Vec<(StreamName, Positions)>>,
     /// Versions below this one were told to nobody any more when that was looked at last.
     forgettable: Lsn,
+    /// Each record is a step of its own ([`crate::standby`]).
+    stands_by: bool,
     /// Entities assembled and changed since the core was made.
     pub(crate) report: Report,
 }
@@ -113,8 +115,10 @@ impl Core {
         let mut standing = store.standing()?;
         let names: Vec<&str> = origins.iter().map(|origin| &*origin.name).collect();
         standing.of_sources(&names);
-        if origins.len() > 1 && standing.incarnation != store.incarnation() {
-            (standing.awaiting, standing.incarnation) = (true, store.incarnation());
+        if standing.incarnation != store.incarnation() {
+            // One that has never been another is new: whoever drives the engine asks what is to be awaited.
+            standing.awaiting |= origins.len() > 1 || standing.incarnation != 0;
+            standing.incarnation = store.incarnation();
         }
         let numbered = || origins.iter().enumerate();
         let sources = numbered().map(|(number, origin)| Source::new(store.clone(), number, origin, &limits)).collect();
@@ -135,6 +139,7 @@ impl Core {
             fan_outs,
             awaited: None,
             forgettable: Lsn::ZERO,
+            stands_by: false,
             report: Report::default(),
         })
     }
@@ -150,6 +155,10 @@ impl Core {
 
     pub(crate) fn buffered_bytes(&self) -> usize {
         self.sources.iter().map(|source| source.buffer.bytes()).sum()
+    }
+
+    pub(crate) fn stands_by(&mut self, stands_by: bool) {
+        self.stands_by = stands_by;
     }
 
     /// How many progress records wait for their events: of the source of which most do.
@@ -274,6 +283,7 @@ impl Core {
                 let Some(progress) = self.sources[number].next(&self.standing.positions) else { continue };
                 any = true;
                 moved |= match progress.record.phase {
+                    Phase::Tail if self.stands_by => self.tail(number, &[progress])?,
                     Phase::Tail => {
                         let standing = &self.standing;
                         let run = self.sources[number].run_of_tail(progress, &standing.sources[number], &standing.positions);
@@ -358,11 +368,12 @@ impl Core {
         }
         let ends: Vec<Lsn> = ticks.iter().map(|tick| tick.to).collect();
         let again = self.standing.sources[number].is_torn();
+        let exact = self.standing.can_be_read() && self.standing.dead_letters == 0;
         let taken = source.buffer.take(&due)?;
         let counting = self.standing.sources[number].rereads.counting(&self.tools.catalog);
         // What may leave fan-outs for later is small, and what waits refers to the state between two steps.
         let most = if walks || !self.fan_outs.is_empty() { usize::MAX } else { self.tools.portion };
-        let mut applied = step::apply(&self.tools, &taken, counting, &ends, most, again)?;
+        let mut applied = step::apply(&self.tools, &taken, counting, &ends, most, (again, exact))?;
         self.check_tail(number, &ticks, &applied.report)?;
         let standing = &mut self.standing.sources[number];
         if to >= standing.portions_to {

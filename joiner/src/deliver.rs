@@ -14,7 +14,7 @@
 //! - How a sink fails is kept over restarts ([`trouble`]): the pauses, the budget, and that a webhook is disabled.
 //! - Dead letters are bounded too: a sink that has set too many aside stops and says so.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::shape;
 use crate::error::Error;
 use crate::handle::{Head, Outbox, Page, Shared};
 use crate::metrics;
@@ -121,6 +122,12 @@ struct Delivery {
     left_out: HashSet<(Arc<str>, EntityKey)>,
 }
 
+/// What the documents that a sink is handed follow from, by entity.
+fn made_of(shared: &Shared, terms: &Terms) -> BTreeMap<Arc<str>, String> {
+    let entities = shared.catalog.entities.iter();
+    entities.map(|entity| (entity.name.clone(), format!("{} {}", shape(&entity.plan), terms.form))).collect()
+}
+
 /// Ends when everything joined has been delivered to the sinks that follow, or on `stop`.
 pub(crate) async fn drained(shared: Arc<Shared>, stop: CancellationToken) {
     let mut poll = tokio::time::interval(LOOK_AGAIN);
@@ -166,6 +173,7 @@ impl Delivery {
             sink.know(told.clone());
         }
         let terms = sink.terms();
+        sink.describe(&made_of(&shared, &terms));
         let infos = shared.catalog.entities.iter().map(|entity| entity.plan.info()).collect();
         let letters = Letters::new(shared.dead_letters(), &name)?;
         let trouble = Trouble::read(&shared.store, &name)?;

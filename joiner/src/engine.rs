@@ -92,7 +92,8 @@ impl Engine {
             return Err(Error::RollUpOfShare { entity: plan.entity.to_string() });
         }
         let claimed = meta::claim(&config.state_dir, &config.source(), config.range)?;
-        let store = Store::open(&config.state_dir, claimed.incarnation, config.memory)?;
+        // Where nothing happens beside it, files are not merged either.
+        let store = Store::open_as(&config.state_dir, claimed.incarnation, config.memory, config.threads > 0)?;
         migrate::run(&store, claimed.format)?;
         let catalog = Arc::new(
             definitions::settle(&store, &claimed.definitions, config)?.with_share(config.range).with_parts(config.part_rows),
@@ -139,7 +140,7 @@ impl Engine {
         self.core.standing().frontiers()
     }
 
-    /// The progress streams whose ends [`Engine::await_published`] wants to know: of a state of several sources that is new. None: it need not be called.
+    /// The progress streams whose ends [`Engine::await_published`] wants to know: of a state that is restored or new. None: it need not be called; nor of one source that is new, if nothing was told of it before.
     pub fn awaits(&self) -> impl Iterator<Item = &StreamName> {
         self.origins.iter().map(|origin| &origin.progress).filter(|_| self.core.is_awaiting())
     }

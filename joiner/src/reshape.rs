@@ -15,14 +15,22 @@
 //! - *Entries* of different shares are of different entities, so the order between them says nothing; but versions are in order only after H ([`Standing::complete_after`]).
 //!
 //! A sink whose cursor does not hold in each of the states is loaded anew.
+//!
+//! # Of several sources
+//! What the states are up to are vectors then, and none of them need be behind the others in every component. So each source's part of the merged state (its LSN, positions, counts) is that of the state which is furthest behind in that source: the vector M that is the least in each component. Rows, whosever they are, are as of some LSN
+//! between M and the greatest in each component; and nothing is assembled until each source has been read to where it had been published when the merged state was opened ([`Standing::awaiting`]), at H, which is nowhere behind any of the states.
+//! - *At H the rows are the sources'*, by the argument above: it is one about each table alone.
+//! - *Whatever has changed is told.* Every state told its entities up to its own vector, which is not behind M. Take an entity in whose tree something has changed between M and H, and of those changes one above which, on the way to the root, nothing has. All rows above it are the same at all ages that they may have, so that the way up from the change's
+//!   images finds the root whenever it is read again. What is found is remembered, and told at H whether it differs or not.
+//! - *Versions* of entries stand for vectors of different chains. Two of these may have one sum; then nobody knows what it stands for, and it is not said. The way from M to H is told to nobody, so what its sums stand for is not kept ([`Store::put_standing`]). Nor is it known how far back the outbox is complete before H.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rocksdb::{DBRawIterator, WriteBatch};
-use schemas::KeyRange;
 use schemas::change::EntityKey;
+use schemas::{KeyRange, Lsn, Vector};
 
 use crate::Config;
 use crate::catalog::Catalog;
@@ -32,7 +40,7 @@ use crate::definitions::{self, Definitions};
 use crate::error::Error;
 use crate::state::meta::{Cursor, Pending, SourceStanding, Stage, Standing};
 use crate::state::view::{family, start_key};
-use crate::state::{Family, Store, meta, migrate, outbox, row};
+use crate::state::{Family, Store, VECTOR, meta, migrate, outbox, row};
 
 /// Writes of one batch, about.
 const CHUNK: usize = 10_000;
@@ -254,6 +262,11 @@ fn merge(base: &Copied, other: &Copied, config: &Config) -> Result<(), Error> {
     }
     mergeable(other, theirs, &ahead, &standing)?;
     let mut writes = Writes::new(ours);
+    let reached = standing.mixed_until.max(standing.frontier).max(ahead.frontier);
+    if standing.sources.len() > 1 {
+        take_vectors(ours, theirs, &mut writes)?;
+        fall_back(&mut standing, &ahead, config);
+    }
     partial_rows(theirs, catalog, |family, key, row, kept| if kept { Ok(()) } else { writes.put(family, key, row) })?;
     let loaded = (catalog.changes_by_entity(), their_catalog.changes_by_entity());
     take_entries(ours, theirs, &mut standing, &ahead, &loaded, &mut writes)?;
@@ -263,10 +276,45 @@ fn merge(base: &Copied, other: &Copied, config: &Config) -> Result<(), Error> {
             writes.put(Family::Meta, &place, &text)?;
         }
     }
-    standing.mixed_until = standing.mixed_until.max(ahead.frontier);
-    standing.complete_after = standing.complete_after.max(standing.mixed_until);
+    standing.mixed_until = reached;
+    standing.complete_after = standing.complete_after.max(reached);
     standing.unmade = catalog.made_first().collect();
     writes.end(&standing)
+}
+
+/// Of each source, goes back to where the other state is, if that is further behind in it.
+fn fall_back(standing: &mut Standing, other: &Standing, config: &Config) {
+    for (ours, theirs) in standing.sources.iter_mut().zip(&other.sources).filter(|(ours, theirs)| theirs.frontier < ours.frontier)
+    {
+        let of_source = config.sources.iter().filter(|source| *source.name == *ours.source);
+        let prefixes: Vec<String> = of_source.map(|source| format!("{}.", source.stream_prefix)).collect();
+        let is_of = |stream: &str| prefixes.iter().any(|prefix| stream.starts_with(prefix));
+        standing.positions.retain(|stream, _| !is_of(&stream.0));
+        let positions = other.positions.iter().filter(|(stream, _)| is_of(&stream.0));
+        standing.positions.extend(positions.map(|(stream, shards)| (stream.clone(), shards.clone())));
+        let tables = format!("{}.", ours.source);
+        standing.tables.retain(|table, _| !table.starts_with(&tables));
+        let counts = other.tables.iter().filter(|(table, _)| table.starts_with(&tables));
+        standing.tables.extend(counts.map(|(table, counts)| (table.clone(), *counts)));
+        ours.clone_from(theirs);
+    }
+    standing.moved();
+    (standing.head_frontier, standing.head_commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+    (standing.awaiting, standing.complete_after) = (true, Lsn::MAX);
+}
+
+/// What versions of the other's outbox stand for.
+fn take_vectors(ours: &Store, theirs: &Store, writes: &mut Writes<'_>) -> Result<(), Error> {
+    let mut vectors = iterate(theirs, Family::Meta, VECTOR)?;
+    while let Some((key, vector)) = vectors.item().filter(|(key, _)| key.starts_with(VECTOR)) {
+        match ours.get(Family::Meta, key)? {
+            None => writes.put(Family::Meta, key, vector)?,
+            Some(known) if *known == *vector => {}
+            Some(_) => writes.delete(Family::Meta, key)?,
+        }
+        vectors.next();
+    }
+    vectors.status().map_err(|error| theirs.error(&error))
 }
 
 /// Whether all that a state has told is in its outbox, and whether it stands on the same snapshot as the base.
@@ -275,14 +323,10 @@ fn mergeable(copy: &Copied, store: &Store, standing: &Standing, base: &Standing)
     if definitions::is_waiting(store)? {
         return refused("it was made while entities were still to be told of a change of what many refer to");
     }
-    if standing.sources.len() > 1 {
-        // What is mixed until one number has been passed would have to be mixed until a number of each source has.
-        return refused(
-            "it is of several sources, and states of several sources cannot be merged: build one of all entities from the streams' beginning",
-        );
-    }
+    let is_of_other =
+        |(source, of_base): (&SourceStanding, &SourceStanding)| source.stage.start_lsn() != of_base.stage.start_lsn();
     match (standing.stage(), standing.pending) {
-        (Stage::Live { start_lsn }, _) if base.stage().start_lsn() != Some(start_lsn) => {
+        (Stage::Live { .. }, _) if standing.sources.iter().zip(&base.sources).any(is_of_other) => {
             refused("it was built on another snapshot than the one that is furthest behind")
         }
         (Stage::Live { .. }, Some(Pending { .. })) => refused("it was made in the middle of a large step"),
@@ -291,6 +335,9 @@ fn mergeable(copy: &Copied, store: &Store, standing: &Standing, base: &Standing)
         }
         (Stage::Live { .. }, None) if standing.sources.iter().any(|source| !source.rereads.is_empty()) => {
             refused("it was made while a table was read again")
+        }
+        (Stage::Live { .. }, None) if standing.awaiting => {
+            refused("it is new, or was restored itself, and has not yet been read to where the streams ended then")
         }
         (Stage::Live { .. }, None) if standing.frontier < standing.mixed_until => {
             refused("it was merged of others itself, and has not caught up yet")
@@ -320,7 +367,8 @@ fn take_entries(
             Some(theirs) => {
                 from = from.min(theirs.sequence);
                 let frontier = cursor.frontier.min(theirs.frontier);
-                ours.put_cursor(&sink, &Cursor { frontier, ..cursor })?;
+                let sources = if cursor.sources == theirs.sources { cursor.sources } else { Vector::default() };
+                ours.put_cursor(&sink, &Cursor { frontier, sources, ..cursor })?;
             }
             None => ours.forget_cursor(&sink)?,
         }

@@ -5,6 +5,9 @@
 //! that has changed after F has an entry with a version greater than F; so what stands behind the last entry at or below F is all that the sink lacks, and at most some of what it has. It gets that, and needs no load. Where the outbox does not go back so far
 //! (the successor has begun later, or has trimmed it), the sink is loaded.
 //!
+//! A predecessor has written more than it has confirmed, maybe, and a document that it told in between may since be again what it was before: a successor that takes both changes in one step would have no entry for it, and the sink would keep what it has. So each
+//! progress record is a step of its own while it stands by: where a predecessor ends a step, so does it. And it goes on like that until it has joined what had been published when its turn came, which is all that its predecessor can have told.
+//!
 //! What each sink has confirmed, the one whose turn it is tells to whoever decides about turns ([`Handle::confirmed`]); what it has told last may be older than what it has written last: then some is written twice.
 //!
 //! # Several sources

@@ -63,6 +63,14 @@ fn entities_over_several_sources_are_the_join_of_each_as_of_one_lsn_of_its_own()
     cases(SOURCES, &["sources at different places", "states that were lost or put back"], sources::case);
 }
 
+/// Of several sources, by several instances.
+const SHARES: u64 = 200;
+
+#[test]
+fn several_instances_over_several_sources_merge_wherever_they_stand() {
+    cases(SHARES, &["merges", "merges of states of which none is behind in every source"], sources::several);
+}
+
 /// Each answers how many frontiers it has compared, and how often what is `rare` was met.
 fn cases(count: u64, rare: &[&str], case: impl Fn(u64) -> [u64; 5] + Sync) {
     if let Some(seed) = number("TRIBUTARY_SEED") {

@@ -5,6 +5,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,10 +20,11 @@ use tokio_util::sync::CancellationToken;
 /// Less than the joiner waits for an answer, and more than everything else takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A store that is asked where its shards end, and never answers.
+/// A store that is asked where its shards end, and from some time on never answers.
 struct Silent {
     memory: Memory,
     asked: Notify,
+    silent: AtomicBool,
 }
 
 #[async_trait]
@@ -39,7 +41,10 @@ impl Provider for Silent {
         self.memory.reader(stream, after).await
     }
 
-    async fn tips(&self, _: &StreamName) -> Result<Positions, Error> {
+    async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
+        if !self.silent.load(Ordering::Relaxed) {
+            return self.memory.tips(stream).await;
+        }
         self.asked.notify_one();
         std::future::pending().await
     }
@@ -48,7 +53,7 @@ impl Provider for Silent {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_does_not_answer_holds_nobody_up() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Silent { memory: Memory::new(), asked: Notify::new() });
+    let store = Arc::new(Silent { memory: Memory::new(), asked: Notify::new(), silent: AtomicBool::new(false) });
     let row = encode(&read(orders(), 5, order(1, "new")));
     publish(&*store, &[row], record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &[(&orders(), 1)])).await;
     let joiner = Joiner::open(config(dir.path())).unwrap();
@@ -56,6 +61,7 @@ async fn a_store_that_does_not_answer_holds_nobody_up() {
     let running = tokio::spawn(joiner.run(store.clone(), Vec::new(), stop.clone()));
     let mut head = handle.outbox().head();
     tokio::time::timeout(PATIENCE, head.wait_for(|head| head.frontier == lsn(5))).await.expect("not even loaded").unwrap();
+    store.silent.store(true, Ordering::Relaxed);
 
     // The record is there before what it names.
     let stream = Layout::Shared.stream("p", &orders().name);

@@ -1,4 +1,4 @@
-//! A joiner of several sources that takes over: what its predecessor has told in versions of its own way through the sources hides nothing that it has to tell.
+//! A joiner that takes over: what its predecessor has told, in steps of its own and, of several sources, in versions of its own way through them, hides nothing that the successor has to tell.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -14,7 +14,7 @@ use schemas::entity::{EntityDefinition, EntityInfo};
 use schemas::envelope::Encoder;
 use schemas::event::ChangeEvent;
 use schemas::plan::Plan;
-use schemas::progress::{Phase, ProgressRecord};
+use schemas::progress::{Phase, ProgressRecord, SequenceNumber, ShardId, ShardPositions};
 use schemas::table::TableSchema;
 use schemas::{Lsn, TableName, Vector};
 use sinks::{Rejected, Sink};
@@ -179,6 +179,59 @@ async fn a_successor_tells_what_its_predecessors_versions_would_hide() {
     let (_, second) = target.holds("2");
     assert!(second.contains("SENT") && second.contains("9.00"), "{second}");
     assert_eq!(*target.loads.lock().unwrap(), loads, "nothing was loaded anew");
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+}
+
+/// A predecessor has told more than it has confirmed; the successor reads at once what it has told one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_tells_what_has_changed_and_changed_back() {
+    let provider: Arc<dyn Provider> = Arc::new(Memory::new());
+    let rows = [support::encode(&read(orders(), 1, order(1, "NEW")))];
+    support::publish(&*provider, &rows, record(Phase::Snapshot, 1, 1, &[(&orders(), 1)])).await;
+    let complete = record(Phase::SnapshotComplete { consistent_from: lsn(1) }, 1, 1, &[]);
+    support::publish(&*provider, &[], complete).await;
+    support::publish(&*provider, &[], record(Phase::Tail, 1, 2, &[])).await;
+    let (folders, target) = ([tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()], Target::default());
+
+    let first = Joiner::open(support::config(folders[0].path())).unwrap();
+    let (handle, shutdown) = (first.handle(), CancellationToken::new());
+    let running = tokio::spawn(first.run(provider.clone(), target.named(), shutdown.clone()));
+    until("what it has confirmed", || handle.confirmed().unwrap().contains_key("target")).await;
+    let confirmed = handle.confirmed().unwrap();
+    assert_eq!(confirmed["target"].frontier, lsn(2));
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+
+    let joiner = Joiner::open(support::config(folders[1].path())).unwrap();
+    let (handle, shutdown) = (joiner.handle(), CancellationToken::new());
+    let (turn, turns) = watch::channel(None::<ConfirmedBySink>);
+    let running = tokio::spawn(joiner.run_in_turn(provider.clone(), target.named(), turns, shutdown.clone()));
+    let frontier = || handle.outbox().head().borrow().frontier;
+    until("one that stands by", || frontier() == lsn(2)).await;
+
+    // Both records are there before what they speak of is: then both are ready at once.
+    let stream = Layout::Shared.stream("p", &orders().name);
+    let mut writer = provider.writer().await.unwrap();
+    let shard = ShardId(provider.tips(&stream).await.unwrap().keys().next().unwrap().0.clone());
+    let tip = provider.tips(&stream).await.unwrap()[&shard].to_u64().unwrap();
+    for (at, nth) in [(3, 1), (4, 2)] {
+        let mut record = record(Phase::Tail, at - 1, at, &[(&orders(), 1)]);
+        record.positions = ShardPositions::from([(stream.clone(), [(shard.clone(), SequenceNumber::from(tip + nth))].into())]);
+        let data = serde_json::to_vec(&record).unwrap().into();
+        writer.append(&Layout::progress_stream("p"), vec![Record { partition_key: "shop".into(), data }]).await.unwrap();
+    }
+    let changes = [(3, "NEW", "PAID"), (4, "PAID", "NEW")];
+    let changes = changes.map(|(at, from, to)| change(orders(), at, 1, Some(order(1, from)), Some(order(1, to))));
+    let record = |event| Record { partition_key: "0".into(), data: support::encode(event).into() };
+    writer.append(&stream, changes.iter().map(record).collect()).await.unwrap();
+    until("both of them", || frontier() == lsn(4)).await;
+
+    let document = |status: &str| format!(r#"{{"id":1,"status":"{status}","items":[],"total":"0.00"}}"#);
+    target.held.lock().unwrap().insert("1".to_owned(), (lsn(3), document("PAID")));
+    turn.send(Some(confirmed)).unwrap();
+    until("what is there", || target.holds("1") == (lsn(4), document("NEW"))).await;
+    assert_eq!(*target.loads.lock().unwrap(), 1, "it was not loaded anew");
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }

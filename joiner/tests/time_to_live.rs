@@ -179,6 +179,25 @@ fn a_load_leaves_out_what_is_over() {
 }
 
 #[test]
+fn the_record_of_a_snapshot_says_what_is_over_at_the_first_load() {
+    let _alone = ALONE.lock();
+    let dir = tempfile::tempdir().unwrap();
+    let mut shop = Shop::open(joiner(dir.path(), &[OFFER, PRICES]));
+    shop.feed(&[read(offers(), 5, offer(1, 10, Some(0))), read(offers(), 5, offer(2, 10, Some(5)))]);
+    let complete = record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &[(&offers(), 2)]);
+    shop.tell(ProgressRecord { commit_time_ms: START_MS + 6 * HOUR_MS, ..complete });
+    assert_eq!((get(&shop.engine, "1"), get(&shop.engine, "2")), (None, Some(json!({"id": 2, "price": 10}))));
+    // Neither what is not known nor a clock that is set back changes that, and nothing was told that would have to be taken back.
+    shop.tell(ProgressRecord { commit_time_ms: 0, ..tail(5, 6, 0.0, 0) });
+    shop.tell(tail(6, 7, 1.0, 0));
+    assert_eq!(shop.told(), []);
+    let prices = shop.engine.handle().get("prices", &EntityKey::from_text("10")).unwrap().unwrap().1;
+    assert_eq!(serde_json::from_str::<Json>(&prices).unwrap(), json!({"price": 10, "offers": 1}));
+    shop.tell(tail(7, 8, 7.0, 0));
+    assert_eq!(told(&mut shop), gone(&["2", "10"], 8));
+}
+
+#[test]
 fn many_that_come_due_at_once_are_told_with_one_commit_and_leave_their_roll_ups() {
     let _alone = ALONE.lock();
     for chunk_entities in [2, 1000] {

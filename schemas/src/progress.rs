@@ -179,7 +179,7 @@ pub struct ProgressRecord {
     pub from_lsn: Lsn,
     /// Inclusive.
     pub to_lsn: Lsn,
-    /// Commit time of `to_lsn`, in milliseconds since 1970-01-01 UTC; 0 when it is not known.
+    /// When the newest transaction at or before `to_lsn` was committed, in milliseconds since 1970-01-01 UTC; 0 when it is not known.
     pub commit_time_ms: i64,
     /// Events published in this range, by table; tables without any are left out.
     pub counts: BTreeMap<TableName, u64>,

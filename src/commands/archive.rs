@@ -2,41 +2,65 @@
 
 use std::process::ExitCode;
 
-use archive::{Archive, Plan, Range, Verification};
+use anyhow::Context;
+use archive::{Archive, Range, Verification};
 use importer::check::{CheckItem, Level};
 use schemas::Lsn;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::cli::VerifyArgs;
 use crate::config::Config;
 
-/// The archive of a configuration that has one.
-pub(super) async fn open(config: &Config) -> anyhow::Result<Archive> {
-    let opened = config.open_archive().await?;
-    opened.ok_or_else(|| anyhow::anyhow!("the configuration has no archive: add an `archive` section that names its store"))
+/// The archives of a configuration that has any, one for each source.
+async fn open_all(config: &Config) -> anyhow::Result<Vec<Archive>> {
+    config.needs_archive()?;
+    config.open_archives().await
+}
+
+/// The archive of one source: the one that is named, or the only one.
+pub(super) async fn open(config: &Config, source: Option<&str>) -> anyhow::Result<Archive> {
+    let one = config.of(source)?;
+    let name = &one.source().name;
+    let mut opened = open_all(config).await?.into_iter();
+    opened.find(|archive| archive.source() == name).with_context(|| format!("{name} has no archive"))
 }
 
 /// Whether the archive's store can be reached, and is this source's. (That it can be written shows when it is.)
-pub(super) async fn check(config: &Config) -> Option<CheckItem> {
-    config.archive.as_ref()?;
-    let found = async { open(config).await?.plan(&Range { from: Some(Lsn::MAX), ..Range::default() }).await.map_err(Into::into) };
-    let found: anyhow::Result<Plan> = found.await;
-    let (level, detail) = match found {
-        Ok(plan) if plan.archived_to.is_zero() => (Level::Ok, "holds nothing yet".to_owned()),
-        Ok(plan) => (Level::Ok, format!("is complete up to {}", plan.archived_to)),
-        Err(error) => (Level::Problem, format!("{error:#}")),
+pub(super) async fn check(config: &Config) -> Vec<CheckItem> {
+    let item = |name: String, level, detail| CheckItem { name, level, detail, remedy: None };
+    let archives = match config.open_archives().await {
+        Ok(archives) => archives,
+        Err(error) => return vec![item("archive".to_owned(), Level::Problem, format!("{error:#}"))],
     };
-    Some(CheckItem { name: "archive".to_owned(), level, detail, remedy: None })
+    let mut items = Vec::new();
+    for archive in archives {
+        let name = if config.has_several_sources() { format!("{}: archive", archive.source()) } else { "archive".to_owned() };
+        items.push(match archive.plan(&Range { from: Some(Lsn::MAX), ..Range::default() }).await {
+            Ok(plan) if plan.archived_to.is_zero() => item(name, Level::Ok, "holds nothing yet".to_owned()),
+            Ok(plan) => item(name, Level::Ok, format!("is complete up to {}", plan.archived_to)),
+            Err(error) => item(name, Level::Problem, error.to_string()),
+        });
+    }
+    items
 }
 
-pub(super) async fn verify(args: &VerifyArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    let found = archive::verify(&open(config).await?).await?;
-    if args.json {
-        println!("{:#}", json!({"sound": found.is_sound(), "archive": found}));
-    } else {
-        print!("{}", shown(&found));
+/// Looks through the archives of all sources.
+pub(super) async fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let mut found = Vec::new();
+    for archive in open_all(&Config::load(&args.config.config)?).await? {
+        found.push((archive.source().to_owned(), archive::verify(&archive).await?));
     }
-    Ok(if found.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let sound = found.iter().all(|(_, found)| found.is_sound());
+    match (found.as_slice(), args.json) {
+        ([(_, only)], true) => println!("{:#}", json!({"sound": sound, "archive": only})),
+        (several, true) => {
+            let archives = several.iter().map(|(source, found)| (source.clone(), json!(found))).collect::<Map<_, _>>();
+            println!("{:#}", json!({"sound": sound, "archives": archives}));
+        }
+        ([(_, only)], false) => print!("{}", shown(only)),
+        (several, false) => several.iter().for_each(|(source, found)| print!("{source}: {}", shown(found))),
+    }
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn shown(found: &Verification) -> String {

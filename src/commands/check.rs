@@ -89,6 +89,7 @@ async fn database(config: &Config, contracts: Vec<Contract>) -> anyhow::Result<V
     let (source, filter) = (config.source().resolve()?, config.source().filter());
     let mut items = importer::check(&source, &filter).await;
     let settings = config.importer(contracts)?;
+    items.extend(importer::check::time_zone(&source, settings.time_zone.as_deref()).await);
     if settings.snapshot.fenced {
         items.push(importer::check::fence(&source, &filter).await);
     }

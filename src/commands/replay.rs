@@ -11,8 +11,8 @@ use crate::cli::ReplayArgs;
 use crate::config::Config;
 
 pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config.config)?;
-    let archive = open(&config).await?;
+    let config = Config::load(&args.config.config.config)?;
+    let archive = open(&config, args.config.source.as_deref()).await?;
     let range = Range { from: args.from, to: args.to, tables: args.tables, allow_gaps: args.allow_gaps };
     if args.dry_run {
         let plan = archive.plan(&range).await?;

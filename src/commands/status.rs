@@ -24,8 +24,14 @@ fn has_failed(status: &Value) -> bool {
     stopped(&status["source"])
         || status["sources"].as_array().is_some_and(|sources| sources.iter().any(stopped))
         || failed(&status["joiner"])
-        || failed(&status["archive"])
+        || archives(status).any(failed)
         || status["sinks"].as_array().is_some_and(|sinks| sinks.iter().any(failed))
+}
+
+/// The archivers' parts: of one source, or of each.
+fn archives(status: &Value) -> impl Iterator<Item = &Value> {
+    let several = status["archives"].as_array().into_iter().flatten();
+    several.chain([&status["archive"]]).filter(|archive| archive.is_object())
 }
 
 fn text(value: &Value) -> &str {
@@ -73,8 +79,8 @@ fn shown(status: &Value) -> String {
     if status["rebuild"].is_object() {
         rebuild_lines(&status["rebuild"], &mut out);
     }
-    if status["archive"].is_object() {
-        archive_lines(&status["archive"], &mut out);
+    for archive in archives(status) {
+        archive_lines(archive, &mut out);
     }
     if status["checkpoints"].is_object() {
         checkpoint_lines(&status["checkpoints"], &mut out);
@@ -308,15 +314,21 @@ sinks
             json!({"joiner": status["joiner"], "sources": [status["source"], {"name": "bank", "phase": "tailing"}]});
         of_several["joiner"]["sources"] =
             json!({"bank": {"phase": "live", "frontier": "0000002a:00000ac0:0001", "age_ms": 300_000}});
+        let of_source = |name: &str| json!({"source": name, "store": format!("local archive/{name}"), "phase": "archiving"});
+        of_several["archives"] = json!([of_source("bank"), of_source("shop")]);
         let told = shown(&of_several);
         for line in [
+            "archive local archive/bank: archiving",
+            "archive local archive/shop: archiving",
             "source shop: snapshot",
             "source bank: tailing",
             "  of bank: live, everything up to 0000002a:00000ac0:0001, committed 5 min ago",
         ] {
             assert!(told.contains(line), "{told}");
         }
-        assert!(!has_failed(&status));
+        assert!(!has_failed(&status) && !has_failed(&of_several));
+        of_several["archives"][1]["phase"] = json!("failed");
+        assert!(has_failed(&of_several));
         assert!(has_failed(&json!({"source": {"phase": "stopped", "last_error": "gone"}})));
     }
 }

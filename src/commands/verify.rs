@@ -9,10 +9,10 @@ use crate::cli::VerifyArgs;
 use crate::config::Config;
 
 pub(crate) async fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config.config)?.of(args.source.as_ref().and_then(Option::as_deref))?;
     if args.archive {
-        return archive::verify(args, &config).await;
+        return archive::verify(args).await;
     }
+    let config = Config::load(&args.config.config)?.of(args.source.as_ref().and_then(Option::as_deref))?;
     config.source().needs_database("`tributary verify`")?;
     let settings = config.importer(config.load_contracts()?)?;
     let provider = streams::config::open(&config.streams.provider).await?;

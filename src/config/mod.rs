@@ -30,10 +30,11 @@
 //! api:
 //!   listen: 127.0.0.1:8080
 //! ```
-//! With several sources, each is to itself below the same keys ([`Config::of`]): its contracts in `<contracts>/<name>`, its streams under `<prefix>.<name>` (or `<name>`), its saved progress in `<data>/importer/<name>`.
+//! With several sources, each is to itself below the same keys ([`Config::of`]): its contracts in `<contracts>/<name>`, its streams under `<prefix>.<name>` (or `<name>`), its archive in the folder `<name>` of the store, its saved progress in `<data>/importer/<name>`.
 //!
 //! `docs/configuration.md` lists every key; the source's own are in [`source`], those of a service's stream in [`service`]. Relative paths are relative to the folder of the file; those of secrets and certificates (`{file: …}`, `ca_file`) to the working directory.
 
+mod archives;
 mod instances;
 #[cfg(test)]
 mod reference;
@@ -46,7 +47,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use archive::Archive;
 use checkpoints::Checkpoints;
 use objects::Objects;
 use schemas::TableName;
@@ -238,9 +238,6 @@ impl Config {
         if let Some(source) = self.sources.iter().find(|source| source.name.contains('.')) {
             bail!("sources: {:?}: of several sources, none may have a dot in its name", source.name);
         }
-        if self.archive.is_some() {
-            bail!("archive: an archive is of one source: archive each by a pipeline of its own, and leave `archive` out here");
-        }
         Ok(())
     }
 
@@ -270,6 +267,9 @@ impl Config {
             one.streams.prefix =
                 Some(self.streams.prefix.as_ref().map_or_else(|| name.clone(), |prefix| format!("{prefix}.{name}")));
             one.contracts = self.contracts.join(name);
+            if let Some(archive) = &mut one.archive {
+                archive.store = archive.store.below(name);
+            }
             one.progress = Some(name.into());
             let per_table = self.streams.per_table.iter();
             let ours = per_table.filter(|(table, _)| table.source.as_deref().is_none_or(|source| source == name));
@@ -372,14 +372,6 @@ impl Config {
     pub(crate) fn schemas(&self) -> anyhow::Result<Arc<Schemas>> {
         let folder = self.contracts.clone();
         Ok(Arc::new(Schemas::new(move || importer::encodings::read(&folder))?))
-    }
-
-    /// The archive, where there is to be one.
-    pub(crate) async fn open_archive(&self) -> anyhow::Result<Option<Archive>> {
-        let Some(archive) = &self.archive else { return Ok(None) };
-        // Boxed: what looks for credentials is large.
-        let objects = Box::pin(Objects::open(&archive.store)).await?;
-        Ok(Some(Archive::open(objects, &self.source().name, self.prefix(), self.schemas()?).await?))
     }
 
     /// The joiner's checkpoints, where there are to be any.
@@ -533,6 +525,9 @@ mod tests {
         assert_eq!(shop.streams.per_table.keys().map(ToString::to_string).collect::<Vec<_>>(), ["dbo.a"]);
         assert!(config.of(None).unwrap_err().to_string().contains("--source"));
         assert!(config.of(Some("till")).unwrap_err().to_string().contains("bank,shop"));
+        let archived = load(&text(&both, "archive: {store: {local: {path: a}}}\n")).unwrap();
+        let of_bank = archived.of(Some("bank")).unwrap().archive.unwrap();
+        assert!(of_bank.store.to_string().ends_with("/a/bank"), "{}", of_bank.store);
         // One of a list is as one by itself.
         let only = load(&text(&source("shop"), "")).unwrap().of(None).unwrap();
         assert!(
@@ -544,7 +539,6 @@ mod tests {
             (refused(&format!("{both}, {}", source("bank")), ""), "two are called"),
             (refused(&format!("{both}, {}", source("p.shop")), ""), "dot"),
             (refused(&both, &format!("source: {}\n", source("till"))), "keep the list"),
-            (refused(&both, "archive: {store: {local: {path: a}}}\n"), "archive"),
             (refused("", ""), "what is read is missing"),
         ] {
             assert!(told.contains(expected), "{told}");

@@ -6,7 +6,7 @@
 //!   url: sqlserver://tributary@db.example:1433/shop?encrypt=on
 //!   password: {env: MSSQL_PASSWORD}   # or {file: /run/secrets/mssql}, which is read at each connection
 //!   # token: {file: /run/secrets/entra}  # a Microsoft Entra access token instead
-//!   time_zone: Europe/Amsterdam       # the server's, for commit times; default: the offset that it has now
+//!   time_zone: Europe/Amsterdam       # the server's, for commit times; default: the one that it names, else the offset that it has now
 //!   tables: [dbo.orders, sales.*]     # default: every captured table
 //!   exclude: [sales.audit_*]          # of these, none
 //!   poll_interval: 100ms              # how long an idle importer waits at most; a busy one does not

@@ -1,6 +1,7 @@
 //! What the scenarios share: the program's processes, clients, and waiting for conditions.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
+pub mod databases;
 pub mod http;
 pub mod pipeline;
 pub mod process;

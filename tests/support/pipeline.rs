@@ -74,6 +74,34 @@ impl Pipeline {
         path
     }
 
+    /// Makes the embedded log forget all but the last segment of streams, as its retention would.
+    pub fn forget(&self, streams: &[&str]) {
+        streams.iter().for_each(|stream| self.forget_below(stream, u64::MAX));
+    }
+
+    /// The same of what the archive in a folder has: what was published after its last segment stays.
+    pub fn forget_archived(&self, archive: &str, streams: &[&str]) {
+        let folders = std::fs::read_dir(self.path(archive).join("manifests")).unwrap();
+        let files = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
+        let last = files.map(|file| file.unwrap().path()).max().unwrap();
+        let last: Value = serde_json::from_slice(&std::fs::read(last).unwrap()).unwrap();
+        for stream in streams {
+            self.forget_below(stream, last["positions"][stream]["shard-0000"].as_str().unwrap().parse().unwrap());
+        }
+    }
+
+    /// Removes the segments that are followed by one which begins at or before a position.
+    fn forget_below(&self, stream: &str, position: u64) {
+        let shard = self.path("data/streams").join(stream).join("shard-0000");
+        let mut segments: Vec<PathBuf> = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path()).collect();
+        segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+        segments.sort();
+        let first = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+        segments.truncate(segments.partition_point(|segment| first(segment) <= position).saturating_sub(1));
+        assert!(!segments.is_empty(), "{stream}: nothing is forgotten");
+        segments.iter().for_each(|segment| std::fs::remove_file(segment).unwrap());
+    }
+
     /// Starts `tributary <command> --config …`.
     pub fn start(&self, command: &str) -> Process {
         self.start_with(command, &self.config())

@@ -78,9 +78,22 @@ impl Process {
 
     /// SIGTERM, and the exit status.
     pub fn terminate(&mut self) -> ExitStatus {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        self.signal("-TERM");
         self.wait()
+    }
+
+    /// From here on it does nothing, as a process of a machine that hangs, until it wakes.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn wake(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
     }
 
     pub fn wait(&mut self) -> ExitStatus {

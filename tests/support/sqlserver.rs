@@ -1,4 +1,4 @@
-//! The SQL Server of a test, and an ordinary client of it: the stand-in as a process of its own, or, for tests that ask for no more than any server has, the one that
+//! The SQL Server of a test, and an ordinary client of it: the stand-in as a process of its own, or within the test, or, for tests that ask for no more than any server has, the one that
 //! `TRIBUTARY_TEST_MSSQL_URL` names (`sqlserver://login:password@host:port/master?options`). There, each test has a database of its own, which is dropped at its end.
 
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ pub const PASSWORD: &str = "Tributary-1";
 const GIVEN: &str = "TRIBUTARY_TEST_MSSQL_URL";
 
 pub struct SqlServer {
-    /// None: it was there before.
+    /// None: it was there before, or is within the test.
     pub process: Option<Process>,
     pub address: SocketAddr,
     pub database: String,
@@ -23,6 +23,8 @@ pub struct SqlServer {
     /// Of the URL, from its question mark on.
     options: String,
     login: Login,
+    /// The database is the test's, on a server that was there before.
+    given: bool,
 }
 
 /// How a test's own client comes in.
@@ -51,13 +53,33 @@ impl SqlServer {
             "20ms",
         ]);
         let address: SocketAddr = process.line_after("listening on ").trim().parse().unwrap();
+        let mut server = Self::stand_in(address, database);
+        server.process = Some(process);
+        server
+    }
+
+    /// The stand-in within the test, which does to it what happens to servers.
+    #[cfg(feature = "demo")]
+    pub async fn within(database: &str) -> (Self, ::sqlserver::Running) {
+        let options = ::sqlserver::Options {
+            database: database.to_owned(),
+            sa_password: PASSWORD.to_owned(),
+            capture_interval: std::time::Duration::from_millis(20),
+            ..::sqlserver::Options::default()
+        };
+        let running = ::sqlserver::start(options).await.unwrap();
+        (Self::stand_in(running.address(), database), running)
+    }
+
+    fn stand_in(address: SocketAddr, database: &str) -> Self {
         Self {
-            process: Some(process),
+            process: None,
             address,
             database: database.to_owned(),
             password: PASSWORD.to_owned(),
             options: "?encrypt=off".to_owned(),
             login: Login { address, user: "sa".to_owned(), password: PASSWORD.to_owned(), encrypted: false },
+            given: false,
         }
     }
 
@@ -83,6 +105,7 @@ impl SqlServer {
                 password: source.password.reveal().to_owned(),
                 encrypted: source.encrypt != importer::Encryption::Off,
             },
+            given: true,
         };
         let mut client = server.login.connect("master").await;
         execute(&mut client, &format!("CREATE DATABASE [{}]", server.database)).await;
@@ -118,7 +141,7 @@ impl Login {
 impl Drop for SqlServer {
     /// Leaves a server that was there before as it was.
     fn drop(&mut self) {
-        if self.process.is_some() {
+        if !self.given {
             return;
         }
         let (login, name) = (self.login.clone(), self.database.clone());

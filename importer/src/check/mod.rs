@@ -4,11 +4,13 @@
 //! that would show it: the import itself may not need it.
 
 mod capture;
+mod clock;
 mod grants;
 
 use schemas::table::TableName;
 use serde::Serialize;
 
+pub use clock::time_zone;
 pub use grants::grants;
 
 use crate::config::{TableFilter, matches};

@@ -50,10 +50,11 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Follows the source, until the catalog has moved or all that was asked for is done.
 pub(crate) async fn run(session: &mut Session<'_>) -> Result<End, Error> {
     check_not_behind(session).await?;
-    let saved = session.saved.lsn();
+    let (saved, committed) = (session.saved.lsn(), session.commit_time_ms);
     session.status.update(|status| {
         status.activity = Activity::Tailing;
         status.published_lsn = Some(saved);
+        status.published_commit_time_ms = (committed > 0).then_some(committed);
     });
     reread::tell(session);
     let mut watch = Watch::new(session.config);
@@ -181,7 +182,7 @@ async fn end(session: &mut Session<'_>, (from, to): (Lsn, Lsn), last: Option<Tra
         session.commit_time_ms = last.commit_time_ms;
         session.saved.last_transaction = Some(last.lsn);
     }
-    session.finish(Phase::Tail, from, to, session.commit_time_ms).await?;
+    session.finish(Phase::Tail, from, to).await?;
     session.saved.phase = SavedPhase::Tail { lsn: to };
     let rereads = session.saved.rereads.len();
     session.saved.forget_passed();
@@ -204,7 +205,7 @@ fn account(session: &Session<'_>, to: Lsn, took: Duration) {
     session.status.update(|status| {
         status.published_lsn = Some(to);
         status.captured_lsn = status.captured_lsn.max(Some(to));
-        status.published_commit_time_ms = Some(committed);
+        status.published_commit_time_ms = (committed > 0).then_some(committed);
         status.lag_ms = Some(lag_ms);
     });
 }

@@ -94,6 +94,9 @@ async fn a_quiet_source_says_that_it_lives() {
     world.say(&[account(1, "ann")]).await;
     let seen = world.import_until("ticks of nothing", |seen| seen.progress.len() > 4).await;
     assert_eq!(seen.events.len(), 1);
+    // So time passes, from the snapshot on.
+    let times: Vec<i64> = seen.progress.iter().map(|record| record.commit_time_ms).collect();
+    assert!(times[0] > 0 && times.is_sorted() && times.last() > times.first(), "{times:?}");
     // What comes then is in the next one.
     world.config.heartbeat = PATIENCE;
     world.say(&[account(1, "anna")]).await;

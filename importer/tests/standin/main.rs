@@ -19,6 +19,7 @@ mod resume;
 mod server;
 mod sink;
 mod support;
+mod times;
 mod types;
 mod verify;
 mod workload;

@@ -101,7 +101,7 @@ impl Checkpoints {
             copies.push(Copied { folder, facts });
         }
         let config = config.clone();
-        let made = tokio::task::spawn_blocking(move || reshape::reshape(copies, &config)).await;
+        let made = self.beside(move || reshape::reshape(copies, &config)).await;
         let Copied { folder, facts } = made.map_err(|error| Error::Ended { reason: error.to_string() })??;
         let database = restoring.join(joiner::checkpoint::DATABASE);
         std::fs::rename(folder.join(joiner::checkpoint::DATABASE), &database)

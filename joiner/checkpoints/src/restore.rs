@@ -20,7 +20,7 @@ use joiner::checkpoint::Facts;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::manifest::{File, Manifest};
-use crate::writer::{blocking, folder_error, hex};
+use crate::writer::{folder_error, hex};
 use crate::{Checkpoints, Error};
 
 /// Files that are fetched side by side, a part of each in memory.
@@ -132,12 +132,12 @@ impl Checkpoints {
                 });
             };
             bytes += data.len() as u64;
-            (out, hasher) = blocking(&path, "it cannot be written", move || {
+            let write = move || {
                 hasher.update(&data);
                 out.write_all(&data)?;
                 Ok((out, hasher))
-            })
-            .await?;
+            };
+            (out, hasher) = self.blocking(&path, "it cannot be written", write).await?;
         }
         if bytes != file.bytes || hex(&hasher) != file.checksum {
             let told = format!(
@@ -149,6 +149,6 @@ impl Checkpoints {
             );
             return Err(self.damaged(&file.part(0), told));
         }
-        blocking(&path, "it cannot be written", move || out.sync_all()).await
+        self.blocking(&path, "it cannot be written", move || out.sync_all()).await
     }
 }

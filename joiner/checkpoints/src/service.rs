@@ -275,7 +275,7 @@ impl Service {
     async fn save(&self, writer: &mut Writer, name: Option<&str>) -> Result<Made, Error> {
         clear(&self.folder)?;
         let (joiner, folder) = (self.joiner.clone(), self.folder.clone());
-        let taken = tokio::task::spawn_blocking(move || joiner.checkpoint(&folder)).await;
+        let taken = self.checkpoints.beside(move || joiner.checkpoint(&folder)).await;
         let state = taken.map_err(|error| Error::Ended { reason: error.to_string() })??;
         writer.save(&self.folder, state, name, now_ms()).await
     }

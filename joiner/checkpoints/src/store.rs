@@ -1,6 +1,7 @@
 //! The chain of checkpoints in object storage, as everybody may read it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bytes::Bytes;
 use objects::{Creation, ObjectPath, Objects};
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Error;
 use crate::manifest::{self, Checkpoint, FORMAT, Header, Manifest, Savepoint};
+use crate::writer::folder_error;
 
 /// The checkpoints of one pipeline, or of one of its instances that make a share of the entities each. Cloning shares them.
 #[derive(Debug, Clone)]
@@ -19,6 +21,7 @@ pub struct Checkpoints {
     range: KeyRange,
     /// Where those of all instances are.
     all: Objects,
+    in_place: bool,
 }
 
 /// Which checkpoint is meant.
@@ -65,13 +68,37 @@ pub struct Listed {
 impl Checkpoints {
     /// Makes no request yet.
     pub fn open(objects: Objects, source: &str) -> Self {
-        Self { all: objects.clone(), objects, source: source.to_owned(), range: KeyRange::ALL }
+        Self { all: objects.clone(), objects, source: source.to_owned(), range: KeyRange::ALL, in_place: false }
     }
 
     /// Those of the instance that makes this share of the entities.
     pub fn of_range(&self, range: KeyRange) -> Self {
         let objects = if range.is_all() { self.all.clone() } else { self.all.within(&manifest::range_folder(range)) };
-        Self { objects, source: self.source.clone(), range, all: self.all.clone() }
+        Self { objects, range, ..self.clone() }
+    }
+
+    /// What blocks is done where it is asked for, and not on threads beside it: for a simulation, in which nothing happens that does not follow from its seed.
+    pub fn in_place(self) -> Self {
+        Self { in_place: true, ..self }
+    }
+
+    /// Does work that blocks.
+    pub(crate) async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, tokio::task::JoinError> {
+        if self.in_place { Ok(work()) } else { tokio::task::spawn_blocking(work).await }
+    }
+
+    /// Does something with files.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        path: &Path,
+        what: &'static str,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let done = self.beside(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        done.map_err(folder_error(path, what))
     }
 
     pub fn range(&self) -> KeyRange {

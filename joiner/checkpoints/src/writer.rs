@@ -173,7 +173,7 @@ impl Writer {
             let cached = known.get(&(name.clone(), bytes)).filter(|_| is_immutable(&name)).cloned();
             let checksum = match cached {
                 Some(checksum) => checksum,
-                None => checksum_of(folder.join(&name)).await?,
+                None => checksum_of(&self.checkpoints, folder.join(&name)).await?,
             };
             if is_immutable(&name) {
                 self.known.insert((name.clone(), bytes), checksum.clone());
@@ -193,9 +193,12 @@ impl Writer {
     async fn upload(&self, folder: &Path, files: &[File]) -> Result<(), Error> {
         let parts = files.iter().flat_map(|file| (0..file.parts()).map(move |part| (file, part)));
         let puts = parts.map(|(file, part)| {
-            let (path, object, objects) = (folder.join(&file.name), file.part(part), self.checkpoints.objects.clone());
+            let (path, object, checkpoints) = (folder.join(&file.name), file.part(part), self.checkpoints.clone());
             let length = PART_BYTES.min(file.bytes - part * PART_BYTES);
-            async move { Ok::<_, Error>(objects.put(&object, read_part(path, part * PART_BYTES, length).await?).await?) }
+            async move {
+                let data = read_part(&checkpoints, path, part * PART_BYTES, length).await?;
+                Ok::<_, Error>(checkpoints.objects.put(&object, data).await?)
+            }
         });
         let puts: Vec<_> = puts.collect();
         futures_util::stream::iter(puts).buffer_unordered(CONCURRENCY).try_collect().await
@@ -260,17 +263,9 @@ fn list_folder(folder: &Path) -> Result<Vec<(String, u64)>, Error> {
     Ok(found)
 }
 
-pub(crate) async fn blocking<T: Send + 'static>(
-    path: &Path,
-    what: &'static str,
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    done.map_err(folder_error(path, what))
-}
-
-async fn checksum_of(path: PathBuf) -> Result<String, Error> {
-    blocking(&path.clone(), "a checkpoint cannot be read", move || {
+async fn checksum_of(checkpoints: &Checkpoints, path: PathBuf) -> Result<String, Error> {
+    let place = path.clone();
+    let done = checkpoints.blocking(&place, "a checkpoint cannot be read", move || {
         let mut file = LocalFile::open(path)?;
         let mut hasher = Xxh3::new();
         let mut buffer = vec![0; 1 << 20];
@@ -280,21 +275,22 @@ async fn checksum_of(path: PathBuf) -> Result<String, Error> {
                 read => hasher.update(&buffer[..read]),
             }
         }
-    })
-    .await
+    });
+    done.await
 }
 
 pub(crate) fn hex(hasher: &Xxh3) -> String {
     format!("{:032x}", hasher.digest128())
 }
 
-async fn read_part(path: PathBuf, at: u64, length: u64) -> Result<Bytes, Error> {
-    blocking(&path.clone(), "a checkpoint cannot be read", move || {
+async fn read_part(checkpoints: &Checkpoints, path: PathBuf, at: u64, length: u64) -> Result<Bytes, Error> {
+    let place = path.clone();
+    let done = checkpoints.blocking(&place, "a checkpoint cannot be read", move || {
         let mut file = LocalFile::open(path)?;
         file.seek(SeekFrom::Start(at))?;
         let mut data = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
         file.read_exact(&mut data)?;
         Ok(data.into())
-    })
-    .await
+    });
+    done.await
 }

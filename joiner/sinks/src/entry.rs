@@ -8,6 +8,7 @@
 //!     retry: {budget_seconds: 3600}
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,6 +157,10 @@ impl Sink for Configured {
 
     async fn lacking(&mut self) -> Result<Vec<String>, Error> {
         self.sink.lacking().await
+    }
+
+    fn describe(&mut self, made_of: &BTreeMap<Arc<str>, String>) -> bool {
+        self.sink.describe(made_of)
     }
 
     fn note(&self) -> Option<String> {

@@ -1,5 +1,6 @@
 //! Where entities go, behind one trait, and reading them back where they can be queried.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,7 +126,13 @@ pub trait Sink: Send {
     async fn held(&mut self) -> Result<Held, Error> {
         Ok(Held::Unknown)
     }
-    /// Entities whose documents the target holds, and not all that is to stand beside them (a column is new): they are loaded anew, and the others are not. Asked after [`held`](Self::held).
+    /// What each entity's documents follow from: a text that is another where they are. Asked before anything else. A target that keeps it with the documents answers true, and names as [`lacking`](Self::lacking) an entity whose documents may be of another one: whoever
+    /// goes on from an earlier state does not know what has been written since.
+    fn describe(&mut self, made_of: &BTreeMap<Arc<str>, String>) -> bool {
+        let _ = made_of;
+        false
+    }
+    /// Entities whose documents the target holds, and not all that is to stand beside them (a column is new), or not all as they are made now ([`describe`](Self::describe)): they are loaded anew, and the others are not. Asked after [`held`](Self::held).
     async fn lacking(&mut self) -> Result<Vec<String>, Error> {
         Ok(Vec::new())
     }

@@ -10,6 +10,7 @@
 //! Of several sources it is that of the root's own one, not the least of all: whether the time is over is said by the root's row alone, and that row is known as of that LSN. A source that stands still holds nobody else's entities back, and whatever makes an entity's time be over is a step of the source that its root is of.
 //!
 //! Where nothing is committed, SQL Server's capture enters an empty transaction every five minutes, and a service's stream has an empty tick: each is a progress record without changes, and a step. So time passes while nothing else does, as finely as that.
+//! A load begins with a time too: the record that ends a snapshot has that of the newest commit before it.
 //!
 //! A commit time of zero is not known; nothing is over then.
 

@@ -163,7 +163,7 @@ impl<'a> Assembler<'a> {
             return self.first(0, &prefix, out).map(Made::of);
         }
         if let Some(written) = self.view.overlay.and_then(|overlay| overlay.get(index, &prefix)) {
-            return written.as_deref().map_or(Ok(Made::LeftOut), |row| self.node(0, row, out, &mut Sums::none()));
+            return written.map_or(Ok(Made::LeftOut), |row| self.node(0, row, out, &mut Sums::none()));
         }
         let (mut last, mut row) = std::mem::take(&mut self.root);
         if last != prefix {

@@ -54,7 +54,8 @@ impl Waiting {
 
     /// Takes what is due, in the total order.
     pub(super) fn take(&mut self, due: &Due) -> Vec<Change> {
-        let mut taken = Vec::new();
+        let ready = self.runs.range(..=(due.to, u64::MAX));
+        let mut taken = Vec::with_capacity(ready.map(|(_, run)| run.len()).sum());
         for (&shard, rows) in &mut self.rows {
             let last = due.covered.up_to(shard);
             while let Some(row) = rows.pop_front_if(|row| reread::numbers(&row.position).1 <= last) {
@@ -65,12 +66,8 @@ impl Waiting {
         while let Some(run) = self.runs.first_entry().filter(|run| run.key().0 <= due.to) {
             let mut run = run.remove();
             let of_step = run.as_slice().partition_point(|change| change.position.commit_lsn <= due.to);
-            if taken.is_empty() && of_step == run.len() {
-                taken = run.collect();
-            } else {
-                taken.extend(run.by_ref().take(of_step));
-                self.keep(run);
-            }
+            taken.extend(run.by_ref().take(of_step));
+            self.keep(run);
         }
         self.bytes -= bytes_of(&taken);
         // Runs that are in order already are found as such, and merged.

@@ -4,7 +4,14 @@
 //! Two states may go to the same vector by different ways, and the sum says nothing of two vectors that are ahead of one another. Say that sinks were told of a document as of (a1, b1), and that another state (restored, or
 //! built of the streams) tells them of it as of (a2, b0), with a2 > a1 and b0 < b1: if the sum is the lesser one it is refused, and if b0 to b1 does not touch the document, nobody would say again what has changed from a1 to a2. So a state that is new
 //! tells nothing until each source has been read to where its progress stream ended when the state was opened ([`Core::await_published`]). Whatever was told before stands for a vector that is not ahead of that one in any component, so all that the
-//! state tells has a greater version, or the same with the same content (INV-5 then refuses nothing that is needed). Of one source all vectors are on one chain, and nothing is waited for.
+//! state tells has a greater version, or the same with the same content (INV-5 then refuses nothing that is needed).
+//!
+//! Of one source all vectors are on one chain. It is waited for as well, for what lies between two steps.
+//! - *A document that changed and changed back.* Sinks were told of it as of a version between them; the state, which takes larger steps where much is there to be read, finds it as it was, and would tell nothing. So whatever a change touches
+//!   while it is waited is told as it stands then ([`Standing::forgets`](crate::state::meta::Standing::forgets)), whether or not it differs from what it was: a document that differs at any LSN in between from what it is at the end is touched in between.
+//! - *Definitions that have changed since the checkpoint, and back again.* Sinks hold documents of others than the state serves, in versions that are ahead of it. Those sinks are loaded ([`sinks::Sink::describe`]), and the load has to be as new as anything that they hold.
+//!
+//! Nothing is late for it: sinks were told what is read again, and topics hear of each entity once.
 
 use rocksdb::WriteBatch;
 use schemas::Lsn;
@@ -17,18 +24,17 @@ use crate::state::meta::{SourceStanding, Stage};
 use crate::status::FanOut;
 use crate::step::Report;
 
-const AWAITING: &str =
-    "the state is new: entities are told once every source has been read to where it had been published when the joiner started";
+const AWAITING: &str = "the state is new, or was restored: entities are told once every source has been read to where it had been published when the joiner started";
 
 impl Core {
     /// Whether [`Core::await_published`] is to be called.
     pub(crate) fn is_awaiting(&self) -> bool {
-        self.standing.awaiting
+        self.standing.awaiting || self.standing.stage() == Stage::Empty && !self.standing.live
     }
 
     /// Nothing is told until the progress streams have been read to where they end now.
     pub(crate) fn await_published(&mut self, ends: Vec<(StreamName, Positions)>) {
-        self.awaited = Some(ends);
+        (self.standing.awaiting, self.awaited) = (true, Some(ends));
     }
 
     /// Whether progress streams have been read to these ends, and all that they tell has been joined.
@@ -51,6 +57,10 @@ impl Core {
             return Ok(false);
         }
         (self.standing.awaiting, self.awaited) = (false, None);
+        if self.standing.live && self.standing.complete_after == Lsn::MAX {
+            // Of one that was merged.
+            self.standing.complete_after = self.standing.frontier;
+        }
         if self.standing.go_live() && self.standing.pending.is_none() && self.standing.is_consistent() {
             self.settle_head();
         }

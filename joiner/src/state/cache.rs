@@ -1,4 +1,5 @@
-//! Rows that steps have looked up by their whole key, kept from step to step: many documents refer to the same few rows, and a lookup in the database costs twenty times as much.
+//! What steps have read, kept from step to step: rows that were looked up by their whole key, because many documents refer to the same few; and the rows of clusters (the lines of an order), because what has changed is likely to change again soon. A
+//! lookup in the database costs twenty times as much.
 //!
 //! Holds what the database holds, as of the last step that was written: only the core's steps read through it, and each step that is written is applied to it ([`RowCache::apply`]) before the next reads.
 
@@ -7,20 +8,33 @@ use std::sync::Arc;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use super::run::Run;
 use super::view::Overlay;
+use crate::catalog::Catalog;
 
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: usize = 96;
+/// Clusters that take more are read from the database each time.
+const LARGEST_RUN: usize = 16 << 10;
 
-/// `None`: there is no such row.
-type Kept = Option<Arc<[u8]>>;
+#[derive(Clone)]
+enum Kept {
+    /// A row by its whole key; `None`: there is no such row.
+    Row(Option<Arc<[u8]>>),
+    /// The rows of a cluster by what their keys begin with: no key of the same index is as short.
+    Run(Arc<Run>),
+}
 
 #[derive(Clone)]
 struct Bytes;
 
 impl Weighter<Box<[u8]>, Kept> for Bytes {
-    fn weight(&self, key: &Box<[u8]>, row: &Kept) -> u64 {
-        (key.len() + row.as_ref().map_or(0, |row| row.len()) + ENTRY_BYTES) as u64
+    fn weight(&self, key: &Box<[u8]>, kept: &Kept) -> u64 {
+        let bytes = match kept {
+            Kept::Row(row) => row.as_ref().map_or(0, |row| row.len()),
+            Kept::Run(run) => run.memory(),
+        };
+        (key.len() + bytes + ENTRY_BYTES) as u64
     }
 }
 
@@ -28,31 +42,82 @@ pub(crate) struct RowCache(Cache<Box<[u8]>, Kept, Bytes>);
 
 impl std::fmt::Debug for RowCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RowCache").field("rows", &self.0.len()).field("bytes", &self.0.weight()).finish()
+        f.debug_struct("RowCache").field("entries", &self.0.len()).field("bytes", &self.0.weight()).finish()
     }
 }
 
 impl RowCache {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self(Cache::with_weighter((bytes / 256).max(16), bytes as u64, Bytes))
+        Self(Cache::with_weighter((bytes / 512).max(16), bytes as u64, Bytes))
     }
 
-    pub(crate) fn get(&self, key: &[u8]) -> Option<Kept> {
-        self.0.get(key)
+    /// A row by its whole key.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Option<Arc<[u8]>>> {
+        match self.0.get(key)? {
+            Kept::Row(row) => Some(row),
+            Kept::Run(_) => None,
+        }
     }
 
     /// Keeps what the database holds.
     pub(crate) fn put(&self, key: &[u8], row: Option<&[u8]>) {
-        self.0.insert(key.into(), row.map(Arc::from));
+        self.0.insert(key.into(), Kept::Row(row.map(Arc::from)));
+    }
+
+    /// The rows of a cluster.
+    pub(crate) fn run(&self, prefix: &[u8]) -> Option<Arc<Run>> {
+        match self.0.get(prefix)? {
+            Kept::Run(run) => Some(run),
+            Kept::Row(_) => None,
+        }
+    }
+
+    /// Keeps the rows of a cluster, all that the database holds.
+    pub(crate) fn put_run(&self, prefix: &[u8], run: &Run) {
+        if run.memory() <= LARGEST_RUN {
+            self.0.insert(prefix.into(), Kept::Run(Arc::new(run.clone())));
+        }
     }
 
     /// Follows what a step has written. What is not kept is not taken in.
-    pub(crate) fn apply(&self, written: &Overlay) {
-        written.for_each(|key, row| {
-            if self.0.peek(key).is_some() {
-                self.0.insert(key.into(), row.map(Arc::from));
+    pub(crate) fn apply<'w>(&self, catalog: &Catalog, written: &'w Overlay) {
+        for (index, writes) in catalog.indexes.iter().zip(written.by_index()) {
+            let mut writes = writes.iter().peekable();
+            while let Some((key, row)) = writes.next() {
+                self.follow(key, row);
+                // All that is written to one cluster stands together.
+                let Some(prefix) = index.cluster_of(key) else { continue };
+                let kept = match self.0.peek(prefix) {
+                    Some(Kept::Run(run)) => Some(run),
+                    Some(Kept::Row(_)) | None => None,
+                };
+                let mut of_run = Vec::new();
+                let mut take = |key: &'w [u8], row| {
+                    if kept.is_some() {
+                        of_run.push((&key[prefix.len()..], row));
+                    }
+                };
+                take(key, row);
+                while let Some((key, row)) = writes.next_if(|(key, _)| key.starts_with(prefix)) {
+                    self.follow(key, row);
+                    take(key, row);
+                }
+                if let Some(run) = kept {
+                    let run = run.with(of_run);
+                    if run.memory() <= LARGEST_RUN {
+                        self.0.insert(prefix.into(), Kept::Run(Arc::new(run)));
+                    } else {
+                        self.0.remove(prefix);
+                    }
+                }
             }
-        });
+        }
+    }
+
+    fn follow(&self, key: &[u8], row: Option<&[u8]>) {
+        if let Some(Kept::Row(_)) = self.0.peek(key) {
+            self.put(key, row);
+        }
     }
 
     pub(crate) fn clear(&self) {

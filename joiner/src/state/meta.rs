@@ -331,7 +331,7 @@ pub(crate) struct Standing {
     /// Entities, by their numbers, of which something has yet to be made of all documents ([`crate::catalog::Catalog::made_first`]).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) unmade: BTreeSet<u16>,
-    /// Nothing is told until every source has been read to where it had been published when the state was opened ([`crate::core`]); of several sources only.
+    /// Nothing is told until every source has been read to where it had been published when the state was opened ([`crate::core`]).
     #[serde(default)]
     pub(crate) awaiting: bool,
     /// The incarnation in which that was asked for last.
@@ -433,6 +433,11 @@ impl Standing {
     /// Whether the rows of tables are the sources' as of the frontier.
     pub(crate) fn can_be_read(&self) -> bool {
         self.live && !self.holds()
+    }
+
+    /// Whether documents may have been told as nobody knows who goes by this state: it is merged of several, or what was told after it is read again.
+    pub(crate) fn forgets(&self) -> bool {
+        self.awaiting || !self.mixed_until.is_zero()
     }
 
     /// Whether rows are of different ages, or may be of ages before what has been told: nothing is assembled then.

@@ -41,7 +41,9 @@ pub(crate) mod meta;
 pub(crate) mod migrate;
 pub(crate) mod outbox;
 pub(crate) mod row;
+pub(crate) mod run;
 pub(crate) mod view;
+pub(crate) mod writes;
 
 use crate::definitions::Definitions;
 use crate::error::Error;
@@ -101,7 +103,7 @@ const STANDING: &[u8] = b"standing";
 const DEFINITIONS: &[u8] = b"definitions";
 const CURSOR: &str = "cursor/";
 pub(crate) const DEAD: &str = "dead/";
-const VECTOR: &[u8] = b"vector/";
+pub(crate) const VECTOR: &[u8] = b"vector/";
 
 fn vector_key(version: Lsn) -> Vec<u8> {
     [VECTOR, version.as_bytes()].concat()
@@ -114,13 +116,13 @@ pub struct Memory {
     pub write_buffer_bytes: usize,
     /// Blocks of the files as they are read, decompressed. The files themselves are in the system's cache, which gives memory back: more here made nothing faster.
     pub block_cache_bytes: usize,
-    /// Rows that were looked up, kept in memory from step to step.
+    /// Rows that were looked up, and those of clusters, kept in memory from step to step.
     pub row_cache_bytes: usize,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { write_buffer_bytes: 256 << 20, block_cache_bytes: 128 << 20, row_cache_bytes: 64 << 20 }
+        Self { write_buffer_bytes: 192 << 20, block_cache_bytes: 64 << 20, row_cache_bytes: 64 << 20 }
     }
 }
 
@@ -142,6 +144,11 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Opens the state in `path`, which must be ours; [`meta::claim`] tells its incarnation.
     pub(crate) fn open(path: &Path, incarnation: u64, memory: Memory) -> Result<Arc<Self>, Error> {
+        Self::open_as(path, incarnation, memory, true)
+    }
+
+    /// The same; `compacts`: whether files are merged in the background.
+    pub(crate) fn open_as(path: &Path, incarnation: u64, memory: Memory, compacts: bool) -> Result<Arc<Self>, Error> {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -151,8 +158,11 @@ impl Store {
         options.set_db_write_buffer_size(memory.write_buffer_bytes);
         options.set_max_total_wal_size(memory.write_buffer_bytes as u64 * 2);
         let cache = Cache::new_lru_cache(memory.block_cache_bytes);
-        let families =
-            Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, memory, &cache)));
+        let families = Family::ALL.map(|family| {
+            let mut options = family_options(family, memory, &cache);
+            options.set_disable_auto_compactions(!compacts);
+            ColumnFamilyDescriptor::new(family.name(), options)
+        });
         let database = path.join(DATABASE);
         let db = DB::open_cf_descriptors(&options, database, families).map_err(|error| Error::rocksdb(path, &error))?;
         let store = Self { db, path: path.to_owned(), incarnation, synced: AtomicU64::new(0) };
@@ -269,7 +279,8 @@ impl Store {
     pub(crate) fn put_standing(&self, batch: &mut WriteBatch, standing: &Standing) -> Result<(), Error> {
         let bytes = serde_json::to_vec(standing).map_err(|error| self.corrupt(error.to_string()))?;
         batch.put_cf(self.family(Family::Meta)?, STANDING, bytes);
-        if standing.sources.len() > 1 {
+        // What a merged state goes through before it tells anything may have the sums of what others have told.
+        if standing.sources.len() > 1 && (standing.mixed_until.is_zero() || !standing.holds()) {
             let vector: Vec<u8> = standing.sources.iter().flat_map(|source| *source.frontier.as_bytes()).collect();
             batch.put_cf(self.family(Family::Meta)?, vector_key(standing.frontier), vector);
         }

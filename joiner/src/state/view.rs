@@ -3,18 +3,19 @@
 //! A step's own writes must be seen when its entities are assembled, and must not be in the database before everything else of the step is. So they are collected in an
 //! [`Overlay`] first, read through it, and written in one batch at the end.
 //!
-//! A step assembles each document twice, as it was and as it is. The rows of the cluster visited last are kept for that ([`Run`]), and rows that are looked up by their whole key are kept from step to
-//! step ([`RowCache`]).
+//! A step assembles each document twice, as it was and as it is. The rows of the cluster visited last are kept for that ([`Run`]); they, and rows that are looked up by their whole key, are kept from step to
+//! step as well ([`RowCache`]).
 //!
 //! [`Cursor`]s stay where they are between visits: visiting prefixes in rising order moves forward without seeking, which makes assembling many roots in key order a merge of sorted
 //! runs rather than a lookup for each.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::sync::Arc;
 
 use rocksdb::{DBRawIterator, ReadOptions, Snapshot, WriteBatch};
 
 use super::cache::RowCache;
+use super::run::Run;
+use super::writes::Writes;
 use super::{Family, Store};
 use crate::catalog::{Catalog, Index, IndexId, IndexKind, SlotPart};
 use crate::error::Error;
@@ -56,17 +57,12 @@ pub(crate) fn place(id: IndexId, index: &Index, row: Row<'_>, out: &mut Vec<u8>)
     Ok(put_parts(&index.cluster, row, index.keeps_null, out)? && put_parts(&index.suffix, row, true, out)?)
 }
 
-pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
-
-/// A row as it was; `None`: there was none.
-type Was = Option<Vec<u8>>;
-
 /// Puts (`Some`) and deletes (`None`), by index.
 #[derive(Debug, Clone)]
 pub(crate) struct Overlay {
     indexes: Vec<Writes>,
     /// By index, of those that roots stand in: rows as the changes say that they were before the first of them. Rows of which they do not say it are not here.
-    was: Vec<Option<HashMap<Vec<u8>, Was>>>,
+    was: Vec<Option<Writes>>,
     /// At least the bytes that a batch of them takes.
     bytes: usize,
 }
@@ -78,53 +74,60 @@ impl Overlay {
             .entities
             .iter()
             .filter_map(|entity| entity.root_index(&catalog.indexes))
-            .for_each(|index| was[index] = Some(HashMap::new()));
-        Self { indexes: vec![Writes::new(); catalog.indexes.len()], was, bytes: 0 }
+            .for_each(|index| was[index] = Some(Writes::default()));
+        Self { indexes: vec![Writes::default(); catalog.indexes.len()], was, bytes: 0 }
     }
 
     pub(crate) fn set(&mut self, index: IndexId, key: &[u8], value: Option<&[u8]>) {
         // In a batch, an operation, its family and two lengths stand beside the key and the row.
         self.bytes += 12 + key.len() + value.map_or(0, <[u8]>::len);
-        let value = value.map(<[u8]>::to_vec);
-        match self.indexes[index].get_mut(key) {
-            Some(slot) => *slot = value,
-            None => drop(self.indexes[index].insert(key.to_vec(), value)),
-        }
+        self.indexes[index].set(key, value);
     }
 
-    pub(crate) fn get(&self, index: IndexId, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+    pub(crate) fn get(&self, index: IndexId, key: &[u8]) -> Option<Option<&[u8]>> {
         self.indexes[index].get(key)
     }
 
     /// Whether it is to be told what stood at a key of an index ([`Overlay::set_was`]) that is about to be written to.
     pub(crate) fn asks(&self, index: IndexId, key: &[u8]) -> bool {
-        self.was[index].is_some() && !self.indexes[index].contains_key(key)
+        self.was[index].is_some() && !self.indexes[index].contains(key)
     }
 
     /// Takes note of what stood at a key of an index that roots stand in.
     pub(crate) fn set_was(&mut self, index: IndexId, key: &[u8], row: Option<&[u8]>) {
         if let Some(was) = &mut self.was[index] {
             self.bytes += key.len() + row.map_or(0, <[u8]>::len);
-            was.insert(key.to_vec(), row.map(<[u8]>::to_vec));
+            was.set(key, row);
         }
     }
 
     /// What the changes say that stood at a key before them, if they do.
     pub(crate) fn was(&self, index: IndexId, key: &[u8]) -> Option<Option<&[u8]>> {
-        self.was[index].as_ref()?.get(key).map(Option::as_deref)
+        self.was[index].as_ref()?.get(key)
     }
 
     /// The keys of an index that something is put at or removed from.
     pub(crate) fn keys(&self, index: IndexId) -> impl Iterator<Item = &[u8]> {
-        self.indexes[index].keys().map(Vec::as_slice)
+        self.indexes[index].iter().map(|(key, _)| key)
+    }
+
+    /// Takes over the indexes of some tables, of which this one has nothing.
+    pub(crate) fn take_over(&mut self, catalog: &Catalog, other: &mut Self, tables: &[bool]) {
+        for (id, index) in catalog.indexes.iter().enumerate() {
+            if tables.get(index.table).is_some_and(|own| *own) {
+                std::mem::swap(&mut self.indexes[id], &mut other.indexes[id]);
+                std::mem::swap(&mut self.was[id], &mut other.was[id]);
+            }
+        }
+        self.bytes += other.bytes;
     }
 
     /// Takes in what another one has where this one has nothing.
     pub(crate) fn lay_under(&mut self, other: &Self) {
         for (id, writes) in other.indexes.iter().enumerate() {
-            for (key, value) in writes {
-                if !self.indexes[id].contains_key(key) {
-                    self.set(id, key, value.as_deref());
+            for (key, value) in writes.iter() {
+                if !self.indexes[id].contains(key) {
+                    self.set(id, key, value);
                 }
             }
         }
@@ -134,11 +137,16 @@ impl Overlay {
         self.bytes
     }
 
-    /// Calls `each` with every key, and the row that is put there.
-    pub(crate) fn for_each(&self, mut each: impl FnMut(&[u8], Option<&[u8]>)) {
-        for (key, row) in self.indexes.iter().flatten() {
-            each(key, row.as_deref());
+    /// Makes the orders that it is gone through in.
+    pub(crate) fn put_in_order(&self) {
+        for writes in &self.indexes {
+            writes.put_in_order();
         }
+    }
+
+    /// What is written to each index, in their order.
+    pub(crate) fn by_index(&self) -> &[Writes] {
+        &self.indexes
     }
 
     /// Adds everything to a batch. `remembered`: by index, whether the places of puts are remembered as well.
@@ -153,7 +161,7 @@ impl Overlay {
         for (id, (index, writes)) in catalog.indexes.iter().zip(&self.indexes).enumerate() {
             let cf = store.family(family(index.kind))?;
             let remembered = remembered.is_some_and(|indexes| indexes[id]);
-            for (key, value) in writes {
+            for (key, value) in writes.iter() {
                 if remembered && value.is_some() {
                     batch.put_cf(seen, key, b"");
                 }
@@ -203,7 +211,13 @@ impl<'a> View<'a> {
             last: Vec::new(),
             placed: false,
             misses: 0,
-            run: (reading == Reading::Twice).then(Run::default),
+            runs: (reading == Reading::Twice).then(|| Runs {
+                prefix: Vec::new(),
+                last: Last::Nowhere,
+                read: Run::default(),
+                cache: self.cache,
+                index: &self.catalog.indexes[index],
+            }),
         })
     }
 
@@ -215,7 +229,7 @@ impl<'a> View<'a> {
     /// Calls `then` with the row at exactly this key, if there is one.
     pub(crate) fn get<T>(&self, index: IndexId, key: &[u8], then: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, Error> {
         if let Some(written) = self.overlay.and_then(|overlay| overlay.get(index, key)) {
-            return Ok(written.as_deref().map(then));
+            return Ok(written.map(then));
         }
         if let Some(kept) = self.cache.and_then(|cache| cache.get(key)) {
             return Ok(kept.as_deref().map(then));
@@ -233,51 +247,71 @@ impl<'a> View<'a> {
 pub(crate) struct Cursor<'a> {
     store: &'a Store,
     rows: DBRawIterator<'a>,
-    /// The prefix visited last: everything that begins with it, and nothing past it, has been stepped over.
+    /// The prefix that the iterator has gone to last: everything that begins with it, and nothing past it, has been stepped over, if it is `placed`.
     last: Vec<u8>,
     placed: bool,
     /// How often in a row the next place was not near; places passed since that was given up count as well.
     misses: usize,
-    run: Option<Run>,
+    runs: Option<Runs<'a>>,
 }
 
-/// Runs that are longer are read from the database each time.
-const RUN_BYTES: usize = 256 << 10;
-
-/// The rows of the prefix visited last.
-#[derive(Default)]
-struct Run {
-    bytes: Vec<u8>,
-    /// For each row, where the rest of its key ends and where the row does.
-    ends: Vec<(u32, u32)>,
-    /// Whether it is all of them.
-    whole: bool,
+/// The rows of the prefix visited last, and those of others that are kept from step to step.
+struct Runs<'a> {
+    prefix: Vec<u8>,
+    last: Last,
+    read: Run,
+    cache: Option<&'a RowCache>,
+    index: &'a Index,
 }
 
-impl Run {
-    /// Takes in the rows that begin with `prefix`, as far as there is room.
-    fn fill(&mut self, rows: &mut DBRawIterator<'_>, prefix: &[u8]) {
-        self.bytes.clear();
-        self.ends.clear();
-        self.whole = false;
-        while self.bytes.len() < RUN_BYTES {
-            let Some((key, row)) = rows.item().and_then(|(key, row)| Some((key.strip_prefix(prefix)?, row))) else {
-                self.whole = true;
-                return;
-            };
-            self.bytes.extend_from_slice(key);
-            let key_end = self.bytes.len() as u32;
-            self.bytes.extend_from_slice(row);
-            self.ends.push((key_end, self.bytes.len() as u32));
-            rows.next();
+/// Where the rows of the prefix visited last are.
+enum Last {
+    /// Not in memory.
+    Nowhere,
+    /// They have been read: all, or the first of very many, behind which the iterator stands.
+    Read,
+    Kept(Arc<Run>),
+}
+
+impl Runs<'_> {
+    /// The rows of the prefix visited last, as far as they are in memory.
+    fn last(&self) -> Option<&Run> {
+        match &self.last {
+            Last::Nowhere => None,
+            Last::Read => Some(&self.read),
+            Last::Kept(run) => Some(run),
         }
     }
 
-    /// The rest of the key, and the row.
-    fn get(&self, nth: usize) -> Option<(&[u8], &[u8])> {
-        let &(key_end, end) = self.ends.get(nth)?;
-        let start = nth.checked_sub(1).map_or(0, |before| self.ends[before].1);
-        Some((&self.bytes[start as usize..key_end as usize], &self.bytes[key_end as usize..end as usize]))
+    /// Whether these are all.
+    fn is_whole(&self) -> bool {
+        self.last().is_some_and(|run| run.whole)
+    }
+
+    /// Goes on to another prefix. Answers whether its rows are in memory.
+    fn go(&mut self, prefix: &[u8]) -> bool {
+        if self.is_whole() && self.prefix == prefix {
+            return true;
+        }
+        self.prefix.clear();
+        self.prefix.extend_from_slice(prefix);
+        self.last = self.cache.and_then(|cache| cache.run(prefix)).map_or(Last::Nowhere, Last::Kept);
+        matches!(self.last, Last::Kept(_))
+    }
+
+    /// Reads the rows of the prefix, to which the iterator has gone.
+    fn fill(&mut self, rows: &mut DBRawIterator<'_>) {
+        self.read.fill(rows, &self.prefix);
+        self.last = Last::Read;
+        if self.read.whole {
+            // An iterator that has failed ends as well.
+            if let Some(cache) = self.cache
+                && rows.status().is_ok()
+                && self.index.cluster_of(&self.prefix).is_some_and(|cluster| cluster.len() == self.prefix.len())
+            {
+                cache.put_run(&self.prefix, &self.read);
+            }
+        }
     }
 }
 
@@ -316,14 +350,16 @@ impl Cursor<'_> {
         writes: Option<&Writes>,
         each: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let kept = self.placed && self.last == prefix && self.run.as_ref().is_some_and(|run| run.whole);
-        if !kept {
+        if !self.runs.as_mut().is_some_and(|runs| runs.go(prefix)) {
             self.go(prefix)?;
             self.last.clear();
             self.last.extend_from_slice(prefix);
-            if let Some(run) = &mut self.run {
-                run.fill(&mut self.rows, prefix);
+            self.placed = false;
+            if let Some(runs) = &mut self.runs {
+                runs.fill(&mut self.rows);
+                self.placed = runs.is_whole();
             }
+            self.rows.status().map_err(|error| self.store.error(&error))?;
         }
         self.merge(prefix, &[], writes, each)
     }
@@ -341,7 +377,10 @@ impl Cursor<'_> {
         }
         self.rows.seek([prefix, from].concat());
         self.rows.status().map_err(|error| self.store.error(&error))?;
-        self.run = self.run.is_some().then(Run::default);
+        self.placed = false;
+        if let Some(runs) = &mut self.runs {
+            runs.last = Last::Nowhere;
+        }
         let visited = self.merge(prefix, from, writes, each);
         self.placed = false;
         visited
@@ -355,12 +394,11 @@ impl Cursor<'_> {
         writes: Option<&Writes>,
         mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let run = self.run.as_ref();
+        let run = self.runs.as_ref().and_then(Runs::last);
         let whole = run.is_some_and(|run| run.whole);
-        self.placed = whole;
         let mut nth = 0;
         let start = [prefix, from].concat();
-        let written = writes.map(|writes| writes.range::<[u8], _>((Bound::Included(start.as_slice()), Bound::Unbounded)));
+        let written = writes.map(|writes| writes.from(&start));
         let mut written = written.into_iter().flatten().map_while(|(key, row)| Some((key.strip_prefix(prefix)?, row))).peekable();
         loop {
             let of_run = run.and_then(|run| run.get(nth));
@@ -395,7 +433,9 @@ impl Cursor<'_> {
                 self.rows.next();
             }
         }
-        self.placed = true;
+        if !whole {
+            self.placed = true;
+        }
         self.rows.status().map_err(|error| self.store.error(&error))
     }
 }

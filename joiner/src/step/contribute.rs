@@ -128,7 +128,7 @@ impl Contributed {
 
     pub(super) fn is_written(&self, tools: &Tools) {
         if let Some((overlay, _)) = &self.0 {
-            tools.cache.apply(overlay);
+            tools.cache.apply(&tools.catalog, overlay);
         }
     }
 }

@@ -62,6 +62,17 @@ pub(crate) struct Touched {
 /// Takes keys of entities that are not kept: some of them may come more than once.
 type Overflow<'o> = &'o mut dyn FnMut(Vec<Vec<u8>>) -> Result<(), Error>;
 
+/// Whether the ways up from two rows of a node are one: they are the same in the columns that lead upwards, and no other tells anything on the way.
+fn leads_alike(entity: &Entity, id: NodeId, one: &[&[u8]], other: &[&[u8]]) -> bool {
+    let node = &entity.nodes[id];
+    let same = |slot: usize| one.get(slot) == other.get(slot);
+    !node.parts
+        && match node.parent {
+            Some(_) => node.link.iter().all(|link| same(link.own_slot)),
+            None => entity.key.iter().all(|part| same(part.slot)),
+        }
+}
+
 /// Collects the keys of entities: entity (u16), then the entity key's parts.
 pub(crate) struct Dirty<'a, 'o> {
     view: View<'a>,
@@ -135,7 +146,13 @@ impl<'a, 'o> Dirty<'a, 'o> {
                 // A row that the place's filter leaves out, or left out, is not part of any document there.
                 let takes_part =
                     |image: &&Vec<&[u8]>| doubtful || place.filter.is_none_or(|slot| image.get(slot).copied() == Some(b"true"));
-                for image in [&before, &after].into_iter().flatten().filter(takes_part) {
+                let mut images = [&before, &after].into_iter().flatten().filter(takes_part);
+                let (first, second) = (images.next(), images.next());
+                let again = |(first, second): (&Vec<&[u8]>, &Vec<&[u8]>)| {
+                    leads_alike(&catalog.entities[place.entity], place.node, first, second)
+                };
+                let second = second.filter(|second| !first.is_some_and(|first| again((first, second))));
+                for image in first.into_iter().chain(second) {
                     self.image(place.entity, place.node, image)?;
                 }
             }
@@ -169,6 +186,10 @@ impl<'a, 'o> Dirty<'a, 'o> {
         } else {
             self.limit = usize::MAX;
             self.up(entity, node, row)?;
+        }
+        // Changes of one entity mostly follow one another.
+        if self.found.len() == 1 && self.roots.last() == self.found.last() {
+            self.found.clear();
         }
         self.roots.append(&mut self.found);
         if self.roots.len() >= self.tidy_at { self.make_room() } else { Ok(()) }

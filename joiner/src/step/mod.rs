@@ -2,7 +2,8 @@
 //!
 //! # Blind puts
 //! A change is applied without reading: its before image tells every place where the old row stands, its after image every place where the new one goes. This is right as long as the state holds the row of the
-//! before image, which holds once the state is the source's as of the frontier (by induction over the total order).
+//! before image, which holds once the state is the source's as of the frontier (by induction over the total order). Then, too, what a change leaves as it stands (an order's link to its customer, mostly) is not put again. Where
+//! changes have been set aside as dead letters it is: so an index gets whole again bit by bit.
 //!
 //! # Why snapshot rows and a tail that overlaps them converge
 //! A snapshot row was read at some LSN between the snapshot's start S and the time it was read; the tail is replayed from S over it, so a change may meet a row that is newer than its before
@@ -30,7 +31,8 @@
 //! A change of a row that very many documents refer to leads to a fan-out that is kept in the database and worked off in chunks: [`fan_out`].
 //!
 //! # Several threads
-//! Documents are independent of each other: threads take them piece by piece, and what they made is put together in the order of the keys.
+//! What is made of one table's rows has to do with no other's: large steps are applied table by table side by side ([`rows`]). Documents are independent of each other: threads take them piece by piece, and what they made is put
+//! together in the order of the keys. The cache follows beside the write.
 
 use std::sync::Arc;
 
@@ -69,6 +71,9 @@ use crate::state::meta::{Pending, Standing};
 use crate::state::outbox;
 use crate::state::view::{Overlay, Reading, View};
 use crate::state::{Family, Store};
+
+/// The bytes of rows from which on a thread of its own is worth its start.
+const WORTH_A_THREAD: usize = 256 << 10;
 
 /// What a step works with.
 #[derive(Debug)]
@@ -139,7 +144,7 @@ pub(crate) fn write_rows(
     let mut batch = WriteBatch::default();
     overlay.write(&tools.catalog, &tools.store, beside.remembered, &mut batch)?;
     tools.store.write_with(batch, standing)?;
-    tools.cache.apply(overlay);
+    tools.cache.apply(&tools.catalog, overlay);
     Ok(())
 }
 
@@ -237,7 +242,7 @@ impl Writing<'_> {
         let marks = fan_outs.look_up(store, self.snapshot, &owners)?;
         let at_once = if beside.hold || standing.pending.is_some() { 0 } else { chunk };
         // Of rows of different ages no document can be told.
-        let mixed = !standing.mixed_until.is_zero();
+        let mixed = standing.forgets();
         if !beside.hold {
             standing.mixed_until = Lsn::ZERO;
         }
@@ -268,10 +273,25 @@ impl Writing<'_> {
             standing.head = tail;
             (standing.head_frontier, standing.head_commit_time_ms) = fan_outs.complete(standing);
         }
-        store.write_with(batch, standing)?;
-        self.tools.cache.apply(self.overlay);
+        drop(made);
+        self.write_batch(batch, standing)?;
         contributed.is_written(self.tools);
         Ok(())
+    }
+
+    /// Writes the batch, and has the cache follow.
+    fn write_batch(&self, batch: WriteBatch, standing: &Standing) -> Result<(), Error> {
+        let Tools { store, catalog, cache, share, .. } = self.tools;
+        if share.threads < 2 || self.overlay.bytes() < WORTH_A_THREAD {
+            store.write_with(batch, standing)?;
+            cache.apply(catalog, self.overlay);
+            return Ok(());
+        }
+        std::thread::scope(|scope| {
+            // Should the writing fail, nothing is read through the cache any more.
+            scope.spawn(|| cache.apply(catalog, self.overlay));
+            store.write_with(batch, standing)
+        })
     }
 
     /// What is kept of aggregates and does not hold any more.
@@ -314,7 +334,7 @@ fn put_pending(
         return Ok(());
     }
     let family = store.family(Family::Pending)?;
-    if standing.pending.is_some() {
+    if standing.pending.is_some() && !mixed {
         // What is pending already keeps the hash of its document as it was at the last consistent frontier.
         let mut new = Vec::with_capacity(rest.len());
         for key in rest {

@@ -73,7 +73,7 @@ impl Begun {
     pub(super) fn leave(&mut self, writing: &Writing<'_>, owners: &[Vec<u8>]) -> Result<(), Error> {
         let store = &writing.tools.store;
         let standing = self.standing(store)?;
-        let mixed = !standing.mixed_until.is_zero();
+        let mixed = standing.forgets();
         let tail = standing.pending.map_or(standing.head, |pending| pending.tail);
         let mut batch = WriteBatch::default();
         let owners = owners.iter().map(|key| (key.as_slice(), None)).collect();

@@ -1,5 +1,7 @@
 //! What the changes of a step make of the rows, before anything is written ([`super`] argues why it is right).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use schemas::Lsn;
 
 use super::{Report, Tools};
@@ -22,14 +24,15 @@ pub(crate) struct Applied {
 }
 
 /// Applies changes to an overlay, in total order, and counts them. `counting`: by table, what counts of it while it is read again: the rest is left out. `ticks`: where each
-/// tick of the step ends. `most`: what the overlay may take; where that is too little, the rest is only counted. `again`: rows may be newer than the changes.
+/// tick of the step ends. `most`: what the overlay may take; where that is too little, the rest is only counted. `again`: rows may be newer than the changes; `exact`: the state is the source's, and nothing that led to it was
+/// set aside.
 pub(crate) fn apply(
     tools: &Tools,
     taken: &Taken,
     counting: Vec<Option<Counting>>,
     ticks: &[Lsn],
     most: usize,
-    again: bool,
+    (again, exact): (bool, bool),
 ) -> Result<Applied, Error> {
     let snapshot = tools.store.db().snapshot();
     let before = tools.view(&snapshot);
@@ -37,31 +40,83 @@ pub(crate) fn apply(
     let none = vec![0; tables];
     let received = vec![0; tables * ticks.len().max(1)];
     let mut report = Report { received, applied: none.clone(), dead: none.clone(), reread: none, ..Report::default() };
-    let (mut tick, mut whole) = (0, true);
-    let mut rows = Rows::new(&tools.catalog);
-    taken.for_each(|change| {
-        if !reread::counts(counting[change.table], change.reader, change.commit_lsn) {
-            return Ok(());
-        }
-        if change.reader.is_some() {
-            report.reread[change.table] += 1;
-        } else {
-            while ticks.get(tick).is_some_and(|end| change.commit_lsn > *end) && tick + 1 < ticks.len() {
-                tick += 1;
+    let (bytes, counting_of) = (AtomicUsize::new(0), &counting);
+    let part = |own: &[bool], mut report: Option<&mut Report>| {
+        let mut rows = Rows { exact, ..Rows::new(&tools.catalog) };
+        let mut tick = 0;
+        taken.for_each(|change| {
+            let counting = counting_of[change.table];
+            if !reread::counts(counting, change.reader, change.commit_lsn) {
+                return Ok(());
             }
-            report.received[tick * tables + change.table] += 1;
-            let counts = if change.kind == Kind::Dead { &mut report.dead } else { &mut report.applied };
-            counts[change.table] += 1;
-        }
-        if whole && change.kind == Kind::Rows {
-            rows.apply(before, change, again || counting[change.table].is_some())?;
-            if rows.overlay.bytes() > most {
-                (whole, rows) = (false, Rows::new(&tools.catalog));
+            if let Some(report) = &mut report {
+                report.count(change, tables, ticks, &mut tick);
             }
+            if own[change.table] && change.kind == Kind::Rows && bytes.load(Ordering::Relaxed) <= most {
+                let taken = rows.overlay.bytes();
+                rows.apply(before, change, again || counting.is_some())?;
+                bytes.fetch_add(rows.overlay.bytes() - taken, Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        rows.overlay.put_in_order();
+        Ok::<_, Error>(rows.overlay)
+    };
+    let shares = divide(tools, taken);
+    let mut overlay = std::thread::scope(|scope| {
+        let part = &part;
+        let others: Vec<_> = shares[1..].iter().map(|own| (own, scope.spawn(move || part(own, None)))).collect();
+        let mut overlay = part(&shares[0], Some(&mut report))?;
+        for (own, other) in others {
+            let mut other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            overlay.take_over(&tools.catalog, &mut other, own);
         }
-        Ok(())
+        Ok::<_, Error>(overlay)
     })?;
-    Ok(Applied { overlay: rows.overlay, whole, counting, report })
+    let whole = bytes.into_inner() <= most;
+    if !whole {
+        overlay = Overlay::new(&tools.catalog);
+    }
+    Ok(Applied { overlay, whole, counting, report })
+}
+
+impl Report {
+    /// Counts a change; `tick`: the one that the last was of.
+    fn count(&mut self, change: ChangeRef<'_>, tables: usize, ticks: &[Lsn], tick: &mut usize) {
+        if change.reader.is_some() {
+            self.reread[change.table] += 1;
+            return;
+        }
+        while ticks.get(*tick).is_some_and(|end| change.commit_lsn > *end) && *tick + 1 < ticks.len() {
+            *tick += 1;
+        }
+        self.received[*tick * tables + change.table] += 1;
+        let counts = if change.kind == Kind::Dead { &mut self.dead } else { &mut self.applied };
+        counts[change.table] += 1;
+    }
+}
+
+/// For fewer changes another thread is not worth its start.
+const CHANGES_PER_THREAD: usize = 2048;
+
+/// Shares the tables out among threads, by how many changes each has; by share, which tables are in it. What is made of one table's rows has to do with no other's: an index is of one table.
+fn divide(tools: &Tools, taken: &Taken) -> Vec<Vec<bool>> {
+    let tables = tools.catalog.tables.len();
+    let Taken::Memory(changes) = taken else { return vec![vec![true; tables]] };
+    let threads = tools.share.threads.min(changes.len() / CHANGES_PER_THREAD).max(1);
+    let mut counts = vec![(0, 0); tables];
+    // Some of them tell how many are whose.
+    changes.iter().step_by(64).for_each(|change| counts[usize::from(change.table)].0 += 1);
+    counts.iter_mut().enumerate().for_each(|(table, count)| count.1 = table);
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    let mut shares = vec![(0, vec![false; tables]); threads.min(tables).max(1)];
+    for (count, table) in counts {
+        if let Some((sum, own)) = shares.iter_mut().min_by_key(|(sum, _)| *sum) {
+            *sum += count;
+            own[table] = true;
+        }
+    }
+    shares.into_iter().map(|(_, own)| own).collect()
 }
 
 #[derive(Default)]
@@ -77,12 +132,14 @@ struct Buffers {
 /// What changes make of the rows.
 pub(super) struct Rows {
     pub(super) overlay: Overlay,
+    /// Whether all that was put before stands in the state: what would be put as it stands there need not be put.
+    exact: bool,
     buffers: Buffers,
 }
 
 impl Rows {
     pub(super) fn new(catalog: &Catalog) -> Self {
-        Self { overlay: Overlay::new(catalog), buffers: Buffers::default() }
+        Self { overlay: Overlay::new(catalog), exact: false, buffers: Buffers::default() }
     }
 
     /// Takes in the next change. `before`: the state without any of them; `doubtful`: the before image need not be what stands in it.
@@ -104,21 +161,32 @@ impl Rows {
         for &id in &table.indexes {
             let index = &catalog.indexes[id];
             let kept = |row: Row<'_>| catalog.share.keeps(&catalog.entities, id, |slot| row.get(slot));
-            let has_old = match old {
-                Some(row) => place(id, index, row, &mut buffers.old_key).map_err(refused)? && kept(row),
+            let new_stands = match new {
+                Some((row, _)) => place(id, index, row, &mut buffers.new_key).map_err(refused)?,
                 None => false,
             };
-            let has_new = match new {
-                Some((row, _)) => place(id, index, row, &mut buffers.new_key).map_err(refused)? && kept(row),
-                None => false,
+            let old_stands = match (old, new) {
+                (Some(row), Some((other, _))) if index.puts_alike(row, other) => {
+                    buffers.old_key.clone_from(&buffers.new_key);
+                    new_stands
+                }
+                (Some(row), _) => place(id, index, row, &mut buffers.old_key).map_err(refused)?,
+                (None, _) => false,
             };
+            let has_new = new_stands && new.is_some_and(|(row, _)| kept(row));
+            let has_old = old_stands && old.is_some_and(kept);
             if !doubtful {
                 let was = change.before.filter(|_| has_old);
                 let place = if was.is_some() { Some(&buffers.old_key) } else { has_new.then_some(&buffers.new_key) };
                 self.note(id, place, was);
             }
-            if has_old && !(has_new && buffers.old_key == buffers.new_key) {
+            let stays = has_old && has_new && buffers.old_key == buffers.new_key;
+            if has_old && !stays {
                 self.overlay.set(id, &buffers.old_key, None);
+            }
+            let same = |slot: &usize| matches!((old, new), (Some(old), Some((new, _))) if old.get(*slot) == new.get(*slot));
+            if stays && self.exact && !doubtful && index.stored.iter().all(same) {
+                continue;
             }
             if let Some((row, image)) = new.filter(|_| has_new) {
                 let value = stored(table, &index.stored, row, image, &mut buffers.value);

@@ -93,7 +93,12 @@ impl Reader<'_> {
     }
 
     pub(crate) fn open(&mut self, streams: &Streams) {
-        let engine = Engine::open(&self.config).unwrap_or_else(|error| panic!("{error}"));
+        let mut engine = Engine::open(&self.config).unwrap_or_else(|error| panic!("{error}"));
+        if engine.awaits().next().is_some() {
+            // Restored: so that it is compared at every frontier, nothing counts as published.
+            engine.await_published(Vec::new());
+            engine.advance().unwrap();
+        }
         self.handed.clear();
         let position = |stream: &StreamName, shard: &ShardId| {
             let sequence = engine.positions().get(stream).and_then(|shards| shards.get(shard));
@@ -379,7 +384,7 @@ pub(crate) fn reader<'a>(
     config.layout = layout;
     config.sources[0].schemas = schemas.clone();
     config.range = range;
-    config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 2 << 10 };
+    config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 64 << 10 };
     config.chunk_bytes = if dice.chance(30) { 1 + dice.below(2000) } else { 1 << 20 };
     config.chunk_entities = if dice.chance(60) { 1 + dice.below(3) } else { 1000 };
     config.step_changes = if dice.chance(60) { 1 + dice.below(12) as u64 } else { 20_000 };

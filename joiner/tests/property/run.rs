@@ -93,7 +93,7 @@ pub(crate) fn several(seed: u64) -> [u64; 5] {
         let checks = parts.iter().map(|part| part.checks).sum();
         if dice.chance(15) || !any {
             match if split { None } else { merged(&mut dice, &mut parts) } {
-                Some(one) => return [checks + to_the_end(&mut dice, one, &source), 1, 0, 0, 0],
+                Some(one) => return [checks + read_to_the_end(&mut dice, one, &source), 1, 0, 0, 0],
                 // Of a source that ends while rows are of different ages nothing can be merged.
                 None if !any => return [checks, 0, 0, 0, 0],
                 None => {}
@@ -137,7 +137,7 @@ fn merged<'a>(dice: &mut Dice, parts: &mut [Reader<'a>]) -> Option<Reader<'a>> {
     Some(one)
 }
 
-fn to_the_end(dice: &mut Dice, mut one: Reader<'_>, source: &Source<'_>) -> u64 {
+fn read_to_the_end(dice: &mut Dice, mut one: Reader<'_>, source: &Source<'_>) -> u64 {
     let told = one.told.take();
     one.open(&source.streams);
     let head = *one.engine().handle().outbox().head().borrow();

@@ -107,8 +107,9 @@ impl Source<'_> {
     }
 
     fn record(&mut self, phase: Phase, from: u64, to: u64) {
-        // That of a snapshot is not known, and a record of rows that were read again moves nothing.
-        let commit_time_ms = if phase == Phase::Tail && to > from { self.time(to) } else { 0 };
+        // That of a snapshot is known where something was captured before it. A record of rows that were read again moves nothing.
+        let known = if phase == Phase::Tail { to > from } else { to.is_multiple_of(2) };
+        let commit_time_ms = if known { self.time(to) } else { 0 };
         let greatest = self.history.times.values().copied().max().unwrap_or_default();
         // A record of an importer that has died meanwhile may come to a place where another one was before.
         self.history.times.entry(to).or_insert(greatest.max(commit_time_ms));

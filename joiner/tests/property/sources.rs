@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use joiner::{Config, Engine, Memory, Page};
-use schemas::Lsn;
+use joiner::reshape::{Copied, reshape};
+use joiner::{Config, Engine, Error, Memory, Page};
 use schemas::change::{EntityChange, EntityKey};
+use schemas::plan::Plan;
 use schemas::progress::{SequenceNumber, ShardId, StreamName};
+use schemas::{KeyRange, Lsn};
 use serde_json::Value as Json;
 use streams::{Batch, Layout};
 use tempfile::TempDir;
@@ -45,7 +47,11 @@ fn database(sources: &[Source<'_>], vector: &[u64]) -> (Database, Vec<i64>) {
 fn join(sources: &[Source<'_>], config: &Config, vector: &[u64]) -> Vec<Entities> {
     let (database, times) = database(sources, vector);
     let brute = Brute::new(sources[0].world, &database, times);
-    config.plans.iter().map(|plan| brute.entities(plan).into_iter().collect()).collect()
+    let of_share = |plan: &Plan| {
+        let all = brute.entities(plan).into_iter();
+        all.filter(|(key, _)| config.range.holds(&plan.entity, key)).collect()
+    };
+    config.plans.iter().map(|plan| of_share(plan)).collect()
 }
 
 /// Refuses whatever is older than what it holds.
@@ -283,6 +289,32 @@ impl Reader<'_, '_> {
         self.cursor = Some(cursor);
     }
 
+    /// Reads whatever is left, and answers how many frontiers were compared.
+    fn read_to_the_end(&mut self, dice: &mut Dice) -> u64 {
+        while self.feed(dice, None) {
+            if dice.chance(20) && self.engine().advance().unwrap() {
+                self.check();
+            }
+            if dice.chance(2) {
+                self.restart(dice);
+            }
+        }
+        self.end();
+        self.checks
+    }
+
+    /// Everything has been read: it is applied and told.
+    fn end(&mut self) {
+        while self.engine().advance().unwrap() {
+            self.check();
+        }
+        let ends: Vec<Lsn> = self.sources.iter().map(|source| source.streams.progress.last().unwrap().to_lsn).collect();
+        assert_eq!(self.engine().frontiers(), ends, "not everything was applied");
+        self.check();
+        let head = *self.engine().handle().outbox().head().borrow();
+        assert!(head.live && self.engine().handle().status().fan_out.is_none(), "not everything was told");
+    }
+
     fn scan(&self, entity: &str, version: Lsn) -> Entities {
         let found = Mutex::new(Entities::new());
         let receive = |changes: Vec<EntityChange>| {
@@ -298,44 +330,64 @@ impl Reader<'_, '_> {
     }
 }
 
+/// Both sources, with all that they publish.
+struct Published<'w> {
+    layout: Layout,
+    sources: Vec<Source<'w>>,
+    origins: Vec<joiner::Source>,
+}
+
+impl<'w> Published<'w> {
+    fn new(dice: &mut Dice, world: &'w World) -> Self {
+        let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
+        let (mut sources, mut origins) = (Vec::new(), Vec::new());
+        for name in NAMES {
+            let tables = world.tables.iter().enumerate().filter(|(_, table)| table.name.source.as_deref() == Some(name));
+            let (tables, schemas): (Vec<usize>, Vec<_>) = tables.map(|(id, table)| (id, table.clone())).unzip();
+            let (encodings, schemas) = Encodings::of(&schemas);
+            sources.push(published(dice, world, layout, encodings, name, tables));
+            // In another order than that of their names.
+            origins.insert(0, joiner::Source { schemas, ..joiner::Source::new(name, name) });
+        }
+        Self { layout, sources, origins }
+    }
+
+    /// A joiner that has read nothing yet.
+    fn reader(&self, dice: &mut Dice, world: &World) -> Reader<'_, 'w> {
+        let state = dir();
+        let mut config = Config::of(state.path(), world.plans.clone(), self.origins.clone());
+        config.layout = self.layout;
+        config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 64 << 10 };
+        config.chunk_entities = if dice.chance(40) { 1 + dice.below(3) } else { 1000 };
+        config.step_changes = if dice.chance(60) { 1 + dice.below(12) as u64 } else { 20_000 };
+        config.part_rows = if dice.chance(70) { 2 } else { 32 };
+        config.buffer_bytes = if dice.chance(25) { 200 } else { 1 << 20 };
+        config.portion_bytes = if dice.chance(30) { dice.below(600) } else { 1 << 20 };
+        Reader {
+            sources: &self.sources,
+            config,
+            engine: None,
+            handed: BTreeMap::new(),
+            records: Vec::new(),
+            published: vec![0; NAMES.len()],
+            target: Target::default(),
+            cursor: None,
+            last: Vector::new(),
+            earlier: None,
+            dirs: vec![state],
+            checks: 0,
+            begun_anew: 0,
+        }
+    }
+}
+
 /// Runs a case; answers how many frontiers were compared, how often the sources were at different places in them, and how often a state was lost or put back.
 pub(crate) fn case(seed: u64) -> [u64; 5] {
     let mut dice = Dice::new(seed);
     let world = World::of_sources(&mut dice, &NAMES);
-    let layout = if dice.chance(50) { Layout::Shared } else { Layout::Table };
-    let (mut sources, mut origins): (Vec<Source<'_>>, _) = (Vec::new(), Vec::new());
-    for name in NAMES {
-        let tables = world.tables.iter().enumerate().filter(|(_, table)| table.name.source.as_deref() == Some(name));
-        let (tables, schemas): (Vec<usize>, Vec<_>) = tables.map(|(id, table)| (id, table.clone())).unzip();
-        let (encodings, schemas) = Encodings::of(&schemas);
-        sources.push(published(&mut dice, &world, layout, encodings, name, tables));
-        // In another order than that of their names.
-        origins.insert(0, joiner::Source { schemas, ..joiner::Source::new(name, name) });
-    }
-    let state = dir();
-    let mut config = Config::of(state.path(), world.plans.clone(), origins);
-    config.layout = layout;
-    config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 2 << 10 };
-    config.chunk_entities = if dice.chance(40) { 1 + dice.below(3) } else { 1000 };
-    config.step_changes = if dice.chance(60) { 1 + dice.below(12) as u64 } else { 20_000 };
-    config.part_rows = if dice.chance(70) { 2 } else { 32 };
-    config.buffer_bytes = if dice.chance(25) { 200 } else { 1 << 20 };
-    config.portion_bytes = if dice.chance(30) { dice.below(600) } else { 1 << 20 };
-    let mut reader = Reader {
-        sources: &sources,
-        config,
-        engine: None,
-        handed: BTreeMap::new(),
-        records: Vec::new(),
-        published: vec![0; NAMES.len()],
-        target: Target::default(),
-        cursor: None,
-        last: Vector::new(),
-        earlier: None,
-        dirs: vec![state],
-        checks: 0,
-        begun_anew: 0,
-    };
+    let published = Published::new(&mut dice, &world);
+    let sources = &published.sources;
+    let mut reader = published.reader(&mut dice, &world);
     reader.open();
     let mut apart = 0;
     let mut slow = None;
@@ -364,13 +416,81 @@ pub(crate) fn case(seed: u64) -> [u64; 5] {
             reader.begin_anew(&mut dice);
         }
     }
-    while reader.engine().advance().unwrap() {
-        reader.check();
-    }
-    let ends: Vec<Lsn> = sources.iter().map(|source| source.streams.progress.last().unwrap().to_lsn).collect();
-    assert_eq!(reader.engine().frontiers(), ends, "not everything was applied");
-    reader.check();
-    let head = *reader.engine().handle().outbox().head().borrow();
-    assert!(head.live && reader.engine().handle().status().fan_out.is_none(), "not everything was told");
+    reader.end();
     [reader.checks, apart, reader.begun_anew, 0, 0]
+}
+
+/// Instances with a share each, that read both sources at speeds of their own; then one that is merged of them, wherever they stand, and writes to the same target. Answers how many frontiers were compared, whether one was merged, and whether it was of states of which none was
+/// behind the others in both sources.
+pub(crate) fn several(seed: u64) -> [u64; 5] {
+    let mut dice = Dice::new(seed);
+    let world = World::of_sources(&mut dice, &NAMES).of_tables();
+    let published = Published::new(&mut dice, &world);
+    let count = 2 + dice.below(2) as u32;
+    let mut parts: Vec<Reader<'_, '_>> = Vec::new();
+    for nth in 0..count {
+        let mut part = published.reader(&mut dice, &world);
+        part.config.range = KeyRange::of(nth, count).unwrap();
+        part.open();
+        parts.push(part);
+    }
+    loop {
+        let mut any = false;
+        for (nth, part) in parts.iter_mut().enumerate() {
+            // So that each is behind in a source of its own.
+            let slow = if dice.chance(90) { Some(nth % 2) } else { None };
+            for _ in 0..1 + dice.below(3) {
+                any |= part.feed(&mut dice, slow);
+            }
+            if part.engine().advance().unwrap() {
+                part.check();
+            }
+            if dice.chance(2) {
+                part.restart(&mut dice);
+            }
+        }
+        let checks: u64 = parts.iter().map(|part| part.checks).sum();
+        if dice.chance(50) || !any {
+            match merged(&mut dice, &mut parts, &published, &world) {
+                Some((mut one, apart)) => return [checks + one.read_to_the_end(&mut dice), 1, u64::from(apart), 0, 0],
+                None if !any => return [checks, 0, 0, 0, 0],
+                None => {}
+            }
+        }
+    }
+}
+
+/// One of several, if their states can be merged as they stand; and whether none was behind the others in all sources.
+fn merged<'s, 'w>(
+    dice: &mut Dice,
+    parts: &mut [Reader<'s, 'w>],
+    published: &'s Published<'w>,
+    world: &World,
+) -> Option<(Reader<'s, 'w>, bool)> {
+    let mut one = published.reader(dice, world);
+    let mut copies: Vec<Copied> = Vec::new();
+    for part in parts.iter_mut() {
+        let folder = dir();
+        let facts = part.engine().handle().checkpoint(&folder.path().join(joiner::checkpoint::DATABASE)).unwrap();
+        copies.push(Copied { folder: folder.path().to_owned(), facts });
+        one.dirs.push(folder);
+    }
+    let made = match reshape(copies, &one.config) {
+        Err(Error::NotMerged { .. }) => return None,
+        made => made.unwrap(),
+    };
+    joiner::checkpoint::seal(&made.folder, &made.facts).unwrap();
+    one.config.state_dir.clone_from(&made.folder);
+    let vectors: Vec<Vec<Lsn>> = parts.iter_mut().map(|part| part.engine().frontiers()).collect();
+    let is_least = |one: &Vec<Lsn>| vectors.iter().all(|other| one.iter().zip(other).all(|(one, other)| one <= other));
+    let apart = !vectors.iter().any(is_least);
+    for part in parts {
+        one.target.held.append(&mut part.target.held);
+        one.published.iter_mut().zip(&part.published).for_each(|(all, of_part)| *all = (*all).max(*of_part));
+    }
+    one.open();
+    // The target of each had been handed all that its outbox held.
+    let head = *one.engine().handle().outbox().head().borrow();
+    one.cursor = Some(Cursor { load: head.load, sequence: head.sequence });
+    Some((one, apart))
 }

@@ -97,6 +97,11 @@ impl Shop {
         Self { engine: Engine::open(&config).unwrap(), config, events, records, cursor: self.cursor }
     }
 
+    /// Reads the outbox from where it begins.
+    pub(crate) fn read_from_the_beginning(self) -> Self {
+        Self { cursor: 0, ..self }
+    }
+
     /// Reads what was published after the state's positions.
     pub(crate) fn catch_up(&mut self) {
         let read = |stream: &StreamName| {

@@ -97,6 +97,18 @@ impl Existing {
         if let Err(error) = plans(&config, &config.load_contracts()?) {
             notes.push(format!("a definition has to be edited, because {name} has tables too: {error:#}"));
         }
+        if let ([only], Some(archive)) = (self.config.sources.as_slice(), &config.archive) {
+            let (store, to) = (&archive.store, archive.store.below(&only.name));
+            notes.push(match &self.config.streams.prefix {
+                None => format!(
+                    "an archive that {store} holds of {} belongs to {to} now: move what is in it there, or name another store",
+                    only.name
+                ),
+                Some(_) => {
+                    format!("an archive that {store} holds is of streams that are called otherwise now: name another store")
+                }
+            });
+        }
         if config.state_dir().exists() {
             let (data, known) = (config.data.display(), self.config.source_names());
             notes.push(format!(

@@ -61,6 +61,7 @@ impl Archiver {
     pub fn new(archive: Archive, config: &Config) -> Self {
         let interval = Duration::from_secs(config.interval_seconds);
         let term = Some(Duration::from_secs(config.lease_seconds)).filter(|term| !term.is_zero());
+        let status = StatusHandle::new(archive.source());
         Self {
             archive,
             interval,
@@ -69,7 +70,7 @@ impl Archiver {
             retention: config.retention_days.map(|days| DAY * days.get()),
             term,
             dead_letters: None,
-            status: StatusHandle::default(),
+            status,
         }
     }
 
@@ -86,6 +87,11 @@ impl Archiver {
 
     /// Archives until `shutdown`, or until something happens that needs help. Waits for its turn while another archiver of the same archive works.
     pub async fn run(self, provider: Arc<dyn Provider>, shutdown: CancellationToken) -> Result<(), Error> {
+        self.attempt(provider, shutdown).await
+    }
+
+    /// The same of one that may be run again after a failure.
+    pub async fn attempt(&self, provider: Arc<dyn Provider>, shutdown: CancellationToken) -> Result<(), Error> {
         let result = self.turns(&provider, &shutdown).await;
         match &result {
             Ok(()) => self.status.phase(Phase::Stopped, None),
@@ -307,15 +313,16 @@ impl Run<'_> {
             tracing::warn!(error = %error, "writing a segment failed, trying again");
             tokio::time::sleep(RETRY).await;
         }
-        tell(&segment);
+        tell(self.archiver.archive.source(), &segment);
         self.archiver.status.archived(&segment.manifest);
         self.last = Arc::new(segment.manifest);
         Ok(())
     }
 }
 
-fn tell(segment: &Segment) {
+fn tell(source: &str, segment: &Segment) {
     let manifest = &segment.manifest;
+    let counted = |name, more| ::metrics::counter!(name, "source" => source.to_owned()).increment(more);
     for missing in &manifest.missing {
         tracing::error!(%missing, "events are missing from the stream (INV-6): the archive has what was there");
     }
@@ -323,19 +330,20 @@ fn tell(segment: &Segment) {
         tracing::error!(%gap, "the archive has a gap: the streams had forgotten what was to be archived");
     }
     let missing: u64 = manifest.missing.iter().map(|missing| missing.published - missing.found).sum();
-    ::metrics::counter!(metrics::MISSING).increment(missing);
-    ::metrics::counter!(metrics::GAPS).increment(manifest.gaps.len() as u64);
-    ::metrics::counter!(metrics::SEGMENTS).increment(1);
+    counted(metrics::MISSING, missing);
+    counted(metrics::GAPS, manifest.gaps.len() as u64);
+    counted(metrics::SEGMENTS, 1);
     let sum = |of: fn(&crate::manifest::Object) -> u64| manifest.objects.iter().map(of).sum::<u64>();
-    ::metrics::counter!(metrics::RECORDS).increment(sum(|object| match object.kind {
+    let records = sum(|object| match object.kind {
         Kind::Index => 0,
         _ => object.records,
-    }));
-    ::metrics::counter!(metrics::BYTES).increment(sum(|object| object.bytes));
+    });
+    counted(metrics::RECORDS, records);
+    counted(metrics::BYTES, sum(|object| object.bytes));
     if let Some(ticks) = manifest.ticks.as_ref().filter(|ticks| ticks.commit_time_ms > 0) {
-        ::metrics::gauge!(metrics::ARCHIVED_UP_TO).set(ticks.commit_time_ms as f64 / 1000.0);
+        ::metrics::gauge!(metrics::ARCHIVED_UP_TO, "source" => source.to_owned()).set(ticks.commit_time_ms as f64 / 1000.0);
     }
-    tracing::debug!(segment = manifest.number, frontier = %manifest.frontier, "segment archived");
+    tracing::debug!(source, segment = manifest.number, frontier = %manifest.frontier, "segment archived");
 }
 
 /// Removes what is too old, again and again. An archive that cannot be removed from is no reason not to write it.
@@ -345,7 +353,7 @@ async fn expire(archive: Archive, retention: Duration) -> Result<(), Error> {
         match archive.expire(i64::try_from(before.as_millis()).unwrap_or_default()).await {
             Ok(0) => {}
             Ok(segments) => {
-                ::metrics::counter!(metrics::EXPIRED).increment(segments);
+                ::metrics::counter!(metrics::EXPIRED, "source" => archive.source().to_owned()).increment(segments);
                 tracing::info!(segments, "segments older than the archive's retention are removed");
             }
             Err(error) => tracing::error!(%error, "what is older than the archive's retention cannot be removed"),

@@ -1,5 +1,7 @@
 //! One reader over the archive and the live stream.
 //!
+//! Where there are several sources, each has an archive to itself; a stream's name says whose it is.
+//!
 //! # Where it goes over
 //! A reader begins in the archive if that holds anything after its position, reads segment by segment, and opens the live stream at the position at which the last segment ends. Both sides number records alike, so nothing is
 //! read twice and nothing is passed over, whenever that happens and whatever is written or archived meanwhile: a segment that appears in between is merely not needed.
@@ -35,23 +37,35 @@ const READ_AHEAD: usize = 4;
 /// A stream store whose readers begin in the archive. Everything else is the live store's.
 #[derive(Clone)]
 pub struct Fused {
-    archive: Archive,
+    archives: Arc<[Archive]>,
     live: Arc<dyn Provider>,
 }
 
 impl Fused {
     pub fn new(archive: Archive, live: Arc<dyn Provider>) -> Self {
-        Self { archive, live }
+        Self::of([archive], live)
     }
 
+    /// The same of several sources, none of whose prefixes is the beginning of another's up to a dot.
+    pub fn of(archives: impl IntoIterator<Item = Archive>, live: Arc<dyn Provider>) -> Self {
+        Self { archives: archives.into_iter().collect(), live }
+    }
+
+    /// The archive of the source whose stream it is.
+    fn archive(&self, stream: &StreamName) -> Option<&Archive> {
+        self.archives.iter().find(|archive| archive.is_of(stream))
+    }
+
+    /// None where no archive has the stream.
     fn fused_reader(
         &self,
         stream: &StreamName,
         after: &Positions,
         hashes: Option<RangeInclusive<u128>>,
-    ) -> Box<dyn StreamReader> {
-        let sides = Sides { archive: self.archive.clone(), live: self.live.clone(), stream: stream.clone(), hashes };
-        Box::new(Reader { sides, at: after.clone(), phase: Phase::Between })
+    ) -> Option<Box<dyn StreamReader>> {
+        let archive = self.archive(stream)?.clone();
+        let sides = Sides { archive, live: self.live.clone(), stream: stream.clone(), hashes };
+        Some(Box::new(Reader { sides, at: after.clone(), phase: Phase::Between }))
     }
 }
 
@@ -82,7 +96,10 @@ impl Provider for Fused {
     }
 
     async fn reader(&self, stream: &StreamName, after: &Positions) -> Result<Box<dyn StreamReader>, Error> {
-        Ok(self.fused_reader(stream, after, None))
+        match self.fused_reader(stream, after, None) {
+            Some(reader) => Ok(reader),
+            None => self.live.reader(stream, after).await,
+        }
     }
 
     async fn reader_of(
@@ -91,13 +108,17 @@ impl Provider for Fused {
         after: &Positions,
         hashes: RangeInclusive<u128>,
     ) -> Result<Box<dyn StreamReader>, Error> {
-        Ok(self.fused_reader(stream, after, Some(hashes)))
+        match self.fused_reader(stream, after, Some(hashes.clone())) {
+            Some(reader) => Ok(reader),
+            None => self.live.reader_of(stream, after, hashes).await,
+        }
     }
 
     /// Of whichever side knows of more: what a quiet shard held may have been trimmed from the live stream.
     async fn tips(&self, stream: &StreamName) -> Result<Positions, Error> {
         let mut tips = self.live.tips(stream).await?;
-        let last = self.archive.last().await.map_err(crate::Error::into_stream_error)?;
+        let Some(archive) = self.archive(stream) else { return Ok(tips) };
+        let last = archive.last().await.map_err(crate::Error::into_stream_error)?;
         if let Some(archived) = last.positions.get(stream) {
             merge(&mut tips, archived);
         }

@@ -26,6 +26,7 @@ pub enum Phase {
 /// What an archiver is doing, and how far it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Status {
+    pub source: String,
     /// Where the archive is.
     pub store: String,
     pub phase: Phase,
@@ -70,8 +71,9 @@ pub(crate) struct Waiting {
 }
 
 /// What an archiver says of itself; clones look at the same.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct StatusHandle {
+    source: Arc<str>,
     status: Arc<Mutex<(Status, Waiting)>>,
 }
 
@@ -90,6 +92,15 @@ fn lag(oldest_ms: Option<i64>, now_ms: i64) -> Option<i64> {
 }
 
 impl StatusHandle {
+    pub(crate) fn new(source: &str) -> Self {
+        let status = Status { source: source.to_owned(), ..Status::default() };
+        Self { source: source.into(), status: Arc::new(Mutex::new((status, Waiting::default()))) }
+    }
+
+    fn gauge(&self, name: &'static str, value: f64) {
+        ::metrics::gauge!(name, "source" => self.source.to_string()).set(value);
+    }
+
     fn lock(&self) -> MutexGuard<'_, (Status, Waiting)> {
         // No invariant spans a panic while it is held.
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
@@ -117,7 +128,7 @@ impl StatusHandle {
     pub(crate) fn phase(&self, phase: Phase, error: Option<String>) {
         let (status, _) = &mut *self.lock();
         (status.phase, status.error) = (phase, error);
-        ::metrics::gauge!(metrics::ACTIVE).set(f64::from(u8::from(phase == Phase::Archiving)));
+        self.gauge(metrics::ACTIVE, f64::from(u8::from(phase == Phase::Archiving)));
     }
 
     /// The archive as it was taken over.
@@ -149,11 +160,11 @@ impl StatusHandle {
         self.lock().1 = waiting;
         let status = self.get();
         if let Some(lag_ms) = status.lag_ms {
-            ::metrics::gauge!(metrics::LAG).set(lag_ms as f64 / 1000.0);
+            self.gauge(metrics::LAG, lag_ms as f64 / 1000.0);
         }
-        ::metrics::gauge!(metrics::HELD).set(status.held_bytes as f64);
+        self.gauge(metrics::HELD, status.held_bytes as f64);
         for (name, table) in status.tables {
-            ::metrics::gauge!(metrics::WAITING, "table" => name).set(table.waiting as f64);
+            ::metrics::gauge!(metrics::WAITING, "source" => self.source.to_string(), "table" => name).set(table.waiting as f64);
         }
     }
 }
@@ -170,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_waits_longest_is_the_lag() {
-        let handle = StatusHandle::default();
+        let handle = StatusHandle::new("shop");
         assert_eq!(handle.at(9_000).lag_ms, Some(0));
         let tables = [(TableName::new("dbo", "orders"), (3, 5_000)), (TableName::new("dbo", "items"), (0, 5_000))].into();
         handle.waits(Waiting { tables, oldest_ms: Some(4_000), held_bytes: 7 });

@@ -64,6 +64,22 @@ impl Archive {
         Ok(archive)
     }
 
+    /// Whether an archive has been begun in a store, or in a folder of it: whichever source's.
+    pub async fn is_begun(objects: &Objects, folder: Option<&str>) -> Result<bool, Error> {
+        let path = folder.into_iter().map(Into::into).chain(manifest::header_path().parts()).collect();
+        Ok(objects.get(&path).await?.is_some())
+    }
+
+    /// The source's name.
+    pub fn source(&self) -> &str {
+        &self.header.source
+    }
+
+    /// Whether a stream is one of the source's.
+    pub(crate) fn is_of(&self, stream: &StreamName) -> bool {
+        stream.0.strip_prefix(&self.header.prefix).is_some_and(|rest| rest.starts_with('.'))
+    }
+
     /// Whether there is a header; it has to be ours.
     async fn check_header(&self) -> Result<bool, Error> {
         let path = manifest::header_path();

@@ -113,6 +113,19 @@ impl Config {
         }
     }
 
+    /// A folder in it, as a store of its own.
+    #[must_use]
+    pub fn below(&self, folder: &str) -> Self {
+        match self {
+            Self::Local(options) => Self::Local(LocalOptions { path: options.path.join(folder) }),
+            Self::S3(options) => {
+                let mut options = options.clone();
+                options.prefix = format!("{}/{folder}", options.prefix.trim_matches('/')).trim_start_matches('/').to_owned();
+                Self::S3(options)
+            }
+        }
+    }
+
     pub(crate) async fn store(&self) -> Result<Arc<dyn ObjectStore>, Error> {
         let failed = |source| Error::Open { store: self.to_string(), source: Box::new(source) };
         match self {
@@ -164,6 +177,14 @@ impl S3Options {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_folder_is_a_store_of_its_own() {
+        let below = |text: &str| serde_json::from_str::<Config>(text).unwrap().below("shop").to_string();
+        assert_eq!(below(r#"{"local": {"path": "p/q"}}"#), "p/q/shop");
+        assert_eq!(below(r#"{"s3": {"bucket": "b"}}"#), "s3://b/shop");
+        assert_eq!(below(r#"{"s3": {"bucket": "b", "prefix": "a/b/"}}"#), "s3://b/a/b/shop");
+    }
 
     #[test]
     fn a_choice_reads_back_and_typos_are_refused() {

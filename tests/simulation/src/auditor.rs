@@ -4,7 +4,7 @@
 //! |---|---|
 //! | INV-1 | a change at or below a record's `to_lsn` that the same process appends after the record, and that had not been appended before |
 //! | INV-2 | progress that is saved before everything up to it, and a record that says so, is in the streams |
-//! | INV-3 | an entry of the outbox that is told twice with different contents, left out, or told after what it replaces; a state after a start that is not as of its own frontier |
+//! | INV-3 | an entry of the outbox that is told twice with different contents, left out, or told after what it replaces; a state after a start, or in a checkpoint, that is not as of its own frontier; a checkpoint of which no state can be made |
 //! | INV-4 | a document, told, written or kept, that is not the join of the source as of the LSN that it names |
 //! | INV-5 | a target in which an older version has replaced a newer one |
 //! | INV-6 | a change that was captured and neither appended, nor set aside, nor made up for by reading its table again; and in the end a target that does not hold the source's join |
@@ -55,6 +55,8 @@ struct Auditor {
     promised: BTreeMap<u32, Lsn>,
     /// The furthest that any record says.
     recorded: Lsn,
+    /// When what records go up to was committed, as far as they know.
+    times: BTreeMap<Lsn, i64>,
     /// Tables that were read again, and how far records had come by then.
     reread: BTreeMap<String, Lsn>,
     first_record: Option<Lsn>,
@@ -62,6 +64,8 @@ struct Auditor {
     served: BTreeMap<u32, Definitions>,
     serves: Definitions,
     outboxes: BTreeMap<u64, Outbox>,
+    /// Those that were made, and how far each has come.
+    checkpoints: BTreeMap<u64, Lsn>,
     versions: BTreeMap<(String, Entity), Lsn>,
     violations: Vec<Violation>,
     at_ms: u64,
@@ -124,17 +128,24 @@ impl Auditor {
                 self.document(&format!("what a load removed from the {target}"), self.served(*process), *version, &gone);
                 self.versions.insert((target.clone(), (entity.clone(), key.clone())), *version);
             }
-            Event::Holds { target, documents, .. } => {
-                let (last, what) = (self.last(), format!("the {target} in the end"));
+            Event::Holds { target, frontier, documents } => {
+                // Time goes on where nothing is committed any more.
+                let (last, what) = (self.last().max(frontier.unwrap_or_default()), format!("the {target} in the end"));
                 self.all(&what, self.serves, last, documents, 6);
             }
+            Event::Checkpoint { number, frontier, .. } => _ = self.checkpoints.insert(*number, *frontier),
+            Event::Restored { number, frontier } => self.restored(*number, *frontier),
+            Event::NotRestored { why, transient: false } => {
+                self.violation(3, format!("no state could be made of a checkpoint: {why}"))
+            }
+            Event::Stored { numbers, keep, unnamed } => self.stored(numbers, *keep, *unnamed),
             Event::Stuck { what } => self.violation(0, what.clone()),
             Event::Purged { .. }
             | Event::ImporterStarted { .. }
             | Event::ImporterEnded { .. }
             | Event::JoinerEnded { .. }
-            | Event::Checkpoint { .. }
-            | Event::Restored
+            | Event::DiskLost
+            | Event::NotRestored { .. }
             | Event::Trimmed { .. }
             | Event::Reached { .. }
             | Event::Fault { .. }
@@ -164,6 +175,13 @@ impl Auditor {
         self.truth.insert(lsn, self.now.clone());
     }
 
+    /// The commit times that the source may have come to by an LSN: the greatest of those that records tell. Where its clock went back, that may be of a record that was refused, because another importer had taken over.
+    fn times(&self, lsn: Lsn) -> BTreeSet<i64> {
+        let told = || self.times.range(..=lsn).map(|(_, time_ms)| *time_ms);
+        let least = told().next_back().unwrap_or_default();
+        told().filter(|time_ms| *time_ms >= least).chain([least]).collect()
+    }
+
     /// The source as of an LSN.
     fn as_of(&self, lsn: Lsn) -> Tables {
         self.truth.range(..=lsn).next_back().map(|(_, tables)| tables.clone()).unwrap_or_default()
@@ -187,7 +205,10 @@ impl Auditor {
                 let table = table.rsplit('.').next().unwrap_or_default().to_owned();
                 self.published.entry(table).or_default().insert(*lsn);
             }
-            Content::Progress { from, to, rereads, .. } => {
+            Content::Progress { from, to, time_ms, rereads, .. } => {
+                if *time_ms > 0 {
+                    self.times.insert(*to, *time_ms);
+                }
                 let promised = self.promised.entry(process).or_default();
                 *promised = (*promised).max(*to);
                 self.recorded = self.recorded.max(*to);
@@ -237,9 +258,12 @@ impl Auditor {
 
     /// One document against the truth as of its version (INV-4).
     fn document(&mut self, who: &str, definitions: Definitions, version: Lsn, change: &Document) {
-        let truth = joined::entity(definitions, &self.as_of(version), &change.entity, &change.key);
-        let found = parsed(change.document.as_ref());
-        if truth != found {
+        let (tables, found) = (self.as_of(version), parsed(change.document.as_ref()));
+        let truths = self.times(version).into_iter();
+        let truths = truths.map(|time_ms| joined::entity(definitions, &tables, time_ms, &change.entity, &change.key));
+        let truths: Vec<Option<Value>> = truths.collect();
+        if !truths.contains(&found) {
+            let truth = truths.into_iter().next_back().flatten();
             let Document { entity, key, .. } = change;
             let shown = |value: &Option<Value>| value.as_ref().map_or("nothing".to_owned(), ToString::to_string);
             self.violation(
@@ -251,22 +275,18 @@ impl Auditor {
 
     /// All documents at once.
     fn all(&mut self, who: &str, definitions: Definitions, as_of: Lsn, documents: &[Document], invariant: u8) {
-        let truth = joined::entities(definitions, &self.as_of(as_of));
         let found: BTreeMap<Entity, Value> = documents
             .iter()
             .filter_map(|one| Some(((one.entity.clone(), one.key.clone()), parsed(one.document.as_ref())?)))
             .collect();
-        self.compare(who, as_of, &found, &truth, invariant);
+        self.compare(who, definitions, as_of, &found, invariant);
     }
 
-    fn compare(
-        &mut self,
-        who: &str,
-        as_of: Lsn,
-        found: &BTreeMap<Entity, Value>,
-        truth: &BTreeMap<Entity, Value>,
-        invariant: u8,
-    ) {
+    fn compare(&mut self, who: &str, definitions: Definitions, as_of: Lsn, found: &BTreeMap<Entity, Value>, invariant: u8) {
+        let tables = self.as_of(as_of);
+        let truths = self.times(as_of).into_iter().map(|time_ms| joined::entities(definitions, &tables, time_ms));
+        let truths: Vec<BTreeMap<Entity, Value>> = truths.collect();
+        let Some(truth) = truths.last().filter(|_| !truths.contains(found)) else { return };
         let names: BTreeSet<&Entity> = found.keys().chain(truth.keys()).collect();
         let differs = names.into_iter().find(|name| found.get(*name) != truth.get(*name)).cloned();
         if let Some(name) = differs {
@@ -308,8 +328,8 @@ impl Auditor {
         if outbox.last != sequence {
             return;
         }
-        let (found, truth) = (outbox.entities.clone(), joined::entities(self.served(process), &self.as_of(frontier)));
-        self.compare("what subscribers were told, put together,", frontier, &found, &truth, 3);
+        let found = outbox.entities.clone();
+        self.compare("what subscribers were told, put together,", self.served(process), frontier, &found, 3);
     }
 
     fn written(&mut self, process: u32, target: &str, version: Lsn, replaced: Option<Lsn>, taken: bool, change: &Document) {
@@ -327,6 +347,27 @@ impl Auditor {
         }
         if taken {
             self.versions.insert(place, version);
+        }
+    }
+
+    /// What a state is made of is the newest checkpoint, as it was made; maybe one of which nobody was told.
+    fn restored(&mut self, number: u64, frontier: Lsn) {
+        let newest = self.checkpoints.keys().next_back().copied().unwrap_or_default();
+        if number < newest {
+            self.violation(3, format!("checkpoint {number} was restored, and {newest} was made before"));
+        }
+        if let Some(made) = self.checkpoints.get(&number).filter(|made| **made != frontier) {
+            let what = format!("checkpoint {number} was made as of {made} and restored as of {frontier}");
+            self.violation(3, what);
+        }
+    }
+
+    fn stored(&mut self, numbers: &[u64], keep: u32, unnamed: usize) {
+        if numbers.len() > keep as usize || unnamed > 0 {
+            self.violation(
+                0,
+                format!("checkpoints {numbers:?} are kept instead of {keep}, and {unnamed} objects that none of them names"),
+            );
         }
     }
 

@@ -24,6 +24,7 @@ pub(crate) fn content_of(stream: &StreamName, data: &[u8]) -> Content {
             tail: record["kind"] == "tail",
             from: lsn(&record["from_lsn"]),
             to: lsn(&record["to_lsn"]),
+            time_ms: record["commit_time_ms"].as_i64().unwrap_or_default(),
             rereads: rereads.unwrap_or_default(),
         };
     }

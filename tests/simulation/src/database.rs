@@ -92,6 +92,12 @@ impl Database {
         self.ask(async move { writer.lock().await.held().await })
     }
 
+    /// The entities of which the sink says that not all is there.
+    pub(crate) fn lacking(&self, writer: &Writer) -> Result<Vec<String>, Error> {
+        let writer = Arc::clone(writer);
+        self.ask(async move { writer.lock().await.lacking().await })
+    }
+
     pub(crate) fn work(&self, writer: &Writer, work: Work) -> Result<Vec<Rejected>, Error> {
         let writer = Arc::clone(writer);
         self.ask(async move {

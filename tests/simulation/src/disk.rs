@@ -20,6 +20,8 @@ pub(crate) enum Death {
     LyingDisk,
 }
 
+/// Where the joiner's state is on its disk. Beside it is what it makes and restores checkpoints with.
+pub(crate) const STATE: &str = "state";
 const PREFIX: &str = "tributary-simulation-";
 /// What a directory's name ends with, which is another in every run.
 const NAME_CHARACTERS: usize = 6;
@@ -69,11 +71,6 @@ pub(crate) fn leave(from: &Path, death: Death, dice: &mut Dice) -> anyhow::Resul
     Ok(to)
 }
 
-/// Copies a directory.
-pub(crate) fn copy(from: &Path) -> anyhow::Result<TempDir> {
-    Ok(copied(from)?.0)
-}
-
 /// Files may come and go in the background while they are copied: then it is done again.
 fn copied(from: &Path) -> anyhow::Result<(TempDir, Files)> {
     loop {
@@ -94,7 +91,7 @@ fn copied(from: &Path) -> anyhow::Result<(TempDir, Files)> {
 /// Cuts the database's newest log behind what is surely on the disk. Older ones are left as they are: whether one that is not needed any more is still there depends on threads in the background.
 fn cut_logs(from: &Path, to: &Path, files: &Files, death: Death, dice: &mut Dice) -> anyhow::Result<()> {
     let permille = dice.below(1001);
-    let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
+    let is_log = |path: &Path| path.starts_with(from.join(STATE)) && path.extension().is_some_and(|extension| extension == "log");
     let Some((path, length)) = files.iter().rfind(|(path, _)| is_log(path)) else { return Ok(()) };
     let kept = match death {
         Death::LyingDisk => 0,

@@ -17,6 +17,8 @@ pub(crate) enum Sabotage {
     NoGuard,
     /// INV-6: a change and its count are gone.
     LostChange,
+    /// INV-3: the object storage has lost a part of a checkpoint.
+    LostPart,
 }
 
 /// How likely things go wrong, in a thousand, and what is down.
@@ -33,6 +35,10 @@ pub(crate) struct Levels {
     pub(crate) targets: u64,
     pub(crate) targets_down: [bool; 3],
     pub(crate) target_delay_ms: u64,
+    /// Requests to the object storage.
+    pub(crate) storage: u64,
+    pub(crate) storage_down: bool,
+    pub(crate) storage_delay_ms: u64,
 }
 
 #[derive(Clone)]

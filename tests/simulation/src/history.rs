@@ -53,6 +53,8 @@ pub(crate) enum Content {
         tail: bool,
         from: Lsn,
         to: Lsn,
+        /// In milliseconds since 1970; 0: not known.
+        time_ms: i64,
         rereads: Vec<String>,
     },
     DeadLetter {
@@ -118,13 +120,32 @@ pub(crate) enum Event {
         process: u32,
         how: String,
     },
-    /// A checkpoint of a joiner's state was made.
+    /// A checkpoint of a joiner's state is in the object storage.
     Checkpoint {
         process: u32,
+        number: u64,
+        frontier: Lsn,
     },
-    /// A disk was lost with all that was on it, and the last checkpoint became the state.
-    Restored,
-    /// Records of a stream are gone, up to what the last checkpoint has passed.
+    /// A disk was lost with all that was on it.
+    DiskLost,
+    /// A checkpoint became the state of a joiner that is about to start.
+    Restored {
+        number: u64,
+        frontier: Lsn,
+    },
+    /// Nothing was restored.
+    NotRestored {
+        why: String,
+        /// It may go better the next time.
+        transient: bool,
+    },
+    /// The checkpoints that there are in the end, how many are to be kept, and what no checkpoint names.
+    Stored {
+        numbers: Vec<u64>,
+        keep: u32,
+        unnamed: usize,
+    },
+    /// Records of a stream are gone, up to what the newest checkpoint has passed.
     Trimmed {
         stream: String,
         shard: String,

@@ -11,6 +11,7 @@ use crate::shop::{CUSTOMERS, ITEMS, Key, ORDERS, PRODUCTS};
 const ORDER: &str = "
 entity: order
 table: dbo.orders
+time_to_live: {column: ends}
 fields: [id, status, rev]
 one:
   customer: {table: dbo.customers, by: [customer_id], fields: [id, name]}
@@ -25,11 +26,12 @@ aggregates:
   item_count: {count: items}
 ";
 
-/// The same of other fields, under other names, and with another aggregate. What it needs of the rows is what the first needs: a state goes from one to the other in place.
+/// The same of other fields, under other names, and with another aggregate. What either needs of the rows is what the other needs: a state goes from one to the other in place, whichever it was made for.
 const ORDER_OTHERWISE: &str = "
 entity: order
 table: dbo.orders
-fields: [id, {state: status}]
+time_to_live: {column: ends, duration: 20s}
+fields: [id, {state: status}, {revision: rev}]
 one:
   customer: {table: dbo.customers, by: [customer_id], fields: [name]}
 many:
@@ -123,6 +125,7 @@ fn order_otherwise(tables: &Tables, row: &Row) -> Value {
     json!({
         "id": value(&row[0]),
         "state": value(&row[2]),
+        "revision": value(&row[3]),
         "customer": one(&tables[CUSTOMERS], &row[1], &[("name", 1)]),
         "most": of_order().map(|item| &item[3]).max().map(value),
         "items": items,
@@ -138,11 +141,23 @@ fn customer(tables: &Tables, row: &Row) -> Value {
     json!({"id": value(&row[0]), "name": value(&row[1]), "order_count": orders.len(), "orders": orders})
 }
 
-/// The entity of a key; none where there is no such row.
-pub(crate) fn entity(definitions: Definitions, tables: &Tables, entity: &str, key: &str) -> Option<Value> {
+/// Whether an order's time is over.
+fn is_over(definitions: Definitions, order: &Row, time_ms: i64) -> bool {
+    let lives_ms = match definitions {
+        Definitions::First => 0,
+        Definitions::Otherwise => 20_000,
+    };
+    matches!(order[4], Cell::Int(ends) if time_ms > 0 && ends + lives_ms <= time_ms)
+}
+
+/// The entity of a key; none where there is no such row, or its time is over.
+pub(crate) fn entity(definitions: Definitions, tables: &Tables, time_ms: i64, entity: &str, key: &str) -> Option<Value> {
     let key = vec![Cell::Int(key.parse().ok()?)];
     match entity {
-        "order" => tables[ORDERS].get(&key).map(|row| order_by(definitions)(tables, row)),
+        "order" => {
+            let row = tables[ORDERS].get(&key).filter(|row| !is_over(definitions, row, time_ms));
+            row.map(|row| order_by(definitions)(tables, row))
+        }
         "customer" => tables[CUSTOMERS].get(&key).map(|row| customer(tables, row)),
         _ => None,
     }
@@ -156,13 +171,14 @@ const fn order_by(definitions: Definitions) -> fn(&Tables, &Row) -> Value {
 }
 
 /// All entities, by kind and key.
-pub(crate) fn entities(definitions: Definitions, tables: &Tables) -> BTreeMap<(String, String), Value> {
+pub(crate) fn entities(definitions: Definitions, tables: &Tables, time_ms: i64) -> BTreeMap<(String, String), Value> {
     let key = |row: &Row| match &row[0] {
         Cell::Int(number) => number.to_string(),
         _ => String::new(),
     };
     let order = order_by(definitions);
-    let orders = tables[ORDERS].values().map(|row| (("order".to_owned(), key(row)), order(tables, row)));
+    let live = tables[ORDERS].values().filter(|row| !is_over(definitions, row, time_ms));
+    let orders = live.map(|row| (("order".to_owned(), key(row)), order(tables, row)));
     let customers = tables[CUSTOMERS].values().map(|row| (("customer".to_owned(), key(row)), customer(tables, row)));
     orders.chain(customers).collect()
 }

@@ -22,6 +22,7 @@ mod run;
 mod server;
 mod shop;
 mod soak;
+mod storage;
 mod streams;
 mod target;
 

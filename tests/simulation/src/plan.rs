@@ -1,8 +1,12 @@
 //! How a run is set up: everything that is decided once, from the seed.
 
+use std::num::{NonZeroU32, NonZeroU64};
+
 use streams::Layout;
 
 use crate::dice::Dice;
+
+const SLOWEST_MS: u64 = 3000;
 
 pub(crate) struct Plan {
     /// Things that happen before the calm.
@@ -21,8 +25,18 @@ pub(crate) struct Plan {
     pub(crate) purges: bool,
     /// Whether the entities' definitions change at times when the joiner is started anew.
     pub(crate) redefines: bool,
+    /// Whether minutes pass at times in which nothing is committed.
+    pub(crate) rests: bool,
     /// Whether the joiner's disk may be lost.
-    pub(crate) restores: bool,
+    pub(crate) loses: bool,
+    pub(crate) checkpoints: CheckpointPlan,
+}
+
+pub(crate) struct CheckpointPlan {
+    pub(crate) every_seconds: NonZeroU64,
+    pub(crate) keep: NonZeroU32,
+    /// Whether the streams may forget what the newest one has passed.
+    pub(crate) trims: bool,
 }
 
 pub(crate) struct ImporterPlan {
@@ -43,13 +57,12 @@ pub(crate) struct JoinerPlan {
 
 impl Plan {
     pub(crate) fn of(dice: &mut Dice) -> Self {
-        // What is said of a state that goes back in time, and of one that serves other definitions, is said of each by itself.
-        let fate = dice.below(1000);
         let pick = |dice: &mut Dice, from: &[u64]| dice.pick(from).copied().unwrap_or_default();
         let count = |number: u64| usize::try_from(number).unwrap_or_default();
+        let pace_ms = pick(dice, &[200, 1000, SLOWEST_MS]);
         Self {
             steps: dice.within(60, 160),
-            pace_ms: pick(dice, &[200, 1000, 3000]),
+            pace_ms,
             trouble: pick(dice, &[20, 100, 250]),
             layout: if dice.chance(300) { Layout::Shared } else { Layout::Table },
             shards: u32::try_from(dice.within(1, 3)).unwrap_or(1),
@@ -67,8 +80,15 @@ impl Plan {
                 outbox_entries: pick(dice, &[20, 10_000_000]),
             },
             purges: dice.chance(300),
-            redefines: fate < 400,
-            restores: fate >= 400,
+            redefines: dice.chance(500),
+            rests: pace_ms == SLOWEST_MS && dice.chance(700),
+            loses: dice.chance(600),
+            checkpoints: CheckpointPlan {
+                // Files are never merged here: there are not to be too many.
+                every_seconds: NonZeroU64::new(pace_ms * pick(dice, &[5, 20]) / 1000).unwrap_or(NonZeroU64::MIN),
+                keep: NonZeroU32::new(u32::try_from(dice.within(1, 3)).unwrap_or(1)).unwrap_or(NonZeroU32::MIN),
+                trims: dice.chance(600),
+            },
         }
     }
 }

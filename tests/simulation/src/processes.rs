@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use checkpoints::{Phase, Restored, Service, StatusHandle, begin_with};
 use importer::{AskedRange, Importer, ImporterHandle};
-use joiner::checkpoint::Facts;
 use joiner::{Engine, Handle, Head, Joiner, Memory, NamedSink, Page};
-use schemas::Lsn;
 use schemas::change::EntityKey;
 use schemas::entity::EntityDefinition;
 use schemas::plan::Plan as EntityPlan;
 use schemas::table::{Column, Length, SqlType, TableName, TableSchema};
+use schemas::{ErrorClass, Lsn};
 use source::network::Network;
 use source::{Encryption, Password, Source};
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::dice::Dice;
-use crate::disk::{self, Death};
+use crate::disk::{self, Death, STATE};
 use crate::faults::{Faults, Sabotage};
 use crate::history::{Document, Event, History};
 use crate::joined::Definitions;
@@ -28,6 +28,7 @@ use crate::network::{SourceNetwork, ToSource};
 use crate::plan::Plan;
 use crate::server::DATABASE;
 use crate::shop::{Kind as ColumnKind, Shop, TABLES};
+use crate::storage::Storage;
 use crate::streams::Streams;
 use crate::target::{Kind, Target};
 
@@ -46,8 +47,9 @@ pub(crate) struct Site {
     network: Arc<SourceNetwork>,
     /// What is served.
     pub(crate) definitions: Definitions,
-    /// The last checkpoint: a state that nobody has open.
-    checkpoint: Option<(TempDir, Facts)>,
+    pub(crate) storage: Storage,
+    /// The number of the newest checkpoint that is known of.
+    pub(crate) newest: u64,
     processes: u32,
     /// Where a subscriber of the outbox stands.
     subscriber: Option<(u64, u64)>,
@@ -67,6 +69,9 @@ pub(crate) struct JoinerProcess {
     directory: TempDir,
     handle: Handle,
     task: Task,
+    /// Makes the checkpoints.
+    saving: JoinHandle<()>,
+    saved: StatusHandle,
     stop: CancellationToken,
 }
 
@@ -76,6 +81,7 @@ fn schema(table: &crate::shop::Table) -> Arc<TableSchema> {
         sql_type: match kind {
             ColumnKind::Text => SqlType::NVarChar(Length::Limited(20)),
             ColumnKind::Int | ColumnKind::Reference => SqlType::Int,
+            ColumnKind::Moment => SqlType::DateTime2 { scale: 3 },
         },
         nullable: *kind != ColumnKind::Int,
         case_insensitive: *kind == ColumnKind::Text,
@@ -111,7 +117,7 @@ impl Site {
         let streams = Streams::new(faults.clone(), dice.split(), history.clone());
         let targets = Kind::ALL.into_iter().map(|kind| Target::new(kind, faults.clone(), dice.split(), history.clone()));
         let targets = targets.collect::<anyhow::Result<_>>()?;
-        let (definitions, checkpoint) = (Definitions::default(), None);
+        let storage = Storage::new(SOURCE, faults.clone(), dice.split(), history.clone());
         Ok(Self {
             plan,
             faults,
@@ -120,8 +126,9 @@ impl Site {
             streams,
             targets,
             network,
-            definitions,
-            checkpoint,
+            definitions: Definitions::default(),
+            storage,
+            newest: 0,
             processes: 0,
             subscriber: None,
         })
@@ -211,9 +218,37 @@ impl Site {
         Ok(config)
     }
 
-    pub(crate) fn start_joiner(&mut self, directory: TempDir) -> anyhow::Result<JoinerProcess> {
+    /// Starts a joiner on a disk; one that is empty begins with the newest checkpoint. Where that cannot be had, or takes longer than the process lives, the disk is what is answered.
+    pub(crate) async fn start_joiner(
+        &mut self,
+        disk: TempDir,
+        lives_ms: Option<u64>,
+    ) -> anyhow::Result<Result<JoinerProcess, TempDir>> {
+        let state = disk.path().join(STATE);
+        let config = self.joiner_config(&state)?;
+        let checkpoints = self.storage.checkpoints();
+        let beginning = begin_with(&checkpoints, &config, true);
+        let begun = match lives_ms {
+            Some(lives_ms) => tokio::time::timeout(Duration::from_millis(lives_ms), beginning).await,
+            None => Ok(beginning.await),
+        };
+        let restored = match begun {
+            Ok(Ok(restored)) => restored,
+            Ok(Err(error)) => {
+                let (why, transient) = (disk::without_directory(&error.to_string()), error.class() == ErrorClass::Transient);
+                self.history.add(Event::NotRestored { why, transient });
+                return Ok(Err(disk));
+            }
+            Err(_) => {
+                self.history.fault("a joiner was killed while it began");
+                return Ok(Err(disk));
+            }
+        };
+        if let Some(Restored { number, frontier, .. }) = restored {
+            self.history.add(Event::Restored { number, frontier });
+        }
         let process = self.next_process();
-        let joiner = Joiner::open(self.joiner_config(directory.path())?).context("opening the joiner's state")?;
+        let joiner = Joiner::open(config).context("opening the joiner's state")?;
         let handle = joiner.handle();
         let head = *handle.outbox().head().borrow();
         let definitions = self.definitions;
@@ -223,30 +258,55 @@ impl Site {
         let stop = CancellationToken::new();
         let running = Box::pin(joiner.run(self.streams.of(process), sinks.into(), stop.clone()));
         let task = tokio::spawn(async move { running.await.map_err(|error| error.to_string()) });
-        let joiner = JoinerProcess { process, directory, handle, task, stop };
+        let plan = &self.plan.checkpoints;
+        let local = objects::LocalOptions { path: PathBuf::new() };
+        let mut keeping = checkpoints::Config::new(objects::Config::Local(local));
+        (keeping.every_seconds, keeping.keep) = (plan.every_seconds, plan.keep);
+        let service = Service::new(checkpoints, &keeping, handle.clone(), &state, restored);
+        let saved = service.status();
+        let saving = tokio::spawn(service.run(stop.clone()));
+        let joiner = JoinerProcess { process, directory: disk, handle, task, saving, saved, stop };
         self.tell_state(&joiner)?;
-        Ok(joiner)
+        Ok(Ok(joiner))
     }
 
-    /// Makes a checkpoint of what a joiner has, in the place of the one before. The streams then forget what it has passed: nothing but that checkpoint is ever gone back to.
-    pub(crate) fn make_checkpoint(&mut self, joiner: &JoinerProcess, trims: bool) -> anyhow::Result<()> {
-        let made = disk::directory()?;
-        let facts = joiner.handle.checkpoint(&made.path().join(joiner::checkpoint::DATABASE))?;
-        self.history.add(Event::Checkpoint { process: joiner.process });
-        self.checkpoint = Some((made, facts));
-        if trims && let Some(looked_at) = self.restored()? {
-            let positions = Engine::open(&self.joiner_config(looked_at.path())?)?.positions().clone();
-            self.streams.trim(&positions);
+    /// Takes note of a checkpoint that a joiner has made. The streams may then forget what it has passed.
+    pub(crate) async fn look_at_checkpoints(&mut self, joiner: &JoinerProcess, trims: bool) -> anyhow::Result<()> {
+        let Some(last) = joiner.saved.get().last.filter(|last| last.number > self.newest) else { return Ok(()) };
+        self.newest = last.number;
+        let (process, number, frontier) = (joiner.process, last.number, last.frontier);
+        self.history.add(Event::Checkpoint { process, number, frontier });
+        if trims && let Some((_disk, engine)) = self.restored().await? {
+            self.streams.trim(engine.positions());
         }
         Ok(())
     }
 
-    /// A state that is made of the last checkpoint, if there is one.
-    pub(crate) fn restored(&self) -> anyhow::Result<Option<TempDir>> {
-        let Some((made, facts)) = &self.checkpoint else { return Ok(None) };
-        let state = disk::copy(made.path())?;
-        joiner::checkpoint::seal(state.path(), facts)?;
-        Ok(Some(state))
+    /// What the newest checkpoint is, restored on a disk of its own.
+    async fn restored(&self) -> anyhow::Result<Option<(TempDir, Engine)>> {
+        let disk = disk::directory()?;
+        let config = self.joiner_config(&disk.path().join(STATE))?;
+        let restored = begin_with(&self.storage.untroubled(), &config, true).await;
+        if let Err(error) = &restored {
+            self.history.add(Event::NotRestored { why: disk::without_directory(&error.to_string()), transient: false });
+        }
+        Ok(if let Ok(Some(_)) = restored { Some((disk, Engine::open(&config)?)) } else { None })
+    }
+
+    /// Tells what is in the object storage, and what the newest checkpoint holds.
+    pub(crate) async fn tell_checkpoints(&self, joiner: &JoinerProcess) -> anyhow::Result<()> {
+        let found = self.storage.found().await?;
+        let (keep, unnamed) = (self.plan.checkpoints.keep.get(), found.unnamed);
+        self.history.add(Event::Stored { numbers: found.numbers, keep, unnamed });
+        if let Some((_disk, mut engine)) = self.restored().await? {
+            // It is looked at as of where it stands.
+            engine.await_published(Vec::new());
+            engine.advance()?;
+            if let Some((head, documents)) = Self::documents(&engine.handle())? {
+                self.history.add(Event::State { process: joiner.process, as_of: head.frontier, documents });
+            }
+        }
+        Ok(())
     }
 
     /// Whether no request of any process is on its way to a target.
@@ -256,13 +316,15 @@ impl Site {
 
     /// Ends a joiner without a word, and answers what it leaves.
     pub(crate) async fn kill_joiner(&self, joiner: JoinerProcess, death: Death, dice: &mut Dice) -> anyhow::Result<TempDir> {
-        let JoinerProcess { process, directory, handle, task, stop: _ } = joiner;
+        let JoinerProcess { process, directory, handle, task, saving, .. } = joiner;
         let lies = death == Death::PowerFailure && self.faults.is(Sabotage::LyingDisk);
         let death = if lies { Death::LyingDisk } else { death };
         // As of this instant: what its tasks still do while they are ended is seen by nobody.
         let left = disk::leave(directory.path(), death, dice)?;
         task.abort();
+        saving.abort();
         drop(handle);
+        let _ = saving.await;
         let how = format!("{death:?}, {}", ending(task).await);
         self.history.add(Event::JoinerEnded { process, how });
         Ok(left)
@@ -271,6 +333,7 @@ impl Site {
     pub(crate) async fn stop_joiner(&self, joiner: JoinerProcess) {
         joiner.stop.cancel();
         let how = ending(joiner.task).await;
+        let _ = joiner.saving.await;
         self.history.add(Event::JoinerEnded { process: joiner.process, how });
     }
 
@@ -362,6 +425,11 @@ impl ImporterProcess {
 impl JoinerProcess {
     pub(crate) fn status(&self) -> joiner::Status {
         self.handle.status()
+    }
+
+    /// Whether it is not about to make a checkpoint, nor to remove old ones.
+    pub(crate) fn saves_nothing(&self) -> bool {
+        self.saved.get().phase == Phase::Waiting
     }
 
     pub(crate) fn has_ended(&self) -> bool {

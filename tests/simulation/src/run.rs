@@ -99,6 +99,7 @@ struct Run {
     /// Importers that go on though another has taken their place, and for how many steps.
     replaced: Vec<(ImporterProcess, u64)>,
     sabotaged: bool,
+    is_calm: bool,
 }
 
 impl Run {
@@ -111,14 +112,20 @@ impl Run {
             }
         }
         let importer = State::Up(site.start_importer(Arc::new(disk::directory()?)));
-        let joiner = State::Up(site.start_joiner(disk::directory()?)?);
-        Ok(Self { site, dice, importer, joiner, replaced: Vec::new(), sabotaged: false })
+        let joiner = match site.start_joiner(disk::directory()?, None).await? {
+            Ok(joiner) => State::Up(joiner),
+            Err(disk) => State::Down(disk, 0),
+        };
+        Ok(Self { site, dice, importer, joiner, replaced: Vec::new(), sabotaged: false, is_calm: false })
     }
 
     async fn trouble(&mut self) -> anyhow::Result<()> {
         for _ in 0..self.site.plan.steps {
             let pace = self.site.plan.pace_ms;
             wait_ms(self.dice.within(1, pace)).await;
+            if self.site.plan.rests && self.dice.chance(15) {
+                self.rest().await?;
+            }
             for _ in 0..self.dice.below(4) {
                 self.site.shop().commit();
             }
@@ -127,9 +134,12 @@ impl Run {
                 self.site.shop().scan(most);
             }
             self.supervise().await?;
-            self.look()?;
+            self.look().await?;
             if self.dice.chance(self.site.plan.trouble) {
                 self.kill().await?;
+            }
+            if self.site.plan.redefines && self.dice.chance(50) {
+                self.end_joiner(Death::Kill, false, 0).await?;
             }
             if self.dice.chance(self.site.plan.trouble * 2) {
                 self.disturb();
@@ -138,8 +148,19 @@ impl Run {
         Ok(())
     }
 
+    /// Nothing is committed for a while, and time passes.
+    async fn rest(&mut self) -> anyhow::Result<()> {
+        for _ in 0..self.dice.within(1, 4) {
+            wait_ms(100_000).await;
+            self.site.shop().scan(usize::MAX);
+            self.supervise().await?;
+            self.look().await?;
+        }
+        Ok(())
+    }
+
     /// Looks from outside at what there is to see.
-    fn look(&mut self) -> anyhow::Result<()> {
+    async fn look(&mut self) -> anyhow::Result<()> {
         if let State::Up(importer) = &mut self.importer {
             self.site.look_at_saved(importer);
         }
@@ -147,7 +168,7 @@ impl Run {
             self.site.look_at_saved(importer);
         }
         let (subscriber, state) = (self.dice.chance(250), self.dice.chance(100));
-        let (checkpoint, trims) = (self.dice.chance(40), self.dice.chance(500));
+        let trims = self.dice.chance(500) && self.site.plan.checkpoints.trims;
         if let State::Up(joiner) = &self.joiner {
             if subscriber {
                 self.site.subscribe(joiner)?;
@@ -155,8 +176,9 @@ impl Run {
             if state {
                 self.site.tell_state(joiner)?;
             }
-            if checkpoint {
-                self.site.make_checkpoint(joiner, trims)?;
+            self.site.look_at_checkpoints(joiner, trims).await?;
+            if self.site.faults.is(Sabotage::LostPart) && !self.sabotaged {
+                self.sabotaged = self.site.storage.lose_a_part().await?;
             }
         }
         Ok(())
@@ -189,7 +211,11 @@ impl Run {
                 if self.site.plan.redefines && self.site.is_quiet() && self.dice.chance(400) {
                     self.site.definitions = self.site.definitions.other();
                 }
-                State::Up(self.site.start_joiner(left)?)
+                let lives_ms = (!self.is_calm && self.dice.chance(100)).then(|| self.dice.below(2000));
+                match self.site.start_joiner(left, lives_ms).await? {
+                    Ok(joiner) => State::Up(joiner),
+                    Err(disk) => State::Down(disk, self.dice.within(0, 3)),
+                }
             }
             State::Down(left, steps) => State::Down(left, steps - 1),
             up => up,
@@ -231,27 +257,36 @@ impl Run {
             }
             _ => {
                 let death = if self.dice.chance(500) { Death::Kill } else { Death::PowerFailure };
-                let lost = self.site.plan.restores && self.dice.chance(300);
-                self.joiner = match std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)) {
-                    State::Up(joiner) => {
-                        let left = self.site.kill_joiner(joiner, death, &mut self.dice).await?;
-                        let restored = if lost { self.site.restored()? } else { None };
-                        if restored.is_some() {
-                            self.site.history.add(Event::Restored);
-                        }
-                        State::Down(restored.unwrap_or(left), steps)
-                    }
-                    down => down,
-                };
+                let lost = self.site.plan.loses && self.dice.chance(500);
+                self.end_joiner(death, lost, steps).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Ends the joiner for some steps; `lost`: with its disk.
+    async fn end_joiner(&mut self, death: Death, lost: bool, steps: u64) -> anyhow::Result<()> {
+        self.joiner = match std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)) {
+            State::Up(joiner) => {
+                let left = self.site.kill_joiner(joiner, death, &mut self.dice).await?;
+                if lost {
+                    self.site.history.add(Event::DiskLost);
+                }
+                // Whoever goes back in time often goes back to what was configured then.
+                if lost && self.site.plan.redefines && self.dice.chance(500) && self.site.is_quiet() {
+                    self.site.definitions = self.site.definitions.other();
+                }
+                State::Down(if lost { disk::directory()? } else { left }, steps)
+            }
+            down => down,
+        };
         Ok(())
     }
 
     /// Something else goes wrong, or gets well again.
     fn disturb(&mut self) {
         let Self { site, dice, importer, .. } = self;
-        match dice.below(10) {
+        match dice.below(11) {
             0 => {
                 let levels = Levels {
                     source: dice.below(80),
@@ -259,6 +294,8 @@ impl Run {
                     stream_delay_ms: dice.pick(&[0, 20, 300, 4000]).copied().unwrap_or_default(),
                     targets: dice.below(150),
                     target_delay_ms: dice.pick(&[0, 30, 500, 6000]).copied().unwrap_or_default(),
+                    storage: dice.below(150),
+                    storage_delay_ms: dice.pick(&[0, 100, 2000]).copied().unwrap_or_default(),
                     ..Levels::default()
                 };
                 site.history.fault(format!("{levels:?}"));
@@ -301,6 +338,11 @@ impl Run {
                     importer.ask(table, range);
                 }
             }
+            9 => {
+                let down = &mut site.faults.levels().storage_down;
+                *down = !*down;
+                site.history.fault(format!("the object storage is {}", if *down { "down" } else { "up" }));
+            }
             _ if site.plan.purges => {
                 let (table, keep) = (dice.below(TABLES.len() as u64) as usize, dice.within(0, 40) as usize);
                 site.shop().purge(table, keep);
@@ -312,6 +354,8 @@ impl Run {
     /// Nothing goes wrong any more: everything is to come to rest, and the targets are to hold the source's join.
     async fn calm(&mut self) -> anyhow::Result<()> {
         self.site.history.add(Event::Calm);
+        self.is_calm = true;
+        let saved = self.site.newest;
         *self.site.faults.levels() = Levels::default();
         for (importer, _) in std::mem::take(&mut self.replaced) {
             self.site.kill_importer(importer).await;
@@ -321,7 +365,7 @@ impl Run {
         self.site.shop().commit();
         let began = kernel::elapsed_ms();
         let rest_ms = if self.site.faults.sabotage.is_some() { REST_OF_BROKEN_MS } else { REST_MS };
-        while !self.is_at_rest() {
+        while !self.is_at_rest(saved) {
             if kernel::elapsed_ms() - began > rest_ms {
                 self.give_up();
                 return Ok(());
@@ -329,11 +373,12 @@ impl Run {
             wait_ms(300).await;
             self.site.shop().scan(usize::MAX);
             self.supervise().await?;
-            self.look()?;
+            self.look().await?;
         }
         if let State::Up(joiner) = &self.joiner {
             self.site.subscribe(joiner)?;
             self.site.tell_state(joiner)?;
+            self.site.tell_checkpoints(joiner).await?;
         }
         for kind in [Kind::Table, Kind::Database] {
             self.site.targets[kind as usize].tell()?;
@@ -341,11 +386,13 @@ impl Run {
         self.end().await
     }
 
-    fn is_at_rest(&self) -> bool {
+    /// Everything has arrived, and there is a checkpoint that is newer than the one before the calm.
+    fn is_at_rest(&self, saved: u64) -> bool {
         let shop = self.site.shop();
         let last = shop.last_commit();
         let reached = |target: &Arc<Target>| target.frontier() >= Some(last);
-        shop.is_captured() && self.site.targets.iter().all(reached)
+        let is_saved = self.site.newest > saved && matches!(&self.joiner, State::Up(joiner) if joiner.saves_nothing());
+        shop.is_captured() && self.site.targets.iter().all(reached) && is_saved
     }
 
     fn give_up(&self) {

@@ -119,9 +119,11 @@ fn time(ms: Option<i64>) -> Value {
     Value::DateTime { days, ticks: ms.rem_euclid(MS_A_DAY).cast_unsigned() * 10_000 }
 }
 
-fn cell(cell: &Cell) -> Value {
+/// A value of a table's column.
+fn cell(table: usize, place: usize, cell: &Cell) -> Value {
     match cell {
         Cell::Null => Value::Null,
+        Cell::Int(number) if TABLES[table].columns[place].1 == Kind::Moment => time(Some(*number)),
         Cell::Int(number) => Value::Int(*number),
         Cell::Text(text) => Value::Text(text.clone()),
     }
@@ -131,6 +133,7 @@ fn column_type(kind: Kind) -> DataType {
     match kind {
         Kind::Int | Kind::Reference => DataType::Int,
         Kind::Text => DataType::NVarChar(Length::Limited(20)),
+        Kind::Moment => TIME,
     }
 }
 
@@ -221,6 +224,12 @@ impl Answer<'_> {
             sql::MAX_LSN => {
                 let captured = bytes(self.shop.captured());
                 self.rows(&[column("max_lsn", LSN)], [vec![captured]]);
+            }
+            sql::AS_OF => {
+                let lsn = self.lsn(1);
+                let committed = self.shop.mapping.iter().rev().find(|(captured, _)| *captured <= lsn).map(|(_, ms)| *ms);
+                let row = vec![time(committed), time(Some(self.shop.clock_ms())), Value::Int(0)];
+                self.rows(&[column("committed", TIME), column("now", TIME), column("offset_minutes", DataType::Int)], [row]);
             }
             sql::CLOCK => {
                 let row = vec![time(Some(self.shop.clock_ms())), bytes(self.shop.captured())];
@@ -340,9 +349,10 @@ impl Answer<'_> {
         let mut rows = Vec::new();
         for (at, table) in TABLES.iter().enumerate() {
             for ((name, kind), nth) in table.columns.iter().zip(1..) {
-                let (type_name, length, precision, collation) = match kind {
-                    Kind::Int | Kind::Reference => ("int", 4, 10, Value::Null),
-                    Kind::Text => ("nvarchar", 40, 0, text(COLLATION)),
+                let (type_name, length, precision, scale, collation) = match kind {
+                    Kind::Int | Kind::Reference => ("int", 4, 10, 0, Value::Null),
+                    Kind::Moment => ("datetime2", 7, 23, 3, Value::Null),
+                    Kind::Text => ("nvarchar", 40, 0, 0, text(COLLATION)),
                 };
                 rows.push(vec![
                     Value::Int(100 + at as i64),
@@ -353,7 +363,7 @@ impl Answer<'_> {
                     text(type_name),
                     Value::Int(length),
                     Value::Int(precision),
-                    Value::Int(0),
+                    Value::Int(scale),
                     Value::Int(i64::from(*kind != Kind::Int)),
                     collation,
                     Value::Int(nth),
@@ -448,7 +458,7 @@ impl Answer<'_> {
                     bytes(Some(change.seqval)),
                     Value::Int(change.operation),
                 ];
-                own.into_iter().chain(read.iter().map(|column| cell(&change.row[*column]))).collect()
+                own.into_iter().chain(read.iter().map(|column| cell(table, *column, &change.row[*column]))).collect()
             })
             .collect();
         let own = [("__$start_lsn", LSN), ("__$command_id", DataType::Int), ("__$seqval", LSN), ("__$operation", DataType::Int)];
@@ -463,7 +473,10 @@ impl Answer<'_> {
     fn key_behind(&mut self, table: usize) {
         let behind = usize::try_from(self.number(1)).unwrap_or_default();
         let columns: Vec<Column> = (0..TABLES[table].key).map(|place| data_column(table, place)).collect();
-        let key = self.shop.rows[table].keys().nth(behind).map(|key| key.iter().map(cell).collect::<Vec<_>>());
+        let key = self.shop.rows[table]
+            .keys()
+            .nth(behind)
+            .map(|key| key.iter().enumerate().map(|(place, value)| cell(table, place, value)).collect::<Vec<_>>());
         self.rows(&columns, key);
     }
 
@@ -493,7 +506,7 @@ impl Answer<'_> {
         let rows: Vec<Vec<Value>> = found
             .map(|row| {
                 let mark = marked.then(|| Value::Int(i64::from(row[..upper.len()] <= upper[..])));
-                read.iter().map(|place| cell(&row[*place])).chain(mark).collect()
+                read.iter().map(|place| cell(table, *place, &row[*place])).chain(mark).collect()
             })
             .collect();
         let mut columns: Vec<Column> = read.iter().map(|&place| data_column(table, place)).collect();

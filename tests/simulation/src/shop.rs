@@ -25,9 +25,11 @@ pub(crate) enum Kind {
     Reference,
     /// nvarchar(20), may be NULL.
     Text,
+    /// datetime2(3), may be NULL: milliseconds since 1970.
+    Moment,
 }
 
-use Kind::{Int, Reference, Text};
+use Kind::{Int, Moment, Reference, Text};
 
 pub(crate) const CUSTOMERS: usize = 0;
 pub(crate) const ORDERS: usize = 1;
@@ -36,7 +38,11 @@ pub(crate) const PRODUCTS: usize = 3;
 
 pub(crate) const TABLES: [Table; 4] = [
     Table { name: "customers", columns: &[("id", Int), ("name", Text)], key: 1 },
-    Table { name: "orders", columns: &[("id", Int), ("customer_id", Reference), ("status", Int), ("rev", Int)], key: 1 },
+    Table {
+        name: "orders",
+        columns: &[("id", Int), ("customer_id", Reference), ("status", Int), ("rev", Int), ("ends", Moment)],
+        key: 1,
+    },
     Table { name: "items", columns: &[("order_id", Int), ("line", Int), ("product_id", Reference), ("qty", Int)], key: 2 },
     Table { name: "products", columns: &[("id", Int), ("name", Text)], key: 1 },
 ];
@@ -161,6 +167,7 @@ impl Shop {
     }
 
     fn row(&mut self, table: usize) -> Row {
+        let now = self.clock_ms();
         let dice = &mut self.dice;
         let id = |dice: &mut Dice, most| Cell::Int(dice.within(1, most).cast_signed());
         let reference =
@@ -172,7 +179,14 @@ impl Shop {
         };
         match table {
             CUSTOMERS => vec![id(dice, 5), name(dice)],
-            ORDERS => vec![id(dice, 14), reference(dice, 6), Cell::Int(dice.below(4).cast_signed()), Cell::Int(self.revision)],
+            ORDERS => {
+                let ends = match dice.below(4) {
+                    0 => Cell::Int(now + dice.within(0, 30_000).cast_signed()),
+                    1 => Cell::Int(now + dice.within(0, 1_000_000).cast_signed()),
+                    _ => Cell::Null,
+                };
+                vec![id(dice, 14), reference(dice, 6), Cell::Int(dice.below(4).cast_signed()), Cell::Int(self.revision), ends]
+            }
             ITEMS => vec![id(dice, 15), id(dice, 4), reference(dice, 5), Cell::Int(dice.within(1, 99).cast_signed())],
             _ => vec![id(dice, 5), name(dice)],
         }

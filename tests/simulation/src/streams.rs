@@ -124,7 +124,9 @@ impl Broken {
                 self.once = true;
                 return Some(wrong(&data));
             }
-            Sabotage::SavedAhead | Sabotage::LyingDisk | Sabotage::NoGuard => return Some(data),
+            Sabotage::SavedAhead | Sabotage::LyingDisk | Sabotage::NoGuard | Sabotage::LostPart => {
+                return Some(data);
+            }
         }
         self.once = true;
         None

@@ -2,7 +2,7 @@
 //!
 //! A request goes on when its caller is gone: a write that a process sent before it died may arrive after those of its successor. It may fail before or after its effect, and at the topic in the middle of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,9 @@ struct Content {
     /// By entity and key: the version, also of what is gone, and the document.
     entities: BTreeMap<(String, String), (Lsn, Option<String>)>,
     frontier: Option<Lsn>,
+    /// What documents follow from, by entity, and those of which some may follow from something else.
+    made_of: BTreeMap<Arc<str>, String>,
+    lacking: BTreeSet<String>,
     /// How many requests are on their way.
     requests: usize,
 }
@@ -66,7 +69,7 @@ impl Target {
     /// A sink of a process that writes to it.
     pub(crate) fn sink(self: &Arc<Self>, process: u32) -> Box<dyn Sink> {
         let writer = self.database.as_ref().map(Database::writer);
-        Box::new(ToTarget { target: Arc::clone(self), process, writer })
+        Box::new(ToTarget { target: Arc::clone(self), process, writer, made_of: BTreeMap::new(), loaded: Vec::new() })
     }
 
     /// Whether nothing is on its way.
@@ -113,6 +116,17 @@ impl Target {
 
     fn is_down(&self) -> bool {
         self.faults.levels().targets_down[self.kind as usize]
+    }
+
+    /// The table takes note of what documents follow from, as SQL sinks do.
+    fn prepare(&self, made_of: &BTreeMap<Arc<str>, String>) {
+        let mut content = self.content();
+        for (entity, is) in made_of {
+            let was = content.made_of.insert(entity.clone(), is.clone());
+            if was.is_some_and(|was| was != *is) {
+                content.lacking.insert(entity.to_string());
+            }
+        }
     }
 
     fn take(&self, process: u32, changes: &[EntityChange], frontier: Option<Lsn>) {
@@ -260,6 +274,9 @@ struct ToTarget {
     process: u32,
     /// Of the database, this process's connection.
     writer: Option<Writer>,
+    made_of: BTreeMap<Arc<str>, String>,
+    /// Entities that have been loaded, while a load goes on.
+    loaded: Vec<String>,
 }
 
 impl ToTarget {
@@ -284,19 +301,48 @@ impl Sink for ToTarget {
         if self.target.is_down() {
             return Err(Error::unavailable(self.target.kind.name(), "no connection"));
         }
+        self.loaded.clear();
+        self.target.prepare(&self.made_of);
         self.target.work(self.process, self.writer.as_ref(), Work::Prepare(entities.to_vec())).map(drop)
     }
 
     async fn write(&mut self, changes: &[EntityChange], frontier: Option<Lsn>) -> Result<Vec<Rejected>, Error> {
-        self.send(Work::Write(changes.to_vec(), frontier)).await
+        let rejected = self.send(Work::Write(changes.to_vec(), frontier)).await?;
+        if frontier.is_some() {
+            let mut content = self.target.content();
+            self.loaded.drain(..).for_each(|entity| _ = content.lacking.remove(&entity));
+        }
+        Ok(rejected)
     }
 
     async fn begin_load(&mut self) -> Result<(), Error> {
+        self.loaded.clear();
         self.target.work(self.process, self.writer.as_ref(), Work::BeginLoad).map(drop)
     }
 
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), Error> {
-        self.send(Work::EndLoad(entity.to_owned(), version)).await.map(drop)
+        self.send(Work::EndLoad(entity.to_owned(), version)).await?;
+        self.loaded.push(entity.to_owned());
+        Ok(())
+    }
+
+    fn describe(&mut self, made_of: &BTreeMap<Arc<str>, String>) -> bool {
+        // Nobody has asked it for anything yet.
+        if let Some(mut sink) = self.writer.as_ref().and_then(|writer| writer.try_lock().ok()) {
+            return sink.describe(made_of);
+        }
+        let keeps = self.target.kind == Kind::Table;
+        if keeps {
+            self.made_of.clone_from(made_of);
+        }
+        keeps
+    }
+
+    async fn lacking(&mut self) -> Result<Vec<String>, Error> {
+        match (&self.target.database, &self.writer) {
+            (Some(database), Some(writer)) => database.lacking(writer),
+            _ => Ok(self.target.content().lacking.iter().cloned().collect()),
+        }
     }
 
     fn terms(&self) -> Terms {

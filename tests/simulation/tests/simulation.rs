@@ -41,10 +41,11 @@ fn the_auditor_finds_every_kind_of_breach() {
     for (sabotage, seed, invariant) in [
         ("late-change", "1", "INV-1"),
         ("saved-ahead", "3", "INV-2"),
-        ("lying-disk", "4", "INV-3"),
-        ("wrong-value", "2", "INV-4"),
-        ("no-guard", "22", "INV-5"),
-        ("lost-change", "2", "INV-6"),
+        ("lying-disk", "77", "INV-3"),
+        ("lost-part", "1", "INV-3"),
+        ("wrong-value", "3", "INV-4"),
+        ("no-guard", "3", "INV-5"),
+        ("lost-change", "1", "INV-6"),
     ] {
         let (well, said) = simulation(&["run", seed, "--sabotage", sabotage]);
         assert!(!well && said.lines().any(|line| line.starts_with(invariant)), "{sabotage} in seed {seed}: {said}");

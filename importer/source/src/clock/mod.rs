@@ -9,13 +9,15 @@
 //! neighbour is taken for the first pass, so that a commit is never dated after what follows it. In the hour that spring leaves out there is nothing to convert; a time that stands
 //! there nevertheless (a clock that was late to be set) is read as if the change had not happened yet.
 //!
-//! Nothing but `ts_ms` and the lag depends on these moments: order is by LSN.
+//! Order is by LSN and never by these moments. `ts_ms`, the lag and what entities have of a time to live depend on them.
 
 mod windows;
 
 use jiff::civil;
 use jiff::tz::{AmbiguousOffset, TimeZone};
+use schemas::Lsn;
 use schemas::value::Value;
+use tiberius::ColumnData;
 
 use super::client::Client;
 use super::decode::Columns;
@@ -33,6 +35,15 @@ const OVERLAP_MS: i64 = 60_000;
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     zone: Option<TimeZone>,
+}
+
+/// Moments about an LSN, in milliseconds since 1970-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsOf {
+    /// When the newest captured transaction at or before it was committed; `None`: there is none, or cleanup has removed it.
+    pub committed_ms: Option<i64>,
+    /// What the server's clock showed when this was asked.
+    pub now_ms: i64,
 }
 
 /// A zone's name that is not known.
@@ -70,9 +81,26 @@ impl Clock {
         Ok(Self { zone })
     }
 
+    /// The zone's IANA name, where it is known.
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_ref().and_then(TimeZone::iana_name)
+    }
+
     /// For times that stand alone; see [`Commits`] for those in a row.
     pub fn unix_ms(&self, local: &Value, offset_minutes: i64) -> Result<i64, Error> {
         Ok(self.moments(local, offset_minutes)?.map_or(0, |(first, _)| first))
+    }
+
+    /// Which time an LSN stands for.
+    pub async fn as_of(&self, client: &mut Client, lsn: Lsn) -> Result<AsOf, Error> {
+        let doing = "asking when something was last committed";
+        let parameter = ColumnData::Binary(Some(lsn.as_bytes().to_vec().into()));
+        let row = client.rows(doing, sql::AS_OF, vec![parameter]).await?.into_iter().next();
+        let row = row.ok_or_else(|| Error::Unexpected { doing, what: "the server tells no time".into() })?;
+        let mut row = Columns::new(doing, row);
+        let (committed, now, offset) = (row.value()?, row.value()?, row.int()?);
+        let committed_ms = self.moments(&committed, offset)?.map(|(first, _)| first);
+        Ok(AsOf { committed_ms, now_ms: self.unix_ms(&now, offset)? })
     }
 
     /// For the times of transactions in the order of their LSNs.

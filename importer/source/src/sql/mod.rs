@@ -118,6 +118,11 @@ pub const TRANSACTIONS: &str = "\
 SELECT TOP (@P1) start_lsn, tran_end_time, DATEPART(TZOFFSET, SYSDATETIMEOFFSET()) AS offset_minutes \
 FROM cdc.lsn_time_mapping WHERE start_lsn > @P2 ORDER BY start_lsn";
 
+/// When the newest captured transaction at or before the LSN `@P1` was committed, and what the clock shows; both are the server's local time, as in [`TRANSACTIONS`].
+pub const AS_OF: &str = "\
+SELECT (SELECT TOP (1) tran_end_time FROM cdc.lsn_time_mapping WHERE start_lsn <= @P1 ORDER BY start_lsn DESC) AS committed, \
+GETDATE() AS now, DATEPART(TZOFFSET, SYSDATETIMEOFFSET()) AS offset_minutes";
+
 /// The server's local clock, as transactions' times have it, and how far capture has come.
 pub const CLOCK: &str = "SELECT GETDATE() AS now, (SELECT MAX(start_lsn) FROM cdc.lsn_time_mapping) AS max_lsn";
 

@@ -9,6 +9,9 @@
 //! New columns and tables of children are empty. The new version of the shape is noted as not filled, the sink names the entity as one that lacks something, and the caller loads it anew, and no other; documents are served meanwhile
 //! as they are. The last write of the load notes that all is filled, or, where several instances write, that their share is.
 //!
+//! # Whose documents they are
+//! With the shape stands what the documents follow from, where the caller says it ([`Sink::describe`](crate::Sink::describe)). Where that is another than was on record, documents may be of either from then on, and the entity is loaded anew, too.
+//!
 //! # Indexes
 //! They are made when the table is full: behind the load where there is to be one, else at once, on a connection of their own where the database can (`Indexing`), so that nothing waits for them. In their names is what they are
 //! over, so an index of another definition is another index.
@@ -28,6 +31,9 @@ use crate::Error;
 pub(crate) struct Recorded {
     #[serde(default)]
     keeps_deleted: bool,
+    /// What the documents follow from; none where it was never said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_of: Option<String>,
     #[serde(default)]
     columns: BTreeMap<String, RecordedColumn>,
     /// By the table's name.
@@ -106,6 +112,7 @@ impl Recorded {
         };
         Self {
             keeps_deleted: shape.keeps_deleted,
+            made_of: shape.made_of.clone(),
             columns: columns(&shape.table),
             children: shape.children.iter().map(child).collect(),
         }
@@ -147,11 +154,14 @@ pub(crate) fn plan(
     recorded: Option<&Recorded>,
     found: &BTreeMap<String, Found>,
 ) -> Result<Plan, Error> {
-    let wanted = Recorded::of(shape, dialect);
+    let mut wanted = Recorded::of(shape, dialect);
     let nothing = Recorded::default();
     let recorded = recorded.unwrap_or(&nothing);
     let mut planner = Planner { target, dialect, plan: Plan::default() };
     let table = found.get(&*info.name);
+    // Who says nothing of it has not changed it.
+    wanted.made_of = wanted.made_of.or_else(|| recorded.made_of.clone());
+    planner.plan.unfilled = table.is_some() && recorded.made_of.is_some() && wanted.made_of != recorded.made_of;
     planner.drop_children(&wanted, recorded, found, table.is_none());
     match table {
         None => planner.create(shape),
@@ -532,6 +542,26 @@ mod tests {
         let gone = plan("MySQL", Dialect::Mysql, &order(), &shape, Some(&recorded), &BTreeMap::new()).unwrap();
         assert!(gone.creates && !gone.unfilled && gone.record.is_none(), "{gone:?}");
         assert!(gone.indexes[0].ends_with("(`b`, `t`(191))"), "{:?}", gone.indexes);
+    }
+
+    #[test]
+    fn documents_of_another_definition_are_written_anew() {
+        let tables = Tables::default();
+        let planned = |made_of: Option<&str>, recorded: Option<&Recorded>| {
+            let shapes = Shapes::resolve("sink s", Dialect::Sqlite, &tables, &[order()]).unwrap();
+            let made_of = made_of.map(|made_of| ("order".into(), made_of.to_owned())).into_iter().collect();
+            let base = [("key", "TEXT"), ("version", "TEXT"), ("commit_time_ms", "INTEGER"), ("document", "TEXT")];
+            let found = BTreeMap::from([("order".to_owned(), table(&base))]);
+            plan("SQLite", Dialect::Sqlite, &order(), &shapes.made_of(&made_of).of("order"), recorded, &found).unwrap()
+        };
+        let first = planned(Some("first"), None);
+        assert!(!first.unfilled, "what stands there was made before anybody said of what");
+        let recorded = first.record.unwrap();
+        assert_eq!(planned(Some("first"), Some(&recorded)), Plan { meanwhile: recorded.clone(), ..Plan::default() });
+        assert_eq!(planned(None, Some(&recorded)), Plan { meanwhile: recorded.clone(), ..Plan::default() });
+        let other = planned(Some("other"), Some(&recorded));
+        assert!(other.unfilled && other.statements.is_empty());
+        assert!(planned(Some("first"), other.record.as_ref()).unfilled, "and back again");
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! Each writes its own share, to which no row of another's belongs, and raises the frontier of that share alone ([`shares`](crate::shares)). At the end of a load, what has vanished is found by [`Sink::older`] and deleted row by row, because only the
 //! caller can tell whose a key is. Columns and tables of children count as filled once every share has been loaded.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,6 +161,8 @@ pub struct Pool<S: Server> {
     versions: Option<Arc<dyn Versions>>,
     /// One for each connection; none before [`Sink::prepare`] and after an error.
     writers: Vec<S::Writer>,
+    /// What documents follow from, by entity.
+    made_of: BTreeMap<Arc<str>, String>,
     shapes: Arc<Shapes>,
     /// Statements that make the indexes which are to be made behind the load.
     indexes: Vec<String>,
@@ -177,6 +180,7 @@ impl<S: Server> Pool<S> {
             share: Share::WHOLE,
             versions: None,
             writers: Vec::new(),
+            made_of: BTreeMap::new(),
             shapes: Arc::new(Shapes::none(S::DIALECT)),
             indexes: Vec::new(),
             indexing: Indexing::default(),
@@ -188,7 +192,7 @@ impl<S: Server> Pool<S> {
 
     fn shapes(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
         let Settings { name, tables, .. } = self.server.settings();
-        Shapes::resolve(&format!("sink {name}"), S::DIALECT, tables, entities)
+        Ok(Shapes::resolve(&format!("sink {name}"), S::DIALECT, tables, entities)?.made_of(&self.made_of))
     }
 
     /// The connections, which come back only after a success: one that failed, or was left in the middle of something, is closed, and the server rolls back what was not committed.
@@ -326,6 +330,11 @@ impl<S: Server> Sink for Pool<S> {
 
     async fn lacking(&mut self) -> Result<Vec<String>, Error> {
         Ok(self.standing().await?.lacking)
+    }
+
+    fn describe(&mut self, made_of: &BTreeMap<Arc<str>, String>) -> bool {
+        self.made_of.clone_from(made_of);
+        true
     }
 
     fn own(&mut self, range: KeyRange) -> bool {

@@ -112,6 +112,8 @@ pub(crate) struct ChildShape {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
+    /// What its documents follow from; none where nobody says.
+    pub(crate) made_of: Option<String>,
     pub(crate) table: TableShape,
     pub(crate) keeps_deleted: bool,
     pub(crate) children: Vec<ChildShape>,
@@ -159,6 +161,14 @@ impl Shapes {
         Ok(Self { dialect, shapes: entities.iter().map(resolve).collect::<Result<_, Error>>()? })
     }
 
+    /// The same, where it is known what documents follow from.
+    pub(crate) fn made_of(mut self, made_of: &BTreeMap<Arc<str>, String>) -> Self {
+        for (entity, shape) in &mut self.shapes {
+            Arc::make_mut(shape).made_of = made_of.get(entity).cloned();
+        }
+        self
+    }
+
     /// Before anything is known.
     pub(crate) fn none(dialect: Dialect) -> Self {
         Self { dialect, shapes: HashMap::new() }
@@ -168,6 +178,7 @@ impl Shapes {
     pub(crate) fn of(&self, entity: &str) -> Arc<Shape> {
         let plain = || {
             Arc::new(Shape {
+                made_of: None,
                 table: TableShape::plain(entity, self.dialect),
                 keeps_deleted: false,
                 children: Vec::new(),
@@ -221,7 +232,7 @@ impl Shape {
             Ok(ChildShape { list: child.list.clone(), table })
         });
         let children = children.collect::<Result<Vec<_>, String>>()?;
-        let mut shape = Self { table, keeps_deleted: config.deleted == Deleted::Keep, children, dialect };
+        let mut shape = Self { made_of: None, table, keeps_deleted: config.deleted == Deleted::Keep, children, dialect };
         let columns = shape.table.columns.len();
         for (nth, child) in shape.children.iter().enumerate() {
             shape.table.members.add(child.list.split('.'), columns + nth);

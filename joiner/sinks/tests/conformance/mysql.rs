@@ -29,7 +29,13 @@ impl Server {
         let url = self.server.url_of(&self.database).replace(":tributary@", "@");
         let password = SecretReference::File(self.secrets.path().join("password"));
         let tables = if self.rich { rich::tables() } else { sinks::Tables::new() };
-        MysqlConfig { url: UrlSource::Text(url), password: Some(password), write_limit_ms: 3000, tables, ..MysqlConfig::new("") }
+        MysqlConfig {
+            url: UrlSource::Text(url),
+            password: Some(password),
+            write_limit_ms: write_limit_ms(),
+            tables,
+            ..MysqlConfig::new("")
+        }
     }
 
     fn reader(&self) -> MysqlReader {

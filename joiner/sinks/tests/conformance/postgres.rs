@@ -29,7 +29,14 @@ impl Cluster {
         let url = UrlSource::Text(self.server.url().replace("tributary:tributary@", "writer@"));
         let password = Some(SecretReference::File(self.secrets.path().join("password")));
         let tables = if self.rich { rich::tables() } else { sinks::Tables::new() };
-        PostgresConfig { schema: self.schema.clone(), url, password, write_limit_ms: 3000, tables, ..PostgresConfig::new("") }
+        PostgresConfig {
+            schema: self.schema.clone(),
+            url,
+            password,
+            write_limit_ms: write_limit_ms(),
+            tables,
+            ..PostgresConfig::new("")
+        }
     }
 
     async fn admin(&self, statements: &str) -> tokio_postgres::Client {
