@@ -156,6 +156,12 @@ impl Handle {
         Outbox { shared: self.shared.clone() }
     }
 
+    /// Asks something beside the tasks, as whatever blocks has to be asked in one; where the joiner works in place ([`Config::threads`]), this does too.
+    pub async fn beside<T: Send + 'static>(&self, ask: impl FnOnce(&Self) -> T + Send + 'static) -> Result<T, Error> {
+        let handle = self.clone();
+        self.shared.beside(move || ask(&handle)).await.map_err(|error| Error::Task { what: error.to_string() })
+    }
+
     pub fn status(&self) -> Status {
         let mut status = self.shared.with_status(|status| status.clone());
         status.state_bytes = self.shared.store.bytes();

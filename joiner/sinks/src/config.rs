@@ -43,27 +43,27 @@ pub enum SinkConfig {
 impl SinkConfig {
     /// How status, logs and metrics call it.
     pub fn name(&self) -> &str {
-        match self {
+        match *self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(config) => &config.name,
+            Self::Sqlite(ref config) => &config.name,
             #[cfg(feature = "postgres")]
-            Self::Postgres(config) => &config.name,
+            Self::Postgres(ref config) => &config.name,
             #[cfg(feature = "mysql")]
-            Self::Mysql(config) => &config.name,
+            Self::Mysql(ref config) => &config.name,
             #[cfg(feature = "dynamodb")]
-            Self::Dynamodb(config) => &config.name,
+            Self::Dynamodb(ref config) => &config.name,
             #[cfg(feature = "lake")]
-            Self::Lake(config) => &config.name,
+            Self::Lake(ref config) => &config.name,
             #[cfg(feature = "sns")]
-            Self::Sns(config) => &config.name,
+            Self::Sns(ref config) => &config.name,
             #[cfg(feature = "sqs")]
-            Self::Sqs(config) => &config.name,
+            Self::Sqs(ref config) => &config.name,
             #[cfg(feature = "kinesis")]
-            Self::Kinesis(config) => &config.name,
+            Self::Kinesis(ref config) => &config.name,
             #[cfg(feature = "webhook")]
-            Self::Webhook(config) => &config.name,
+            Self::Webhook(ref config) => &config.name,
             #[cfg(feature = "search")]
-            Self::Search(config) => &config.name,
+            Self::Search(ref config) => &config.name,
         }
     }
 
@@ -84,27 +84,27 @@ impl SinkConfig {
 
 /// The sink of a configuration. Nothing is contacted before [`Sink::prepare`].
 pub fn open(config: &SinkConfig) -> Result<Box<dyn Sink>, Error> {
-    match config {
+    match *config {
         #[cfg(feature = "sqlite")]
-        SinkConfig::Sqlite(config) => Ok(Box::new(crate::sqlite::SqliteSink::new(config.clone()))),
+        SinkConfig::Sqlite(ref config) => Ok(Box::new(crate::sqlite::SqliteSink::new(config.clone()))),
         #[cfg(feature = "postgres")]
-        SinkConfig::Postgres(config) => Ok(Box::new(crate::postgres::PostgresSink::new(config.clone())?)),
+        SinkConfig::Postgres(ref config) => Ok(Box::new(crate::postgres::PostgresSink::new(config.clone())?)),
         #[cfg(feature = "mysql")]
-        SinkConfig::Mysql(config) => Ok(Box::new(crate::mysql::MysqlSink::new(config.clone())?)),
+        SinkConfig::Mysql(ref config) => Ok(Box::new(crate::mysql::MysqlSink::new(config.clone())?)),
         #[cfg(feature = "dynamodb")]
-        SinkConfig::Dynamodb(config) => Ok(Box::new(crate::dynamodb::DynamodbSink::new(config.clone()))),
+        SinkConfig::Dynamodb(ref config) => Ok(Box::new(crate::dynamodb::DynamodbSink::new(config.clone()))),
         #[cfg(feature = "lake")]
-        SinkConfig::Lake(config) => Ok(Box::new(crate::lake::LakeSink::new(config.clone()))),
+        SinkConfig::Lake(ref config) => Ok(Box::new(crate::lake::LakeSink::new(config.clone()))),
         #[cfg(feature = "sns")]
-        SinkConfig::Sns(config) => Ok(Box::new(crate::sns::SnsSink::new(config.clone()))),
+        SinkConfig::Sns(ref config) => Ok(Box::new(crate::sns::SnsSink::new(config.clone()))),
         #[cfg(feature = "sqs")]
-        SinkConfig::Sqs(config) => Ok(Box::new(crate::sqs::SqsSink::new(config.clone()))),
+        SinkConfig::Sqs(ref config) => Ok(Box::new(crate::sqs::SqsSink::new(config.clone()))),
         #[cfg(feature = "kinesis")]
-        SinkConfig::Kinesis(config) => Ok(Box::new(crate::kinesis::KinesisSink::new(config.clone()))),
+        SinkConfig::Kinesis(ref config) => Ok(Box::new(crate::kinesis::KinesisSink::new(config.clone()))),
         #[cfg(feature = "webhook")]
-        SinkConfig::Webhook(config) => Ok(Box::new(crate::webhook::WebhookSink::new(config.clone()))),
+        SinkConfig::Webhook(ref config) => Ok(Box::new(crate::webhook::WebhookSink::new(config.clone()))),
         #[cfg(feature = "search")]
-        SinkConfig::Search(config) => Ok(Box::new(crate::search::SearchSink::new(config.clone()))),
+        SinkConfig::Search(ref config) => Ok(Box::new(crate::search::SearchSink::new(config.clone()))),
     }
 }
 

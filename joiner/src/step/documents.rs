@@ -92,6 +92,8 @@ struct Piece {
     parts: Vec<Kept>,
     /// Where letters of documents that are too large stand, and those that there are.
     letters: Vec<(String, Option<TooLarge>)>,
+    /// Whether any was found as it was told earlier than before the step.
+    skips: bool,
 }
 
 impl Piece {
@@ -120,6 +122,11 @@ impl Made {
             TooLarge::settle(store, place, letter.as_ref(), batch)?;
         }
         Ok(())
+    }
+
+    /// Whether any document was found as it was told, and may have been another in between.
+    pub(crate) fn skips(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.skips)
     }
 
     /// The letters of documents that are too large.
@@ -278,6 +285,7 @@ impl<'a> Documents<'a> {
                 was == Outcome::TooLarge || (was == Outcome::Document) != present || present && old != new
             }
         };
+        piece.skips |= !changed && !matches!(known, Known::Through(None));
         if made == Outcome::TooLarge || changed {
             self.set_aside(key, made, standing, piece)?;
         }

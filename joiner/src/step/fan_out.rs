@@ -7,6 +7,7 @@
 //! - *Lazy* ones are worked off a chunk at a time between other steps, and each document is seen at once. It is assembled from the state as it then stands, so it is the join as of that frontier, and says so in its
 //!   version (INV-4). What is late is only that the owner is told at all. The frontier that readers see ([`crate::Head::frontier`]: everything at or below it has been told) therefore stays before the first change whose owners
 //!   have not all been told, while versions, and entries of the outbox, go on past it. There is one number, and it is never too great.
+//!   A document that is found as it was told may have been another in between, at a frontier with which it was not looked at, and nobody is told that: from there on, no frontier in between is said to be complete ([`FanOuts::hold_back`]).
 //!
 //! # What was last told of a document
 //! A document goes out only if it differs from what was told of it, which must be found without having been kept. While nothing waits, it is the join of the state before the step. While something waits, owners that have not
@@ -276,6 +277,17 @@ impl FanOuts {
         Ok(())
     }
 
+    /// A document was found as it was told, and may have been another in between: nothing that waits is complete further than the first is.
+    pub(super) fn hold_back(&mut self, tools: &Tools, batch: &mut WriteBatch) -> Result<(), Error> {
+        let Some(first) = self.queue.values().next().map(|waiting| waiting.before) else { return Ok(()) };
+        let family = tools.store.family(Family::Walks)?;
+        for (number, waiting) in self.queue.iter_mut().filter(|(_, waiting)| waiting.before != first) {
+            waiting.before = first;
+            batch.put_cf(family, number.to_be_bytes(), waiting.encode(&tools.catalog));
+        }
+        Ok(())
+    }
+
     /// Adds to a batch how far a walk has come, and that what nobody needs any more is forgotten.
     fn put(&self, tools: &Tools, batch: &mut WriteBatch, number: u64, waiting: &Waiting, complete: Lsn) -> Result<(), Error> {
         let store = &*tools.store;
@@ -324,24 +336,29 @@ pub(crate) fn tell(
     owners.sort_unstable();
     owners.dedup();
     let marks = fan_outs.look_up(store, &snapshot, &owners)?;
-    let keys = owners.iter().enumerate();
     // One without a past was looked at after the change.
-    let keys = keys.filter_map(|(nth, key)| Some((key.as_slice(), Known::Through(Some(fan_outs.as_told(&marks, nth)?)))));
-    let keys: Vec<(&[u8], Known<'_>)> = keys.collect();
+    let mut reached: Vec<(usize, Vec<u8>)> = owners.into_iter().enumerate().collect();
+    reached.retain(|(nth, _)| fan_outs.as_told(&marks, *nth).is_some());
     let over = waiting.walk.is_over().then_some(number);
-    let complete = fan_outs.complete_without(over, standing);
-    let told = keys.len() as u64;
-    let (mut rest, stale, mut touched) = (keys.as_slice(), Stale::default(), false);
+    let (mut rest, stale, mut touched) = (reached.as_slice(), Stale::default(), false);
     let expired = Expired::as_of(&tools.catalog, standing);
-    loop {
-        let made = assemble(view, &stale, tools.share, rest, Times::of(&expired), standing)?;
+    let complete = loop {
+        let was = |nth: usize| Known::Through(fan_outs.as_told(&marks, nth));
+        let keys: Vec<_> = rest.iter().map(|(nth, key)| (key.as_slice(), was(*nth))).collect();
+        let made = assemble(view, &stale, tools.share, &keys, Times::of(&expired), standing)?;
+        drop(keys);
         let (done, left) = rest.split_at(made.count());
         let mut batch = WriteBatch::default();
+        if made.skips() {
+            fan_outs.hold_back(tools, &mut batch)?;
+            waiting.before = fan_outs.queue.get(&number).map_or(waiting.before, |held_back| held_back.before);
+        }
+        let complete = fan_outs.complete_without(over, standing);
         made.put_beside(store, &mut batch)?;
         let from = standing.pending.map_or(standing.head, |pending| pending.tail);
         let tail = outbox::append(store, &mut batch, from, made.entries())?;
         // What is large is written in parts; the walk is moved with the last, and finds those before it marked if it has to go there again.
-        fan_outs.mark(store, &mut batch, done.iter().map(|(key, _)| *key), standing.frontier)?;
+        fan_outs.mark(store, &mut batch, done.iter().map(|(_, key)| key.as_slice()), standing.frontier)?;
         if left.is_empty() {
             fan_outs.put(tools, &mut batch, number, &waiting, complete.0)?;
         }
@@ -364,11 +381,10 @@ pub(crate) fn tell(
         report.changed += tail - from;
         rest = left;
         if rest.is_empty() {
-            break;
+            break complete;
         }
-    }
-    drop(keys);
-    fan_outs.told += told;
+    };
+    fan_outs.told += reached.len() as u64;
     fan_outs.moved(number, waiting, complete.0);
     Ok(true)
 }

@@ -266,6 +266,9 @@ impl Writing<'_> {
         contributed.write(self.tools, self.snapshot, tail, standing, &mut batch)?;
         fan_outs.begin(before, self.overlay, walks, (standing.frontier, beside.from), &mut batch)?;
         fan_outs.mark(store, &mut batch, done.iter().map(Vec::as_slice), standing.frontier)?;
+        if made.skips() {
+            fan_outs.hold_back(self.tools, &mut batch)?;
+        }
         if fan_outs.has_strict() {
             standing.pending.get_or_insert(Pending { tail });
         }
@@ -399,6 +402,9 @@ pub(crate) fn drain(
         *done = [last, &[0]].concat();
     }
     fan_outs.mark(store, &mut batch, told, standing.frontier)?;
+    if made.skips() {
+        fan_outs.hold_back(tools, &mut batch)?;
+    }
     report.assembled += made.count() as u64;
     report.changed += new_tail - tail;
     let contributed = contribute(tools, &snapshot, &made)?;

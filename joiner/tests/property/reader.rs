@@ -384,7 +384,11 @@ pub(crate) fn reader<'a>(
     config.layout = layout;
     config.sources[0].schemas = schemas.clone();
     config.range = range;
-    config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 64 << 10 };
+    config.memory = Memory {
+        write_buffer_bytes: 4 << 20,
+        block_cache_bytes: 1 << 20,
+        row_cache_bytes: if dice.chance(50) { 2 << 10 } else { 1 << 20 },
+    };
     config.chunk_bytes = if dice.chance(30) { 1 + dice.below(2000) } else { 1 << 20 };
     config.chunk_entities = if dice.chance(60) { 1 + dice.below(3) } else { 1000 };
     config.step_changes = if dice.chance(60) { 1 + dice.below(12) as u64 } else { 20_000 };
