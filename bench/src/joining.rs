@@ -20,8 +20,7 @@ const LEAST_DIFFERENCE: f64 = 0.15;
 /// This program as a measured child.
 pub(crate) fn child(arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("the path of this program")?);
-    // As the container image has it (deploy/README.md says why).
-    command.arg("child").args(arguments).env("MALLOC_ARENA_MAX", "2");
+    command.arg("child").args(arguments);
     Ok(command)
 }
 

@@ -1,6 +1,6 @@
-//! From commit to queryable, at a fixed rate: stand-in, then importer, embedded stream, joiner and SQLite in one process, asked from outside.
+//! From commit to queryable, at half of the maximum rate: stand-in, then importer, embedded stream, joiner and SQLite in one process, asked from outside.
 //!
-//! A load of ordinary transactions runs all the time. Beside it a probe commits a change, and asks the SQLite reader each millisecond until it answers with it. What of that the stand-in's capture
+//! How many transactions a second go through all of it is found first: committed as fast as they can be for a while, divided by the time until the last of them is queryable. A load of half as many a second runs from then on. Beside it a probe commits a change, and asks the SQLite reader each millisecond until it answers with it. What of that the stand-in's capture
 //! job takes is measured by itself, in the same way: until the change stands in the change table.
 
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ use sinks::EntityReader;
 use sinks::sqlite::{SqliteConfig, SqliteReader, SqliteSink};
 use streams::Provider;
 use streams::embedded::{Embedded, Options};
+use tokio::task::JoinHandle;
+use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
 use crate::SEED;
@@ -30,7 +32,10 @@ use crate::standin::{self, Client, StandIn, execute};
 use crate::stream::SOURCE;
 
 const SCALE: f64 = 0.01;
-const TRANSACTIONS_PER_SECOND: u64 = 200;
+/// Connections that the load is committed on.
+const CONNECTIONS: u64 = 4;
+/// How long transactions are committed as fast as they can be.
+const FLAT_OUT: Duration = Duration::from_secs(10);
 /// Probes of commit to queryable, and of commit to captured.
 const PROBES: usize = 400;
 /// Between two probes, in milliseconds: at random, because a fixed pause would always meet the capture job at the same moment of its interval.
@@ -85,30 +90,35 @@ pub(crate) async fn measure(folder: &std::path::Path) -> anyhow::Result<Vec<Figu
     // The first probe waits for the first load.
     probe(&mut client, &reader, "first").await?;
 
+    let flat_out = Instant::now();
     let stop = CancellationToken::new();
-    let load = tokio::spawn(load(stand_in.client().await?, stop.clone()));
+    let all = Load::start(&stand_in, None, &stop).await?;
+    tokio::time::sleep(FLAT_OUT).await;
+    stop.cancel();
+    let transactions = all.ended().await?;
+    probe(&mut client, &reader, "behind all").await?;
+    let maximum = transactions as f64 / flat_out.elapsed().as_secs_f64();
+
+    let stop = CancellationToken::new();
+    let wanted = maximum / 2.0;
+    let load = Load::start(&stand_in, Some(wanted), &stop).await?;
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let mut pause = async || tokio::time::sleep(Duration::from_millis(random.random_range(PAUSES))).await;
-    let mut latencies = Vec::with_capacity(PROBES);
+    let (mut latencies, mut captures) = (Vec::with_capacity(PROBES), Vec::with_capacity(PROBES));
     let started = Instant::now();
     for number in 0..PROBES {
         pause().await;
         latencies.push(probe(&mut client, &reader, &format!("probe {number}")).await?);
-    }
-    let took = started.elapsed();
-    let peak_mb = served.stop()?;
-    let mut captures = Vec::with_capacity(PROBES);
-    for number in 0..PROBES {
         pause().await;
         captures.push(probe_capture(&mut client, &format!("capture {number}")).await?);
     }
-    let measured_for = started.elapsed();
+    let took = started.elapsed();
     stop.cancel();
-    let transactions = load.await??;
-    let rate = transactions as f64 / measured_for.as_secs_f64();
+    let rate = load.ended().await? as f64 / took.as_secs_f64();
     println!(
-        "Latency: {PROBES} probes in {took:.1?}, beside {rate:.0} transactions a second (wanted: {TRANSACTIONS_PER_SECOND})"
+        "Latency: {PROBES} probes in {took:.1?}, beside {rate:.0} transactions a second (wanted: {wanted:.0}, half of what goes through)"
     );
+    let peak_mb = served.stop()?;
     drop(client);
     stand_in.stop()?;
 
@@ -137,15 +147,44 @@ async fn fill(client: &mut Client) -> anyhow::Result<()> {
     standin::capture(client, &["customer", "orders", "lineitem", "mark"]).await
 }
 
-/// Transactions over an order and its first item, at the fixed rate; answers how many.
-async fn load(mut client: Client, stop: CancellationToken) -> anyhow::Result<u64> {
-    let orders: Vec<String> = TABLES[1].rows(SCALE).skip(1).map(|row| row[0].clone()).collect();
-    let mut pace = tokio::time::interval(Duration::from_micros(1_000_000 / TRANSACTIONS_PER_SECOND));
+/// Transactions over an order and its first item, each connection over orders of its own.
+struct Load(Vec<JoinHandle<anyhow::Result<u64>>>);
+
+impl Load {
+    /// `rate`: transactions a second; as many as can be without.
+    async fn start(stand_in: &StandIn, rate: Option<f64>, stop: &CancellationToken) -> anyhow::Result<Self> {
+        let orders: Vec<String> = TABLES[1].rows(SCALE).skip(1).map(|row| row[0].clone()).collect();
+        let mut loads = Vec::new();
+        for orders in orders.chunks(orders.len().div_ceil(CONNECTIONS as usize)) {
+            let pace = rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(CONNECTIONS as f64 / rate)));
+            loads.push(tokio::spawn(load(stand_in.client().await?, orders.to_vec(), pace, stop.clone())));
+        }
+        Ok(Self(loads))
+    }
+
+    /// Once it has been stopped: how many were committed.
+    async fn ended(self) -> anyhow::Result<u64> {
+        let mut transactions = 0;
+        for load in self.0 {
+            transactions += load.await??;
+        }
+        Ok(transactions)
+    }
+}
+
+async fn load(
+    mut client: Client,
+    orders: Vec<String>,
+    mut pace: Option<Interval>,
+    stop: CancellationToken,
+) -> anyhow::Result<u64> {
     let mut number = 0u64;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(number),
-            _ = pace.tick() => {}
+    while !stop.is_cancelled() {
+        if let Some(pace) = &mut pace {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = pace.tick() => {}
+            }
         }
         let order = &orders[(number as usize * 7919) % orders.len()];
         let sql = format!(
@@ -157,6 +196,7 @@ async fn load(mut client: Client, stop: CancellationToken) -> anyhow::Result<u64
         execute(&mut client, &sql).await?;
         number += 1;
     }
+    Ok(number)
 }
 
 /// Commits a mark and waits until it can be queried: the milliseconds in between.
