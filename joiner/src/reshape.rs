@@ -143,7 +143,7 @@ fn partial_rows(
 
 /// Opens a copy, and has it serve the definitions of the configuration; the catalog is of this share.
 fn open(copy: &Copied, config: &Config, range: KeyRange) -> Result<(Arc<Store>, Catalog), Error> {
-    let store = Store::open(&copy.folder, 0, config.memory)?;
+    let store = Store::open_as(&copy.folder, 0, config.memory, config.threads > 0)?;
     migrate::run(&store, copy.facts.format)?;
     let whole = Config { range: copy.facts.range, ..config.clone() };
     let catalog = definitions::settle(&store, meta::IN_STATE, &whole)?.with_share(range);
