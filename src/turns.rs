@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use importer::lease::{Lease, Store};
-use joiner::{ConfirmedBySink, Joiner, NamedSink};
+use joiner::{ConfirmedBySink, Handle, Joiner, NamedSink};
 use streams::Provider;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -48,8 +48,7 @@ impl InTurn {
                 let mut saved = None;
                 loop {
                     tokio::time::sleep(SAVE_EVERY).await;
-                    let handle = handle.clone();
-                    let confirmed = tokio::task::spawn_blocking(move || handle.confirmed()).await??;
+                    let confirmed = handle.beside(Handle::confirmed).await??;
                     if saved.as_ref() != Some(&confirmed) {
                         match lease.save_bytes(&serde_json::to_vec(&confirmed)?).await {
                             Ok(()) => saved = Some(confirmed),

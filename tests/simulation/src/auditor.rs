@@ -5,17 +5,18 @@
 //! | INV-1 | a change at or below a record's `to_lsn` that the same process appends after the record, and that had not been appended before |
 //! | INV-2 | progress that is saved before everything up to it, and a record that says so, is in the streams |
 //! | INV-3 | an entry of the outbox that is told twice with different contents, left out, or told after what it replaces; a state after a start, or in a checkpoint, that is not as of its own frontier; a checkpoint of which no state can be made |
-//! | INV-4 | a document, told, written or kept, that is not the join of the source as of the LSN that it names |
+//! | INV-4 | a document, told, written or kept, that is not the join of the source as of the LSN that it names, or of an entity that another joiner makes |
 //! | INV-5 | a target in which an older version has replaced a newer one |
-//! | INV-6 | a change that was captured and neither appended, nor set aside, nor made up for by reading its table again; and in the end a target that does not hold the source's join |
+//! | INV-6 | a change that was captured and neither appended, nor set aside, nor made up for by reading its table again; a target that does not hold, of a share, what it was told that it holds, and in the end the source's join |
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::Lsn;
+use schemas::{KeyRange, Lsn};
 use serde_json::Value;
 
 use crate::history::{Change, Content, Document, Entry, Event};
 use crate::joined::{self, Definitions, Tables};
+use crate::shares::{Pieces, is_of};
 use crate::shop::{TABLES, key_of};
 
 /// Something that must not be.
@@ -30,6 +31,13 @@ pub(crate) struct Violation {
 /// A change: its table, and where it stands.
 type Identity = (String, Lsn, Lsn, char);
 type Entity = (String, String);
+
+/// What a joiner makes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Served {
+    definitions: Definitions,
+    share: KeyRange,
+}
 
 /// What was told by one outbox.
 #[derive(Default)]
@@ -61,12 +69,15 @@ struct Auditor {
     reread: BTreeMap<String, Lsn>,
     first_record: Option<Lsn>,
     /// What each joiner serves, and what the last one does.
-    served: BTreeMap<u32, Definitions>,
-    serves: Definitions,
+    served: BTreeMap<u32, Served>,
+    serves: Served,
     outboxes: BTreeMap<u64, Outbox>,
-    /// Those that were made, and how far each has come.
-    checkpoints: BTreeMap<u64, Lsn>,
-    versions: BTreeMap<(String, Entity), Lsn>,
+    /// Those that were made of each share, and how far each has come.
+    checkpoints: BTreeMap<KeyRange, BTreeMap<u64, Lsn>>,
+    /// What targets hold; of the topic, the newest that it was sent.
+    held: BTreeMap<(String, Entity), (Lsn, Option<Value>)>,
+    /// What targets were told that they hold of each share.
+    reached: BTreeMap<String, Pieces<Lsn>>,
     violations: Vec<Violation>,
     at_ms: u64,
 }
@@ -100,9 +111,9 @@ impl Auditor {
             Event::Captured { up_to } => self.captured = *up_to,
             Event::Appended { process, content, .. } => self.appended(*process, content),
             Event::Saved { process, lsn, tail } => self.saved(*process, *lsn, *tail),
-            Event::JoinerStarted { process, definitions, .. } => {
-                self.served.insert(*process, *definitions);
-                self.serves = *definitions;
+            Event::JoinerStarted { process, share, definitions, .. } => {
+                self.served.insert(*process, Served { definitions: *definitions, share: *share });
+                self.serves = Served { definitions: *definitions, share: KeyRange::ALL };
             }
             Event::Told { process, incarnation, sequence, version, change } => {
                 self.told(*process, *incarnation, *sequence, *version, change);
@@ -126,19 +137,22 @@ impl Auditor {
             Event::Vanished { process, target, entity, key, version } => {
                 let gone = Document { entity: entity.clone(), key: key.clone(), document: None };
                 self.document(&format!("what a load removed from the {target}"), self.served(*process), *version, &gone);
-                self.versions.insert((target.clone(), (entity.clone(), key.clone())), *version);
+                self.held.insert((target.clone(), (entity.clone(), key.clone())), (*version, None));
             }
+            Event::Reached { target, share, frontier, all } => self.reached(target, *share, *frontier, *all),
             Event::Holds { target, frontier, documents } => {
                 // Time goes on where nothing is committed any more.
                 let (last, what) = (self.last().max(frontier.unwrap_or_default()), format!("the {target} in the end"));
                 self.all(&what, self.serves, last, documents, 6);
             }
-            Event::Checkpoint { number, frontier, .. } => _ = self.checkpoints.insert(*number, *frontier),
-            Event::Restored { number, frontier } => self.restored(*number, *frontier),
+            Event::Checkpoint { share, number, frontier, .. } => {
+                self.checkpoints.entry(*share).or_default().insert(*number, *frontier);
+            }
+            Event::Restored { share, number, frontier } => self.restored(*share, *number, *frontier),
             Event::NotRestored { why, transient: false } => {
                 self.violation(3, format!("no state could be made of a checkpoint: {why}"))
             }
-            Event::Stored { numbers, keep, unnamed } => self.stored(numbers, *keep, *unnamed),
+            Event::Stored { numbers, keep, unnamed, .. } => self.stored(numbers, *keep, *unnamed),
             Event::Stuck { what } => self.violation(0, what.clone()),
             Event::Purged { .. }
             | Event::ImporterStarted { .. }
@@ -147,13 +161,17 @@ impl Auditor {
             | Event::DiskLost
             | Event::NotRestored { .. }
             | Event::Trimmed { .. }
-            | Event::Reached { .. }
+            | Event::Turn { .. }
+            | Event::Frozen { .. }
+            | Event::Thawed { .. }
+            | Event::Reshaped { .. }
+            | Event::NotReshaped { .. }
             | Event::Fault { .. }
             | Event::Calm => {}
         }
     }
 
-    fn served(&self, process: u32) -> Definitions {
+    fn served(&self, process: u32) -> Served {
         self.served.get(&process).copied().unwrap_or_default()
     }
 
@@ -257,7 +275,11 @@ impl Auditor {
     }
 
     /// One document against the truth as of its version (INV-4).
-    fn document(&mut self, who: &str, definitions: Definitions, version: Lsn, change: &Document) {
+    fn document(&mut self, who: &str, Served { definitions, share }: Served, version: Lsn, change: &Document) {
+        if !is_of(share, &change.entity, &change.key) {
+            let Document { entity, key, .. } = change;
+            self.violation(4, format!("{who}: {entity} {key} is not of the share {share}, which this joiner makes"));
+        }
         let (tables, found) = (self.as_of(version), parsed(change.document.as_ref()));
         let truths = self.times(version).into_iter();
         let truths = truths.map(|time_ms| joined::entity(definitions, &tables, time_ms, &change.entity, &change.key));
@@ -274,18 +296,16 @@ impl Auditor {
     }
 
     /// All documents at once.
-    fn all(&mut self, who: &str, definitions: Definitions, as_of: Lsn, documents: &[Document], invariant: u8) {
+    fn all(&mut self, who: &str, served: Served, as_of: Lsn, documents: &[Document], invariant: u8) {
         let found: BTreeMap<Entity, Value> = documents
             .iter()
             .filter_map(|one| Some(((one.entity.clone(), one.key.clone()), parsed(one.document.as_ref())?)))
             .collect();
-        self.compare(who, definitions, as_of, &found, invariant);
+        self.compare(who, served, as_of, &found, invariant);
     }
 
-    fn compare(&mut self, who: &str, definitions: Definitions, as_of: Lsn, found: &BTreeMap<Entity, Value>, invariant: u8) {
-        let tables = self.as_of(as_of);
-        let truths = self.times(as_of).into_iter().map(|time_ms| joined::entities(definitions, &tables, time_ms));
-        let truths: Vec<BTreeMap<Entity, Value>> = truths.collect();
+    fn compare(&mut self, who: &str, served: Served, as_of: Lsn, found: &BTreeMap<Entity, Value>, invariant: u8) {
+        let truths = self.truths(served, as_of);
         let Some(truth) = truths.last().filter(|_| !truths.contains(found)) else { return };
         let names: BTreeSet<&Entity> = found.keys().chain(truth.keys()).collect();
         let differs = names.into_iter().find(|name| found.get(*name) != truth.get(*name)).cloned();
@@ -294,6 +314,78 @@ impl Auditor {
             let (found, truth) = (shown(found.get(&name)), shown(truth.get(&name)));
             self.violation(invariant, format!("{who}: {} {} as of {as_of} is {found} and should be {truth}", name.0, name.1));
         }
+    }
+
+    /// What all entities of a share may be as of an LSN.
+    fn truths(&self, Served { definitions, share }: Served, as_of: Lsn) -> Vec<BTreeMap<Entity, Value>> {
+        let tables = self.as_of(as_of);
+        let of_share = |mut entities: BTreeMap<Entity, Value>| {
+            entities.retain(|(entity, key), _| is_of(share, entity, key));
+            entities
+        };
+        let truths = self.times(as_of).into_iter().map(|time_ms| of_share(joined::entities(definitions, &tables, time_ms)));
+        truths.collect()
+    }
+
+    /// What a target was told that it holds of a share. An entity that it holds in a newer version is not spoken of; nor is, while definitions change, whether it is as the one or the other have it.
+    fn reached(&mut self, target: &str, share: KeyRange, frontier: Lsn, all: Option<Lsn>) {
+        let reached = self.reached.entry(target.to_owned()).or_insert_with(|| Pieces::new(Lsn::ZERO));
+        reached.raise(share, frontier);
+        let least = reached.least(KeyRange::ALL).unwrap_or_default();
+        if all.is_some_and(|all| all > least) {
+            let all = all.unwrap_or_default();
+            self.violation(
+                6,
+                format!("the {target} says that it holds everything up to {all}, and was told so of all shares up to {least}"),
+            );
+        }
+        let Some(name) = self.lacks(target, share) else { return };
+        let known = self.held.get(&(target.to_owned(), name.clone()));
+        let (version, document) = known.cloned().unwrap_or_default();
+        let document = document.map_or("nothing".to_owned(), |document| document.to_string());
+        let (entity, key) = name;
+        self.violation(6, format!("the {target} is to hold everything of {share} up to {frontier}, and {entity} {key} is {document}, as of {version}"));
+    }
+
+    /// An entity of a share that a target does not hold as it stood at what the target was told of it last.
+    fn lacks(&self, target: &str, share: KeyRange) -> Option<Entity> {
+        let reached = self.reached.get(target)?;
+        let mut truths: BTreeMap<Lsn, Vec<BTreeMap<Entity, Value>>> = BTreeMap::new();
+        for frontier in reached.within(share) {
+            let of = |definitions| self.truths(Served { definitions, share: KeyRange::ALL }, frontier);
+            truths
+                .entry(frontier)
+                .or_insert_with(|| [Definitions::First, Definitions::Otherwise].into_iter().flat_map(of).collect());
+        }
+        let held = self.held.iter().filter(|((of, _), _)| of == target).map(|((_, entity), held)| (entity, held));
+        let held: BTreeMap<&Entity, &(Lsn, Option<Value>)> = held.collect();
+        let known = truths.values().flatten().flat_map(BTreeMap::keys);
+        let names: BTreeSet<&Entity> =
+            held.keys().copied().chain(known).filter(|(entity, key)| is_of(share, entity, key)).collect();
+        let is_lacking = |(entity, key): &Entity| {
+            let frontier = reached.of(entity, key);
+            let truths = truths.get(&frontier).map(Vec::as_slice).unwrap_or_default();
+            let truth = |truth: &BTreeMap<Entity, Value>| truth.get(&(entity.clone(), key.clone())).cloned();
+            match held.get(&(entity.clone(), key.clone())) {
+                Some((version, _)) if *version > frontier => false,
+                // A topic that is loaded is not told of what has vanished.
+                Some((_, Some(_))) if target == "topic" && truths.iter().any(|known| truth(known).is_none()) => false,
+                Some((_, document)) => truths.iter().all(|known| truth(known) != *document),
+                None => truths.iter().all(|known| truth(known).is_some()),
+            }
+        };
+        let is_left_out = |name: &Entity| held.get(name).is_some_and(|(version, _)| self.is_left_out(name, *version));
+        names.into_iter().find(|name| is_lacking(name) && !is_left_out(name)).cloned()
+    }
+
+    /// Whether, after a change of definitions, some of them leave an entity out as of a version, and others do not: a target that holds it in that version, and is loaded anew as of the same, keeps it until it changes. A load removes what is older.
+    fn is_left_out(&self, name: &Entity, version: Lsn) -> bool {
+        let changed = self.served.values().any(|served| served.definitions != self.serves.definitions);
+        let is_in = |definitions| {
+            let truths = self.truths(Served { definitions, share: KeyRange::ALL }, version);
+            truths.iter().any(|truth| truth.contains_key(name))
+        };
+        changed && is_in(Definitions::First) != is_in(Definitions::Otherwise)
     }
 
     fn told(&mut self, process: u32, incarnation: u64, sequence: u64, version: Lsn, change: &Document) {
@@ -334,29 +426,43 @@ impl Auditor {
 
     fn written(&mut self, process: u32, target: &str, version: Lsn, replaced: Option<Lsn>, taken: bool, change: &Document) {
         self.document(&format!("what was written to the {target}"), self.served(process), version, change);
+        let place = (target.to_owned(), (change.entity.clone(), change.key.clone()));
+        let known = self.held.get(&place).map(|(version, _)| *version);
+        let document = parsed(change.document.as_ref());
         // A topic takes what comes.
         if target == "topic" {
+            if known.is_none_or(|known| known <= version) {
+                self.held.insert(place, (version, document));
+            }
             return;
         }
-        let place = (target.to_owned(), (change.entity.clone(), change.key.clone()));
-        let held = self.versions.get(&place).copied().max(replaced);
+        let held = known.max(replaced);
         if taken && held.is_some_and(|held| held > version) {
             let Document { entity, key, .. } = change;
             let held = held.unwrap_or_default();
             self.violation(5, format!("the {target} held {entity} {key} as of {held} and took it as of {version}"));
         }
         if taken {
-            self.versions.insert(place, version);
+            self.held.insert(place, (version, document));
         }
     }
 
-    /// What a state is made of is the newest checkpoint, as it was made; maybe one of which nobody was told.
-    fn restored(&mut self, number: u64, frontier: Lsn) {
-        let newest = self.checkpoints.keys().next_back().copied().unwrap_or_default();
+    /// What a state is made of are the newest checkpoints, as they were made; maybe some of which nobody was told. They are those that are furthest ahead: of the share itself, of one that covers it, or of its parts.
+    fn restored(&mut self, share: KeyRange, number: u64, frontier: Lsn) {
+        let newest = |of: &BTreeMap<u64, Lsn>| of.values().next_back().copied();
+        let covering = self.checkpoints.iter().filter(|(of, _)| of.covers(&share)).filter_map(|(_, of)| newest(of)).max();
+        if let Some(newest) = covering.filter(|newest| frontier < *newest) {
+            let what = format!("checkpoint {number} was restored as of {frontier}, and one as of {newest} was made before");
+            self.violation(3, what);
+        }
+        // Numbers are those of a share; of which share one is that was restored is known where there is but one.
+        let Some(of_all) = self.checkpoints.get(&KeyRange::ALL).filter(|_| self.checkpoints.len() == 1) else { return };
+        let newest = of_all.keys().next_back().copied().unwrap_or_default();
+        let made = of_all.get(&number).copied();
         if number < newest {
             self.violation(3, format!("checkpoint {number} was restored, and {newest} was made before"));
         }
-        if let Some(made) = self.checkpoints.get(&number).filter(|made| **made != frontier) {
+        if let Some(made) = made.filter(|made| *made != frontier) {
             let what = format!("checkpoint {number} was made as of {made} and restored as of {frontier}");
             self.violation(3, what);
         }

@@ -10,13 +10,13 @@ use std::sync::{Arc, mpsc};
 use anyhow::Context;
 use schemas::Lsn;
 use sinks::sqlite::{SqliteConfig, SqliteReader, SqliteSink};
-use sinks::{EntityReader, Error, Held, Query, Rejected, Sink};
+use sinks::{EntityReader, Error, Held, Query, Sink};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 use crate::disk;
-use crate::target::Work;
+use crate::target::{Done, Older, Work};
 
 /// Entities of a kind; there are never as many.
 const MOST: usize = 1000;
@@ -98,17 +98,20 @@ impl Database {
         self.ask(async move { writer.lock().await.lacking().await })
     }
 
-    pub(crate) fn work(&self, writer: &Writer, work: Work) -> Result<Vec<Rejected>, Error> {
+    pub(crate) fn work(&self, writer: &Writer, work: Work) -> Result<Done, Error> {
         let writer = Arc::clone(writer);
         self.ask(async move {
-            let mut sink = writer.lock().await;
+            let (mut sink, mut done) = (writer.lock().await, Done::default());
             match work {
                 Work::Prepare(entities) => sink.prepare(&entities).await?,
                 Work::BeginLoad => sink.begin_load().await?,
                 Work::EndLoad(entity, version) => sink.end_load(&entity, version).await?,
-                Work::Write(changes, frontier) => return sink.write(&changes, frontier).await,
+                Work::Write(changes, frontier) => done.rejected = sink.write(&changes, frontier).await?,
+                Work::Older(Older { entity, version, after, limit }) => {
+                    done.older = sink.older(&entity, version, after.as_ref(), limit).await?;
+                }
             }
-            Ok(Vec::new())
+            Ok(done)
         })
     }
 

@@ -19,6 +19,10 @@ pub(crate) enum Sabotage {
     LostChange,
     /// INV-3: the object storage has lost a part of a checkpoint.
     LostPart,
+    /// INV-6: what one instance says of its share of a target is taken for all of it.
+    WideFrontier,
+    /// INV-6: a joiner that takes over is told that sinks hold what they do not.
+    ConfirmedAhead,
 }
 
 /// How likely things go wrong, in a thousand, and what is down.
@@ -39,6 +43,9 @@ pub(crate) struct Levels {
     pub(crate) storage: u64,
     pub(crate) storage_down: bool,
     pub(crate) storage_delay_ms: u64,
+    /// Requests to the leases.
+    pub(crate) leases: u64,
+    pub(crate) lease_delay_ms: u64,
 }
 
 #[derive(Clone)]

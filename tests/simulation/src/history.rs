@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use schemas::Lsn;
+use schemas::{KeyRange, Lsn};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -110,8 +110,10 @@ pub(crate) enum Event {
         lsn: Lsn,
         tail: bool,
     },
+    /// A joiner of these entities.
     JoinerStarted {
         process: u32,
+        share: KeyRange,
         definitions: Definitions,
         frontier: Lsn,
         head: u64,
@@ -120,16 +122,38 @@ pub(crate) enum Event {
         process: u32,
         how: String,
     },
+    /// A joiner that stood by works from here on.
+    Turn {
+        process: u32,
+    },
+    /// A process stands still from here on, and what it has asked of others goes on.
+    Frozen {
+        process: u32,
+    },
+    /// It writes again what it was about to write; it finds out later what has happened meanwhile.
+    Thawed {
+        process: u32,
+    },
+    /// The entities are divided anew, among joiners whose states are made of the checkpoints of those before.
+    Reshaped {
+        shares: Vec<KeyRange>,
+    },
+    /// The joiners before go on.
+    NotReshaped {
+        why: String,
+    },
     /// A checkpoint of a joiner's state is in the object storage.
     Checkpoint {
         process: u32,
+        share: KeyRange,
         number: u64,
         frontier: Lsn,
     },
     /// A disk was lost with all that was on it.
     DiskLost,
-    /// A checkpoint became the state of a joiner that is about to start.
+    /// A checkpoint, or several of other shares, became the state of a joiner that is about to start: the greatest number, and the least frontier.
     Restored {
+        share: KeyRange,
         number: u64,
         frontier: Lsn,
     },
@@ -139,8 +163,9 @@ pub(crate) enum Event {
         /// It may go better the next time.
         transient: bool,
     },
-    /// The checkpoints that there are in the end, how many are to be kept, and what no checkpoint names.
+    /// The checkpoints of a share that there are in the end, how many are to be kept, and what no checkpoint names.
     Stored {
+        share: KeyRange,
         numbers: Vec<u64>,
         keep: u32,
         unnamed: usize,
@@ -174,7 +199,7 @@ pub(crate) enum Event {
         sequence: u64,
         frontier: Lsn,
     },
-    /// All entities as the joiner's state has them.
+    /// All entities of its share as a joiner's state has them.
     State {
         process: u32,
         as_of: Lsn,
@@ -197,10 +222,12 @@ pub(crate) enum Event {
         key: String,
         version: Lsn,
     },
-    /// A target was told that it holds everything up to here.
+    /// A target was told that it holds everything of a share up to an LSN. `all`: what it then says of all shares.
     Reached {
         target: String,
+        share: KeyRange,
         frontier: Lsn,
+        all: Option<Lsn>,
     },
     /// What a target holds in the end.
     Holds {

@@ -12,19 +12,25 @@ mod database;
 mod dice;
 mod disk;
 mod faults;
+mod freeze;
 mod history;
 mod joined;
 mod kernel;
+mod lease;
 mod network;
 mod plan;
 mod processes;
 mod run;
 mod server;
+mod shares;
 mod shop;
 mod soak;
 mod storage;
 mod streams;
 mod target;
+/// Whose turn it is, of several joiners of one share: as the pipeline has it.
+#[path = "../../../src/turns.rs"]
+mod turns;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

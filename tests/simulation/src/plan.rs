@@ -30,6 +30,12 @@ pub(crate) struct Plan {
     /// Whether the joiner's disk may be lost.
     pub(crate) loses: bool,
     pub(crate) checkpoints: CheckpointPlan,
+    /// Joiners that make a share of the entities each.
+    pub(crate) instances: u32,
+    /// Whether the entities are divided anew at times, among more joiners or fewer.
+    pub(crate) reshapes: bool,
+    /// Whether each share has a second joiner, which stands by.
+    pub(crate) stands_by: bool,
 }
 
 pub(crate) struct CheckpointPlan {
@@ -56,10 +62,20 @@ pub(crate) struct JoinerPlan {
 }
 
 impl Plan {
-    pub(crate) fn of(dice: &mut Dice) -> Self {
+    /// How many joiners there are is chosen by `joiners`, apart from everything else: with one, a run does not depend on it.
+    pub(crate) fn of(dice: &mut Dice, joiners: &mut Dice) -> Self {
         let pick = |dice: &mut Dice, from: &[u64]| dice.pick(from).copied().unwrap_or_default();
         let count = |number: u64| usize::try_from(number).unwrap_or_default();
+        let reshapes = joiners.chance(200);
+        let instances = match joiners.chance(400) {
+            true if reshapes => 2,
+            true => u32::try_from(joiners.within(2, 3)).unwrap_or(2),
+            false => 1,
+        };
+        let stands_by = joiners.chance(350);
         let pace_ms = pick(dice, &[200, 1000, SLOWEST_MS]);
+        // It takes seconds until another takes over: something is to happen between two of these times.
+        let pace_ms = if stands_by { pace_ms.max(1000) } else { pace_ms };
         Self {
             steps: dice.within(60, 160),
             pace_ms,
@@ -87,8 +103,12 @@ impl Plan {
                 // Files are never merged here: there are not to be too many.
                 every_seconds: NonZeroU64::new(pace_ms * pick(dice, &[5, 20]) / 1000).unwrap_or(NonZeroU64::MIN),
                 keep: NonZeroU32::new(u32::try_from(dice.within(1, 3)).unwrap_or(1)).unwrap_or(NonZeroU32::MIN),
-                trims: dice.chance(600),
+                // One that stands by reads from where its own state is, however old that has become.
+                trims: dice.chance(600) && !stands_by,
             },
+            instances,
+            reshapes,
+            stands_by,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! One run: trouble, then calm, then the audit.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use schemas::KeyRange;
 use tempfile::TempDir;
 
 use crate::auditor;
@@ -23,6 +25,10 @@ const REST_MS: u64 = 20 * 60 * 1000;
 const REST_OF_BROKEN_MS: u64 = 3 * 60 * 1000;
 /// Futures in debug builds are large.
 const STACK_BYTES: usize = 64 << 20;
+/// Keeps the choices that are about joiners apart from the others. (With this one, the first five seeds have one run of several instances, and one of a joiner that stands by.)
+const OF_JOINERS: u64 = 0x6a6f_696e_6572_a25e;
+/// Into how many shares the entities are divided at times: each is a part of those of the lesser numbers.
+const SHARES: [u32; 3] = [1, 2, 4];
 
 /// Runs a seed; false if the auditor finds anything.
 pub(crate) fn one(seed: u64, history: Option<&Path>, sabotage: Option<Sabotage>, log: bool) -> anyhow::Result<bool> {
@@ -76,8 +82,9 @@ fn simulate(seed: u64, sabotage: Option<Sabotage>, keep_text: bool) -> anyhow::R
     let told = history.clone();
     runtime.block_on(async move {
         let mut dice = Dice::new(seed);
-        let plan = Plan::of(&mut dice);
-        let site = Site::new(plan, Faults::new(sabotage), &mut dice, told)?;
+        let mut joiners = Dice::new(seed ^ OF_JOINERS);
+        let plan = Plan::of(&mut dice, &mut joiners);
+        let site = Site::new(plan, Faults::new(sabotage), &mut dice, joiners, told)?;
         let mut run = Box::pin(Run::begin(site, dice)).await?;
         Box::pin(run.trouble()).await?;
         Box::pin(run.calm()).await
@@ -91,11 +98,42 @@ enum State<P, L> {
     Down(L, u64),
 }
 
+/// A machine on which a joiner of a share runs; where one stands by, two have the same share.
+struct Place {
+    share: KeyRange,
+    joiner: State<JoinerProcess, TempDir>,
+    /// For how many steps its process stands still.
+    frozen: Option<u64>,
+    /// Where a subscriber of its outbox stands, and of which.
+    subscriber: Option<(u64, u64)>,
+}
+
+impl Place {
+    fn of(share: KeyRange, joiner: State<JoinerProcess, TempDir>) -> Self {
+        Self { share, joiner, frozen: None, subscriber: None }
+    }
+
+    /// Whether its process does not stand by.
+    fn works(&self) -> bool {
+        matches!(&self.joiner, State::Up(joiner) if joiner.is_working())
+    }
+
+    /// Takes its process, or what one has left, out; whoever calls puts something in its place.
+    fn take(&mut self) -> anyhow::Result<State<JoinerProcess, TempDir>> {
+        Ok(std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)))
+    }
+}
+
+/// So many equal shares.
+fn shares(count: u32) -> Vec<KeyRange> {
+    (0..count).filter_map(|nth| KeyRange::of(nth, count)).collect()
+}
+
 struct Run {
     site: Site,
     dice: Dice,
     importer: State<ImporterProcess, Arc<TempDir>>,
-    joiner: State<JoinerProcess, TempDir>,
+    places: Vec<Place>,
     /// Importers that go on though another has taken their place, and for how many steps.
     replaced: Vec<(ImporterProcess, u64)>,
     sabotaged: bool,
@@ -112,11 +150,32 @@ impl Run {
             }
         }
         let importer = State::Up(site.start_importer(Arc::new(disk::directory()?)));
-        let joiner = match site.start_joiner(disk::directory()?, None).await? {
-            Ok(joiner) => State::Up(joiner),
-            Err(disk) => State::Down(disk, 0),
-        };
-        Ok(Self { site, dice, importer, joiner, replaced: Vec::new(), sabotaged: false, is_calm: false })
+        let mut places = Vec::new();
+        for share in shares(site.plan.instances) {
+            for _ in 0..=u32::from(site.plan.stands_by) {
+                let joiner = match site.start_joiner(disk::directory()?, share, None).await? {
+                    Ok(joiner) => State::Up(joiner),
+                    Err(disk) => State::Down(disk, 0),
+                };
+                places.push(Place::of(share, joiner));
+            }
+        }
+        Ok(Self { site, dice, importer, places, replaced: Vec::new(), sabotaged: false, is_calm: false })
+    }
+
+    /// The shares that there are.
+    fn shares(&self) -> Vec<KeyRange> {
+        let mut shares: Vec<KeyRange> = self.places.iter().map(|place| place.share).collect();
+        shares.dedup();
+        shares
+    }
+
+    /// Some place. Where there is but one there is nothing to choose.
+    fn any_place(&mut self) -> usize {
+        match self.places.len() {
+            1 => 0,
+            several => usize::try_from(self.dice.below(several as u64)).unwrap_or_default(),
+        }
     }
 
     async fn trouble(&mut self) -> anyhow::Result<()> {
@@ -139,7 +198,15 @@ impl Run {
                 self.kill().await?;
             }
             if self.site.plan.redefines && self.dice.chance(50) {
-                self.end_joiner(Death::Kill, false, 0).await?;
+                for at in 0..self.places.len() {
+                    self.end_joiner(at, Death::Kill, false, 0).await?;
+                }
+            }
+            if self.site.plan.stands_by && self.dice.chance(self.site.plan.trouble) {
+                self.freeze();
+            }
+            if self.site.plan.reshapes && self.dice.chance(30) {
+                self.reshape().await?;
             }
             if self.dice.chance(self.site.plan.trouble * 2) {
                 self.disturb();
@@ -167,18 +234,20 @@ impl Run {
         for (importer, _) in &mut self.replaced {
             self.site.look_at_saved(importer);
         }
-        let (subscriber, state) = (self.dice.chance(250), self.dice.chance(100));
-        let trims = self.dice.chance(500) && self.site.plan.checkpoints.trims;
-        if let State::Up(joiner) = &self.joiner {
-            if subscriber {
-                self.site.subscribe(joiner)?;
+        let shares = self.shares();
+        for Place { share, joiner, frozen, subscriber } in &mut self.places {
+            let (subscribes, state) = (self.dice.chance(250), self.dice.chance(100));
+            let trims = self.dice.chance(500) && self.site.plan.checkpoints.trims;
+            let (State::Up(joiner), None) = (&joiner, &frozen) else { continue };
+            if subscribes {
+                self.site.subscribe(joiner, subscriber)?;
             }
             if state {
                 self.site.tell_state(joiner)?;
             }
-            self.site.look_at_checkpoints(joiner, trims).await?;
+            self.site.look_at_checkpoints(joiner, trims, &shares).await?;
             if self.site.faults.is(Sabotage::LostPart) && !self.sabotaged {
-                self.sabotaged = self.site.storage.lose_a_part().await?;
+                self.sabotaged = self.site.storage.lose_a_part(*share).await?;
             }
         }
         Ok(())
@@ -201,18 +270,40 @@ impl Run {
             State::Down(left, steps) => State::Down(left, steps - 1),
             up => up,
         };
-        self.joiner = match std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)) {
+        for at in 0..self.places.len() {
+            self.supervise_joiner(at).await?;
+        }
+        for (importer, steps) in std::mem::take(&mut self.replaced) {
+            match steps.checked_sub(1) {
+                Some(steps) => self.replaced.push((importer, steps)),
+                None => self.site.kill_importer(importer).await,
+            }
+        }
+        Ok(())
+    }
+
+    async fn supervise_joiner(&mut self, at: usize) -> anyhow::Result<()> {
+        let are_down = self.places.iter().all(|place| matches!(place.joiner, State::Down(..)));
+        let place = &mut self.places[at];
+        if let (State::Up(joiner), Some(steps)) = (&place.joiner, place.frozen) {
+            place.frozen = steps.checked_sub(1);
+            if place.frozen.is_none() {
+                self.site.thaw(joiner, self.dice.below(4000));
+            }
+            return Ok(());
+        }
+        let joiner = match place.take()? {
             State::Up(joiner) if joiner.has_ended() => {
                 let left = self.site.kill_joiner(joiner, Death::Kill, &mut self.dice).await?;
                 State::Down(left, self.dice.within(0, 3))
             }
             State::Down(left, 0) => {
-                // A write that is still on its way has the version that a load of the new documents may have.
-                if self.site.plan.redefines && self.site.is_quiet() && self.dice.chance(400) {
+                // All serve the same. A write that is still on its way has the version that a load of the new documents may have.
+                if self.site.plan.redefines && are_down && self.site.is_quiet() && self.dice.chance(400) {
                     self.site.definitions = self.site.definitions.other();
                 }
                 let lives_ms = (!self.is_calm && self.dice.chance(100)).then(|| self.dice.below(2000));
-                match self.site.start_joiner(left, lives_ms).await? {
+                match self.site.start_joiner(left, place.share, lives_ms).await? {
                     Ok(joiner) => State::Up(joiner),
                     Err(disk) => State::Down(disk, self.dice.within(0, 3)),
                 }
@@ -220,12 +311,7 @@ impl Run {
             State::Down(left, steps) => State::Down(left, steps - 1),
             up => up,
         };
-        for (importer, steps) in std::mem::take(&mut self.replaced) {
-            match steps.checked_sub(1) {
-                Some(steps) => self.replaced.push((importer, steps)),
-                None => self.site.kill_importer(importer).await,
-            }
-        }
+        self.places[at].joiner = joiner;
         Ok(())
     }
 
@@ -258,34 +344,77 @@ impl Run {
             _ => {
                 let death = if self.dice.chance(500) { Death::Kill } else { Death::PowerFailure };
                 let lost = self.site.plan.loses && self.dice.chance(500);
-                self.end_joiner(death, lost, steps).await?;
+                let at = self.any_place();
+                self.end_joiner(at, death, lost, steps).await?;
             }
         }
         Ok(())
     }
 
-    /// Ends the joiner for some steps; `lost`: with its disk.
-    async fn end_joiner(&mut self, death: Death, lost: bool, steps: u64) -> anyhow::Result<()> {
-        self.joiner = match std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)) {
+    /// Ends a joiner for some steps; `lost`: with its disk.
+    async fn end_joiner(&mut self, at: usize, death: Death, lost: bool, steps: u64) -> anyhow::Result<()> {
+        let alone = self.places.len() == 1;
+        let place = &mut self.places[at];
+        let joiner = match place.take()? {
             State::Up(joiner) => {
                 let left = self.site.kill_joiner(joiner, death, &mut self.dice).await?;
                 if lost {
                     self.site.history.add(Event::DiskLost);
                 }
                 // Whoever goes back in time often goes back to what was configured then.
-                if lost && self.site.plan.redefines && self.dice.chance(500) && self.site.is_quiet() {
+                if lost && self.site.plan.redefines && self.dice.chance(500) && self.site.is_quiet() && alone {
                     self.site.definitions = self.site.definitions.other();
                 }
                 State::Down(if lost { disk::directory()? } else { left }, steps)
             }
             down => down,
         };
+        (place.joiner, place.frozen) = (joiner, None);
+        Ok(())
+    }
+
+    /// Some joiner stands still, mostly one that works, and with it the lease that it has.
+    fn freeze(&mut self) {
+        let (mut at, steps) = (self.any_place(), self.dice.within(1, 12));
+        let (share, works) = (self.places[at].share, self.dice.chance(800));
+        if works && let Some(working) = self.places.iter().position(|place| place.share == share && place.works()) {
+            at = working;
+        }
+        let place = &mut self.places[at];
+        if let (State::Up(joiner), None) = (&place.joiner, place.frozen) {
+            self.site.freeze(joiner, self.dice.below(2000));
+            place.frozen = Some(steps);
+        }
+    }
+
+    /// The entities are divided anew: all joiners end, and others begin with what these have saved. Where that cannot be had, they go on as they were.
+    async fn reshape(&mut self) -> anyhow::Result<()> {
+        let others: Vec<u32> = SHARES.into_iter().filter(|count| *count as usize != self.shares().len()).collect();
+        let count = self.dice.pick(&others).copied().unwrap_or(1);
+        let orderly = self.dice.chance(500);
+        for at in 0..self.places.len() {
+            let place = &mut self.places[at];
+            match (place.take()?, place.frozen) {
+                (State::Up(joiner), None) if orderly => place.joiner = State::Down(self.site.stop_joiner(joiner).await, 0),
+                (joiner, _) => {
+                    place.joiner = joiner;
+                    self.end_joiner(at, Death::Kill, false, 0).await?;
+                }
+            }
+        }
+        let copies = if self.site.plan.stands_by { 2 } else { 1 };
+        let wanted: Vec<KeyRange> = shares(count).into_iter().flat_map(|share| vec![share; copies]).collect();
+        if let Some(started) = self.site.start_reshaped(&wanted).await? {
+            let places = wanted.into_iter().zip(started);
+            self.places = places.map(|(share, joiner)| Place::of(share, State::Up(joiner))).collect();
+        }
         Ok(())
     }
 
     /// Something else goes wrong, or gets well again.
     fn disturb(&mut self) {
         let Self { site, dice, importer, .. } = self;
+        let stands_by = site.plan.stands_by;
         match dice.below(11) {
             0 => {
                 let levels = Levels {
@@ -296,6 +425,8 @@ impl Run {
                     target_delay_ms: dice.pick(&[0, 30, 500, 6000]).copied().unwrap_or_default(),
                     storage: dice.below(150),
                     storage_delay_ms: dice.pick(&[0, 100, 2000]).copied().unwrap_or_default(),
+                    leases: if stands_by { dice.below(100) } else { 0 },
+                    lease_delay_ms: if stands_by { dice.pick(&[0, 50, 1000]).copied().unwrap_or_default() } else { 0 },
                     ..Levels::default()
                 };
                 site.history.fault(format!("{levels:?}"));
@@ -355,7 +486,7 @@ impl Run {
     async fn calm(&mut self) -> anyhow::Result<()> {
         self.site.history.add(Event::Calm);
         self.is_calm = true;
-        let saved = self.site.newest;
+        let saved = self.site.newest.clone();
         *self.site.faults.levels() = Levels::default();
         for (importer, _) in std::mem::take(&mut self.replaced) {
             self.site.kill_importer(importer).await;
@@ -365,7 +496,12 @@ impl Run {
         self.site.shop().commit();
         let began = kernel::elapsed_ms();
         let rest_ms = if self.site.faults.sabotage.is_some() { REST_OF_BROKEN_MS } else { REST_MS };
-        while !self.is_at_rest(saved) {
+        for place in &mut self.places {
+            if let (State::Up(joiner), Some(_)) = (&place.joiner, place.frozen.take()) {
+                self.site.thaw(joiner, 0);
+            }
+        }
+        while !self.is_at_rest(&saved) {
             if kernel::elapsed_ms() - began > rest_ms {
                 self.give_up();
                 return Ok(());
@@ -375,10 +511,14 @@ impl Run {
             self.supervise().await?;
             self.look().await?;
         }
-        if let State::Up(joiner) = &self.joiner {
-            self.site.subscribe(joiner)?;
-            self.site.tell_state(joiner)?;
-            self.site.tell_checkpoints(joiner).await?;
+        for Place { joiner, subscriber, .. } in &mut self.places {
+            if let State::Up(joiner) = joiner {
+                self.site.subscribe(joiner, subscriber)?;
+                self.site.tell_state(joiner)?;
+                if joiner.is_working() {
+                    self.site.tell_checkpoints(joiner).await?;
+                }
+            }
         }
         for kind in [Kind::Table, Kind::Database] {
             self.site.targets[kind as usize].tell()?;
@@ -386,23 +526,34 @@ impl Run {
         self.end().await
     }
 
-    /// Everything has arrived, and there is a checkpoint that is newer than the one before the calm.
-    fn is_at_rest(&self, saved: u64) -> bool {
+    /// Everything has arrived, those who stand by have it too, and of each share there is a checkpoint that is newer than the one before the calm.
+    fn is_at_rest(&self, saved: &BTreeMap<KeyRange, u64>) -> bool {
         let shop = self.site.shop();
         let last = shop.last_commit();
         let reached = |target: &Arc<Target>| target.frontier() >= Some(last);
-        let is_saved = self.site.newest > saved && matches!(&self.joiner, State::Up(joiner) if joiner.saves_nothing());
-        shop.is_captured() && self.site.targets.iter().all(reached) && is_saved
+        let is_saved = |share: KeyRange| self.site.newest.get(&share) > saved.get(&share);
+        let rests = |place: &Place| match &place.joiner {
+            State::Up(joiner) if joiner.is_working() => joiner.saves_nothing() && is_saved(place.share),
+            State::Up(joiner) => joiner.status().frontier >= Some(last),
+            State::Down(..) => false,
+        };
+        let working = self.places.iter().filter(|place| place.works()).count();
+        shop.is_captured()
+            && self.site.targets.iter().all(reached)
+            && self.places.iter().all(rests)
+            && working == self.shares().len()
     }
 
     fn give_up(&self) {
         let frontiers: Vec<_> = self.site.targets.iter().map(|target| target.frontier()).collect();
         let last = self.site.shop().last_commit();
-        let joiner = match &self.joiner {
+        let status = |place: &Place| match &place.joiner {
             State::Up(joiner) => format!("{:?}", joiner.status()),
             State::Down(..) => "down".to_owned(),
         };
-        let what = format!("after all this time the targets are at {frontiers:?} and not at {last}; the joiner: {joiner}");
+        let joiners: Vec<String> = self.places.iter().map(status).collect();
+        let joiners = joiners.join("; ");
+        let what = format!("after all this time the targets are at {frontiers:?} and not at {last}; the joiner: {joiners}");
         self.site.history.add(Event::Stuck { what });
     }
 
@@ -410,8 +561,10 @@ impl Run {
         if let State::Up(importer) = std::mem::replace(&mut self.importer, State::Down(Arc::new(disk::directory()?), 0)) {
             self.site.stop_importer(importer).await;
         }
-        if let State::Up(joiner) = std::mem::replace(&mut self.joiner, State::Down(disk::directory()?, 0)) {
-            self.site.stop_joiner(joiner).await;
+        for place in &mut self.places {
+            if let State::Up(joiner) = place.take()? {
+                self.site.stop_joiner(joiner).await;
+            }
         }
         Ok(())
     }

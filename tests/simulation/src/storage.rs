@@ -14,6 +14,7 @@ use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use objects::test_support::{Control, Controlled, Fate, Operation};
 use objects::{ObjectPath, Objects};
+use schemas::KeyRange;
 
 use crate::dice::Dice;
 use crate::faults::Faults;
@@ -59,9 +60,11 @@ impl Way {
     fn is_one_of_many(&self, operation: Operation<'_>) -> bool {
         match operation {
             Operation::Get | Operation::Remove => true,
-            Operation::Put(path) => match path.as_ref().strip_prefix(FILES).and_then(|file| file.rsplit_once('/')) {
-                Some((folder, _)) => !held(&self.folders).insert(folder.to_owned()),
-                None => false,
+            Operation::Put(path) => match path.as_ref().rsplit_once('/') {
+                Some((folder, _)) if folder.split('/').any(|part| part == FILES) => {
+                    !held(&self.folders).insert(folder.to_owned())
+                }
+                _ => false,
             },
             Operation::Create(_) | Operation::List => false,
         }
@@ -102,41 +105,48 @@ pub(crate) struct Found {
     pub(crate) unnamed: usize,
 }
 
+/// Where a share's checkpoints are, as the beginning of a path.
+fn folder(share: KeyRange) -> String {
+    if share.is_all() { String::new() } else { format!("ranges/{share}/") }
+}
+
 impl Storage {
     pub(crate) fn new(source: &'static str, faults: Faults, dice: Dice, history: History) -> Self {
         let way = Way { dice: Mutex::new(dice), faults, history, folders: Mutex::default() };
         Self { kept: Arc::new(InMemory::new()), way: Arc::new(way), source }
     }
 
-    /// The checkpoints as a process reaches them.
-    pub(crate) fn checkpoints(&self) -> Checkpoints {
-        Checkpoints::open(Controlled::objects(self.kept.clone(), self.way.clone()), self.source).in_place()
+    /// The checkpoints of a share as a process reaches them.
+    pub(crate) fn checkpoints(&self, share: KeyRange) -> Checkpoints {
+        let objects = Controlled::objects(self.kept.clone(), self.way.clone());
+        Checkpoints::open(objects, self.source).in_place().of_range(share)
     }
 
     /// The same without any trouble.
-    pub(crate) fn untroubled(&self) -> Checkpoints {
-        Checkpoints::open(Objects::over(self.kept.clone(), "object storage"), self.source).in_place()
+    pub(crate) fn untroubled(&self, share: KeyRange) -> Checkpoints {
+        Checkpoints::open(Objects::over(self.kept.clone(), "object storage"), self.source).in_place().of_range(share)
     }
 
-    async fn files(&self) -> anyhow::Result<Vec<ObjectPath>> {
-        Ok(self.kept.list(Some(&ObjectPath::from(FILES))).map_ok(|meta| meta.location).try_collect().await?)
+    async fn files(&self, share: KeyRange) -> anyhow::Result<Vec<ObjectPath>> {
+        let folder = ObjectPath::from(folder(share) + FILES);
+        Ok(self.kept.list(Some(&folder)).map_ok(|meta| meta.location).try_collect().await?)
     }
 
-    pub(crate) async fn found(&self) -> anyhow::Result<Found> {
-        let listed = self.untroubled().list().await?;
+    pub(crate) async fn found(&self, share: KeyRange) -> anyhow::Result<Found> {
+        let (listed, folder) = (self.untroubled(share).list().await?, folder(share));
         let named: Vec<String> =
-            listed.iter().flat_map(|one| &one.checkpoint.files).map(|file| format!("{}.", file.object)).collect();
-        let files = self.files().await?;
+            listed.iter().flat_map(|one| &one.checkpoint.files).map(|file| format!("{folder}{}.", file.object)).collect();
+        let files = self.files(share).await?;
         let unnamed = files.iter().filter(|path| !named.iter().any(|file| path.as_ref().starts_with(file)));
         Ok(Found { unnamed: unnamed.count(), numbers: listed.iter().map(|one| one.number).collect() })
     }
 
-    /// Forgets a part of the newest checkpoint: sabotage. Answers whether there was one.
-    pub(crate) async fn lose_a_part(&self) -> anyhow::Result<bool> {
-        let Some(newest) = self.untroubled().find(&Which::Latest).await? else { return Ok(false) };
+    /// Forgets a part of a share's newest checkpoint: sabotage. Answers whether there was one.
+    pub(crate) async fn lose_a_part(&self, share: KeyRange) -> anyhow::Result<bool> {
+        let Some(newest) = self.untroubled(share).find(&Which::Latest).await? else { return Ok(false) };
         let Some(file) = newest.checkpoint.as_ref().and_then(|checkpoint| checkpoint.files.first()) else { return Ok(false) };
-        let files = self.files().await?;
-        let Some(part) = files.iter().find(|path| path.as_ref().starts_with(&file.object)) else { return Ok(false) };
+        let (files, object) = (self.files(share).await?, folder(share) + &file.object);
+        let Some(part) = files.iter().find(|path| path.as_ref().starts_with(&object)) else { return Ok(false) };
         self.kept.delete(part).await?;
         Ok(true)
     }

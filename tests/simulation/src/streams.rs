@@ -124,7 +124,12 @@ impl Broken {
                 self.once = true;
                 return Some(wrong(&data));
             }
-            Sabotage::SavedAhead | Sabotage::LyingDisk | Sabotage::NoGuard | Sabotage::LostPart => {
+            Sabotage::SavedAhead
+            | Sabotage::LyingDisk
+            | Sabotage::NoGuard
+            | Sabotage::LostPart
+            | Sabotage::WideFrontier
+            | Sabotage::ConfirmedAhead => {
                 return Some(data);
             }
         }

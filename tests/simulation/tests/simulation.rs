@@ -46,6 +46,8 @@ fn the_auditor_finds_every_kind_of_breach() {
         ("wrong-value", "3", "INV-4"),
         ("no-guard", "3", "INV-5"),
         ("lost-change", "1", "INV-6"),
+        ("wide-frontier", "2", "INV-6"),
+        ("confirmed-ahead", "5", "INV-6"),
     ] {
         let (well, said) = simulation(&["run", seed, "--sabotage", sabotage]);
         assert!(!well && said.lines().any(|line| line.starts_with(invariant)), "{sabotage} in seed {seed}: {said}");
