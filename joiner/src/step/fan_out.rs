@@ -30,7 +30,7 @@ use rocksdb::{Snapshot, WriteBatch};
 use schemas::Lsn;
 
 use super::contribute::contribute;
-use super::documents::{Known, Times, assemble};
+use super::documents::{Known, Made, Times, assemble};
 use super::walk::{Reach, Waiting, Walk, reach};
 use super::{Report, Tools};
 use crate::assemble::expired::Expired;
@@ -225,19 +225,21 @@ impl FanOuts {
         marks.0.get(nth).and_then(|mark| self.past.before(*mark))
     }
 
-    /// Takes note that documents have been looked at.
+    /// Takes note that documents have been looked at, and of what was `made` of them.
     pub(super) fn mark<'k>(
-        &self,
-        store: &Store,
+        &mut self,
+        tools: &Tools,
         batch: &mut WriteBatch,
         keys: impl Iterator<Item = &'k [u8]>,
+        made: &Made,
         frontier: Lsn,
     ) -> Result<(), Error> {
-        if !self.is_empty() {
-            let family = store.family(Family::Told)?;
-            keys.for_each(|key| batch.put_cf(family, key, frontier.as_bytes()));
+        if self.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let family = tools.store.family(Family::Told)?;
+        keys.for_each(|key| batch.put_cf(family, key, frontier.as_bytes()));
+        if made.skips() { self.hold_back(tools, batch) } else { Ok(()) }
     }
 
     /// Adds walks that a step begins, and keeps what it writes over, if anything waits. `before`: the state without the step.
@@ -278,7 +280,7 @@ impl FanOuts {
     }
 
     /// A document was found as it was told, and may have been another in between: nothing that waits is complete further than the first is.
-    pub(super) fn hold_back(&mut self, tools: &Tools, batch: &mut WriteBatch) -> Result<(), Error> {
+    fn hold_back(&mut self, tools: &Tools, batch: &mut WriteBatch) -> Result<(), Error> {
         let Some(first) = self.queue.values().next().map(|waiting| waiting.before) else { return Ok(()) };
         let family = tools.store.family(Family::Walks)?;
         for (number, waiting) in self.queue.iter_mut().filter(|(_, waiting)| waiting.before != first) {
@@ -349,16 +351,13 @@ pub(crate) fn tell(
         drop(keys);
         let (done, left) = rest.split_at(made.count());
         let mut batch = WriteBatch::default();
-        if made.skips() {
-            fan_outs.hold_back(tools, &mut batch)?;
-            waiting.before = fan_outs.queue.get(&number).map_or(waiting.before, |held_back| held_back.before);
-        }
-        let complete = fan_outs.complete_without(over, standing);
         made.put_beside(store, &mut batch)?;
         let from = standing.pending.map_or(standing.head, |pending| pending.tail);
         let tail = outbox::append(store, &mut batch, from, made.entries())?;
         // What is large is written in parts; the walk is moved with the last, and finds those before it marked if it has to go there again.
-        fan_outs.mark(store, &mut batch, done.iter().map(|(_, key)| key.as_slice()), standing.frontier)?;
+        fan_outs.mark(tools, &mut batch, done.iter().map(|(_, key)| key.as_slice()), &made, standing.frontier)?;
+        waiting.before = fan_outs.queue.get(&number).map_or(waiting.before, |marked| marked.before);
+        let complete = fan_outs.complete_without(over, standing);
         if left.is_empty() {
             fan_outs.put(tools, &mut batch, number, &waiting, complete.0)?;
         }

@@ -265,10 +265,7 @@ impl Writing<'_> {
         let contributed = contribute(self.tools, self.snapshot, &made)?;
         contributed.write(self.tools, self.snapshot, tail, standing, &mut batch)?;
         fan_outs.begin(before, self.overlay, walks, (standing.frontier, beside.from), &mut batch)?;
-        fan_outs.mark(store, &mut batch, done.iter().map(Vec::as_slice), standing.frontier)?;
-        if made.skips() {
-            fan_outs.hold_back(self.tools, &mut batch)?;
-        }
+        fan_outs.mark(self.tools, &mut batch, done.iter().map(Vec::as_slice), &made, standing.frontier)?;
         if fan_outs.has_strict() {
             standing.pending.get_or_insert(Pending { tail });
         }
@@ -401,10 +398,7 @@ pub(crate) fn drain(
     if let Some(last) = told.clone().next_back() {
         *done = [last, &[0]].concat();
     }
-    fan_outs.mark(store, &mut batch, told, standing.frontier)?;
-    if made.skips() {
-        fan_outs.hold_back(tools, &mut batch)?;
-    }
+    fan_outs.mark(tools, &mut batch, told, &made, standing.frontier)?;
     report.assembled += made.count() as u64;
     report.changed += new_tail - tail;
     let contributed = contribute(tools, &snapshot, &made)?;
