@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use importer::lease::{Lease, Store};
 use joiner::{ConfirmedBySink, Handle, Joiner, NamedSink};
+use schemas::ErrorClass;
 use streams::Provider;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -40,11 +41,11 @@ impl InTurn {
             let waits = |place: &str| tracing::info!(place, "another joiner of these entities works; standing by");
             let lease = Lease::acquire(store, waits).await.context("the joiner's lease")?;
             had.send_replace(Some(lease.clone()));
-            let predecessor = confirmed(&lease).await?;
-            tracing::info!(epoch = lease.epoch, "this joiner works");
-            begin.send_replace(Some(predecessor));
-            working.send_replace(true);
-            let saving = async {
+            let leading = async {
+                let predecessor = confirmed(&lease).await?;
+                tracing::info!(epoch = lease.epoch, "this joiner works");
+                begin.send_replace(Some(predecessor));
+                working.send_replace(true);
                 let mut saved = None;
                 loop {
                     tokio::time::sleep(SAVE_EVERY).await;
@@ -62,7 +63,7 @@ impl InTurn {
             };
             tokio::select! {
                 error = lease.keep() => Err::<(), anyhow::Error>(error.into()),
-                failed = saving => failed,
+                failed = leading => failed,
             }
         };
         let result = tokio::select! {
@@ -77,10 +78,19 @@ impl InTurn {
     }
 }
 
-/// What the sinks have confirmed to a predecessor.
+/// What the sinks have confirmed to a predecessor. Where the lease is kept may fail for a while, as when it was asked for: the turn is not given up for that.
 async fn confirmed(lease: &Lease) -> anyhow::Result<ConfirmedBySink> {
-    match lease.load_bytes().await? {
-        Some(text) => serde_json::from_slice(&text).context("what a predecessor saved with the lease cannot be read"),
-        None => Ok(ConfirmedBySink::new()),
+    loop {
+        match lease.load_bytes().await {
+            Ok(Some(text)) => {
+                return serde_json::from_slice(&text).context("what a predecessor saved with the lease cannot be read");
+            }
+            Ok(None) => return Ok(ConfirmedBySink::new()),
+            Err(error) if error.class() == ErrorClass::Transient => {
+                tracing::warn!(%error, "what a predecessor saved with the lease cannot be read; trying again");
+                tokio::time::sleep(SAVE_EVERY).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }

@@ -221,9 +221,30 @@ impl Sink for Recorder {
         Ok(Vec::new())
     }
 
-    async fn end_load(&mut self, entity: &str, _: Lsn) -> Result<(), sinks::Error> {
-        self.0.lock().unwrap().loaded.push(entity.to_owned());
+    async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), sinks::Error> {
+        let mut held = self.0.lock().unwrap();
+        held.loaded.push(entity.to_owned());
+        held.documents.retain(|(of, _), (held, _)| of != entity || *held >= version);
         Ok(())
+    }
+
+    async fn held(&mut self) -> Result<sinks::Held, sinks::Error> {
+        Ok(self.0.lock().unwrap().frontier.into())
+    }
+
+    async fn older(
+        &mut self,
+        entity: &str,
+        version: Lsn,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, sinks::Error> {
+        let held = self.0.lock().unwrap();
+        let is_older = |of: &str, key: &str, (held, document): &(Lsn, Option<String>)| {
+            of == entity && after.is_none_or(|after| key > after.as_str()) && *held < version && document.is_some()
+        };
+        let older = held.documents.iter().filter(|((of, key), held)| is_older(of, key, held));
+        Ok(older.map(|((_, key), _)| EntityKey::from_text(key)).take(limit).collect())
     }
 }
 
@@ -280,4 +301,38 @@ async fn a_sink_is_loaded_anew_of_what_has_changed_alone() {
     // Nothing more happens when it is started again.
     run_until(config(narrow), &provider, Some(&sink), follows).await;
     assert_eq!(sink.0.lock().unwrap().loaded.len(), 3);
+}
+
+/// A load removes what is older. What other definitions leave out stands there as of the very version of the load when nothing has been committed since.
+#[tokio::test]
+async fn what_other_definitions_leave_out_goes_though_it_is_not_older_than_the_load() {
+    const ANY: &str = "entity: order\ntable: dbo.orders\nfields: [id, status]\nmany:\n  lines: {table: dbo.items, by: [order_id], fields: [line]}";
+    let with_lines = format!("{ANY}\n").replace("fields: [line]", "fields: [line], require: true");
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let provider = Arc::new(Memory::default());
+    let orders_read = [order(1, "new"), order(2, "paid")].map(|row| encode(&read(orders(), 5, row)));
+    let events = [&orders_read[..], &[encode(&read(items(), 5, item(1, 1, 1050)))]].concat();
+    let counts = [(&orders(), 2), (&items(), 1)];
+    publish(&*provider, &events, record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &counts)).await;
+    let config = |dir: &tempfile::TempDir, order: &str| config_of(dir.path(), &[order, ITEM]);
+    let (caught_up, cut_short, rebuilt) = (Recorder::default(), Recorder::default(), Recorder::default());
+    for sink in [&caught_up, &cut_short, &rebuilt] {
+        run_until(config(&dirs[0], ANY), &provider, Some(sink), |_| sink.0.lock().unwrap().frontier == Some(lsn(5))).await;
+        assert!(sink.document("order", "1").is_some() && sink.document("order", "2").is_some());
+        let status = |handle: &Handle| handle.status().sinks.iter().any(|sink| sink.state == SinkState::Following);
+        run_until(config(&dirs[0], ANY), &provider, Some(sink), status).await;
+    }
+    // As a load that was killed leaves it: documents, and no frontier.
+    cut_short.0.lock().unwrap().frontier = None;
+    for (sink, dir) in [(&rebuilt, &dirs[1]), (&caught_up, &dirs[0]), (&cut_short, &dirs[0])] {
+        let loads = sink.0.lock().unwrap().loaded.len();
+        let loaded = |_: &Handle| {
+            let held = sink.0.lock().unwrap();
+            held.loaded.len() > loads
+                && held.frontier == Some(lsn(5))
+                && held.documents.values().filter(|(_, told)| told.is_none()).count() == 1
+        };
+        run_until(config(dir, &with_lines), &provider, Some(sink), loaded).await;
+        assert_eq!((sink.document("order", "1").is_some(), sink.document("order", "2")), (true, None));
+    }
 }

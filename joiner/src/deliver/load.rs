@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use schemas::Lsn;
 use schemas::change::{EntityChange, EntityKey};
-use sinks::Versions;
+use sinks::{Held, Versions};
 use tokio::sync::mpsc;
 
+use super::single::as_it_stands;
 use super::versions::Told;
 use super::{Delivery, Interrupted, blocking};
 use crate::error::Error;
@@ -16,6 +18,7 @@ use crate::metrics;
 use crate::scan::{As, Wanted, count, scan};
 use crate::state::meta::{Cursor, Standing};
 use crate::status::{SinkLoad, SinkState};
+use crate::step::Found;
 
 /// Batches between the scan and the sink.
 const BATCHES: usize = 4;
@@ -55,6 +58,7 @@ impl Delivery {
     }
 
     async fn load_entities(&mut self, entities: Vec<usize>, at: Option<Cursor>) -> Result<bool, Interrupted> {
+        let held = self.or_stop(async |delivery| delivery.sink.held().await).await??;
         self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
         let (out, mut batches) = mpsc::channel(if self.shared.in_place { BATCHES_IN_PLACE } else { BATCHES });
         let (shared, threads) = (self.shared.clone(), self.threads);
@@ -81,7 +85,7 @@ impl Delivery {
                     });
                 }
                 Loaded::End { entity, of } => {
-                    if !self.end_load(&entity, of).await? {
+                    if !self.end_load(&entity, of, held).await? {
                         return Ok(false);
                     }
                 }
@@ -105,27 +109,68 @@ impl Delivery {
 const OLDER: usize = 1000;
 
 impl Delivery {
-    /// What is older than a load's documents has vanished. Where others write to the target as well, only what is of this instance's share has; it is deleted as any entity is. Answers false when the sink has been prepared anew.
-    async fn end_load(&mut self, entity: &Arc<str>, of: As) -> Result<bool, Interrupted> {
-        let range = self.shared.catalog.share.range;
-        if range.is_all() {
+    /// What is older than a load's documents has vanished. Where others write to the target as well, only what is of this instance's share has; it is deleted as any entity is. Answers false when it has to be done again.
+    async fn end_load(&mut self, entity: &Arc<str>, of: As, held: Held) -> Result<bool, Interrupted> {
+        if self.shared.catalog.share.range.is_all() {
             self.or_stop(async |delivery| delivery.sink.end_load(entity, of.version).await).await??;
-            return Ok(true);
+        } else if !self.delete_vanished(entity, of, of.version).await? {
+            return Ok(false);
         }
+        Ok(!self.may_hold(entity, of.version, held)? || self.delete_vanished(entity, of, of.version.next()).await?)
+    }
+
+    /// Whether the target may have been told of entities as of the version of a load before it began, as other definitions had them: what these leave out is not older, and has vanished all the same.
+    fn may_hold(&self, entity: &str, version: Lsn, held: Held) -> Result<bool, Error> {
+        let catalog = &self.shared.catalog;
+        let Some(entity) = catalog.entity(entity).map(|entity| &catalog.entities[entity]) else { return Ok(false) };
+        let nothing_told_since = entity.changed > 0 && self.shared.store.standing()?.head <= entity.since;
+        Ok(nothing_told_since
+            || match held {
+                Held::Nothing => false,
+                Held::Unknown => true,
+                Held::UpTo(frontier) => frontier >= version,
+            })
+    }
+
+    /// Deletes what the target holds below a version and is not there.
+    async fn delete_vanished(&mut self, entity: &Arc<str>, of: As, below: Lsn) -> Result<bool, Interrupted> {
+        let range = self.shared.catalog.share.range;
         let mut after: Option<EntityKey> = None;
         loop {
-            let keys =
-                self.or_stop(async |delivery| delivery.sink.older(entity, of.version, after.as_ref(), OLDER).await).await??;
+            let keys = self.or_stop(async |delivery| delivery.sink.older(entity, below, after.as_ref(), OLDER).await).await??;
             let Some(last) = keys.last().cloned() else { return Ok(true) };
             after = Some(last);
+            let mut keys: Vec<_> = keys.into_iter().filter(|key| range.holds(entity, key)).collect();
+            if below > of.version {
+                let (shared, entity) = (self.shared.clone(), entity.clone());
+                let absent = blocking(&self.shared, move || absent(&shared, &entity, of.version, keys)).await?;
+                // Where the state has gone on, there is a later version to load: all of this one is older then.
+                let Some(absent) = absent else { return Ok(false) };
+                keys = absent;
+            }
             let (version, commit_time_ms) = (of.version, of.commit_time_ms);
             let vanished = |key| EntityChange { entity: entity.clone(), key, version, commit_time_ms, document: None };
-            let vanished: Vec<_> = keys.into_iter().filter(|key| range.holds(entity, key)).map(vanished).collect();
+            let vanished: Vec<_> = keys.into_iter().map(vanished).collect();
             if !self.write(&vanished, None).await? {
                 return Ok(false);
             }
         }
     }
+}
+
+/// Those of the keys that have no document as of a version; none when the state does not stand there any more.
+fn absent(shared: &Shared, entity: &Arc<str>, version: Lsn, keys: Vec<EntityKey>) -> Result<Option<Vec<EntityKey>>, Error> {
+    let mut absent = Vec::new();
+    for key in keys {
+        let Some((standing, found)) = as_it_stands(shared, entity, &key)? else { return Ok(None) };
+        if standing.frontier != version {
+            return Ok(None);
+        }
+        if matches!(found, Found::Nothing) {
+            absent.push(key);
+        }
+    }
+    Ok(Some(absent))
 }
 
 /// A load that is over sooner needs nobody to count what it will come to.

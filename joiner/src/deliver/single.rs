@@ -1,13 +1,14 @@
 //! Single changes: those that make their batch fail, and those that are to be written once more.
 
-use schemas::change::EntityChange;
-use schemas::{ErrorClass, Lsn};
+use schemas::ErrorClass;
+use schemas::change::{EntityChange, EntityKey};
 use sinks::Rejected;
 
 use super::{Delivery, Interrupted, blocking};
 use crate::dead_letters::Refused;
 use crate::error::Error;
 use crate::handle::{Shared, encode_key};
+use crate::state::meta::Standing;
 use crate::step::{self, Found};
 
 impl Delivery {
@@ -56,7 +57,7 @@ impl Delivery {
         self.shared.with_sink(&self.name, |sink| sink.dead_letters = kept);
         for refused in asked {
             let shared = self.shared.clone();
-            let Some(change) = blocking(&self.shared, move || as_it_stands(&shared, &refused)).await? else { continue };
+            let Some(change) = blocking(&self.shared, move || letter_as_it_stands(&shared, &refused)).await? else { continue };
             let store = self.shared.store.clone();
             blocking(&self.shared, move || store.sync()).await?;
             let change = [change];
@@ -68,26 +69,25 @@ impl Delivery {
 }
 
 /// The entity of a letter, as of the LSN that the state stands at. None where that cannot be told now: it is tried again later.
-fn as_it_stands(shared: &Shared, refused: &Refused) -> Result<Option<EntityChange>, Error> {
-    let Shared { store, catalog, .. } = shared;
-    let change = |version: Lsn, commit_time_ms, document: Option<String>| EntityChange {
-        entity: refused.entity.as_str().into(),
-        key: refused.key.clone(),
-        version,
-        commit_time_ms,
-        document: document.map(Into::into),
-    };
-    let standing = store.standing()?;
-    // Neither an entity that is defined no longer nor a key that cannot be one has a document.
-    let Some((id, key)) = catalog.entity(&refused.entity).and_then(|id| Some((id, encode_key(catalog, id, &refused.key)?)))
-    else {
-        return Ok(Some(change(standing.frontier, standing.commit_time_ms, None)));
-    };
-    let (standing, found) = step::assemble_now(store, catalog, id, &key)?;
+fn letter_as_it_stands(shared: &Shared, refused: &Refused) -> Result<Option<EntityChange>, Error> {
+    let Some((standing, found)) = as_it_stands(shared, &refused.entity, &refused.key)? else { return Ok(None) };
     let document = match found {
-        Found::Document(document) => Some(document),
+        Found::Document(document) => Some(document.into()),
         Found::Nothing => None,
         Found::TooLarge => return Ok(None),
     };
-    Ok(standing.is_consistent().then(|| change(standing.frontier, standing.commit_time_ms, document)))
+    let (entity, key) = (refused.entity.as_str().into(), refused.key.clone());
+    let (version, commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+    Ok(Some(EntityChange { entity, key, version, commit_time_ms, document }))
+}
+
+/// An entity and what the state stands at. None where the state is not as of one LSN now.
+pub(super) fn as_it_stands(shared: &Shared, entity: &str, key: &EntityKey) -> Result<Option<(Standing, Found)>, Error> {
+    let Shared { store, catalog, .. } = shared;
+    // Neither an entity that is defined no longer nor a key that cannot be one has a document.
+    let (standing, found) = match catalog.entity(entity).and_then(|id| Some((id, encode_key(catalog, id, key)?))) {
+        Some((id, key)) => step::assemble_now(store, catalog, id, &key)?,
+        None => (store.standing()?, Found::Nothing),
+    };
+    Ok(standing.is_consistent().then_some((standing, found)))
 }

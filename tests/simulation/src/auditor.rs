@@ -374,18 +374,7 @@ impl Auditor {
                 None => truths.iter().all(|known| truth(known).is_some()),
             }
         };
-        let is_left_out = |name: &Entity| held.get(name).is_some_and(|(version, _)| self.is_left_out(name, *version));
-        names.into_iter().find(|name| is_lacking(name) && !is_left_out(name)).cloned()
-    }
-
-    /// Whether, after a change of definitions, some of them leave an entity out as of a version, and others do not: a target that holds it in that version, and is loaded anew as of the same, keeps it until it changes. A load removes what is older.
-    fn is_left_out(&self, name: &Entity, version: Lsn) -> bool {
-        let changed = self.served.values().any(|served| served.definitions != self.serves.definitions);
-        let is_in = |definitions| {
-            let truths = self.truths(Served { definitions, share: KeyRange::ALL }, version);
-            truths.iter().any(|truth| truth.contains_key(name))
-        };
-        changed && is_in(Definitions::First) != is_in(Definitions::Otherwise)
+        names.into_iter().find(|name| is_lacking(name)).cloned()
     }
 
     fn told(&mut self, process: u32, incarnation: u64, sequence: u64, version: Lsn, change: &Document) {

@@ -107,7 +107,7 @@ impl Database {
                 Work::BeginLoad => sink.begin_load().await?,
                 Work::EndLoad(entity, version) => sink.end_load(&entity, version).await?,
                 Work::Write(changes, frontier) => done.rejected = sink.write(&changes, frontier).await?,
-                Work::Older(Older { entity, version, after, limit }) => {
+                Work::Older(Older { entity, version, after, limit, .. }) => {
                     done.older = sink.older(&entity, version, after.as_ref(), limit).await?;
                 }
             }

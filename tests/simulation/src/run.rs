@@ -486,7 +486,7 @@ impl Run {
     async fn calm(&mut self) -> anyhow::Result<()> {
         self.site.history.add(Event::Calm);
         self.is_calm = true;
-        let saved = self.site.newest.clone();
+        let mut saved = self.site.newest.clone();
         *self.site.faults.levels() = Levels::default();
         for (importer, _) in std::mem::take(&mut self.replaced) {
             self.site.kill_importer(importer).await;
@@ -508,8 +508,13 @@ impl Run {
             }
             wait_ms(300).await;
             self.site.shop().scan(usize::MAX);
+            let before = self.running();
             self.supervise().await?;
             self.look().await?;
+            // What one that has ended was about to upload is removed after the next checkpoint.
+            if self.running() != before {
+                saved.clone_from(&self.site.newest);
+            }
         }
         for Place { joiner, subscriber, .. } in &mut self.places {
             if let State::Up(joiner) = joiner {
@@ -527,6 +532,15 @@ impl Run {
     }
 
     /// Everything has arrived, those who stand by have it too, and of each share there is a checkpoint that is newer than the one before the calm.
+    /// The joiners that run.
+    fn running(&self) -> Vec<Option<u32>> {
+        let process = |place: &Place| match &place.joiner {
+            State::Up(joiner) => Some(joiner.process),
+            State::Down(..) => None,
+        };
+        self.places.iter().map(process).collect()
+    }
+
     fn is_at_rest(&self, saved: &BTreeMap<KeyRange, u64>) -> bool {
         let shop = self.site.shop();
         let last = shop.last_commit();

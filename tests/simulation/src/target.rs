@@ -259,7 +259,7 @@ impl Target {
     }
 
     /// What a topic has been sent is nowhere.
-    fn older(&self, share: KeyRange, Older { entity, version, after, limit }: &Older) -> Vec<EntityKey> {
+    fn older(&self, share: KeyRange, Older { entity, version, after, limit, ends }: &Older) -> Vec<EntityKey> {
         let mut content = self.content();
         let is_older = |(of, key): &(String, String), (held, document): &(Lsn, Option<String>)| {
             of == entity
@@ -269,8 +269,7 @@ impl Target {
         };
         let older = content.entities.iter().filter(|(place, held)| self.kind == Kind::Table && is_older(place, held));
         let older: Vec<EntityKey> = older.take(*limit).map(|((_, key), _)| EntityKey::from_text(key.clone())).collect();
-        // The last question of a load stands for its end.
-        if older.is_empty() {
+        if *ends && older.is_empty() {
             content.settle(entity, share, *version);
         }
         older
@@ -334,6 +333,8 @@ pub(crate) struct Older {
     pub(crate) version: Lsn,
     pub(crate) after: Option<EntityKey>,
     pub(crate) limit: usize,
+    /// The last question stands for the load's end, where nothing has said so yet.
+    pub(crate) ends: bool,
 }
 
 /// A sink that writes to a target.
@@ -420,9 +421,10 @@ impl Sink for ToTarget {
         after: Option<&EntityKey>,
         limit: usize,
     ) -> Result<Vec<EntityKey>, Error> {
-        let older = Older { entity: entity.to_owned(), version, after: after.cloned(), limit };
+        let ends = !self.loaded.iter().any(|loaded| loaded == entity);
+        let older = Older { entity: entity.to_owned(), version, after: after.cloned(), limit, ends };
         let keys = self.send(Work::Older(older)).await?.older;
-        if keys.is_empty() {
+        if ends && keys.is_empty() {
             self.loaded.push(entity.to_owned());
         }
         Ok(keys)

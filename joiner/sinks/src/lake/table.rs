@@ -355,32 +355,32 @@ impl Table {
         Ok(committed_ms)
     }
 
-    /// Current entities of the share that are older than `version`.
-    async fn older_rows(&self, version: Lsn) -> Result<Vec<Row>, Error> {
+    /// Of the current entities of the share that are older than `version`, what is wanted.
+    async fn older_rows<T>(&self, version: Lsn, wanted: impl Fn(Row) -> T) -> Result<Vec<T>, Error> {
         let (share, mut older) = (self.share(), Vec::new());
         let is_own = |row: &Row| share.is_all() || share.holds(&self.entity, &EntityKey::from_text(row.key.as_ref()));
         for file in self.current.snapshot.files.values().filter(|file| file.oldest < version) {
             let rows = read_file(&self.current, &self.current_layout, file).await?;
-            older.extend(rows.into_iter().filter(|row| row.version < version && is_own(row)));
+            older.extend(rows.into_iter().filter(|row| row.version < version && is_own(row)).map(&wanted));
         }
         Ok(older)
     }
 
-    /// Where several write: the first question ends the load of this share. Answers keys that it did not have, each once.
+    /// The first question ends the load where nothing else has. Answers keys, each once.
     pub(super) async fn older(&mut self, version: Lsn, first: bool, limit: usize) -> Result<Vec<EntityKey>, Error> {
         if first {
-            self.commit_load(version).await?;
-            let older = self.older_rows(version).await?;
-            self.vanished = older.into_iter().map(|row| EntityKey::from_text(row.key.as_ref())).collect();
+            if self.loads() {
+                self.commit_load(version).await?;
+            }
+            self.vanished = self.older_rows(version, |row| EntityKey::from_text(row.key.as_ref())).await?;
         }
         Ok(self.vanished.split_off(self.vanished.len().saturating_sub(limit)))
     }
 
     /// Deletes current entities older than `version`.
     async fn remove_vanished(&mut self, version: Lsn, committed_ms: i64) -> Result<(), Error> {
-        let older = self.older_rows(version).await?.into_iter();
-        let gone: Vec<Row> =
-            older.map(|row| Row { version, committed_ms, operation: Operation::Delete, document: None, ..row }).collect();
+        let gone = |row| Row { version, committed_ms, operation: Operation::Delete, document: None, ..row };
+        let gone = self.older_rows(version, gone).await?;
         if !gone.is_empty() {
             self.append(gone, None).await?;
         }

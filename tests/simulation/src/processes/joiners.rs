@@ -29,7 +29,7 @@ use crate::target::Kind;
 use crate::turns::InTurn;
 
 pub(crate) struct JoinerProcess {
-    pub(super) process: u32,
+    pub(crate) process: u32,
     pub(super) share: KeyRange,
     directory: TempDir,
     pub(super) handle: Handle,
