@@ -383,6 +383,7 @@ impl Sorting {
         frontiers: watch::Receiver<Vec<Lsn>>,
     ) -> Result<(), Error> {
         while let Some((batch, mut held)) = raw.recv().await {
+            self.shared.cores.free().await;
             let routed = self.batch(Arc::new(batch), &frontiers).await?;
             if let Some(held) = &mut held {
                 room::settle(held, routed.bytes());

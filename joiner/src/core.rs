@@ -30,6 +30,7 @@ use crate::accounting::{Books, Miscount, Tick};
 use crate::assemble::expired::Expired;
 use crate::buffer::Due;
 use crate::catalog::Catalog;
+use crate::cores::Cores;
 use crate::engine::Origin;
 use crate::error::Error;
 use crate::inputs::{Behind, Stretches};
@@ -53,7 +54,7 @@ const NO_SNAPSHOT: &str = "the stream does not begin with a whole snapshot: its 
      comes; if none is on its way, take a new one with the importer";
 
 /// Bounds of the core's work.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) buffer_bytes: usize,
     pub(crate) portion_bytes: usize,
@@ -64,6 +65,7 @@ pub(crate) struct Limits {
     /// How they are assembled.
     pub(crate) share: step::Share,
     pub(crate) row_cache_bytes: usize,
+    pub(crate) cores: Arc<Cores>,
 }
 
 /// A progress record and where it stood.
@@ -126,10 +128,11 @@ impl Core {
         let by_stream = numbered().flat_map(|(number, origin)| streams(origin).into_iter().map(move |stream| (stream, number)));
         let tables = catalog.tables.iter().map(|table| table.schema.name.clone());
         let books = Books { tables: tables.zip(by_table).collect() };
-        let Limits { row_cache_bytes, portion_bytes: portion, chunk, share, .. } = limits;
+        let Limits { row_cache_bytes, portion_bytes: portion, chunk, share, cores, .. } = limits;
         let fan_outs = FanOuts::load(&store, &catalog)?;
         let by_stream = by_stream.collect();
-        let tools = step::Tools { store, catalog, cache: RowCache::new(row_cache_bytes), chunk, portion, share };
+        let cache = RowCache::new(row_cache_bytes, &catalog);
+        let tools = step::Tools { store, catalog, cache, chunk, portion, share, cores };
         Ok(Self {
             tools,
             standing,

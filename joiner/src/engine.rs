@@ -14,6 +14,7 @@ use crate::Config;
 use crate::assemble;
 use crate::catalog::{Catalog, TableId};
 use crate::core::{Core, Limits, Progress};
+use crate::cores::Cores;
 use crate::definitions;
 use crate::error::Error;
 use crate::handle::{Handle, Shared};
@@ -108,10 +109,12 @@ impl Engine {
             chunk: config.chunk_entities.max(1),
             share: Share { threads: config.threads.max(1), bytes: config.chunk_bytes.max(1) },
             row_cache_bytes: config.memory.row_cache_bytes,
+            cores: Arc::new(Cores::new()),
         };
+        let cores = limits.cores.clone();
         let mut core = Core::new(store.clone(), catalog.clone(), &origins, by_table, limits)?;
         core.resume()?;
-        let shared = Shared::new(store, catalog, config)?;
+        let shared = Shared::new(store, catalog, cores, config)?;
         shared.with_status(|status| (status.warning, status.fan_out) = (core.warning(), core.fan_out()));
         Ok(Self { shared, core, origins, streams })
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::catalog::Catalog;
+use crate::cores::Cores;
 use crate::dead_letters::DeadLetters;
 use crate::error::Error;
 use crate::route::{Of, Routed, route};
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     status: Mutex<Status>,
     /// Somebody has dropped dead letters, or wants some tried again.
     pub(crate) letters: watch::Sender<()>,
+    pub(crate) cores: Arc<Cores>,
     /// Work that blocks is done by the tasks themselves ([`crate::Config::threads`]).
     pub(crate) in_place: bool,
 }
@@ -66,7 +68,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Arc<Store>, catalog: Arc<Catalog>, config: &Config) -> Result<Arc<Self>, Error> {
+    pub(crate) fn new(store: Arc<Store>, catalog: Arc<Catalog>, cores: Arc<Cores>, config: &Config) -> Result<Arc<Self>, Error> {
         let standing = store.standing()?;
         let mut status = Status::default();
         status.stand(&standing);
@@ -75,7 +77,7 @@ impl Shared {
         let in_place = config.threads == 0;
         let mut sources = config.sources.clone();
         sources.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Arc::new(Self { store, catalog, head, sources, status: Mutex::new(status), letters, in_place }))
+        Ok(Arc::new(Self { store, catalog, head, sources, status: Mutex::new(status), letters, cores, in_place }))
     }
 
     /// Does work that blocks (the database, assembling) beside the tasks.

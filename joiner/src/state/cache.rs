@@ -4,6 +4,8 @@
 //! Holds what the database holds, as of the last step that was written: only the core's steps read through it, and each step that is written is applied to it ([`RowCache::apply`]) before the next reads.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -38,22 +40,40 @@ impl Weighter<Box<[u8]>, Kept> for Bytes {
     }
 }
 
-pub(crate) struct RowCache(Cache<Box<[u8]>, Kept, Bytes>);
+pub(crate) struct RowCache {
+    kept: Cache<Box<[u8]>, Kept, Bytes>,
+    /// By index, what has been kept of it: of the rest nothing has to be followed.
+    indexes: Vec<Of>,
+}
+
+/// What there may be of an index.
+#[derive(Default)]
+struct Of {
+    rows: AtomicBool,
+    runs: AtomicBool,
+}
 
 impl std::fmt::Debug for RowCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RowCache").field("entries", &self.0.len()).field("bytes", &self.0.weight()).finish()
+        f.debug_struct("RowCache").field("entries", &self.kept.len()).field("bytes", &self.kept.weight()).finish()
     }
 }
 
 impl RowCache {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self(Cache::with_weighter((bytes / 512).max(16), bytes as u64, Bytes))
+    pub(crate) fn new(bytes: usize, catalog: &Catalog) -> Self {
+        let indexes = catalog.indexes.iter().map(|_| Of::default()).collect();
+        Self { kept: Cache::with_weighter((bytes / 512).max(16), bytes as u64, Bytes), indexes }
+    }
+
+    /// What there is of the index of a key.
+    fn of(&self, key: &[u8]) -> Option<&Of> {
+        let (index, _) = key.split_first_chunk()?;
+        self.indexes.get(usize::from(u16::from_be_bytes(*index)))
     }
 
     /// A row by its whole key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Option<Arc<[u8]>>> {
-        match self.0.get(key)? {
+        match self.kept.get(key)? {
             Kept::Row(row) => Some(row),
             Kept::Run(_) => None,
         }
@@ -61,12 +81,13 @@ impl RowCache {
 
     /// Keeps what the database holds.
     pub(crate) fn put(&self, key: &[u8], row: Option<&[u8]>) {
-        self.0.insert(key.into(), Kept::Row(row.map(Arc::from)));
+        self.of(key).iter().for_each(|of| of.rows.store(true, Relaxed));
+        self.kept.insert(key.into(), Kept::Row(row.map(Arc::from)));
     }
 
     /// The rows of a cluster.
     pub(crate) fn run(&self, prefix: &[u8]) -> Option<Arc<Run>> {
-        match self.0.get(prefix)? {
+        match self.kept.get(prefix)? {
             Kept::Run(run) => Some(run),
             Kept::Row(_) => None,
         }
@@ -75,19 +96,29 @@ impl RowCache {
     /// Keeps the rows of a cluster, all that the database holds.
     pub(crate) fn put_run(&self, prefix: &[u8], run: &Run) {
         if run.memory() <= LARGEST_RUN {
-            self.0.insert(prefix.into(), Kept::Run(Arc::new(run.clone())));
+            self.of(prefix).iter().for_each(|of| of.runs.store(true, Relaxed));
+            self.kept.insert(prefix.into(), Kept::Run(Arc::new(run.clone())));
         }
     }
 
     /// Follows what a step has written. What is not kept is not taken in.
     pub(crate) fn apply<'w>(&self, catalog: &Catalog, written: &'w Overlay) {
-        for (index, writes) in catalog.indexes.iter().zip(written.by_index()) {
+        for ((index, writes), of) in catalog.indexes.iter().zip(written.by_index()).zip(&self.indexes) {
+            let (has_rows, has_runs) = (of.rows.load(Relaxed), of.runs.load(Relaxed));
+            if !has_rows && !has_runs {
+                continue;
+            }
             let mut writes = writes.iter().peekable();
             while let Some((key, row)) = writes.next() {
-                self.follow(key, row);
+                if has_rows {
+                    self.follow(key, row);
+                }
+                if !has_runs {
+                    continue;
+                }
                 // All that is written to one cluster stands together.
                 let Some(prefix) = index.cluster_of(key) else { continue };
-                let kept = match self.0.peek(prefix) {
+                let kept = match self.kept.peek(prefix) {
                     Some(Kept::Run(run)) => Some(run),
                     Some(Kept::Row(_)) | None => None,
                 };
@@ -99,15 +130,17 @@ impl RowCache {
                 };
                 take(key, row);
                 while let Some((key, row)) = writes.next_if(|(key, _)| key.starts_with(prefix)) {
-                    self.follow(key, row);
+                    if has_rows {
+                        self.follow(key, row);
+                    }
                     take(key, row);
                 }
                 if let Some(run) = kept {
                     let run = run.with(of_run);
                     if run.memory() <= LARGEST_RUN {
-                        self.0.insert(prefix.into(), Kept::Run(Arc::new(run)));
+                        self.kept.insert(prefix.into(), Kept::Run(Arc::new(run)));
                     } else {
-                        self.0.remove(prefix);
+                        self.kept.remove(prefix);
                     }
                 }
             }
@@ -115,12 +148,12 @@ impl RowCache {
     }
 
     fn follow(&self, key: &[u8], row: Option<&[u8]>) {
-        if let Some(Kept::Row(_)) = self.0.peek(key) {
+        if let Some(Kept::Row(_)) = self.kept.peek(key) {
             self.put(key, row);
         }
     }
 
     pub(crate) fn clear(&self) {
-        self.0.clear();
+        self.kept.clear();
     }
 }

@@ -390,17 +390,14 @@ impl Store {
 
 fn family_options(family: Family, memory: Memory, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
+    // Steps read here and there: smaller blocks are read and decompressed sooner, larger ones take less room.
+    table.set_block_size(4 << 10);
     table.set_block_cache(cache);
     table.set_format_version(5);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     match family {
-        Family::Rows | Family::Links => {
-            table.set_bloom_filter(10.0, false);
-            // Steps read here and there: smaller blocks are decompressed sooner, larger ones take less room.
-            table.set_block_size(8 << 10);
-        }
-        Family::Parts => table.set_bloom_filter(10.0, false),
+        Family::Rows | Family::Links | Family::Parts => table.set_bloom_filter(10.0, false),
         _ => {}
     }
     let mut options = Options::default();

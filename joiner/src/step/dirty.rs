@@ -130,8 +130,14 @@ impl<'a, 'o> Dirty<'a, 'o> {
         }
         let catalog = self.view.catalog;
         let table = &catalog.tables[change.table];
-        let before: Option<Vec<&[u8]>> = change.before.map(|image| row::columns(image).collect());
-        let after: Option<Vec<&[u8]>> = change.after.map(|image| row::columns(image).collect());
+        let slots = table.slots;
+        let columns = |image| {
+            let mut columns = Vec::with_capacity(slots);
+            columns.extend(row::columns(image));
+            columns
+        };
+        let before: Option<Vec<&[u8]>> = change.before.map(columns);
+        let after: Option<Vec<&[u8]>> = change.after.map(columns);
         let changed = match (&before, &after) {
             (Some(before), Some(after)) if !doubtful => {
                 let mut changed = SlotMask::default();

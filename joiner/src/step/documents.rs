@@ -192,6 +192,11 @@ pub(crate) fn known<'a>(
     Ok(())
 }
 
+/// Whether all threads work off so many keys.
+pub(super) const fn uses_all(share: Share, keys: usize) -> bool {
+    share.threads > 1 && keys / KEYS_PER_THREAD >= share.threads
+}
+
 /// Works off keys piece by piece, on several threads where that is worth it; ends when there are none left, or when enough has been made. Each thread makes its own worker.
 /// Answers what came of the pieces, in order: pieces are taken in order, and every one that was taken is finished.
 fn work_off<K: Sync, T: Send, W>(share: Share, keys: &[K], worker: impl Fn() -> W + Sync) -> Result<Vec<T>, Error>

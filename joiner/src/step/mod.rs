@@ -64,6 +64,7 @@ use crate::assemble::parts::Stale;
 use crate::assemble::{Assembler, Made};
 use crate::buffer::{ChangeRef, Kind, Taken};
 use crate::catalog::{Catalog, TableId};
+use crate::cores::Cores;
 use crate::error::Error;
 use crate::reread::{self, Vanished};
 use crate::state::cache::RowCache;
@@ -86,6 +87,7 @@ pub(crate) struct Tools {
     /// Bytes of rows that are written at once.
     pub(crate) portion: usize,
     pub(crate) share: Share,
+    pub(crate) cores: Arc<Cores>,
 }
 
 impl Tools {
@@ -249,7 +251,9 @@ impl Writing<'_> {
         let was = |nth: usize| if mixed { Known::Nothing } else { Known::Through(fan_outs.as_told(&marks, nth)) };
         let now: Vec<_> = owners.iter().enumerate().take(at_once).map(|(nth, key)| (key.as_slice(), was(nth))).collect();
         let times = Times { told: beside.told, now: self.now };
+        let used = documents::uses_all(share, now.len()).then(|| self.tools.cores.use_all());
         let made = assemble(View { overlay: Some(self.overlay), ..before }, &stale, share, &now, times, standing)?;
+        drop(used);
         // Its buffer would otherwise be copied each time that it doubles.
         let mut batch = WriteBatch::with_capacity_bytes(self.overlay.bytes() + made.bytes() + 4096);
         self.overlay.write(catalog, store, beside.remembered, &mut batch)?;

@@ -63,6 +63,7 @@ pub(crate) fn apply(
         Ok::<_, Error>(rows.overlay)
     };
     let shares = divide(tools, taken);
+    let used = (shares.len() > 1).then(|| tools.cores.use_all());
     let mut overlay = std::thread::scope(|scope| {
         let part = &part;
         let others: Vec<_> = shares[1..].iter().map(|own| (own, scope.spawn(move || part(own, None)))).collect();
@@ -73,6 +74,7 @@ pub(crate) fn apply(
         }
         Ok::<_, Error>(overlay)
     })?;
+    drop(used);
     let whole = bytes.into_inner() <= most;
     if !whole {
         overlay = Overlay::new(&tools.catalog);

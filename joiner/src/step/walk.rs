@@ -35,10 +35,14 @@ pub(super) fn reach(entity: &Entity, node: NodeId) -> Reach {
     if looked_up { Reach::Many { lazy } } else { Reach::One }
 }
 
+/// Room for most keys.
+const KEY_BYTES: usize = 24;
+
 /// The key of the entity whose root has these columns: the entity's number (u16), then the entity key's parts. None where one is NULL, and where the entity is another instance's.
 pub(super) fn owner(view: View<'_>, entity_id: usize, row: &[&[u8]]) -> Result<Option<Vec<u8>>, Error> {
     let entity = &view.catalog.entities[entity_id];
-    let mut key = entity.number.to_be_bytes().to_vec();
+    let mut key = Vec::with_capacity(KEY_BYTES);
+    key.extend_from_slice(&entity.number.to_be_bytes());
     for part in &entity.key {
         if !key::encode(get(row, part.slot), part.key_type, &mut key).map_err(|error| corrupt(view, entity, 0, error))? {
             return Ok(None);

@@ -20,7 +20,7 @@
 //! these bytes between two runs is taken for a torn tail.)
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -240,17 +240,10 @@ impl SegmentReader {
     }
 
     fn block(&self, size: usize) -> Result<Bytes, Error> {
-        let mut bytes = vec![0; size];
-        let mut filled = 0;
-        while filled < size {
-            match self.file.read_at(&mut bytes[filled..], self.offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(io_error(&self.path, error)),
-            }
-        }
-        bytes.truncate(filled);
+        let mut bytes = Vec::with_capacity(size);
+        let mut file = &self.file;
+        let read = file.seek(SeekFrom::Start(self.offset)).and_then(|_| file.take(size as u64).read_to_end(&mut bytes));
+        read.map_err(|error| io_error(&self.path, error))?;
         Ok(bytes.into())
     }
 
