@@ -17,6 +17,7 @@ use crate::handle::Shared;
 use crate::metrics;
 use crate::scan::{As, Wanted, count, scan};
 use crate::state::meta::{Cursor, Standing};
+use crate::state::outbox;
 use crate::status::{SinkLoad, SinkState};
 use crate::step::Found;
 
@@ -123,8 +124,11 @@ impl Delivery {
     fn may_hold(&self, entity: &str, version: Lsn, held: Held) -> Result<bool, Error> {
         let catalog = &self.shared.catalog;
         let Some(entity) = catalog.entity(entity).map(|entity| &catalog.entities[entity]) else { return Ok(false) };
-        let nothing_told_since = entity.changed > 0 && self.shared.store.standing()?.head <= entity.since;
-        Ok(nothing_told_since
+        let store = &self.shared.store;
+        // What was told first since it has been defined like that is no older than what was loaded before.
+        let told = outbox::version(store, entity.since + 1)?;
+        let is_of_before = told.map_or(store.standing()?.head <= entity.since, |told| told >= version);
+        Ok(entity.changed > 0 && is_of_before
             || match held {
                 Held::Nothing => false,
                 Held::Unknown => true,
