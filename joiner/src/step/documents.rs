@@ -192,9 +192,14 @@ pub(crate) fn known<'a>(
     Ok(())
 }
 
-/// Whether all threads work off so many keys.
-pub(super) const fn uses_all(share: Share, keys: usize) -> bool {
-    share.threads > 1 && keys / KEYS_PER_THREAD >= share.threads
+/// How many threads work off so many keys, where more than one is worth it.
+fn threads(share: Share, keys: usize) -> usize {
+    share.threads.min(keys / KEYS_PER_THREAD)
+}
+
+/// Whether all threads work off so many keys, and there are several.
+pub(super) fn uses_all(share: Share, keys: usize) -> bool {
+    share.threads > 1 && threads(share, keys) == share.threads
 }
 
 /// Works off keys piece by piece, on several threads where that is worth it; ends when there are none left, or when enough has been made. Each thread makes its own worker.
@@ -220,7 +225,7 @@ where
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..share.threads.min(keys.len() / KEYS_PER_THREAD) {
+        for _ in 1..threads(share, keys.len()) {
             scope.spawn(work);
         }
         work();

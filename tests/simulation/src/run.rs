@@ -531,7 +531,6 @@ impl Run {
         self.end().await
     }
 
-    /// Everything has arrived, those who stand by have it too, and of each share there is a checkpoint that is newer than the one before the calm.
     /// The joiners that run.
     fn running(&self) -> Vec<Option<u32>> {
         let process = |place: &Place| match &place.joiner {
@@ -541,6 +540,7 @@ impl Run {
         self.places.iter().map(process).collect()
     }
 
+    /// Everything has arrived, those who stand by have it too, and of each share there is a checkpoint that is newer than the one that is `saved`.
     fn is_at_rest(&self, saved: &BTreeMap<KeyRange, u64>) -> bool {
         let shop = self.site.shop();
         let last = shop.last_commit();
