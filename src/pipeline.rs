@@ -309,6 +309,7 @@ impl Pipeline {
             .collect::<anyhow::Result<Vec<_>>>()?;
         if let (Some(checkpoints), Some(wanted)) = (kept, &config.checkpoints) {
             let service = checkpoints::Service::new(checkpoints, wanted, handle.clone(), &state_dir, restored);
+            let service = if lease.is_some() { service.in_turn() } else { service };
             self.status.checkpoints = Some(service.status());
             self.savepoints = Some(Arc::new(Savepoints { asking: service.asking(), working: working.subscribe() }));
             let (shutdown, mut working) = (self.shutdown.clone(), working.subscribe());

@@ -130,6 +130,7 @@ impl Asking {
 /// Makes the checkpoints of a joiner.
 #[derive(Debug)]
 pub struct Service {
+    in_turn: bool,
     checkpoints: Checkpoints,
     config: Config,
     joiner: Handle,
@@ -146,7 +147,14 @@ impl Service {
         let status = StatusHandle::default();
         status.change(|status| (status.store, status.restored) = (checkpoints.store(), restored));
         let folder = state_dir.with_extension("checkpoint");
-        Self { checkpoints, config: config.clone(), joiner, folder, status, asking, requests }
+        Self { in_turn: false, checkpoints, config: config.clone(), joiner, folder, status, asking, requests }
+    }
+
+    /// For a joiner that ends when its turn is over: for as long as it works, the checkpoints are its own. So it takes them back from one that woke up late and did not know yet that another works.
+    #[must_use]
+    pub fn in_turn(mut self) -> Self {
+        self.in_turn = true;
+        self
     }
 
     pub fn status(&self) -> StatusHandle {
@@ -157,24 +165,36 @@ impl Service {
         Asking(self.asking.clone())
     }
 
-    /// Works until the shutdown. Failures are told, and tried again: a joiner does not end because its checkpoints fail. One that another process has taken the checkpoints over from makes no more.
+    /// Works until the shutdown. Failures are told, and tried again: a joiner does not end because its checkpoints fail. One that another process has taken the checkpoints over from makes no more, unless it is its turn ([`Self::in_turn`]).
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let stopped = shutdown.clone();
-        tokio::select! {
-            () = stopped.cancelled() => {}
-            reason = self.work() => {
-                self.status.change(|status| status.phase = Phase::Superseded);
-                loop {
-                    tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        Some(request) = self.requests.recv() => {
-                            let _ = request.answer.send(Err(Error::Ended { reason: reason.clone() }));
-                        }
-                    }
+        let working = async {
+            loop {
+                let reason = self.work().await;
+                self.refuse(&reason).await;
+            }
+        };
+        let _: Option<()> = shutdown.run_until_cancelled(working).await;
+        let _ = clear(&self.folder);
+    }
+
+    /// Refuses what is asked while the checkpoints are another's. Returns when it is time to take them back: one whose turn is over has ended by then.
+    async fn refuse(&mut self, reason: &str) {
+        self.status.change(|status| status.phase = Phase::Superseded);
+        let again = async {
+            if !self.in_turn {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        tokio::pin!(again);
+        loop {
+            tokio::select! {
+                () = &mut again => break,
+                Some(request) = self.requests.recv() => {
+                    let _ = request.answer.send(Err(Error::Ended { reason: reason.to_owned() }));
                 }
             }
         }
-        let _ = clear(&self.folder);
     }
 
     /// Ends when it is superseded, and says by what.

@@ -1,8 +1,8 @@
 //! Makes checkpoints: uploads what the storage does not have, commits by an entry of the chain, removes what is not kept.
 //!
 //! # Why an old process does no harm
-//! An entry of the chain is created where there is none, never replaced. A process begins by taking the next number for itself; one that made checkpoints before finds its own next number taken, and ends
-//! ([`Error::Superseded`]). So the number k + 1 is used only by whoever wrote the entry k, and parts of files are written under the number of the checkpoint that they are uploaded for:
+//! An entry of the chain is created where there is none, never replaced. A process begins by taking the next number for itself; one that made checkpoints before finds its own next number taken, and makes no more
+//! ([`Error::Superseded`]), unless it takes over again in its turn. So the number k + 1 is used only by whoever wrote the entry k, and parts of files are written under the number of the checkpoint that they are uploaded for:
 //! - *An old process cannot overwrite.* It writes parts under its own next number alone, which nobody else uses. A new attempt at the same number has a folder of its own, so that a request of the
 //!   attempt before, which arrives late, hits nothing.
 //! - *An old process cannot remove what a newer one counts on.* It removes parts under numbers up to its own last one, and only such as no checkpoint names that it keeps; it always keeps the newest one, say L. Whoever takes over builds on L

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use checkpoints::{Checkpoints, Error, Retention, Service, Which, begin_with};
 use joiner::Engine;
@@ -283,6 +284,39 @@ async fn a_service_makes_savepoints_until_another_process_has_taken_over() {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     save(&mut other, &engine, directory.path(), None).await;
     assert_eq!(world.checkpoints().list().await.unwrap().len(), 2);
+}
+
+/// One that was frozen, and wakes up late, may take the checkpoints over before it knows that its turn is over.
+#[tokio::test(start_paused = true)]
+async fn whose_turn_it_is_takes_the_checkpoints_back() {
+    let (world, directory) = (World::default(), tempfile::tempdir().unwrap());
+    let history = History::new(&mut ChaCha8Rng::seed_from_u64(5), 2, 3);
+    let ours = config(&directory.path().join("state"));
+    let mut engine = Engine::open(&ours).unwrap();
+    history.feed(&mut engine, 2);
+    let wanted = checkpoints::Config::new(Config::Local(LocalOptions { path: "nowhere".into() }));
+    let service = Service::new(world.checkpoints(), &wanted, engine.handle(), &ours.state_dir, None).in_turn();
+    let (status, asking, stop) = (service.status(), service.asking(), CancellationToken::new());
+    let running = tokio::spawn(service.run(stop.clone()));
+    asking.savepoint("one").await.unwrap();
+    let first = status.get().epoch;
+    let mut late = world.checkpoints().take_over(1).await.unwrap();
+    assert!(matches!(asking.savepoint("two").await, Err(Error::Superseded { .. })));
+    // Not at once: the other would take them over again, and so on.
+    assert!(matches!(asking.savepoint("three").await, Err(Error::Ended { .. })));
+    save(&mut late, &engine, directory.path(), None).await;
+    while status.get().phase == checkpoints::Phase::Superseded {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    asking.savepoint("four").await.unwrap();
+    let taken_back = status.get();
+    assert!(taken_back.epoch > first && taken_back.error.is_none(), "{taken_back:?}");
+    let folder = directory.path().join("late");
+    let facts = engine.handle().checkpoint(&folder).unwrap();
+    let refused = late.save(&folder, facts, None, 1).await;
+    assert!(matches!(refused, Err(Error::Superseded { .. })), "{refused:?}");
+    stop.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test]

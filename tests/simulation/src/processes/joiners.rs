@@ -190,6 +190,7 @@ impl Site {
         let mut keeping = checkpoints::Config::new(objects::Config::Local(local));
         (keeping.every_seconds, keeping.keep) = (plan.every_seconds, plan.keep);
         let service = Service::new(self.storage.checkpoints(share), &keeping, handle.clone(), &state, restored);
+        let service = if self.plan.stands_by { service.in_turn() } else { service };
         let saved = service.status();
         let saving = self.saving(process, service, working.clone(), head.clone(), stop.clone());
         let joiner = JoinerProcess { process, share, directory: disk, handle, working, hands, head, task, saving, saved, stop };
