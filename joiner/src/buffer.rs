@@ -140,7 +140,8 @@ impl Buffer {
 /// The changes of one step.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    Memory(Vec<Change>),
+    /// By table.
+    Memory(Vec<Vec<Change>>),
     Spilled(Stretches),
 }
 
@@ -148,26 +149,39 @@ pub(crate) enum Taken {
 const LOOKED_THROUGH: usize = 16;
 
 impl Taken {
-    /// Calls `each` with the changes in total order, each identity once. An identity is (table, commit LSN, seqval, operation): the command id is no part of it,
+    /// Calls `each` with the changes, those of each table in the total order, each identity once. An identity is (table, commit LSN, seqval, operation): the command id is no part of it,
     /// because two capture instances of a table may give it differently. (Of what was spilled, repeats have been removed.)
-    pub(crate) fn for_each(&self, mut each: impl FnMut(ChangeRef<'_>) -> Result<(), Error>) -> Result<(), Error> {
-        let changes = match self {
-            Self::Memory(changes) => changes,
-            Self::Spilled(stretches) => return stretches.for_each(each),
+    pub(crate) fn for_each(&self, each: impl FnMut(ChangeRef<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        self.for_each_of(&|_| true, each)
+    }
+
+    /// The same with the changes of some tables.
+    pub(crate) fn for_each_of(
+        &self,
+        own: &dyn Fn(TableId) -> bool,
+        mut each: impl FnMut(ChangeRef<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let tables = match self {
+            Self::Memory(tables) => tables,
+            Self::Spilled(stretches) => {
+                return stretches.for_each(|change| if own(change.table) { each(change) } else { Ok(()) });
+            }
         };
-        let identity = |change: &Change| (change.table, change.position.seqval, change.position.operation);
-        let mut seen: HashSet<(u16, Lsn, u8)> = HashSet::new();
-        for transaction in changes.chunk_by(|a, b| a.position.commit_lsn == b.position.commit_lsn) {
-            seen.clear();
-            for (nth, change) in transaction.iter().enumerate() {
-                let identity_of_this = identity(change);
-                let first = if transaction.len() <= LOOKED_THROUGH {
-                    transaction[..nth].iter().all(|earlier| identity(earlier) != identity_of_this)
-                } else {
-                    seen.insert(identity_of_this)
-                };
-                if first {
-                    each(change.borrow())?;
+        let identity = |change: &Change| (change.position.seqval, change.position.operation);
+        let mut seen: HashSet<(Lsn, u8)> = HashSet::new();
+        for changes in tables.iter().filter(|changes| changes.first().is_some_and(|change| own(usize::from(change.table)))) {
+            for transaction in changes.chunk_by(|a, b| a.position.commit_lsn == b.position.commit_lsn) {
+                seen.clear();
+                for (nth, change) in transaction.iter().enumerate() {
+                    let identity_of_this = identity(change);
+                    let first = if transaction.len() <= LOOKED_THROUGH {
+                        transaction[..nth].iter().all(|earlier| identity(earlier) != identity_of_this)
+                    } else {
+                        seen.insert(identity_of_this)
+                    };
+                    if first {
+                        each(change.borrow())?;
+                    }
                 }
             }
         }

@@ -14,6 +14,7 @@ use schemas::{ErrorClass, Lsn};
 use streams::{Batch, Positions, Provider};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Progress;
@@ -39,6 +40,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Attempts in a row before a stream's transient failure is taken for a lasting one.
 const ATTEMPTS: u32 = 60;
 const TRIM_EVERY: Duration = Duration::from_secs(10);
+/// For so long at most a step is left to grow while more is on its way.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 pub(crate) async fn run(
     engine: Engine,
@@ -190,6 +193,8 @@ async fn consume(
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut waiting = 0;
     let mut telling = false;
+    // Up to when what is ready may be left to grow, where some has been left.
+    let mut patience: Option<Instant> = None;
     let mut inbox = Inbox::default();
     loop {
         tokio::select! {
@@ -213,6 +218,7 @@ async fn consume(
             record = records.recv(), if waiting < WAITING_RECORDS => inbox.records.extend(record),
             _ = routed.recv_many(&mut inbox.batches, INBOX) => {}
             Some(wanted) = asked.recv() => catching_up = Some(wanted),
+            () = tokio::time::sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {}
             // A fan-out goes on while nothing else comes in.
             () = std::future::ready(()), if telling => {}
         }
@@ -224,7 +230,8 @@ async fn consume(
         let Some(mut working) = engine.take() else { break };
         let work = std::mem::take(&mut inbox);
         working.core().stands_by(shared.with_status(|status| status.standby));
-        let done = shared.beside(move || work_off(&mut working, work).map(|()| working));
+        let growing = patience.is_none_or(|until| Instant::now() < until).then(|| room.clone());
+        let done = shared.beside(move || work_off(&mut working, work, growing.as_ref()).map(|()| working));
         let mut back = done.await.map_err(|error| Error::Task { what: error.to_string() })??;
         let now = back.frontiers();
         frontiers.send_if_modified(|frontiers| std::mem::replace(frontiers, now.clone()) != now);
@@ -238,6 +245,7 @@ async fn consume(
             // Who asked may be gone: then it is being stopped.
             let _ = wanted.joined.send(version);
         }
+        patience = back.core().has_left().then(|| patience.unwrap_or_else(|| Instant::now() + PATIENCE));
         (waiting, telling) = (back.core().waiting(), back.core().can_tell());
         shared.with_status(|status| metrics::status(status, buffered));
         engine = Some(back);
@@ -262,7 +270,8 @@ struct TrimBound {
     needed: u64,
 }
 
-fn work_off(engine: &mut Engine, inbox: Inbox) -> Result<(), Error> {
+/// `growing`: where it shows whether more is on its way, if a step may be left for it.
+fn work_off(engine: &mut Engine, inbox: Inbox, growing: Option<&Room>) -> Result<(), Error> {
     inbox.ended.iter().for_each(|ended| engine.core().ends_before(ended));
     for (routed, _held) in inbox.batches {
         engine.routed(routed)?;
@@ -270,6 +279,7 @@ fn work_off(engine: &mut Engine, inbox: Inbox) -> Result<(), Error> {
     for progress in inbox.records {
         engine.core().progress(progress)?;
     }
+    engine.core().grows(growing.is_some_and(Room::is_used));
     engine.advance()?;
     if let Some(bound) = inbox.trim {
         engine.core().trim(bound.entries, bound.after_ms, bound.needed)?;

@@ -101,6 +101,10 @@ pub(crate) struct Core {
     forgettable: Lsn,
     /// Each record is a step of its own ([`crate::standby`]).
     stands_by: bool,
+    /// More changes are on their way.
+    grows: bool,
+    /// Whether a run of records has been left to grow.
+    has_left: bool,
     /// Entities assembled and changed since the core was made.
     pub(crate) report: Report,
 }
@@ -143,6 +147,8 @@ impl Core {
             awaited: None,
             forgettable: Lsn::ZERO,
             stands_by: false,
+            grows: false,
+            has_left: false,
             report: Report::default(),
         })
     }
@@ -162,6 +168,16 @@ impl Core {
 
     pub(crate) fn stands_by(&mut self, stands_by: bool) {
         self.stands_by = stands_by;
+    }
+
+    /// Whether more changes are on their way: then steps of a middling size are left to grow. Larger ones read and write the state in longer stretches, and make one document of more changes.
+    pub(crate) fn grows(&mut self, grows: bool) {
+        self.grows = grows;
+    }
+
+    /// Whether it has left a step to grow when it [advanced](Self::advance) last.
+    pub(crate) const fn has_left(&self) -> bool {
+        self.has_left
     }
 
     /// How many progress records wait for their events: of the source of which most do.
@@ -280,20 +296,26 @@ impl Core {
     /// Does what can be done now, a step of each source in turn. Answers whether the frontier, or the stage, has moved.
     pub(crate) fn advance(&mut self) -> Result<bool, Error> {
         let mut moved = false;
+        self.has_left = false;
         loop {
             let mut any = false;
             for number in 0..self.sources.len() {
                 let Some(progress) = self.sources[number].next(&self.standing.positions) else { continue };
-                any = true;
                 moved |= match progress.record.phase {
                     Phase::Tail if self.stands_by => self.tail(number, &[progress])?,
                     Phase::Tail => {
-                        let standing = &self.standing;
-                        let run = self.sources[number].run_of_tail(progress, &standing.sources[number], &standing.positions);
+                        let (standing, grows) = (&self.standing, self.grows);
+                        let source = &mut self.sources[number];
+                        let run = source.run_of_tail(progress, &standing.sources[number], &standing.positions, grows);
+                        let Some(run) = run else {
+                            self.has_left = true;
+                            continue;
+                        };
                         self.tail(number, &run)?
                     }
                     _ => self.snapshot_record(number, &progress)?,
                 };
+                any = true;
                 moved |= self.pass_awaited()?;
             }
             if !any {
@@ -395,7 +417,7 @@ impl Core {
         let remembered = remembered.as_deref();
         let beside = step::Beside { source: number, remembered, hold, walks, again, from: before, told: &told };
         if self.standing.live {
-            step::finish(&self.tools, &taken, &mut applied, beside, &mut self.fan_outs, &mut self.standing)?;
+            step::finish(&self.tools, taken, &mut applied, beside, &mut self.fan_outs, &mut self.standing)?;
         } else {
             if self.standing.go_live() {
                 self.settle_head();

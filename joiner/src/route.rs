@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
-use schemas::encoding::{Opener, Registry, to_json, unpacked_bytes};
+use schemas::encoding::{Opener, Registry, to_json};
 use schemas::event::Op;
 use schemas::parse::{Head, ParseError, RowBuffer, RowView};
 use schemas::progress::SequenceNumber;
@@ -131,7 +131,7 @@ pub(crate) fn route(store: &Store, catalog: &Catalog, registry: &Registry, of: O
         catalog,
         registry,
         of,
-        arena: Vec::with_capacity(batch.records.iter().map(|(_, data)| unpacked_bytes(data)).sum::<usize>() / 2),
+        arena: Vec::new(),
         drafts: Vec::new(),
         spans: Spans::default(),
         key: Vec::new(),
@@ -147,8 +147,12 @@ pub(crate) fn route(store: &Store, catalog: &Catalog, registry: &Registry, of: O
     };
     let (mut opener, mut rows) = (Opener::new(registry), RowBuffer::default());
     let mut recent: Option<(TableName, Option<TableId>)> = None;
-    for (sequence, data) in &batch.records {
+    let sample = batch.records.len() / 16;
+    for (nth, (sequence, data)) in batch.records.iter().enumerate() {
         router.event(data, sequence, &mut opener, &mut rows, &mut recent)?;
+        if nth == sample {
+            router.make_room(batch.records.len(), nth + 1);
+        }
     }
     let (mut arena, mut out) = (router.arena, router.out);
     out.arrived.changes = router.drafts;
@@ -164,6 +168,13 @@ pub(crate) fn route(store: &Store, catalog: &Catalog, registry: &Registry, of: O
 }
 
 impl Router<'_> {
+    /// Makes room for what will come of all records, by what has come of some.
+    fn make_room(&mut self, records: usize, of: usize) {
+        let rest = |made: usize| made * (records - of) / of;
+        self.arena.reserve(rest(self.arena.len()) / 16 * 17);
+        self.drafts.reserve_exact(rest(self.drafts.len()));
+    }
+
     fn event(
         &mut self,
         data: &[u8],

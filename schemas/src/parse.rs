@@ -176,9 +176,20 @@ impl<'a> RowView<'a> {
 pub struct RowBuffer {
     before: Image,
     after: Image,
+    /// Of an event in JSON, the members of the row that was read first.
+    members: Vec<Member>,
     /// The values of events that are not JSON themselves.
     text: Vec<u8>,
     slots: Vec<Slots>,
+}
+
+/// Where a member of a row stands in the text: from its name on, its value, and its end.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    start: usize,
+    value: usize,
+    end: usize,
+    column: Option<usize>,
 }
 
 /// Into which slots the columns of a schema go.
@@ -226,7 +237,7 @@ struct Partial<'a> {
 impl<'a> Head<'a> {
     /// Reads as far as needed to know what the event is about.
     pub fn read(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        let text = std::str::from_utf8(bytes).map_err(|error| ParseError::Utf8 { offset: error.valid_up_to() })?;
+        let text = simdutf8::compat::from_utf8(bytes).map_err(|error| ParseError::Utf8 { offset: error.valid_up_to() })?;
         let partial = match own::head(text) {
             Some(partial) => partial,
             None => {
@@ -306,7 +317,7 @@ impl<'a> Head<'a> {
         buffer.before.clear(columns.slots);
         buffer.after.clear(columns.slots);
         if let Body::Json { text, before, after, resume } = &self.body {
-            rows_of_json(text, (*before, *after, *resume), columns, [&mut buffer.before, &mut buffer.after])?;
+            rows_of_json(text, (*before, *after, *resume), columns, buffer)?;
             let text = text.as_bytes();
             return Ok((RowView::new(text, &buffer.before), RowView::new(text, &buffer.after)));
         }
@@ -316,12 +327,12 @@ impl<'a> Head<'a> {
             Body::Json { .. } => {}
             Body::Avro { bytes, schema, at, .. } => {
                 let slots = buffer.slots(schema.fingerprint, columns, schema.columns());
-                let RowBuffer { before, after, text, slots: known } = buffer;
+                let RowBuffer { before, after, text, slots: known, .. } = buffer;
                 schema.rows(bytes, *at, &known[slots].slots, text, [before, after])?;
             }
             Body::Protobuf { bytes, schema, rows, .. } => {
                 let slots = buffer.slots(schema.fingerprint, columns, schema.columns());
-                let RowBuffer { before, after, text, slots: known } = buffer;
+                let RowBuffer { before, after, text, slots: known, .. } = buffer;
                 schema.rows(bytes, *rows, &known[slots].slots, text, [before, after])?;
             }
         }
@@ -361,11 +372,12 @@ fn rows_of_json(
     text: &str,
     (before_at, after_at, resume): (Option<usize>, Option<usize>, Option<usize>),
     columns: &Columns,
-    [before, after]: [&mut Image; 2],
+    RowBuffer { before, after, members, .. }: &mut RowBuffer,
 ) -> Result<(), ParseError> {
+    members.clear();
     for (at, row) in [(before_at, &mut *before), (after_at, &mut *after)] {
         if let Some(at) = at {
-            row_at(&mut Scanner::new(text, at), columns, row)?;
+            row_at(&mut Scanner::new(text, at), columns, row, members)?;
         }
     }
     let Some(resume) = resume else { return Ok(()) };
@@ -373,8 +385,8 @@ fn rows_of_json(
     loop {
         let name = scanner.name()?;
         match name.inner {
-            "before" if !name.escaped => row_at(&mut scanner, columns, before)?,
-            "after" if !name.escaped => row_at(&mut scanner, columns, after)?,
+            "before" if !name.escaped => row_at(&mut scanner, columns, before, members)?,
+            "after" if !name.escaped => row_at(&mut scanner, columns, after, members)?,
             _ => drop(scanner.value(1)?),
         }
         if !scanner.more(b'}')? {
@@ -528,8 +540,8 @@ fn integer<N: std::str::FromStr + Default>(scanner: &mut Scanner<'_>, member: &'
     value.parse().map_err(|_| refused(offset, member, value, "a whole number"))
 }
 
-/// Reads a row's wanted columns. A later member of the same name wins, as in serde_json.
-fn row_at(scanner: &mut Scanner<'_>, columns: &Columns, row: &mut Image) -> Result<(), ParseError> {
+/// Reads a row's wanted columns. A later member of the same name wins, as in serde_json. `members`: those of the row that was read before, if one was: most of an event's two rows is the same, and need not be read twice.
+fn row_at(scanner: &mut Scanner<'_>, columns: &Columns, row: &mut Image, members: &mut Vec<Member>) -> Result<(), ParseError> {
     row.clear(columns.slots);
     if scanner.null()? {
         return Ok(());
@@ -543,21 +555,33 @@ fn row_at(scanner: &mut Scanner<'_>, columns: &Columns, row: &mut Image) -> Resu
         scanner.at += 1;
         return Ok(());
     }
-    let mut expected = 0;
-    loop {
-        let column = columns.pass(scanner, expected)?;
+    let (mut expected, first) = (0, members.is_empty());
+    for nth in 0.. {
         let start = scanner.at;
-        scanner.value(2)?;
-        if let Some(column) = column {
+        let known = members.get(nth).filter(|_| !first).copied();
+        let member = match known.filter(|known| scanner.repeats(known.start, known.end)) {
+            Some(known) => Member { start, value: start + (known.value - known.start), end: scanner.at, column: known.column },
+            None => {
+                let column = columns.pass(scanner, expected)?;
+                let value = scanner.at;
+                scanner.value(2)?;
+                Member { start, value, end: scanner.at, column }
+            }
+        };
+        if let Some(column) = member.column {
             if let Some(slot) = columns.names[column].slot {
-                row.set(slot as u32, start, scanner.at);
+                row.set(slot as u32, member.value, member.end);
             }
             expected = column + 1;
         }
+        if first {
+            members.push(member);
+        }
         if !scanner.more(b'}')? {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 fn unescape(raw: RawString<'_>) -> Cow<'_, str> {

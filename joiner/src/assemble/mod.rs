@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::state::key;
 use crate::state::row::{Row, Spans};
 use crate::state::view::{Cursor, Overlay, Reading, View, start_key};
+use crate::state::writes::Near;
 
 /// Bytes of subtrees that are kept; past it all are dropped.
 const KEPT_BYTES: usize = 64 << 20;
@@ -50,6 +51,8 @@ pub(crate) struct Assembler<'a> {
     reading: Reading,
     /// The root that the database was asked for last: its key, and its row. Roots differ from document to document, and would only drive other rows out of the cache.
     root: (Vec<u8>, Option<Vec<u8>>),
+    /// By side, where the root before it was found among what is written.
+    near: [Near; 2],
     /// What is left for the document that is being made, where its definition has limits.
     room: Option<Room>,
     parts: Parts<'a>,
@@ -118,6 +121,7 @@ impl<'a> Assembler<'a> {
             kept_bytes: 0,
             reading,
             root: (Vec::new(), None),
+            near: [Near::default(); 2],
             room: None,
             parts: Parts::new(),
         }
@@ -162,8 +166,9 @@ impl<'a> Assembler<'a> {
         if self.reading != Reading::Twice || !self.view.catalog.indexes[index].suffix.is_empty() {
             return self.first(0, &prefix, out).map(Made::of);
         }
-        if let Some(written) = self.view.overlay.and_then(|overlay| overlay.get(index, &prefix)) {
-            return written.map_or(Ok(Made::LeftOut), |row| self.node(0, row, out, &mut Sums::none()));
+        let near = &mut self.near[self.side as usize];
+        if let Some(written) = self.view.overlay.and_then(|overlay| overlay.get_near(index, &prefix, near)) {
+            return written.row.map_or(Ok(Made::LeftOut), |row| self.node(0, row, out, &mut Sums::none()));
         }
         let (mut last, mut row) = std::mem::take(&mut self.root);
         if last != prefix {

@@ -45,6 +45,8 @@ fn told(taken: &Taken) -> Vec<Told> {
             Ok(())
         })
         .unwrap();
+    // In which order tables come does not matter.
+    told.sort_by_key(|&(table, ..)| table);
     told
 }
 
@@ -72,7 +74,7 @@ impl Naive {
             first.entry(identity).or_insert((command_id, change));
         }
         let mut once: Vec<&Change> = first.into_values().map(|(_, change)| change).collect();
-        once.sort_by_key(|change| change.order());
+        once.sort_by_key(|change| (change.table, change.order()));
         once.into_iter()
             .map(|change| {
                 let ChangeRef { table, commit_lsn, after, reader, .. } = change.borrow();

@@ -52,26 +52,29 @@ impl Waiting {
         }
     }
 
-    /// Takes what is due, in the total order.
-    pub(super) fn take(&mut self, due: &Due) -> Vec<Change> {
-        let ready = self.runs.range(..=(due.to, u64::MAX));
-        let mut taken = Vec::with_capacity(ready.map(|(_, run)| run.len()).sum());
+    /// Takes what is due: by table, that of each in the total order.
+    pub(super) fn take(&mut self, due: &Due) -> Vec<Vec<Change>> {
+        let mut taken: BTreeMap<u16, Vec<Change>> = BTreeMap::new();
+        let mut take = |change: Change| taken.entry(change.table).or_default().push(change);
         for (&shard, rows) in &mut self.rows {
             let last = due.covered.up_to(shard);
             while let Some(row) = rows.pop_front_if(|row| reread::numbers(&row.position).1 <= last) {
-                taken.push(row);
+                take(row);
             }
         }
         self.rows.retain(|_, rows| !rows.is_empty());
         while let Some(run) = self.runs.first_entry().filter(|run| run.key().0 <= due.to) {
             let mut run = run.remove();
             let of_step = run.as_slice().partition_point(|change| change.position.commit_lsn <= due.to);
-            taken.extend(run.by_ref().take(of_step));
+            run.by_ref().take(of_step).for_each(&mut take);
             self.keep(run);
         }
-        self.bytes -= bytes_of(&taken);
-        // Runs that are in order already are found as such, and merged.
-        taken.sort_by_key(Change::order);
+        let mut taken: Vec<_> = taken.into_values().collect();
+        for changes in &mut taken {
+            self.bytes -= bytes_of(changes);
+            // Mostly they are: a table's runs follow one another. Others are found as runs, and merged.
+            changes.sort_by_key(Change::order);
+        }
         taken
     }
 

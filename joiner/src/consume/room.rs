@@ -42,6 +42,11 @@ impl Room {
         Self { ahead: Arc::new(Semaphore::new(AHEAD_KIB)), wanted }
     }
 
+    /// Whether any batch has room: it has been read, and not been taken in.
+    pub(super) fn is_used(&self) -> bool {
+        self.ahead.available_permits() < AHEAD_KIB
+    }
+
     /// Room for a batch.
     pub(super) async fn reserve(&mut self, batch: &Batch) -> Held {
         // Neither is ever closed while anything is read.

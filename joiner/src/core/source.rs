@@ -19,6 +19,9 @@ use crate::state::meta::SourceStanding;
 /// The changes of a step that is made of several records, while many wait on the disk: a step that is as large as it gets would be written in portions, and each record by itself would be a write for a few rows.
 const RUN_ROWS: u64 = 10_000;
 
+/// What is less than one part of so many of a step is little: it is done at once, whatever is on its way.
+const LITTLE: u64 = 16;
+
 pub(super) struct Source {
     /// Its name, where there are several: tables are called by it then.
     qualifier: Option<SourceName>,
@@ -71,31 +74,42 @@ impl Source {
     }
 
     /// The record and those that follow it and are ready as well: they make one step, of about [`Limits::step_changes`](super::Limits::step_changes). Its rows are held in memory until it is written: when the buffer has outgrown
-    /// its bound (one that has not spilled is within it), no more records are taken than tell of [`RUN_ROWS`] changes.
+    /// its bound (one that has not spilled is within it), no more records are taken than tell of [`RUN_ROWS`] changes. `grows`: more is on its way. Then what is neither little nor a whole step is left until it is (none).
     pub(super) fn run_of_tail(
         &mut self,
         first: Progress,
         standing: &SourceStanding,
         positions: &ShardPositions,
-    ) -> Vec<Progress> {
+        grows: bool,
+    ) -> Option<Vec<Progress>> {
         // A record that speaks of a table that is read again is a step of its own: what it tells holds from there on.
         let alone = |record: &ProgressRecord| !record.rereads.is_empty();
         let told = |record: &ProgressRecord| record.counts.values().sum::<u64>();
-        let most = if self.buffer.has_spilled() { self.step_changes.min(RUN_ROWS) } else { self.step_changes };
+        let spilled = self.buffer.has_spilled();
+        let most = if spilled { self.step_changes.min(RUN_ROWS) } else { self.step_changes };
         let mut changes = told(&first.record);
         let mut run = vec![first];
+        let mut ends = !standing.rereads.is_empty() || alone(&run[0].record) || spilled;
         while changes < most
             && standing.rereads.is_empty()
             && !alone(&run[0].record)
             && let Some(next) = self.records.front()
-            && next.record.phase == Phase::Tail
-            && !alone(&next.record)
-            && self.is_read(&next.record, positions)
         {
+            if next.record.phase != Phase::Tail || alone(&next.record) {
+                ends = true;
+                break;
+            }
+            if !self.is_read(&next.record, positions) {
+                break;
+            }
             changes = changes.saturating_add(told(&next.record));
             run.extend(self.records.pop_front());
         }
-        run
+        if grows && !ends && changes < most && changes > most / LITTLE {
+            run.into_iter().rev().for_each(|progress| self.records.push_front(progress));
+            return None;
+        }
+        Some(run)
     }
 
     /// The shards that the next record waits for.
@@ -129,4 +143,69 @@ impl Source {
 /// Whether a snapshot is newer than the one that a source's rows stand on, and than any that was given up.
 pub(super) fn is_newer(standing: &SourceStanding, start_lsn: Lsn) -> bool {
     start_lsn > standing.given_up && standing.stage.start_lsn().is_none_or(|start| start_lsn > start)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use schemas::progress::{ShardId, StreamName};
+
+    use super::*;
+    use crate::cores::Cores;
+    use crate::state::Memory;
+    use crate::step::Share;
+
+    fn progress(changes: u64, phase: Phase) -> Progress {
+        let record = ProgressRecord {
+            source: "shop".to_owned(),
+            epoch: 1,
+            phase,
+            from_lsn: Lsn::ZERO,
+            to_lsn: Lsn::ZERO,
+            commit_time_ms: 0,
+            counts: BTreeMap::from([(TableName::new("dbo", "orders"), changes)]),
+            dead_lettered: BTreeMap::new(),
+            rereads: BTreeMap::new(),
+            reread_counts: BTreeMap::new(),
+            positions: BTreeMap::new(),
+        };
+        Progress { stream: StreamName("p".into()), shard: ShardId("0".into()), sequence: SequenceNumber::from(1), record }
+    }
+
+    #[test]
+    fn what_is_neither_little_nor_a_whole_step_is_left_while_it_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0 };
+        let store = Store::open(dir.path(), 1, memory).unwrap();
+        let (qualifier, progress_stream, streams) = (None, StreamName("p".into()), BTreeSet::new());
+        let origin = Origin { name: "shop".into(), qualifier, progress: progress_stream, streams, tables: Vec::new() };
+        let limits = Limits {
+            buffer_bytes: usize::MAX,
+            portion_bytes: usize::MAX,
+            chunk: 1,
+            step_changes: 160,
+            share: Share { threads: 1, bytes: 1 },
+            row_cache_bytes: 0,
+            cores: Arc::new(Cores::new()),
+        };
+        let mut source = Source::new(store.clone(), 0, &origin, &limits);
+        let mut standing = store.standing().unwrap();
+        standing.of_sources(&["shop"]);
+        let (standing, none) = (&standing.sources[0], ShardPositions::default());
+        let mut run = |records: &[(u64, Phase)], grows| {
+            source.records = records.iter().map(|&(changes, phase)| progress(changes, phase)).collect();
+            let first = source.next(&none).unwrap();
+            let run = source.run_of_tail(first, standing, &none, grows);
+            (run.map(|run| run.len()), source.records.len())
+        };
+        let tail = |changes| (changes, Phase::Tail);
+        assert_eq!(run(&[tail(5), tail(5)], true), (Some(2), 0), "little");
+        assert_eq!(run(&[tail(5), tail(6)], true), (None, 2), "it grows");
+        assert_eq!(run(&[tail(5), tail(6)], false), (Some(2), 0), "nothing is on its way");
+        assert_eq!(run(&[tail(100), tail(60), tail(1)], true), (Some(2), 1), "a whole step");
+        let snapshot = (0, Phase::Snapshot);
+        assert_eq!(run(&[tail(5), tail(6), snapshot], true), (Some(2), 1), "what comes next is of another step");
+    }
 }

@@ -12,6 +12,7 @@ use quick_cache::sync::Cache;
 
 use super::run::Run;
 use super::view::Overlay;
+use super::writes::Write;
 use crate::catalog::Catalog;
 
 /// What an entry costs beside its bytes.
@@ -109,7 +110,7 @@ impl RowCache {
                 continue;
             }
             let mut writes = writes.iter().peekable();
-            while let Some((key, row)) = writes.next() {
+            while let Some(Write { key, row, .. }) = writes.next() {
                 if has_rows {
                     self.follow(key, row);
                 }
@@ -129,7 +130,7 @@ impl RowCache {
                     }
                 };
                 take(key, row);
-                while let Some((key, row)) = writes.next_if(|(key, _)| key.starts_with(prefix)) {
+                while let Some(Write { key, row, .. }) = writes.next_if(|write| write.key.starts_with(prefix)) {
                     if has_rows {
                         self.follow(key, row);
                     }

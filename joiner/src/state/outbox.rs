@@ -50,7 +50,7 @@ pub(crate) fn decode(bytes: &[u8], catalog: &Catalog) -> Option<EntityChange> {
     let (present, document) = rest.split_first()?;
     let document = match present {
         0 => None,
-        _ => Some(Arc::from(std::str::from_utf8(document).ok()?)),
+        _ => Some(Arc::from(simdutf8::basic::from_utf8(document).ok()?)),
     };
     // One that is no longer defined is called what it was.
     let entity = match catalog.numbers.get(usize::from(u16::from_be_bytes(*entity)))? {

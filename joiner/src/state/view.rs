@@ -9,13 +9,14 @@
 //! [`Cursor`]s stay where they are between visits: visiting prefixes in rising order moves forward without seeking, which makes assembling many roots in key order a merge of sorted
 //! runs rather than a lookup for each.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rocksdb::{DBRawIterator, ReadOptions, Snapshot, WriteBatch};
 
 use super::cache::RowCache;
 use super::run::Run;
-use super::writes::Writes;
+use super::writes::{Near, Was, Write, Writes};
 use super::{Family, Store};
 use crate::catalog::{Catalog, Index, IndexId, IndexKind, SlotPart};
 use crate::error::Error;
@@ -61,54 +62,50 @@ pub(crate) fn place(id: IndexId, index: &Index, row: Row<'_>, out: &mut Vec<u8>)
 #[derive(Debug, Clone)]
 pub(crate) struct Overlay {
     indexes: Vec<Writes>,
-    /// By index, of those that roots stand in: rows as the changes say that they were before the first of them. Rows of which they do not say it are not here.
-    was: Vec<Option<Writes>>,
+    /// By index, whether roots stand in it: of these it is kept what was before the first write at a key.
+    of_roots: Vec<bool>,
     /// At least the bytes that a batch of them takes.
     bytes: usize,
 }
 
 impl Overlay {
     pub(crate) fn new(catalog: &Catalog) -> Self {
-        let mut was = vec![None; catalog.indexes.len()];
-        catalog
-            .entities
-            .iter()
-            .filter_map(|entity| entity.root_index(&catalog.indexes))
-            .for_each(|index| was[index] = Some(Writes::default()));
-        Self { indexes: vec![Writes::default(); catalog.indexes.len()], was, bytes: 0 }
+        let mut of_roots = vec![false; catalog.indexes.len()];
+        catalog.entities.iter().filter_map(|entity| entity.root_index(&catalog.indexes)).for_each(|index| of_roots[index] = true);
+        Self { indexes: vec![Writes::default(); catalog.indexes.len()], of_roots, bytes: 0 }
     }
 
     pub(crate) fn set(&mut self, index: IndexId, key: &[u8], value: Option<&[u8]>) {
+        self.set_after(index, key, value, Was::Unknown);
+    }
+
+    /// The same; `was`: what the changes say that stood there before them, if this is the first write there.
+    pub(crate) fn set_after(&mut self, index: IndexId, key: &[u8], value: Option<&[u8]>, was: Was<&[u8]>) {
         // In a batch, an operation, its family and two lengths stand beside the key and the row.
         self.bytes += 12 + key.len() + value.map_or(0, <[u8]>::len);
-        self.indexes[index].set(key, value);
+        if let Was::Row(row) = was {
+            self.bytes += row.len();
+        }
+        self.indexes[index].set(key, value, was);
+    }
+
+    /// Whether it is kept what was before the first write at a key of an index.
+    pub(crate) fn keeps_what_was(&self, index: IndexId) -> bool {
+        self.of_roots[index]
     }
 
     pub(crate) fn get(&self, index: IndexId, key: &[u8]) -> Option<Option<&[u8]>> {
-        self.indexes[index].get(key)
+        self.indexes[index].get(key).map(|write| write.row)
     }
 
-    /// Whether it is to be told what stood at a key of an index ([`Overlay::set_was`]) that is about to be written to.
-    pub(crate) fn asks(&self, index: IndexId, key: &[u8]) -> bool {
-        self.was[index].is_some() && !self.indexes[index].contains(key)
-    }
-
-    /// Takes note of what stood at a key of an index that roots stand in.
-    pub(crate) fn set_was(&mut self, index: IndexId, key: &[u8], row: Option<&[u8]>) {
-        if let Some(was) = &mut self.was[index] {
-            self.bytes += key.len() + row.map_or(0, <[u8]>::len);
-            was.set(key, row);
-        }
-    }
-
-    /// What the changes say that stood at a key before them, if they do.
-    pub(crate) fn was(&self, index: IndexId, key: &[u8]) -> Option<Option<&[u8]>> {
-        self.was[index].as_ref()?.get(key)
+    /// The same, and what was before, where keys are looked for in rising order.
+    pub(crate) fn get_near(&self, index: IndexId, key: &[u8], near: &mut Near) -> Option<Write<'_>> {
+        self.indexes[index].get_near(key, near)
     }
 
     /// The keys of an index that something is put at or removed from.
     pub(crate) fn keys(&self, index: IndexId) -> impl Iterator<Item = &[u8]> {
-        self.indexes[index].iter().map(|(key, _)| key)
+        self.indexes[index].iter().map(|write| write.key)
     }
 
     /// Takes over the indexes of some tables, of which this one has nothing.
@@ -116,7 +113,6 @@ impl Overlay {
         for (id, index) in catalog.indexes.iter().enumerate() {
             if tables.get(index.table).is_some_and(|own| *own) {
                 std::mem::swap(&mut self.indexes[id], &mut other.indexes[id]);
-                std::mem::swap(&mut self.was[id], &mut other.was[id]);
             }
         }
         self.bytes += other.bytes;
@@ -125,7 +121,7 @@ impl Overlay {
     /// Takes in what another one has where this one has nothing.
     pub(crate) fn lay_under(&mut self, other: &Self) {
         for (id, writes) in other.indexes.iter().enumerate() {
-            for (key, value) in writes.iter() {
+            for Write { key, row: value, .. } in writes.iter() {
                 if !self.indexes[id].contains(key) {
                     self.set(id, key, value);
                 }
@@ -161,7 +157,7 @@ impl Overlay {
         for (id, (index, writes)) in catalog.indexes.iter().zip(&self.indexes).enumerate() {
             let cf = store.family(family(index.kind))?;
             let remembered = remembered.is_some_and(|indexes| indexes[id]);
-            for (key, value) in writes.iter() {
+            for Write { key, row: value, .. } in writes.iter() {
                 if remembered && value.is_some() {
                     batch.put_cf(seen, key, b"");
                 }
@@ -210,6 +206,7 @@ impl<'a> View<'a> {
             rows: self.snapshot.raw_iterator_cf_opt(cf, options),
             last: Vec::new(),
             placed: false,
+            near: Near::default(),
             misses: 0,
             runs: (reading == Reading::Twice).then(|| Runs {
                 prefix: Vec::new(),
@@ -250,6 +247,8 @@ pub(crate) struct Cursor<'a> {
     /// The prefix that the iterator has gone to last: everything that begins with it, and nothing past it, has been stepped over, if it is `placed`.
     last: Vec<u8>,
     placed: bool,
+    /// Where what is written was found last.
+    near: Near,
     /// How often in a row the next place was not near; places passed since that was given up count as well.
     misses: usize,
     runs: Option<Runs<'a>>,
@@ -397,9 +396,11 @@ impl Cursor<'_> {
         let run = self.runs.as_ref().and_then(Runs::last);
         let whole = run.is_some_and(|run| run.whole);
         let mut nth = 0;
-        let start = [prefix, from].concat();
-        let written = writes.map(|writes| writes.from(&start));
-        let mut written = written.into_iter().flatten().map_while(|(key, row)| Some((key.strip_prefix(prefix)?, row))).peekable();
+        let start = if from.is_empty() { Cow::Borrowed(prefix) } else { Cow::Owned([prefix, from].concat()) };
+        let near = &mut self.near;
+        let written = writes.map(|writes| writes.from(&start, near));
+        let mut written =
+            written.into_iter().flatten().map_while(|write| Some((write.key.strip_prefix(prefix)?, write.row))).peekable();
         loop {
             let of_run = run.and_then(|run| run.get(nth));
             let row = match of_run {

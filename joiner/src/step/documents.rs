@@ -18,6 +18,7 @@ use crate::state::meta::Standing;
 use crate::state::outbox::Entry;
 use crate::state::row::Spans;
 use crate::state::view::{Overlay, Reading, View, start_key};
+use crate::state::writes::{Near, Was, Write};
 use crate::state::{Family, Store};
 
 /// Keys that a thread takes at a time, at most.
@@ -243,12 +244,14 @@ struct Documents<'a> {
     stale: Option<&'a Stale>,
     old: Vec<u8>,
     new: Vec<u8>,
+    /// Where the root before it was found among what is written.
+    near: Near,
 }
 
 impl<'a> Documents<'a> {
     fn new(view: View<'a>, reading: Reading, times: Times<'a>) -> Self {
         let assemblers = view.catalog.entities.iter().map(|_| None).collect();
-        Self { view, reading, times, assemblers, stale: None, old: Vec::new(), new: Vec::new() }
+        Self { view, reading, times, assemblers, stale: None, old: Vec::new(), new: Vec::new(), near: Near::default() }
     }
 
     /// Assembles a document.
@@ -319,7 +322,7 @@ impl<'a> Documents<'a> {
 impl Documents<'_> {
     /// Whether the changes of the step tell by themselves that a document which is there is another than before: its root is new, or a column of it that stands in every document is another. (False says nothing: the root may
     /// not have changed at all, or the changes not say what it was.)
-    fn root_differs(&self, key: &[u8]) -> Result<bool, Error> {
+    fn root_differs(&mut self, key: &[u8]) -> Result<bool, Error> {
         let View { store, catalog, overlay, .. } = self.view;
         let (entity, parts) = split(store, catalog, key)?;
         let entity = &catalog.entities[entity];
@@ -327,8 +330,12 @@ impl Documents<'_> {
         let mut place = Vec::with_capacity(parts.len() + 2);
         start_key(index, &mut place);
         place.extend_from_slice(parts);
-        let (Some(was), Some(Some(is))) = (overlay.was(index, &place), overlay.get(index, &place)) else { return Ok(false) };
-        let Some(was) = was else { return Ok(true) };
+        let Some(Write { row: Some(is), was, .. }) = overlay.get_near(index, &place, &mut self.near) else { return Ok(false) };
+        let was = match was {
+            Was::Unknown => return Ok(false),
+            Was::Nothing => return Ok(true),
+            Was::Row(was) => was,
+        };
         let (mut old, mut new) = (Spans::default(), Spans::default());
         let (was, is) = (old.read(was), new.read(is));
         Ok(entity.nodes[0].fields.iter().any(|(_, slot)| was.get(*slot) != is.get(*slot)))

@@ -154,14 +154,14 @@ pub(crate) fn write_rows(
 /// [`drain`], which goes on from there.
 pub(crate) fn finish(
     tools: &Tools,
-    taken: &Taken,
+    taken: Taken,
     applied: &mut Applied,
     beside: Beside<'_>,
     fan_outs: &mut FanOuts,
     standing: &mut Standing,
 ) -> Result<(), Error> {
     let mut begun = Begun::new(beside.source, standing);
-    let last = portions::write(tools, taken, applied, beside, &mut begun)?;
+    let last = portions::write(tools, &taken, applied, beside, &mut begun)?;
     let overlay = last.as_ref().map_or(&applied.overlay, |last| last.overlay());
     let (snapshot, now) = (tools.store.db().snapshot(), Expired::as_of(&tools.catalog, standing));
     let writing = Writing { tools, snapshot: &snapshot, overlay, beside, now: &now };
@@ -176,6 +176,8 @@ pub(crate) fn finish(
         }?;
         dirty.expire(beside.told, &now)
     })?;
+    // They take as much room as what is made of them.
+    drop(taken);
     begun.hand_over(standing);
     writing.write(touched, fan_outs, standing, &mut applied.report)
 }

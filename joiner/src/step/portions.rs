@@ -1,6 +1,6 @@
 //! Steps whose rows do not fit in memory: a transaction may be larger than that.
 //!
-//! Such a step is applied in *portions*, in the total order of its changes; each is written by itself, as a step is while everything is held (as while a table is read again): its rows, and for each document that it touches and
+//! Such a step is applied in *portions*, in the total order of each table's changes; each is written by itself, as a step is while everything is held (as while a table is read again): its rows, and for each document that it touches and
 //! that is not pending yet the hash of the document as it was. The standing that goes with it is the one from before the step (frontier, positions, head), but for [`SourceStanding::portions_to`](crate::state::meta::SourceStanding::portions_to), the frontier that the step leads to. The last portion
 //! is written with the new standing. Then what is pending is worked off, as after any large step.
 //!
@@ -9,7 +9,7 @@
 //! moves when all that is pending has been told.
 //!
 //! # Every document that differs is told, and no other
-//! Let S0 be the state before the step and S1, S2, … the states after its portions. Each is the source's at a place in the total order, so the argument of [`super::dirty`] holds from one to the next: what differs between
+//! Let S0 be the state before the step and S1, S2, … the states after its portions. The argument of [`super::dirty`] holds from one to the next, whatever the order of the tables among one another: what differs between
 //! two of them is found by the later's portion. A document that differs between S0 and the end differs between two states that follow one another; when that is met first, the document is still what it was in S0, so the hash that is kept is that of what was told.
 //!
 //! # A kill between two portions (INV-3)

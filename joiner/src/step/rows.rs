@@ -6,12 +6,13 @@ use schemas::Lsn;
 
 use super::{Report, Tools};
 use crate::buffer::{ChangeRef, Kind, Taken};
-use crate::catalog::{Catalog, IndexId, IndexKind};
+use crate::catalog::{Catalog, IndexKind};
 use crate::error::Error;
 use crate::reread::{self, Counting};
 use crate::route::stored;
 use crate::state::row::{self, Row, Spans};
 use crate::state::view::{Overlay, View, place};
+use crate::state::writes::Was;
 
 /// The rows of a step, applied but not written.
 pub(crate) struct Applied {
@@ -37,42 +38,40 @@ pub(crate) fn apply(
     let snapshot = tools.store.db().snapshot();
     let before = tools.view(&snapshot);
     let tables = tools.catalog.tables.len();
-    let none = vec![0; tables];
-    let received = vec![0; tables * ticks.len().max(1)];
-    let mut report = Report { received, applied: none.clone(), dead: none.clone(), reread: none, ..Report::default() };
     let (bytes, counting_of) = (AtomicUsize::new(0), &counting);
-    let part = |own: &[bool], mut report: Option<&mut Report>| {
+    let part = |own: &[bool]| {
         let mut rows = Rows { exact, ..Rows::new(&tools.catalog) };
-        let mut tick = 0;
-        taken.for_each(|change| {
+        let mut report = Report::of(tables, ticks);
+        let mut at = vec![0; tables];
+        let each = |change: ChangeRef<'_>| {
             let counting = counting_of[change.table];
             if !reread::counts(counting, change.reader, change.commit_lsn) {
                 return Ok(());
             }
-            if let Some(report) = &mut report {
-                report.count(change, tables, ticks, &mut tick);
-            }
-            if own[change.table] && change.kind == Kind::Rows && bytes.load(Ordering::Relaxed) <= most {
+            report.count(change, ticks, &mut at);
+            if change.kind == Kind::Rows && bytes.load(Ordering::Relaxed) <= most {
                 let taken = rows.overlay.bytes();
                 rows.apply(before, change, again || counting.is_some())?;
                 bytes.fetch_add(rows.overlay.bytes() - taken, Ordering::Relaxed);
             }
             Ok(())
-        })?;
+        };
+        taken.for_each_of(&|table| own[table], each)?;
         rows.overlay.put_in_order();
-        Ok::<_, Error>(rows.overlay)
+        Ok::<_, Error>((rows.overlay, report))
     };
     let shares = divide(tools, taken);
     let used = (shares.len() > 1).then(|| tools.cores.use_all());
-    let mut overlay = std::thread::scope(|scope| {
+    let (mut overlay, report) = std::thread::scope(|scope| {
         let part = &part;
-        let others: Vec<_> = shares[1..].iter().map(|own| (own, scope.spawn(move || part(own, None)))).collect();
-        let mut overlay = part(&shares[0], Some(&mut report))?;
+        let others: Vec<_> = shares[1..].iter().map(|own| (own, scope.spawn(move || part(own)))).collect();
+        let (mut overlay, mut report) = part(&shares[0])?;
         for (own, other) in others {
-            let mut other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let (mut other, counted) = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             overlay.take_over(&tools.catalog, &mut other, own);
+            report.add_counts(&counted);
         }
-        Ok::<_, Error>(overlay)
+        Ok::<_, Error>((overlay, report))
     })?;
     drop(used);
     let whole = bytes.into_inner() <= most;
@@ -83,12 +82,29 @@ pub(crate) fn apply(
 }
 
 impl Report {
-    /// Counts a change; `tick`: the one that the last was of.
-    fn count(&mut self, change: ChangeRef<'_>, tables: usize, ticks: &[Lsn], tick: &mut usize) {
+    /// Of nothing yet.
+    fn of(tables: usize, ticks: &[Lsn]) -> Self {
+        let none = vec![0; tables];
+        let received = vec![0; tables * ticks.len().max(1)];
+        Self { received, applied: none.clone(), dead: none.clone(), reread: none, ..Self::default() }
+    }
+
+    /// Adds what another has counted.
+    fn add_counts(&mut self, other: &Self) {
+        let add = |ours: &mut [u64], theirs: &[u64]| ours.iter_mut().zip(theirs).for_each(|(ours, theirs)| *ours += theirs);
+        add(&mut self.received, &other.received);
+        add(&mut self.applied, &other.applied);
+        add(&mut self.dead, &other.dead);
+        add(&mut self.reread, &other.reread);
+    }
+
+    /// Counts a change; `at`: by table, the tick that the one before it was of.
+    fn count(&mut self, change: ChangeRef<'_>, ticks: &[Lsn], at: &mut [usize]) {
         if change.reader.is_some() {
             self.reread[change.table] += 1;
             return;
         }
+        let (tables, tick) = (at.len(), &mut at[change.table]);
         while ticks.get(*tick).is_some_and(|end| change.commit_lsn > *end) && *tick + 1 < ticks.len() {
             *tick += 1;
         }
@@ -104,12 +120,13 @@ const CHANGES_PER_THREAD: usize = 2048;
 /// Shares the tables out among threads, by how many changes each has; by share, which tables are in it. What is made of one table's rows has to do with no other's: an index is of one table.
 fn divide(tools: &Tools, taken: &Taken) -> Vec<Vec<bool>> {
     let tables = tools.catalog.tables.len();
-    let Taken::Memory(changes) = taken else { return vec![vec![true; tables]] };
-    let threads = tools.share.threads.min(changes.len() / CHANGES_PER_THREAD).max(1);
-    let mut counts = vec![(0, 0); tables];
-    // Some of them tell how many are whose.
-    changes.iter().step_by(64).for_each(|change| counts[usize::from(change.table)].0 += 1);
-    counts.iter_mut().enumerate().for_each(|(table, count)| count.1 = table);
+    let Taken::Memory(taken) = taken else { return vec![vec![true; tables]] };
+    let changes: usize = taken.iter().map(Vec::len).sum();
+    let threads = tools.share.threads.min(changes / CHANGES_PER_THREAD).max(1);
+    let mut counts: Vec<_> = (0..tables).map(|table| (0, table)).collect();
+    for changes in taken {
+        changes.first().iter().for_each(|change| counts[usize::from(change.table)].0 = changes.len());
+    }
     counts.sort_unstable_by(|a, b| b.cmp(a));
     let mut shares = vec![(0, vec![false; tables]); threads.min(tables).max(1)];
     for (count, table) in counts {
@@ -177,14 +194,16 @@ impl Rows {
             };
             let has_new = new_stands && new.is_some_and(|(row, _)| kept(row));
             let has_old = old_stands && old.is_some_and(kept);
-            if !doubtful {
-                let was = change.before.filter(|_| has_old);
-                let place = if was.is_some() { Some(&buffers.old_key) } else { has_new.then_some(&buffers.new_key) };
-                self.note(id, place, was);
-            }
             let stays = has_old && has_new && buffers.old_key == buffers.new_key;
+            // What stood at the old place; and at the new one, where nothing is said of another.
+            let was = match change.before.filter(|_| has_old) {
+                _ if doubtful || !self.overlay.keeps_what_was(id) => Was::Unknown,
+                Some(image) if row::columns(image).any(row::is_unavailable) => Was::Unknown,
+                Some(image) => Was::Row(image),
+                None => Was::Nothing,
+            };
             if has_old && !stays {
-                self.overlay.set(id, &buffers.old_key, None);
+                self.overlay.set_after(id, &buffers.old_key, None, was);
             }
             let same = |slot: &usize| matches!((old, new), (Some(old), Some((new, _))) if old.get(*slot) == new.get(*slot));
             if stays && self.exact && !doubtful && index.stored.iter().all(same) {
@@ -192,21 +211,11 @@ impl Rows {
             }
             if let Some((row, image)) = new.filter(|_| has_new) {
                 let value = stored(table, &index.stored, row, image, &mut buffers.value);
-                self.overlay.set(id, &buffers.new_key, Some(value));
+                self.overlay.set_after(id, &buffers.new_key, Some(value), if has_old && !stays { Was::Unknown } else { was });
             }
         }
         self.buffers = buffers;
         Ok(())
-    }
-
-    /// Takes note of what stood at a place, if this is the first change there and tells all of it.
-    fn note(&mut self, id: IndexId, place: Option<&Vec<u8>>, was: Option<&[u8]>) {
-        if let Some(key) = place
-            && self.overlay.asks(id, key)
-            && !was.is_some_and(|image| row::columns(image).any(row::is_unavailable))
-        {
-            self.overlay.set_was(id, key, was);
-        }
     }
 
     /// The after image with what the source did not record taken from the rows that stand.

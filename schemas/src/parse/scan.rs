@@ -37,6 +37,16 @@ impl<'a> Scanner<'a> {
         self.text.get(start..self.at).unwrap_or_default()
     }
 
+    /// Passes over a member that stands here as it does in another place, where it has been read: it ends with it if what follows can be nothing else.
+    pub(super) fn repeats(&mut self, start: usize, end: usize) -> bool {
+        let (bytes, behind) = (self.bytes(), self.at + (end - start));
+        let repeats = matches!(bytes.get(behind), Some(b',' | b'}')) && bytes[self.at..behind] == bytes[start..end];
+        if repeats {
+            self.at = behind;
+        }
+        repeats
+    }
+
     /// Passes over a text if it stands here.
     pub(super) fn passes(&mut self, text: &[u8]) -> bool {
         let here = self.bytes().get(self.at..self.at + text.len()) == Some(text);

@@ -59,10 +59,12 @@ pub(crate) struct JoinerPlan {
     /// Small: a step is several writes.
     pub(crate) chunk_entities: usize,
     pub(crate) outbox_entries: u64,
+    /// Small: some steps are left to grow, others divided.
+    pub(crate) step_changes: u64,
 }
 
 impl Plan {
-    /// How many joiners there are is chosen by `joiners`, apart from everything else: with one, a run does not depend on it.
+    /// How many joiners there are, and how large their steps, is chosen by `joiners`, apart from everything else.
     pub(crate) fn of(dice: &mut Dice, joiners: &mut Dice) -> Self {
         let pick = |dice: &mut Dice, from: &[u64]| dice.pick(from).copied().unwrap_or_default();
         let count = |number: u64| usize::try_from(number).unwrap_or_default();
@@ -73,6 +75,7 @@ impl Plan {
             false => 1,
         };
         let stands_by = joiners.chance(350);
+        let step_changes = pick(joiners, &[4, 40, 200_000]);
         let pace_ms = pick(dice, &[200, 1000, SLOWEST_MS]);
         // It takes seconds until another takes over: something is to happen between two of these times.
         let pace_ms = if stands_by { pace_ms.max(1000) } else { pace_ms };
@@ -94,6 +97,7 @@ impl Plan {
                 buffer_bytes: count(pick(dice, &[2_000, 256 << 20])),
                 chunk_entities: count(pick(dice, &[1, 3, 20_000])),
                 outbox_entries: pick(dice, &[20, 10_000_000]),
+                step_changes,
             },
             purges: dice.chance(300),
             redefines: dice.chance(500),
