@@ -116,9 +116,10 @@ pub(crate) fn take_over(shared: &Arc<Shared>, predecessor: &ConfirmedBySink) -> 
                 let (frontier, sources) = (*frontier, sources.clone());
                 let form = form.clone();
                 // What was told here before the definitions were these is left out: of entities that may have changed meanwhile, the sink is loaded.
-                let since = shared.catalog.entities.iter().filter(|entity| entity.since > sequence);
                 let mut changes = changes.clone();
-                since.for_each(|entity| drop(changes.remove(&*entity.name)));
+                for entity in shared.catalog.entities.iter().filter(|entity| entity.since > sequence) {
+                    changes.remove(&*entity.name);
+                }
                 let cursor = Cursor { load: standing.load, sequence, form, frontier, sources, lifted: None, changes };
                 store.put_cursor(sink, &cursor)?;
             }
