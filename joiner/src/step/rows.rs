@@ -24,7 +24,7 @@ pub(crate) struct Applied {
     pub(crate) report: Report,
 }
 
-/// Applies changes to an overlay, in total order, and counts them. `counting`: by table, what counts of it while it is read again: the rest is left out. `ticks`: where each
+/// Applies changes to an overlay, those of each table in the total order, and counts them. `counting`: by table, what counts of it while it is read again: the rest is left out. `ticks`: where each
 /// tick of the step ends. `most`: what the overlay may take; where that is too little, the rest is only counted. `again`: rows may be newer than the changes; `exact`: the state is the source's, and nothing that led to it was
 /// set aside.
 pub(crate) fn apply(
