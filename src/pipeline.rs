@@ -308,8 +308,8 @@ impl Pipeline {
             .map(|sink| Ok(joiner::NamedSink { name: sink.name().to_owned(), sink: sink.open()? }))
             .collect::<anyhow::Result<Vec<_>>>()?;
         if let (Some(checkpoints), Some(wanted)) = (kept, &config.checkpoints) {
-            let service = checkpoints::Service::new(checkpoints, wanted, handle.clone(), &state_dir, restored);
-            let service = if lease.is_some() { service.in_turn() } else { service };
+            let service =
+                checkpoints::Service::new(checkpoints, wanted, handle.clone(), &state_dir, restored).in_turn(lease.is_some());
             self.status.checkpoints = Some(service.status());
             self.savepoints = Some(Arc::new(Savepoints { asking: service.asking(), working: working.subscribe() }));
             let (shutdown, mut working) = (self.shutdown.clone(), working.subscribe());

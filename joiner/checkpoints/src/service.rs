@@ -150,11 +150,10 @@ impl Service {
         Self { in_turn: false, checkpoints, config: config.clone(), joiner, folder, status, asking, requests }
     }
 
-    /// For a joiner that ends when its turn is over: for as long as it works, the checkpoints are its own. So it takes them back from one that woke up late and did not know yet that another works.
+    /// Whether it is for a joiner that ends when its turn is over: for as long as it works, the checkpoints are its own. So it takes them back from one that woke up late and did not know yet that another works.
     #[must_use]
-    pub fn in_turn(mut self) -> Self {
-        self.in_turn = true;
-        self
+    pub fn in_turn(self, in_turn: bool) -> Self {
+        Self { in_turn, ..self }
     }
 
     pub fn status(&self) -> StatusHandle {

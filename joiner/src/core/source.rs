@@ -87,12 +87,13 @@ impl Source {
         let told = |record: &ProgressRecord| record.counts.values().sum::<u64>();
         let spilled = self.buffer.has_spilled();
         let most = if spilled { self.step_changes.min(RUN_ROWS) } else { self.step_changes };
+        let by_itself = !standing.rereads.is_empty() || alone(&first.record);
         let mut changes = told(&first.record);
         let mut run = vec![first];
-        let mut ends = !standing.rereads.is_empty() || alone(&run[0].record) || spilled;
+        // Whether nothing that comes can make it larger.
+        let mut ends = by_itself || spilled;
         while changes < most
-            && standing.rereads.is_empty()
-            && !alone(&run[0].record)
+            && !by_itself
             && let Some(next) = self.records.front()
         {
             if next.record.phase != Phase::Tail || alone(&next.record) {

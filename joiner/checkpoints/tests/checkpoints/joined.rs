@@ -295,7 +295,7 @@ async fn whose_turn_it_is_takes_the_checkpoints_back() {
     let mut engine = Engine::open(&ours).unwrap();
     history.feed(&mut engine, 2);
     let wanted = checkpoints::Config::new(Config::Local(LocalOptions { path: "nowhere".into() }));
-    let service = Service::new(world.checkpoints(), &wanted, engine.handle(), &ours.state_dir, None).in_turn();
+    let service = Service::new(world.checkpoints(), &wanted, engine.handle(), &ours.state_dir, None).in_turn(true);
     let (status, asking, stop) = (service.status(), service.asking(), CancellationToken::new());
     let running = tokio::spawn(service.run(stop.clone()));
     asking.savepoint("one").await.unwrap();

@@ -190,8 +190,8 @@ impl Site {
         let local = objects::LocalOptions { path: PathBuf::new() };
         let mut keeping = checkpoints::Config::new(objects::Config::Local(local));
         (keeping.every_seconds, keeping.keep) = (plan.every_seconds, plan.keep);
-        let service = Service::new(self.storage.checkpoints(share), &keeping, handle.clone(), &state, restored);
-        let service = if self.plan.stands_by { service.in_turn() } else { service };
+        let service = Service::new(self.storage.checkpoints(share), &keeping, handle.clone(), &state, restored)
+            .in_turn(self.plan.stands_by);
         let saved = service.status();
         let saving = self.saving(process, service, working.clone(), head.clone(), stop.clone());
         let joiner = JoinerProcess { process, share, directory: disk, handle, working, hands, head, task, saving, saved, stop };
