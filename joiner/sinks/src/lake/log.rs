@@ -19,7 +19,7 @@ use super::checkpoint;
 use super::place::Place;
 use crate::{Error, shares};
 
-/// A checkpoint is written with each entry whose number this divides.
+/// A checkpoint is written with the first entry of each so many that finds none; where a writer was killed before its own was made, the next entry makes it.
 const CHECKPOINT_EVERY: i64 = 50;
 const LAST_CHECKPOINT: &str = "_delta_log/_last_checkpoint";
 const ENGINE: &str = concat!("Tributary/", env!("CARGO_PKG_VERSION"));
@@ -143,11 +143,13 @@ impl Log {
         self.place.path(&format!("_delta_log/{version:020}.json"))
     }
 
+    async fn hint(&self) -> Result<Option<LastCheckpoint>, Error> {
+        let Some(text) = self.place.look(&self.place.path(LAST_CHECKPOINT)?).await? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|error| self.place.unreadable("_last_checkpoint", &error))
+    }
+
     async fn read_checkpoint(&mut self) -> Result<(), Error> {
-        let hint = self.place.path(LAST_CHECKPOINT)?;
-        let Some(text) = self.place.look(&hint).await? else { return Ok(()) };
-        let last: LastCheckpoint =
-            serde_json::from_slice(&text).map_err(|error| self.place.unreadable("_last_checkpoint", &error))?;
+        let Some(last) = self.hint().await? else { return Ok(()) };
         if last.parts.is_some() {
             return Err(self.place.foreign("its last checkpoint is in parts, as Tributary writes none"));
         }
@@ -291,7 +293,7 @@ impl Log {
             }
         }
         self.apply_all(entry, version)?;
-        if version % CHECKPOINT_EVERY == 0 && version > 0 {
+        if is_due(version, self.checkpoint) {
             self.write_checkpoint().await;
         }
         Ok(Committed::Done)
@@ -300,7 +302,7 @@ impl Log {
     /// A checkpoint spares readers the entries before it; the table is whole without it, so a failure is told and no more.
     async fn write_checkpoint(&mut self) {
         match self.put_checkpoint().await {
-            Ok(()) => self.checkpoint = self.snapshot.version,
+            Ok(last) => self.checkpoint = last,
             Err(error) => {
                 tracing::warn!(table = %self.place.name, %error, "no checkpoint was written; readers read more of the log until the next one is")
             }
@@ -312,17 +314,27 @@ impl Log {
         self.checkpoint
     }
 
-    async fn put_checkpoint(&self) -> Result<(), Error> {
+    /// The number of the last checkpoint, which is this one's unless another writer has been before.
+    async fn put_checkpoint(&self) -> Result<i64, Error> {
         let snapshot = self.snapshot.clone();
         let version = snapshot.version;
+        if let Some(last) = self.hint().await?.filter(|last| !is_due(version, last.version)) {
+            return Ok(last.version);
+        }
         let written = tokio::task::spawn_blocking(move || checkpoint::write(&snapshot)).await;
         let written = written.map_err(|error| Error::unexpected(&self.place.name, error))?;
         let (data, actions) = written.map_err(|error| Error::unexpected(&self.place.name, error))?;
         self.place.put(&checkpoint_file(version), data).await?;
         let last = LastCheckpoint { version, size: actions, parts: None };
         let text = serde_json::to_vec(&last).map_err(|error| Error::unexpected(&self.place.name, error))?;
-        self.place.put(LAST_CHECKPOINT, text.into()).await
+        self.place.put(LAST_CHECKPOINT, text.into()).await?;
+        Ok(version)
     }
+}
+
+/// Whether an entry is to come with a checkpoint, where the last one came with entry `last` (-1 where there is none).
+fn is_due(version: i64, last: i64) -> bool {
+    version / CHECKPOINT_EVERY > last / CHECKPOINT_EVERY
 }
 
 fn checkpoint_file(version: i64) -> String {

@@ -25,6 +25,7 @@ use duckdb::DuckDb;
 /// The folder that a writer in a process of its own works in.
 const CHILD: &str = "TRIBUTARY_TEST_LAKE_CHILD";
 const KEYS: u32 = 40;
+const LAST_CHECKPOINT: &str = "order/changes/_delta_log/_last_checkpoint";
 
 fn lsn(number: u32) -> Lsn {
     let [a, b, c, d] = number.to_be_bytes();
@@ -154,7 +155,31 @@ async fn kills_lose_nothing_and_repeat_nothing() {
         sink.write(&batch(version), Some(lsn(version))).await.unwrap();
     }
     assert_eq!(look(&duckdb, folder), (last + 1, last + 1));
-    assert!(folder.join("order/changes/_delta_log/_last_checkpoint").exists() || last < 50);
+    assert!(folder.join(LAST_CHECKPOINT).exists(), "after {last} entries");
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_a_kill_prevented_is_made_with_the_next_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let hint = directory.path().join(LAST_CHECKPOINT);
+    let mut sink = prepared(config(directory.path()), numbered()).await;
+    let mut version = 0;
+    while !hint.exists() {
+        version += 1;
+        assert!(version <= 50, "no checkpoint was made");
+        sink.write(&batch(version), Some(lsn(version))).await.unwrap();
+    }
+    drop(sink);
+    let first: Value = serde_json::from_slice(&std::fs::read(&hint).unwrap()).unwrap();
+    // As it would be had the writer been killed between the entry and its checkpoint.
+    std::fs::remove_file(&hint).unwrap();
+    let mut sinks = [prepared(config(directory.path()), numbered()).await, prepared(config(directory.path()), numbered()).await];
+    sinks[0].write(&batch(version + 1), Some(lsn(version + 1))).await.unwrap();
+    let second: Value = serde_json::from_slice(&std::fs::read(&hint).unwrap()).unwrap();
+    assert_eq!(number(&second["version"]), number(&first["version"]) + 1);
+    // Once is enough, whoever writes next.
+    sinks[1].write(&batch(version + 2), Some(lsn(version + 2))).await.unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&std::fs::read(&hint).unwrap()).unwrap(), second);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
