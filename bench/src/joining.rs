@@ -26,41 +26,88 @@ pub(crate) fn child(arguments: &[&str]) -> anyhow::Result<Command> {
 
 /// Several runs of a child: the one with the median of a value.
 pub(crate) fn median_run(runs: usize, key: &str, mut run: impl FnMut() -> anyhow::Result<Measured>) -> anyhow::Result<Measured> {
-    let mut measured = (0..runs).map(|_| run()).collect::<anyhow::Result<Vec<_>>>()?;
+    median((0..runs).map(|_| run()).collect::<anyhow::Result<Vec<_>>>()?, key)
+}
+
+fn median(mut measured: Vec<Measured>, key: &str) -> anyhow::Result<Measured> {
     let value = |measured: &Measured| measured.get(key).unwrap_or(f64::MAX);
     measured.sort_by(|a, b| value(a).total_cmp(&value(b)));
-    Ok(measured.swap_remove(runs / 2))
+    let middle = measured.len() / 2;
+    measured.into_iter().nth(middle).context("nothing was measured")
 }
 
 pub(crate) fn path(folder: &Path) -> anyhow::Result<&str> {
     folder.to_str().with_context(|| format!("{} is not UTF-8", folder.display()))
 }
 
-/// [first-load-vs-flink@…] and [updates-vs-flink@…].
+/// [first-load-vs-flink@…] and [updates-vs-flink@…]: in turns, so that both meet the machine in the same moods; of each the median counts.
 pub(crate) fn against_flink(input: &Input) -> anyhow::Result<Vec<Figure>> {
     let folder = path(&input.folder)?;
     let scale = input.scale;
-    let load = median_run(RUNS, "load_seconds", || measure(&mut child(&["join", folder])?))?;
-    let updates = median_run(RUNS, "update_seconds", || measure(&mut child(&["join", folder, "--updates"])?))?;
+    let flink = Flink::find();
+    let (mut loads, mut updates, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..RUNS {
+        loads.push(measure(&mut child(&["join", folder])?)?);
+        updates.push(measure(&mut child(&["join", folder, "--updates"])?)?);
+        // Our own figures do not hang on a peer that fails.
+        match flink.as_ref().filter(|_| theirs.len() == turn).map(|flink| FlinkRun::measure(flink, input)) {
+            Some(Ok(run)) => theirs.push(run),
+            Some(Err(error)) => println!("Flink is left out: {error:#}"),
+            None => {}
+        }
+    }
+    let (load, updates) = (median(loads, "load_seconds")?, median(updates, "update_seconds")?);
     let (rows, changes) = (input.published.rows as f64, input.published.changes as f64);
+    let figure = |name: &str, unit, rate, peak| {
+        Figure::rate(format!("{name}@{scale}"), unit, rate, "Flink SQL", None).memory(Some(peak), None)
+    };
     let mut figures = vec![
-        Figure::rate(format!("first-load-vs-flink@{scale}"), "rows/s", rows / load.get("load_seconds")?, "Flink SQL", None)
-            .memory(Some(load.peak_mb), None),
-        Figure::rate(
-            format!("updates-vs-flink@{scale}"),
-            "changes/s",
-            changes / updates.get("update_seconds")?,
-            "Flink SQL",
-            None,
-        )
-        .memory(Some(updates.peak_mb), None),
+        figure("first-load-vs-flink", "rows/s", rows / load.get("load_seconds")?, load.peak_mb),
+        figure("updates-vs-flink", "changes/s", changes / updates.get("update_seconds")?, updates.peak_mb),
     ];
-    let Some(flink) = Flink::find() else { return Ok(figures) };
-    // Our own figures do not hang on a peer that fails.
-    if let Err(error) = measure_flink(&flink, input, &mut figures) {
-        println!("Flink is left out: {error:#}");
+    if theirs.len() == RUNS {
+        theirs.sort_by(|a, b| a.base_seconds.total_cmp(&b.base_seconds));
+        let base = &theirs[RUNS / 2];
+        figures[0].peer(rows / base.base_seconds, base.base_peak_mb);
+        theirs.sort_by(|a, b| a.difference().total_cmp(&b.difference()));
+        let changed = &theirs[RUNS / 2];
+        if changed.difference() < LEAST_DIFFERENCE * changed.base_seconds {
+            println!(
+                "Flink's runs with and without the changes differ too little to tell a rate from: measure more transactions (--transactions)"
+            );
+        } else {
+            figures[1].peer(changes / changed.difference(), changed.peak_mb);
+        }
     }
     Ok(figures)
+}
+
+/// What Flink takes with the changes and without: its rate of updates is taken from the difference.
+struct FlinkRun {
+    base_seconds: f64,
+    base_peak_mb: f64,
+    seconds: f64,
+    peak_mb: f64,
+}
+
+impl FlinkRun {
+    fn measure(flink: &Flink, input: &Input) -> anyhow::Result<Self> {
+        let join = |name: &str, transactions: &[_]| {
+            let files = input.folder.join(name);
+            rows::write_files(&files, input.scale, transactions)?;
+            let run = flink.join(&files)?;
+            std::fs::remove_dir_all(&files)?;
+            Ok::<_, anyhow::Error>((run.get("seconds")?, run.peak_mb))
+        };
+        let (base_seconds, base_peak_mb) = join("base", &[])?;
+        let (seconds, peak_mb) = join("changed", &input.transactions)?;
+        println!("Flink at scale {}: {base_seconds:.1} s without and {seconds:.1} s with the changes", input.scale);
+        Ok(Self { base_seconds, base_peak_mb, seconds, peak_mb })
+    }
+
+    fn difference(&self) -> f64 {
+        self.seconds - self.base_seconds
+    }
 }
 
 /// [skewed-updates]
@@ -73,33 +120,6 @@ pub(crate) fn skewed(even: &Input, skewed: &Input) -> anyhow::Result<Figure> {
     let ((even, _), (ours, run)) = (rate(even)?, rate(skewed)?);
     Ok(Figure::rate("skewed-updates", "changes/s", ours, "transactions spread evenly", Some(even))
         .memory(Some(run.peak_mb), None))
-}
-
-fn measure_flink(flink: &Flink, input: &Input, figures: &mut [Figure]) -> anyhow::Result<()> {
-    let scale = input.scale;
-    let (rows, changes) = (input.published.rows as f64, input.published.changes as f64);
-    let files = input.folder.join("base");
-    rows::write_files(&files, scale, &[])?;
-    let base = flink.join(&files)?;
-    std::fs::remove_dir_all(&files)?;
-    let base_seconds = base.get("seconds")?;
-    figures[0].peer(rows / base_seconds, base.peak_mb);
-
-    let files = input.folder.join("changed");
-    rows::write_files(&files, scale, &input.transactions)?;
-    let changed = flink.join(&files)?;
-    std::fs::remove_dir_all(&files)?;
-    let difference = changed.get("seconds")? - base_seconds;
-    println!(
-        "Flink at scale {scale}: {base_seconds:.1} s without and {:.1} s with the {changes} changes; its rate of updates is taken from the difference",
-        base_seconds + difference
-    );
-    if difference < LEAST_DIFFERENCE * base_seconds {
-        println!("That difference is too small to tell a rate from: measure more transactions (--transactions)");
-    } else {
-        figures[1].peer(changes / difference, changed.peak_mb);
-    }
-    Ok(())
 }
 
 /// [postgres-vs-copy] and [postgres-updates-vs-copy].

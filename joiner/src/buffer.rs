@@ -111,6 +111,11 @@ impl Buffer {
         self.waiting.bytes()
     }
 
+    /// Whether no more should be let in than a step needs: past the bound, all goes to the disk.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.has_spilled() || self.waiting.bytes() > self.limit_bytes / 2
+    }
+
     /// Whether changes have been moved to the disk, because there was no room for them.
     pub(crate) fn has_spilled(&self) -> bool {
         !self.spilled.is_empty()

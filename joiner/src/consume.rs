@@ -318,15 +318,14 @@ fn reader_ended(ended: Option<Result<Result<(), Error>, tokio::task::JoinError>>
     }
 }
 
-/// All streams, as long as there is room for what the core cannot apply yet; past half of it, those that the next step of each source waits for. Where no step is known of, because no progress has been told past what has
+/// All streams, as long as there is room for what the core cannot apply yet; past a quarter of it, those that the next step of each source waits for, or the one after that where the next only waits to grow. Where none is known of, because no progress has been told past what has
 /// been read, all are read: a transaction may be larger than the room, and is moved to the disk then. So whatever a step needs is read, and no step waits for a stream that is not.
 fn wanted(engine: &mut Engine, buffer_bytes: usize) -> Wanted {
     let core = engine.core();
-    if core.buffered_bytes() <= buffer_bytes / 2 {
+    if core.buffered_bytes() <= buffer_bytes / 4 {
         return None;
     }
-    let streams = core.waits_for().into_iter().flat_map(|(_, behind, _)| behind).map(|behind| behind.stream);
-    Some(streams.collect()).filter(|streams: &BTreeSet<_>| !streams.is_empty())
+    Some(core.lacks().map(|behind| behind.stream).collect()).filter(|streams: &BTreeSet<_>| !streams.is_empty())
 }
 
 /// Reads a stream from `after` on. A stream that does not exist yet is waited for; transient failures are tried again from where reading stood.

@@ -286,6 +286,11 @@ impl Core {
         self.sources.iter().enumerate().filter_map(waits).collect()
     }
 
+    /// The shards without which no step of a source can be larger.
+    pub(crate) fn lacks(&self) -> impl Iterator<Item = Behind> {
+        self.sources.iter().flat_map(|source| source.lacks(&self.standing.positions))
+    }
+
     /// Takes note that a shard ends before what the next record names.
     pub(crate) fn ends_before(&mut self, ended: &Ended) {
         if let Some(&number) = self.by_stream.get(&ended.behind.stream) {

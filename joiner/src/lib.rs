@@ -76,7 +76,8 @@ pub struct Config {
     /// What is joined. Where there are several, tables in the plans are called by their source.
     pub sources: Vec<Source>,
     pub layout: Layout,
-    /// Changes that wait for their progress record are kept in memory up to this, and on the disk past it.
+    /// Changes that wait for their progress record are kept in memory up to this, and on the disk past it. Past a quarter only what steps lack is read, and past half no step is left to grow, so that it comes to that
+    /// where a single transaction is larger.
     pub buffer_bytes: usize,
     /// What a step may take of memory for its rows; one that changes more is written in portions, and seen when it is whole.
     pub portion_bytes: usize,
@@ -134,7 +135,7 @@ impl Config {
             range: KeyRange::ALL,
             sources,
             layout: Layout::default(),
-            buffer_bytes: 128 << 20,
+            buffer_bytes: 96 << 20,
             portion_bytes: 64 << 20,
             part_rows: assemble::parts::PART_ROWS,
             step_changes: 200_000,

@@ -74,7 +74,7 @@ impl Source {
     }
 
     /// The record and those that follow it and are ready as well: they make one step, of about [`Limits::step_changes`](super::Limits::step_changes). Its rows are held in memory until it is written: when the buffer has outgrown
-    /// its bound (one that has not spilled is within it), no more records are taken than tell of [`RUN_ROWS`] changes. `grows`: more is on its way. Then what is neither little nor a whole step is left until it is (none).
+    /// its bound (one that has not spilled is within it), no more records are taken than tell of [`RUN_ROWS`] changes. `grows`: more is on its way. Then what is neither little nor a whole step is left until it is (none), or until the buffer is half full.
     pub(super) fn run_of_tail(
         &mut self,
         first: Progress,
@@ -91,7 +91,7 @@ impl Source {
         let mut changes = told(&first.record);
         let mut run = vec![first];
         // Whether nothing that comes can make it larger.
-        let mut ends = by_itself || spilled;
+        let mut ends = by_itself || self.buffer.is_half_full();
         while changes < most
             && !by_itself
             && let Some(next) = self.records.front()
@@ -117,6 +117,12 @@ impl Source {
     pub(super) fn waits_for(&self, positions: &ShardPositions) -> Vec<Behind> {
         let next = self.records.front().into_iter();
         next.flat_map(|next| self.inputs.behind(&next.record, positions)).collect()
+    }
+
+    /// The shards that the first record waits for that cannot be taken yet: those before it have been read, and wait for their step to grow.
+    pub(super) fn lacks(&self, positions: &ShardPositions) -> Vec<Behind> {
+        let behind = |next: &Progress| self.inputs.behind(&next.record, positions).collect::<Vec<_>>();
+        self.records.iter().map(behind).find(|behind| !behind.is_empty()).unwrap_or_default()
     }
 
     /// Where the last of the records that wait stands.
@@ -149,11 +155,13 @@ pub(super) fn is_newer(standing: &SourceStanding, start_lsn: Lsn) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
+    use schemas::Position;
     use schemas::progress::{ShardId, StreamName};
 
     use super::*;
+    use crate::buffer::{Change, Kind};
     use crate::cores::Cores;
     use crate::state::Memory;
     use crate::step::Share;
@@ -175,15 +183,14 @@ mod tests {
         Progress { stream: StreamName("p".into()), shard: ShardId("0".into()), sequence: SequenceNumber::from(1), record }
     }
 
-    #[test]
-    fn what_is_neither_little_nor_a_whole_step_is_left_while_it_grows() {
-        let dir = tempfile::tempdir().unwrap();
-        let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0 };
-        let store = Store::open(dir.path(), 1, memory).unwrap();
-        let (qualifier, progress_stream, streams) = (None, StreamName("p".into()), BTreeSet::new());
-        let origin = Origin { name: "shop".into(), qualifier, progress: progress_stream, streams, tables: Vec::new() };
+    const MEMORY: Memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0 };
+
+    fn source(store: &Arc<Store>) -> Source {
+        let streams = ["orders", "items"].map(|stream| StreamName(stream.into())).into();
+        let progress = StreamName("p".into());
+        let origin = Origin { name: "shop".into(), qualifier: None, progress, streams, tables: Vec::new() };
         let limits = Limits {
-            buffer_bytes: usize::MAX,
+            buffer_bytes: 1000,
             portion_bytes: usize::MAX,
             chunk: 1,
             step_changes: 160,
@@ -191,7 +198,32 @@ mod tests {
             row_cache_bytes: 0,
             cores: Arc::new(Cores::new()),
         };
-        let mut source = Source::new(store.clone(), 0, &origin, &limits);
+        Source::new(store.clone(), 0, &origin, &limits)
+    }
+
+    fn change(number: u64) -> Change {
+        let arena = Arc::new(Vec::new());
+        let position = Position { seqval: lsn(number), ..Position::default() };
+        Change { position, table: 0, kind: Kind::Rows, before: None, after: None, arena }
+    }
+
+    fn lsn(number: u64) -> Lsn {
+        let mut bytes = [0; 10];
+        bytes[2..].copy_from_slice(&number.to_be_bytes());
+        Lsn::from_bytes(bytes)
+    }
+
+    fn named(positions: ShardPositions) -> Progress {
+        let mut progress = progress(1, Phase::Tail);
+        progress.record.positions = positions;
+        progress
+    }
+
+    #[test]
+    fn what_is_neither_little_nor_a_whole_step_is_left_while_it_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 1, MEMORY).unwrap();
+        let mut source = source(&store);
         let mut standing = store.standing().unwrap();
         standing.of_sources(&["shop"]);
         let (standing, none) = (&standing.sources[0], ShardPositions::default());
@@ -208,5 +240,28 @@ mod tests {
         assert_eq!(run(&[tail(100), tail(60), tail(1)], true), (Some(2), 1), "a whole step");
         let snapshot = (0, Phase::Snapshot);
         assert_eq!(run(&[tail(5), tail(6), snapshot], true), (Some(2), 1), "what comes next is of another step");
+        // What waits takes more than half of what may be kept.
+        source.buffer.push((1..=8).map(change).collect()).unwrap();
+        assert!(source.buffer.bytes() > 500 && !source.buffer.has_spilled());
+        source.records = [5, 6].map(|changes| progress(changes, Phase::Tail)).into();
+        let first = source.next(&none).unwrap();
+        let run = source.run_of_tail(first, standing, &none, true);
+        assert_eq!((run.map(|run| run.len()), source.records.len()), (Some(2), 0), "past it, all would go to the disk");
+    }
+
+    #[test]
+    fn a_step_that_waits_to_grow_lacks_what_the_record_after_it_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut source = source(&Store::open(dir.path(), 1, MEMORY).unwrap());
+        let at = |orders: u64, items: u64| {
+            let shard = |number| BTreeMap::from([(ShardId("0".into()), SequenceNumber::from(number))]);
+            ShardPositions::from([(StreamName("orders".into()), shard(orders)), (StreamName("items".into()), shard(items))])
+        };
+        source.records = [at(1, 1), at(2, 3), at(9, 9)].map(|positions| named(positions)).into();
+        let lacks = |read| source.lacks(&read).into_iter().map(|behind| behind.stream.0).collect::<Vec<_>>();
+        assert_eq!(lacks(at(5, 1)), ["items"]);
+        assert_eq!(source.waits_for(&at(5, 1)), [], "the next is there");
+        assert_eq!(lacks(at(5, 3)), ["items", "orders"]);
+        assert_eq!(lacks(at(9, 9)), Vec::<String>::new());
     }
 }

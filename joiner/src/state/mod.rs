@@ -122,7 +122,7 @@ pub struct Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { write_buffer_bytes: 192 << 20, block_cache_bytes: 192 << 20, row_cache_bytes: 64 << 20 }
+        Self { write_buffer_bytes: 128 << 20, block_cache_bytes: 192 << 20, row_cache_bytes: 64 << 20 }
     }
 }
 

@@ -39,8 +39,8 @@ pub(super) const MARK_BYTES: usize = FRAME_BYTES + 16;
 pub(super) const MAX_RECORD_BYTES: usize = 64 << 20;
 /// How much is looked through at once for a mark.
 const BLOCK_BYTES: usize = 1 << 20;
-/// How much is read at once. A reader of a stream holds three of them; there may be hundreds of readers.
-const READ_BYTES: usize = 512 << 10;
+/// How much is read at once. A reader of a stream that is behind holds three of them.
+const READ_BYTES: usize = 1 << 20;
 
 pub(super) fn io_error(path: &Path, source: io::Error) -> Error {
     Error::Io { path: path.display().to_string(), source }
