@@ -257,7 +257,7 @@ mod tests {
             let shard = |number| BTreeMap::from([(ShardId("0".into()), SequenceNumber::from(number))]);
             ShardPositions::from([(StreamName("orders".into()), shard(orders)), (StreamName("items".into()), shard(items))])
         };
-        source.records = [at(1, 1), at(2, 3), at(9, 9)].map(|positions| named(positions)).into();
+        source.records = [at(1, 1), at(2, 3), at(9, 9)].map(named).into();
         let lacks = |read| source.lacks(&read).into_iter().map(|behind| behind.stream.0).collect::<Vec<_>>();
         assert_eq!(lacks(at(5, 1)), ["items"]);
         assert_eq!(source.waits_for(&at(5, 1)), [], "the next is there");
