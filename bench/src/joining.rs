@@ -29,11 +29,15 @@ pub(crate) fn median_run(runs: usize, key: &str, mut run: impl FnMut() -> anyhow
     median((0..runs).map(|_| run()).collect::<anyhow::Result<Vec<_>>>()?, key)
 }
 
-fn median(mut measured: Vec<Measured>, key: &str) -> anyhow::Result<Measured> {
-    let value = |measured: &Measured| measured.get(key).unwrap_or(f64::MAX);
-    measured.sort_by(|a, b| value(a).total_cmp(&value(b)));
-    let middle = measured.len() / 2;
-    measured.into_iter().nth(middle).context("nothing was measured")
+fn median(measured: Vec<Measured>, key: &str) -> anyhow::Result<Measured> {
+    middle(measured, |measured| measured.get(key).unwrap_or(f64::MAX)).context("nothing was measured")
+}
+
+/// The one with the median of a value.
+fn middle<T>(mut all: Vec<T>, value: impl Fn(&T) -> f64) -> Option<T> {
+    all.sort_by(|a, b| value(a).total_cmp(&value(b)));
+    let place = all.len() / 2;
+    all.into_iter().nth(place)
 }
 
 pub(crate) fn path(folder: &Path) -> anyhow::Result<&str> {
@@ -65,12 +69,11 @@ pub(crate) fn against_flink(input: &Input) -> anyhow::Result<Vec<Figure>> {
         figure("first-load-vs-flink", "rows/s", rows / load.get("load_seconds")?, load.peak_mb),
         figure("updates-vs-flink", "changes/s", changes / updates.get("update_seconds")?, updates.peak_mb),
     ];
-    if theirs.len() == RUNS {
-        theirs.sort_by(|a, b| a.base_seconds.total_cmp(&b.base_seconds));
-        let base = &theirs[RUNS / 2];
+    let theirs: Vec<&FlinkRun> = if theirs.len() == RUNS { theirs.iter().collect() } else { Vec::new() };
+    if let Some(base) = middle(theirs.clone(), |run| run.base_seconds) {
         figures[0].peer(rows / base.base_seconds, base.base_peak_mb);
-        theirs.sort_by(|a, b| a.difference().total_cmp(&b.difference()));
-        let changed = &theirs[RUNS / 2];
+    }
+    if let Some(changed) = middle(theirs, |run| run.difference()) {
         if changed.difference() < LEAST_DIFFERENCE * changed.base_seconds {
             println!(
                 "Flink's runs with and without the changes differ too little to tell a rate from: measure more transactions (--transactions)"

@@ -201,16 +201,9 @@ mod tests {
         Source::new(store.clone(), 0, &origin, &limits)
     }
 
-    fn change(number: u64) -> Change {
-        let arena = Arc::new(Vec::new());
-        let position = Position { seqval: lsn(number), ..Position::default() };
+    fn change() -> Change {
+        let (position, arena) = (Position::default(), Arc::new(Vec::new()));
         Change { position, table: 0, kind: Kind::Rows, before: None, after: None, arena }
-    }
-
-    fn lsn(number: u64) -> Lsn {
-        let mut bytes = [0; 10];
-        bytes[2..].copy_from_slice(&number.to_be_bytes());
-        Lsn::from_bytes(bytes)
     }
 
     fn named(positions: ShardPositions) -> Progress {
@@ -241,7 +234,7 @@ mod tests {
         let snapshot = (0, Phase::Snapshot);
         assert_eq!(run(&[tail(5), tail(6), snapshot], true), (Some(2), 1), "what comes next is of another step");
         // What waits takes more than half of what may be kept.
-        source.buffer.push((1..=8).map(change).collect()).unwrap();
+        source.buffer.push(vec![change(); 8]).unwrap();
         assert!(source.buffer.bytes() > 500 && !source.buffer.has_spilled());
         source.records = [5, 6].map(|changes| progress(changes, Phase::Tail)).into();
         let first = source.next(&none).unwrap();
