@@ -92,6 +92,9 @@ impl Due {
     }
 }
 
+/// What takes more than one part of so many of the room waits for long already.
+const BACKLOG: usize = 16;
+
 /// Changes of a source past its frontier.
 #[derive(Debug)]
 pub(crate) struct Buffer {
@@ -111,9 +114,14 @@ impl Buffer {
         self.waiting.bytes()
     }
 
-    /// Whether no more should be let in than a step needs: past the bound, all goes to the disk.
-    pub(crate) fn is_half_full(&self) -> bool {
-        self.has_spilled() || self.waiting.bytes() > self.limit_bytes / 2
+    /// Whether no step should grow any more: past the bound, all goes to the disk.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        self.has_spilled() || self.waiting.bytes() > self.limit_bytes / 4 * 3
+    }
+
+    /// Whether so much is kept that it is a backlog that is worked off.
+    pub(crate) const fn is_backlog(&self) -> bool {
+        self.waiting.bytes() > self.limit_bytes / BACKLOG
     }
 
     /// Whether changes have been moved to the disk, because there was no room for them.

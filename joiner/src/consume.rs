@@ -1,6 +1,6 @@
 //! Reads the event streams and the progress stream, and drives the [`Engine`].
 //!
-//! For each event stream one task reads and one sorts out what was read (on a blocking thread), so that parsing runs beside the core's own work; channels between them are short, and
+//! For each event stream one task reads and one has sorted out what was read (on blocking threads, as many as a step leaves cores: [`crate::cores`]), so that parsing runs beside the core's own work; channels between them are short, and
 //! a core that is busy holds the readers back. What lies between readers and core is bounded in bytes over all streams, as they are in memory and not as they travel ([`room`]): many streams with long backlogs take no more memory than one. Streams are not equally long, and the core keeps what it cannot apply yet:
 //! where that has become much, only the streams that the next steps wait for are read on ([`wanted`]), so that one stream does not run ahead of the others for as far as it goes. The core's work is done on a blocking thread as well, everything that has come in at a time.
 
@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use schemas::progress::{ProgressRecord, StreamName};
 use schemas::table::SourceName;
 use schemas::{ErrorClass, Lsn};
@@ -34,6 +36,8 @@ use room::{Held, Room, Wanted};
 
 /// Batches that wait for the core, and that it takes in at a time: the more there are, the larger are the steps of a core that has fallen behind, and rows that lie near one another are read together. What they hold is bounded by [`Room`].
 const INBOX: usize = 256;
+/// Batches of one stream that are sorted out at a time: what a step waits for may all be in one stream.
+const SORTED_AT_ONCE: usize = 2;
 /// Progress records that wait for their events; past it no more are read.
 const WAITING_RECORDS: usize = 1000;
 const RETRY: Duration = Duration::from_secs(1);
@@ -42,6 +46,8 @@ const ATTEMPTS: u32 = 60;
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// For so long at most a step is left to grow while more is on its way.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// And for so long where nothing is that anybody knows of: the next read may be under way.
+const BETWEEN_READS: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run(
     engine: Engine,
@@ -193,8 +199,10 @@ async fn consume(
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut waiting = 0;
     let mut telling = false;
-    // Up to when what is ready may be left to grow, where some has been left.
-    let mut patience: Option<Instant> = None;
+    // Where what is ready has been left to grow.
+    let mut patience: Option<Patience> = None;
+    // Until when nothing is taken in then.
+    let mut rest: Option<Instant> = None;
     let mut inbox = Inbox::default();
     loop {
         tokio::select! {
@@ -215,10 +223,14 @@ async fn consume(
                 }
                 inbox.ended = ended;
             }
-            record = records.recv(), if waiting < WAITING_RECORDS => inbox.records.extend(record),
-            _ = routed.recv_many(&mut inbox.batches, INBOX) => {}
+            () = tokio::time::sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => {
+                rest = None;
+                continue;
+            }
+            record = records.recv(), if waiting < WAITING_RECORDS && rest.is_none() => inbox.records.extend(record),
+            _ = routed.recv_many(&mut inbox.batches, INBOX), if rest.is_none() => {}
             Some(wanted) = asked.recv() => catching_up = Some(wanted),
-            () = tokio::time::sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {}
+            () = tokio::time::sleep_until(patience.map_or_else(Instant::now, |patience| patience.until)), if patience.is_some() => {}
             // A fan-out goes on while nothing else comes in.
             () = std::future::ready(()), if telling => {}
         }
@@ -230,8 +242,8 @@ async fn consume(
         let Some(mut working) = engine.take() else { break };
         let work = std::mem::take(&mut inbox);
         working.core().stands_by(shared.with_status(|status| status.standby));
-        let growing = patience.is_none_or(|until| Instant::now() < until).then(|| room.clone());
-        let done = shared.beside(move || work_off(&mut working, work, growing.as_ref()).map(|()| working));
+        let grows = patience.is_none_or(|patience| !patience.is_over());
+        let done = shared.beside(move || work_off(&mut working, work, grows).map(|()| working));
         let mut back = done.await.map_err(|error| Error::Task { what: error.to_string() })??;
         let now = back.frontiers();
         frontiers.send_if_modified(|frontiers| std::mem::replace(frontiers, now.clone()) != now);
@@ -245,13 +257,38 @@ async fn consume(
             // Who asked may be gone: then it is being stopped.
             let _ = wanted.joined.send(version);
         }
-        patience = back.core().has_left().then(|| patience.unwrap_or_else(|| Instant::now() + PATIENCE));
+        patience = back.core().has_left().then(|| Patience::after(patience, room.is_used()));
+        rest = patience.map(|patience| patience.until.min(Instant::now() + REST));
         (waiting, telling) = (back.core().waiting(), back.core().can_tell());
         shared.with_status(|status| metrics::status(status, buffered));
         engine = Some(back);
     }
     readers.shutdown().await;
     Ok(())
+}
+
+/// For so long nothing is looked at meanwhile: what comes is taken in together.
+const REST: Duration = Duration::from_millis(3);
+
+/// For how long a step is left to grow.
+#[derive(Clone, Copy)]
+struct Patience {
+    since: Instant,
+    until: Instant,
+}
+
+impl Patience {
+    /// It has been left now, and perhaps before; `comes`: more is on its way.
+    fn after(before: Option<Self>, comes: bool) -> Self {
+        let now = Instant::now();
+        let since = before.map_or(now, |before| before.since);
+        let until = (now + if comes { PATIENCE } else { BETWEEN_READS }).min(since + PATIENCE);
+        Self { since, until }
+    }
+
+    fn is_over(self) -> bool {
+        Instant::now() >= self.until
+    }
 }
 
 /// What has come in since the core was last at work.
@@ -270,16 +307,22 @@ struct TrimBound {
     needed: u64,
 }
 
-/// `growing`: where it shows whether more is on its way, if a step may be left for it.
-fn work_off(engine: &mut Engine, inbox: Inbox, growing: Option<&Room>) -> Result<(), Error> {
+/// `grows`: a step may be left for what is on its way.
+fn work_off(engine: &mut Engine, inbox: Inbox, grows: bool) -> Result<(), Error> {
+    let shared = engine.shared().clone();
+    let _used = shared.cores.use_one();
     inbox.ended.iter().for_each(|ended| engine.core().ends_before(ended));
-    for (routed, _held) in inbox.batches {
-        engine.routed(routed)?;
-    }
     for progress in inbox.records {
         engine.core().progress(progress)?;
     }
-    engine.core().grows(growing.is_some_and(Room::is_used));
+    engine.core().grows(grows);
+    for (routed, _held) in inbox.batches {
+        engine.routed(routed)?;
+        if engine.core().is_nearly_full() {
+            // What is ready makes room for the rest.
+            engine.advance()?;
+        }
+    }
     engine.advance()?;
     if let Some(bound) = inbox.trim {
         engine.core().trim(bound.entries, bound.after_ms, bound.needed)?;
@@ -391,31 +434,48 @@ impl Sorting {
         out: mpsc::Sender<(Routed, Held)>,
         frontiers: watch::Receiver<Vec<Lsn>>,
     ) -> Result<(), Error> {
-        while let Some((batch, mut held)) = raw.recv().await {
-            self.shared.cores.free().await;
-            let routed = self.batch(Arc::new(batch), &frontiers).await?;
-            if let Some(held) = &mut held {
-                room::settle(held, routed.bytes());
-            }
-            if out.send((routed, held)).await.is_err() {
-                break;
+        let mut sorted = FuturesOrdered::new();
+        loop {
+            tokio::select! {
+                Some((batch, held)) = raw.recv(), if sorted.len() < SORTED_AT_ONCE => {
+                    sorted.push_back(self.batch(Arc::new(batch), held, &frontiers));
+                }
+                Some(done) = sorted.next() => {
+                    if out.send(done?).await.is_err() {
+                        break;
+                    }
+                }
+                else => break,
             }
         }
         // The reader's own end tells why.
         std::future::pending().await
     }
 
-    async fn batch(&self, batch: Arc<Batch>, frontiers: &watch::Receiver<Vec<Lsn>>) -> Result<Routed, Error> {
+    async fn batch(
+        &self,
+        batch: Arc<Batch>,
+        mut held: Held,
+        frontiers: &watch::Receiver<Vec<Lsn>>,
+    ) -> Result<(Routed, Held), Error> {
+        let routed = self.routed(batch, frontiers).await?;
+        if let Some(held) = &mut held {
+            room::settle(held, routed.bytes());
+        }
+        Ok((routed, held))
+    }
+
+    async fn routed(&self, batch: Arc<Batch>, frontiers: &watch::Receiver<Vec<Lsn>>) -> Result<Routed, Error> {
         let mut attempts = 0;
         loop {
             let frontier = frontiers.borrow()[self.source];
             let (routing, source, qualifier) = (self.shared.clone(), self.source, self.qualifier.clone());
             let batch = batch.clone();
-            let routed = self.shared.beside(move || {
+            let routed = self.shared.sort(move || {
                 let of = Of { source, qualifier: qualifier.as_ref(), frontier };
                 routing.route(of, &batch)
             });
-            match routed.await.map_err(|error| Error::Task { what: error.to_string() })? {
+            match routed.await? {
                 // Folders of schemas are handed on by people and by file systems: both may be a little behind.
                 Err(error @ Error::UnknownSchema(_)) if attempts < ATTEMPTS => {
                     attempts += 1;

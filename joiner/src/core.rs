@@ -166,6 +166,11 @@ impl Core {
         self.sources.iter().map(|source| source.buffer.bytes()).sum()
     }
 
+    /// Whether there is hardly room for more changes of a source.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        self.sources.iter().any(|source| source.buffer.is_nearly_full())
+    }
+
     pub(crate) fn stands_by(&mut self, stands_by: bool) {
         self.stands_by = stands_by;
     }

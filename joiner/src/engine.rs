@@ -109,7 +109,7 @@ impl Engine {
             chunk: config.chunk_entities.max(1),
             share: Share { threads: config.threads.max(1), bytes: config.chunk_bytes.max(1) },
             row_cache_bytes: config.memory.row_cache_bytes,
-            cores: Arc::new(Cores::new()),
+            cores: Cores::new(config.threads),
         };
         let cores = limits.cores.clone();
         let mut core = Core::new(store.clone(), catalog.clone(), &origins, by_table, limits)?;

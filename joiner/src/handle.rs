@@ -85,6 +85,15 @@ impl Shared {
         if self.in_place { tokio::spawn(async move { work() }) } else { tokio::task::spawn_blocking(work) }
     }
 
+    /// Does work of the same kind as soon as a step leaves a core for it.
+    pub(crate) async fn sort<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let failed = |what: &dyn std::fmt::Display| Error::Task { what: what.to_string() };
+        if self.in_place {
+            return self.beside(work).await.map_err(|error| failed(&error));
+        }
+        self.cores.sort(work).await.map_err(|_| failed(&"sorting out what was read has panicked"))
+    }
+
     pub(crate) fn is_of_several_sources(&self) -> bool {
         self.sources.len() > 1
     }

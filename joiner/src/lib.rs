@@ -7,7 +7,7 @@
 //! - `definitions` is which entity definitions a state serves, and how it comes to serve others.
 //! - `share` is what one of several instances makes and keeps, `reshape` splits and merges their states.
 //! - `standby` is how one joiner goes on where another has come.
-//! - `cores` keeps what is read from being sorted out while a step uses all threads.
+//! - `cores` has as much of what is read sorted out at a time as a step leaves cores.
 //! - `derive` computes what expressions make of a row; `state` is what is on the disk, `checkpoint` hands it out as it stands at one instant; `assemble` makes documents of it.
 
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ use streams::Batch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// All the room, in KiB.
-const AHEAD_KIB: usize = 32 << 10;
+const AHEAD_KIB: usize = 48 << 10;
 
 /// Room that a batch takes until the core has taken it in; none for progress records.
 pub(super) type Held = Option<OwnedSemaphorePermit>;

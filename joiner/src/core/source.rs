@@ -19,7 +19,7 @@ use crate::state::meta::SourceStanding;
 /// The changes of a step that is made of several records, while many wait on the disk: a step that is as large as it gets would be written in portions, and each record by itself would be a write for a few rows.
 const RUN_ROWS: u64 = 10_000;
 
-/// What is less than one part of so many of a step is little: it is done at once, whatever is on its way.
+/// What is less than one part of so many of a step is little: it is done at once, whatever is on its way, unless a [backlog](Buffer::is_backlog) waits with it.
 const LITTLE: u64 = 16;
 
 pub(super) struct Source {
@@ -74,7 +74,7 @@ impl Source {
     }
 
     /// The record and those that follow it and are ready as well: they make one step, of about [`Limits::step_changes`](super::Limits::step_changes). Its rows are held in memory until it is written: when the buffer has outgrown
-    /// its bound (one that has not spilled is within it), no more records are taken than tell of [`RUN_ROWS`] changes. `grows`: more is on its way. Then what is neither little nor a whole step is left until it is (none), or until the buffer is half full.
+    /// its bound (one that has not spilled is within it), no more records are taken than tell of [`RUN_ROWS`] changes. `grows`: more is on its way. Then what is neither little nor a whole step is left until it is (none), or until the buffer is nearly full.
     pub(super) fn run_of_tail(
         &mut self,
         first: Progress,
@@ -91,7 +91,7 @@ impl Source {
         let mut changes = told(&first.record);
         let mut run = vec![first];
         // Whether nothing that comes can make it larger.
-        let mut ends = by_itself || self.buffer.is_half_full();
+        let mut ends = by_itself || self.buffer.is_nearly_full();
         while changes < most
             && !by_itself
             && let Some(next) = self.records.front()
@@ -106,7 +106,8 @@ impl Source {
             changes = changes.saturating_add(told(&next.record));
             run.extend(self.records.pop_front());
         }
-        if grows && !ends && changes < most && changes > most / LITTLE {
+        let is_little = changes <= most / LITTLE && !self.buffer.is_backlog();
+        if grows && !ends && changes < most && !is_little {
             run.into_iter().rev().for_each(|progress| self.records.push_front(progress));
             return None;
         }
@@ -196,7 +197,7 @@ mod tests {
             step_changes: 160,
             share: Share { threads: 1, bytes: 1 },
             row_cache_bytes: 0,
-            cores: Arc::new(Cores::new()),
+            cores: Cores::new(1),
         };
         Source::new(store.clone(), 0, &origin, &limits)
     }
@@ -233,13 +234,27 @@ mod tests {
         assert_eq!(run(&[tail(100), tail(60), tail(1)], true), (Some(2), 1), "a whole step");
         let snapshot = (0, Phase::Snapshot);
         assert_eq!(run(&[tail(5), tail(6), snapshot], true), (Some(2), 1), "what comes next is of another step");
-        // What waits takes more than half of what may be kept.
-        source.buffer.push(vec![change(); 8]).unwrap();
-        assert!(source.buffer.bytes() > 500 && !source.buffer.has_spilled());
+        // What waits takes more than three quarters of what may be kept.
+        let each = change().bytes();
+        source.buffer.push(vec![change(); 751usize.div_ceil(each)]).unwrap();
+        assert!(source.buffer.is_nearly_full() && !source.buffer.has_spilled());
         source.records = [5, 6].map(|changes| progress(changes, Phase::Tail)).into();
         let first = source.next(&none).unwrap();
         let run = source.run_of_tail(first, standing, &none, true);
         assert_eq!((run.map(|run| run.len()), source.records.len()), (Some(2), 0), "past it, all would go to the disk");
+    }
+
+    #[test]
+    fn little_is_left_to_grow_as_well_where_a_backlog_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 1, MEMORY).unwrap();
+        let mut source = source(&store);
+        let mut standing = store.standing().unwrap();
+        standing.of_sources(&["shop"]);
+        source.buffer.push(vec![change()]).unwrap();
+        assert!(source.buffer.is_backlog() && !source.buffer.is_nearly_full());
+        let run = source.run_of_tail(progress(1, Phase::Tail), &standing.sources[0], &ShardPositions::default(), true);
+        assert_eq!((run.map(|run| run.len()), source.records.len()), (None, 1));
     }
 
     #[test]

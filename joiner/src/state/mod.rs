@@ -18,8 +18,8 @@
 //! All integers are big-endian. The format's number stands in the directory's `identity.json` ([`meta`]); a state of an earlier one is converted ([`migrate`]).
 //!
 //! # Atomicity (INV-3)
-//! Rows, links, positions, frontier and outbox of a step are one [`rocksdb::WriteBatch`]. RocksDB's log keeps batches in order and whole over all column families, so that after
-//! a crash the state is that of some batch boundary. The log is not forced to the disk with each batch: after a power failure the state may be some batches older, and reading goes on at its older positions.
+//! Rows, links, positions, frontier and the outbox's head of a step are one [`rocksdb::WriteBatch`]. Many outbox entries are written before it, bit by bit ([`outbox::write`]): past the head nothing is seen, and what a crash leaves there is written over by the next step, whose entries begin behind
+//! the head, before the head comes that far. RocksDB's log keeps batches in order and whole over all column families, so that after a crash the state is that of some batch boundary. The log is not forced to the disk with each batch: after a power failure the state may be some batches older, and reading goes on at its older positions.
 //! That is harmless only for what nobody has seen: a step taken anew may begin at another frontier and number its outbox entries differently, so a sink or a subscriber that held entries of the lost batches would
 //! skip others. So the log is forced to the disk ([`Store::sync`]) before anything leaves: once per page for a sink, and for subscribers when the head has moved ([`Store::sync_to`]).
 //! While a snapshot is loaded the log is left out altogether; `atomic_flush` then makes the state fall back to the last flush of all column families at once, again with its own positions.
@@ -158,13 +158,14 @@ impl Store {
         options.set_db_write_buffer_size(memory.write_buffer_bytes);
         options.set_max_total_wal_size(memory.write_buffer_bytes as u64 * 2);
         let cache = Cache::new_lru_cache(memory.block_cache_bytes);
-        let families = Family::ALL.map(|family| {
-            let mut options = family_options(family, memory, &cache);
+        let family = |family: Family| {
+            let mut options = family_options(family, memory, &cache)?;
             options.set_disable_auto_compactions(!compacts);
-            ColumnFamilyDescriptor::new(family.name(), options)
-        });
-        let database = path.join(DATABASE);
-        let db = DB::open_cf_descriptors(&options, database, families).map_err(|error| Error::rocksdb(path, &error))?;
+            Ok(ColumnFamilyDescriptor::new(family.name(), options))
+        };
+        let families = Family::ALL.into_iter().map(family).collect::<Result<Vec<_>, _>>();
+        let db = families.and_then(|families| DB::open_cf_descriptors(&options, path.join(DATABASE), families));
+        let db = db.map_err(|error| Error::rocksdb(path, &error))?;
         let store = Self { db, path: path.to_owned(), incarnation, synced: AtomicU64::new(0) };
         store.clear(&[Family::Spill])?;
         Ok(Arc::new(store))
@@ -388,10 +389,10 @@ impl Store {
     }
 }
 
-fn family_options(family: Family, memory: Memory, cache: &Cache) -> Options {
+fn family_options(family: Family, memory: Memory, cache: &Cache) -> Result<Options, rocksdb::Error> {
     let mut table = BlockBasedOptions::default();
-    // Steps read here and there: smaller blocks are read and decompressed sooner, larger ones take less room.
-    table.set_block_size(4 << 10);
+    // Steps read here and there: smaller blocks are read and decompressed sooner, larger ones take less room. The outbox is read in its order.
+    table.set_block_size(if family == Family::Outbox { 64 << 10 } else { 4 << 10 });
     table.set_block_cache(cache);
     table.set_format_version(5);
     table.set_cache_index_and_filter_blocks(true);
@@ -414,10 +415,17 @@ fn family_options(family: Family, memory: Memory, cache: &Cache) -> Options {
     };
     options.set_write_buffer_size(share);
     options.set_max_write_buffer_number(3);
-    if family == Family::Rows {
-        options.set_level_zero_file_num_compaction_trigger(8);
-        options.set_level_zero_slowdown_writes_trigger(24);
-        options.set_level_zero_stop_writes_trigger(40);
+    let trigger = match family {
+        // The outbox's files do not overlap: what merges them only compresses what is kept for longer.
+        Family::Rows | Family::Outbox => 8,
+        _ => 4,
+    };
+    options.set_level_zero_file_num_compaction_trigger(trigger);
+    options.set_level_zero_slowdown_writes_trigger(trigger + 16);
+    options.set_level_zero_stop_writes_trigger(trigger + 32);
+    match family {
+        // Nor is a file to be written anew for the numbers of versions that no snapshot sees any more.
+        Family::Outbox => options.get_options_from_string("bottommost_file_compaction_delay=3600"),
+        _ => Ok(options),
     }
-    options
 }

@@ -3,7 +3,7 @@
 //! Key: the sequence number, u64 big-endian. Value: entity (u16), version (10 bytes), commit time (i64), length of the key's text (u32), the key's text, then `1` and the
 //! document, or `0` for a tombstone.
 //!
-//! Entries past the standing's head are those of a step that is still being assembled: they are not to be seen.
+//! Entries past the standing's head are those of a step that is still being assembled or written, or of one that a crash has cut off: they are not to be seen, and the next step puts its own there.
 
 use std::sync::Arc;
 
@@ -66,6 +66,9 @@ pub(crate) fn decode(bytes: &[u8], catalog: &Catalog) -> Option<EntityChange> {
     })
 }
 
+/// Entries that are written in one batch, in bytes: so many stay in a core's own cache on their way.
+const WRITTEN_AT_ONCE: usize = 512 << 10;
+
 /// Adds entries behind the one with the number `tail`; answers the number of the last.
 pub(crate) fn append<'e>(
     store: &Store,
@@ -77,6 +80,23 @@ pub(crate) fn append<'e>(
     for entry in entries {
         tail += 1;
         batch.put_cf(family, tail.to_be_bytes(), entry);
+    }
+    Ok(tail)
+}
+
+/// The same, written at once and bit by bit, before the batch whose standing lets them be seen. `log`: whether with the log. What a kill leaves of them stands past the head, and is written over.
+pub(crate) fn write<'e>(store: &Store, mut tail: u64, entries: impl Iterator<Item = &'e [u8]>, log: bool) -> Result<u64, Error> {
+    let family = store.family(Family::Outbox)?;
+    let mut batch = WriteBatch::default();
+    for entry in entries {
+        tail += 1;
+        batch.put_cf(family, tail.to_be_bytes(), entry);
+        if batch.size_in_bytes() >= WRITTEN_AT_ONCE {
+            store.write(std::mem::take(&mut batch), log)?;
+        }
+    }
+    if !batch.is_empty() {
+        store.write(batch, log)?;
     }
     Ok(tail)
 }
@@ -219,4 +239,51 @@ pub(crate) fn reclaim(store: &Store, oldest: u64) -> Result<(), Error> {
 pub(crate) fn commit_time_ms(store: &Store, sequence: u64) -> Result<Option<i64>, Error> {
     let Some(bytes) = store.get(Family::Outbox, &sequence.to_be_bytes())? else { return Ok(None) };
     Ok(bytes.get(12..20).and_then(|time| time.try_into().ok()).map(i64::from_be_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::state::Memory;
+
+    fn entry(key: &str, document: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let key = &EntityKey::from_text(key);
+        Entry { entity: 0, key, version: Lsn::ZERO, commit_time_ms: 0, document: Some(document) }.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn what_a_step_that_was_cut_off_has_written_is_not_seen_and_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0 };
+        let store = Store::open(dir.path(), 1, memory).unwrap();
+        let mut standing = store.standing().unwrap();
+        let seen = |standing: &Standing| {
+            let mut seen = Vec::new();
+            read_keys(&store, standing, 0, &mut |number, hash| {
+                seen.push((number, hash));
+                true
+            })
+            .unwrap();
+            seen
+        };
+        let numbered =
+            |keys: &[&str]| (1..).zip(keys).map(|(number, key)| (number, key_hash(0, key.as_bytes()))).collect::<Vec<_>>();
+        // More than one write.
+        let large = vec![b'x'; WRITTEN_AT_ONCE / 4];
+        let of_cut_off: Vec<_> = (0..10).map(|number| entry(&format!("lost {number}"), &large)).collect();
+        assert_eq!(write(&store, standing.head, of_cut_off.iter().map(Vec::as_slice), true).unwrap(), 10);
+        assert_eq!(seen(&standing), []);
+        let anew = [entry("a", b"1"), entry("b", b"2")];
+        standing.head = write(&store, standing.head, anew.iter().map(Vec::as_slice), true).unwrap();
+        assert_eq!(seen(&standing), numbered(&["a", "b"]));
+        let mut batch = WriteBatch::default();
+        let next = entry("c", b"3");
+        standing.head = append(&store, &mut batch, standing.head, std::iter::once(next.as_slice())).unwrap();
+        store.write(batch, true).unwrap();
+        assert_eq!(seen(&standing), numbered(&["a", "b", "c"]));
+        assert_eq!(write(&store, standing.head, std::iter::empty(), true).unwrap(), 3);
+    }
 }

@@ -64,7 +64,7 @@ use crate::assemble::parts::Stale;
 use crate::assemble::{Assembler, Made};
 use crate::buffer::{ChangeRef, Kind, Taken};
 use crate::catalog::{Catalog, TableId};
-use crate::cores::Cores;
+use crate::cores::{Cores, Together};
 use crate::error::Error;
 use crate::reread::{self, Vanished};
 use crate::state::cache::RowCache;
@@ -256,14 +256,33 @@ impl Writing<'_> {
         let used = documents::uses_all(share, now.len()).then(|| self.tools.cores.use_all());
         let made = assemble(View { overlay: Some(self.overlay), ..before }, &stale, share, &now, times, standing)?;
         drop(used);
-        // Its buffer would otherwise be copied each time that it doubles.
-        let mut batch = WriteBatch::with_capacity_bytes(self.overlay.bytes() + made.bytes() + 4096);
-        self.overlay.write(catalog, store, beside.remembered, &mut batch)?;
-        stale.remove(store, &mut batch)?;
-        made.put_beside(store, &mut batch)?;
-        let tail = outbox::append(store, &mut batch, standing.head, made.entries())?;
+        // Entries are not to be seen before the standing says so, and may be in the database before it.
+        let ahead = share.threads > 1 && made.bytes() >= WORTH_A_THREAD;
+        let used = ahead.then(|| self.tools.cores.use_together());
+        let (head, log) = (standing.head, !standing.is_loading());
+        let (mut batch, tail) = std::thread::scope(|scope| {
+            let ahead = used.as_ref().map(|used| {
+                scope.spawn(|| {
+                    let tail = outbox::write(store, head, made.entries(), log);
+                    used.is_done();
+                    tail
+                })
+            });
+            // Its buffer would otherwise be copied each time that it doubles.
+            let entries = if ahead.is_some() { 0 } else { made.bytes() };
+            let mut batch = WriteBatch::with_capacity_bytes(self.overlay.bytes() + entries + 4096);
+            self.overlay.write(catalog, store, beside.remembered, &mut batch)?;
+            stale.remove(store, &mut batch)?;
+            made.put_beside(store, &mut batch)?;
+            used.iter().for_each(Together::is_done);
+            let tail = match ahead {
+                Some(ahead) => ahead.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+                None => outbox::append(store, &mut batch, head, made.entries())?,
+            };
+            Ok::<_, Error>((batch, tail))
+        })?;
         report.assembled += made.count() as u64;
-        report.changed += tail - standing.head;
+        report.changed += tail - head;
         let (done, rest) = owners.split_at(made.count());
         let rest = rest.iter().enumerate();
         let rest: Vec<_> = rest.map(|(nth, key)| (key.as_slice(), fan_outs.as_told(&marks, done.len() + nth))).collect();
@@ -287,16 +306,22 @@ impl Writing<'_> {
 
     /// Writes the batch, and has the cache follow.
     fn write_batch(&self, batch: WriteBatch, standing: &Standing) -> Result<(), Error> {
-        let Tools { store, catalog, cache, share, .. } = self.tools;
+        let Tools { store, catalog, cache, share, cores, .. } = self.tools;
         if share.threads < 2 || self.overlay.bytes() < WORTH_A_THREAD {
             store.write_with(batch, standing)?;
             cache.apply(catalog, self.overlay);
             return Ok(());
         }
+        let used = cores.use_together();
         std::thread::scope(|scope| {
             // Should the writing fail, nothing is read through the cache any more.
-            scope.spawn(|| cache.apply(catalog, self.overlay));
-            store.write_with(batch, standing)
+            scope.spawn(|| {
+                cache.apply(catalog, self.overlay);
+                used.is_done();
+            });
+            let written = store.write_with(batch, standing);
+            used.is_done();
+            written
         })
     }
 

@@ -7,6 +7,7 @@ use schemas::Lsn;
 use super::{Report, Tools};
 use crate::buffer::{ChangeRef, Kind, Taken};
 use crate::catalog::{Catalog, IndexKind};
+use crate::cores::Together;
 use crate::error::Error;
 use crate::reread::{self, Counting};
 use crate::route::stored;
@@ -39,6 +40,8 @@ pub(crate) fn apply(
     let before = tools.view(&snapshot);
     let tables = tools.catalog.tables.len();
     let (bytes, counting_of) = (AtomicUsize::new(0), &counting);
+    let shares = divide(tools, taken);
+    let used = (shares.len() > 1).then(|| tools.cores.use_together());
     let part = |own: &[bool]| {
         let mut rows = Rows { exact, ..Rows::new(&tools.catalog) };
         let mut report = Report::of(tables, ticks);
@@ -58,10 +61,10 @@ pub(crate) fn apply(
         };
         taken.for_each_of(&|table| own[table], each)?;
         rows.overlay.put_in_order();
+        // Tables are not equally large.
+        used.iter().for_each(Together::is_done);
         Ok::<_, Error>((rows.overlay, report))
     };
-    let shares = divide(tools, taken);
-    let used = (shares.len() > 1).then(|| tools.cores.use_all());
     let (mut overlay, report) = std::thread::scope(|scope| {
         let part = &part;
         let others: Vec<_> = shares[1..].iter().map(|own| (own, scope.spawn(move || part(own)))).collect();
@@ -73,7 +76,6 @@ pub(crate) fn apply(
         }
         Ok::<_, Error>((overlay, report))
     })?;
-    drop(used);
     let whole = bytes.into_inner() <= most;
     if !whole {
         overlay = Overlay::new(&tools.catalog);
