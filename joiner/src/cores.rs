@@ -47,7 +47,10 @@ pub(crate) struct Used<'a> {
 pub(crate) struct Together<'a>(Mutex<Option<Used<'a>>>);
 
 /// A thread that sorts out batches.
-struct Sorts(Arc<Cores>);
+struct Sorts {
+    cores: Arc<Cores>,
+    begun: bool,
+}
 
 impl Cores {
     pub(crate) fn new(threads: usize) -> Arc<Self> {
@@ -84,8 +87,10 @@ impl Cores {
         let mut waiting = self.work();
         waiting.runtime.get_or_insert_with(Handle::current);
         waiting.waiting.push_back(Box::new(move || {
-            // Who asked may be gone.
-            let _ = done.send(work());
+            // Who asked may be gone, before or after it.
+            if !done.is_closed() {
+                let _ = done.send(work());
+            }
         }));
         self.begin(waiting);
         result
@@ -98,7 +103,7 @@ impl Cores {
         work.sorting += free;
         drop(work);
         for _ in 0..free {
-            let sorts = Sorts(self.clone());
+            let mut sorts = Sorts { cores: self.clone(), begun: false };
             runtime.spawn_blocking(move || while sorts.next() {});
         }
     }
@@ -106,9 +111,10 @@ impl Cores {
 
 impl Sorts {
     /// Sorts out the next batch, if there is one, and a core for it.
-    fn next(&self) -> bool {
-        let mut work = self.0.work();
-        if work.step + work.sorting > self.0.threads {
+    fn next(&mut self) -> bool {
+        self.begun = true;
+        let mut work = self.cores.work();
+        if work.step + work.sorting > self.cores.threads {
             return false;
         }
         let next = work.waiting.pop_front();
@@ -119,10 +125,17 @@ impl Sorts {
 
 impl Drop for Sorts {
     fn drop(&mut self) {
-        let mut work = self.0.work();
+        let mut work = self.cores.work();
         work.sorting -= 1;
-        // Something may have come since it looked.
-        self.0.begin(work);
+        if self.begun {
+            // Something may have come since it looked.
+            self.cores.begin(work);
+            return;
+        }
+        // The runtime has ended: nobody begins any more.
+        let waiting = std::mem::take(&mut work.waiting);
+        drop(work);
+        drop(waiting);
     }
 }
 
@@ -209,6 +222,17 @@ mod tests {
         together.is_done();
         drop(step);
         fifth.end().await;
+    }
+
+    #[test]
+    fn what_waits_when_the_runtime_ends_is_dropped() {
+        let cores = Cores::new(1);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let step = cores.use_one();
+        let mut waits = runtime.block_on(async { [cores.sort(|| 1), cores.sort(|| 2)] });
+        drop(runtime);
+        drop(step);
+        assert!(waits.iter_mut().all(|waits| waits.try_recv() == Err(oneshot::error::TryRecvError::Closed)));
     }
 
     #[tokio::test]
