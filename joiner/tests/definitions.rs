@@ -196,6 +196,8 @@ struct Held {
     documents: BTreeMap<(String, String), (Lsn, Option<String>)>,
     loaded: Vec<String>,
     frontier: Option<Lsn>,
+    /// What it says that it holds as others have defined it, until it is loaded.
+    lacking: Vec<String>,
 }
 
 #[derive(Clone, Default)]
@@ -224,12 +226,17 @@ impl Sink for Recorder {
     async fn end_load(&mut self, entity: &str, version: Lsn) -> Result<(), sinks::Error> {
         let mut held = self.0.lock().unwrap();
         held.loaded.push(entity.to_owned());
+        held.lacking.retain(|lacks| lacks != entity);
         held.documents.retain(|(of, _), (held, _)| of != entity || *held >= version);
         Ok(())
     }
 
     async fn held(&mut self) -> Result<sinks::Held, sinks::Error> {
         Ok(self.0.lock().unwrap().frontier.into())
+    }
+
+    async fn lacking(&mut self) -> Result<Vec<String>, sinks::Error> {
+        Ok(self.0.lock().unwrap().lacking.clone())
     }
 
     async fn older(
@@ -308,15 +315,15 @@ async fn a_sink_is_loaded_anew_of_what_has_changed_alone() {
 async fn what_other_definitions_leave_out_goes_though_it_is_not_older_than_the_load() {
     const ANY: &str = "entity: order\ntable: dbo.orders\nfields: [id, status]\nmany:\n  lines: {table: dbo.items, by: [order_id], fields: [line]}";
     let with_lines = format!("{ANY}\n").replace("fields: [line]", "fields: [line], require: true");
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let provider = Arc::new(Memory::default());
     let orders_read = [order(1, "new"), order(2, "paid")].map(|row| encode(&read(orders(), 5, row)));
     let events = [&orders_read[..], &[encode(&read(items(), 5, item(1, 1, 1050)))]].concat();
     let counts = [(&orders(), 2), (&items(), 1)];
     publish(&*provider, &events, record(Phase::SnapshotComplete { consistent_from: lsn(5) }, 5, 5, &counts)).await;
     let config = |dir: &tempfile::TempDir, order: &str| config_of(dir.path(), &[order, ITEM]);
-    let (caught_up, cut_short, rebuilt) = (Recorder::default(), Recorder::default(), Recorder::default());
-    for sink in [&caught_up, &cut_short, &rebuilt] {
+    let [caught_up, cut_short, rebuilt, of_another] = [(); 4].map(|()| Recorder::default());
+    for sink in [&caught_up, &cut_short, &rebuilt, &of_another] {
         run_until(config(&dirs[0], ANY), &provider, Some(sink), |_| sink.0.lock().unwrap().frontier == Some(lsn(5))).await;
         assert!(sink.document("order", "1").is_some() && sink.document("order", "2").is_some());
         let status = |handle: &Handle| handle.status().sinks.iter().any(|sink| sink.state == SinkState::Following);
@@ -324,7 +331,12 @@ async fn what_other_definitions_leave_out_goes_though_it_is_not_older_than_the_l
     }
     // As a load that was killed leaves it: documents, and no frontier.
     cut_short.0.lock().unwrap().frontier = None;
-    for (sink, dir) in [(&rebuilt, &dirs[1]), (&caught_up, &dirs[0]), (&cut_short, &dirs[0])] {
+    // And a state that knows nothing of the one whose load it was finds it.
+    {
+        let mut held = of_another.0.lock().unwrap();
+        (held.frontier, held.lacking) = (None, vec!["order".to_owned()]);
+    }
+    for (sink, dir) in [(&rebuilt, &dirs[1]), (&caught_up, &dirs[0]), (&cut_short, &dirs[0]), (&of_another, &dirs[2])] {
         let loads = sink.0.lock().unwrap().loaded.len();
         let loaded = |_: &Handle| {
             let held = sink.0.lock().unwrap();

@@ -32,6 +32,13 @@ pub(super) struct Part {
     pub(super) entities: Vec<usize>,
 }
 
+/// What a target said before a load began.
+struct Before {
+    held: Held,
+    /// Entities of which it may hold documents as others have defined them.
+    otherwise: Vec<usize>,
+}
+
 enum Loaded {
     Batch(Vec<EntityChange>),
     End { entity: Arc<str>, of: As },
@@ -60,6 +67,7 @@ impl Delivery {
 
     async fn load_entities(&mut self, entities: Vec<usize>, at: Option<Cursor>) -> Result<bool, Interrupted> {
         let held = self.or_stop(async |delivery| delivery.sink.held().await).await??;
+        let held = Before { held, otherwise: self.lacking().await? };
         self.or_stop(async |delivery| delivery.sink.begin_load().await).await??;
         let (out, mut batches) = mpsc::channel(if self.shared.in_place { BATCHES_IN_PLACE } else { BATCHES });
         let (shared, threads) = (self.shared.clone(), self.threads);
@@ -86,7 +94,7 @@ impl Delivery {
                     });
                 }
                 Loaded::End { entity, of } => {
-                    if !self.end_load(&entity, of, held).await? {
+                    if !self.end_load(&entity, of, &held).await? {
                         return Ok(false);
                     }
                 }
@@ -111,7 +119,7 @@ const OLDER: usize = 1000;
 
 impl Delivery {
     /// What is older than a load's documents has vanished. Where others write to the target as well, only what is of this instance's share has; it is deleted as any entity is. Answers false when it has to be done again.
-    async fn end_load(&mut self, entity: &Arc<str>, of: As, held: Held) -> Result<bool, Interrupted> {
+    async fn end_load(&mut self, entity: &Arc<str>, of: As, held: &Before) -> Result<bool, Interrupted> {
         if self.shared.catalog.share.range.is_all() {
             self.or_stop(async |delivery| delivery.sink.end_load(entity, of.version).await).await??;
         } else if !self.delete_vanished(entity, of, of.version).await? {
@@ -121,15 +129,19 @@ impl Delivery {
     }
 
     /// Whether the target may have been told of entities as of the version of a load before it began, as other definitions had them: what these leave out is not older, and has vanished all the same.
-    fn may_hold(&self, entity: &str, version: Lsn, held: Held) -> Result<bool, Error> {
+    fn may_hold(&self, entity: &str, version: Lsn, before: &Before) -> Result<bool, Error> {
         let catalog = &self.shared.catalog;
-        let Some(entity) = catalog.entity(entity).map(|entity| &catalog.entities[entity]) else { return Ok(false) };
+        let Some(id) = catalog.entity(entity) else { return Ok(false) };
+        let entity = &catalog.entities[id];
         let store = &self.shared.store;
         // What was told first since it has been defined like that is no older than what was loaded before.
         let told = outbox::version(store, entity.since + 1)?;
         let is_of_before = told.map_or(store.standing()?.head <= entity.since, |told| told >= version);
-        Ok(entity.changed > 0 && is_of_before
-            || match held {
+        // A load that was cut short has confirmed nothing of what it has written.
+        let otherwise = before.otherwise.contains(&id);
+        Ok(otherwise
+            || entity.changed > 0 && is_of_before
+            || match before.held {
                 Held::Nothing => false,
                 Held::Unknown => true,
                 Held::UpTo(frontier) => frontier >= version,
