@@ -158,14 +158,13 @@ impl Store {
         options.set_db_write_buffer_size(memory.write_buffer_bytes);
         options.set_max_total_wal_size(memory.write_buffer_bytes as u64 * 2);
         let cache = Cache::new_lru_cache(memory.block_cache_bytes);
-        let family = |family: Family| {
-            let mut options = family_options(family, memory, &cache)?;
+        let families = Family::ALL.map(|family| {
+            let mut options = family_options(family, memory, &cache);
             options.set_disable_auto_compactions(!compacts);
-            Ok(ColumnFamilyDescriptor::new(family.name(), options))
-        };
-        let families = Family::ALL.into_iter().map(family).collect::<Result<Vec<_>, _>>();
-        let db = families.and_then(|families| DB::open_cf_descriptors(&options, path.join(DATABASE), families));
-        let db = db.map_err(|error| Error::rocksdb(path, &error))?;
+            ColumnFamilyDescriptor::new(family.name(), options)
+        });
+        let database = path.join(DATABASE);
+        let db = DB::open_cf_descriptors(&options, database, families).map_err(|error| Error::rocksdb(path, &error))?;
         let store = Self { db, path: path.to_owned(), incarnation, synced: AtomicU64::new(0) };
         store.clear(&[Family::Spill])?;
         Ok(Arc::new(store))
@@ -389,10 +388,10 @@ impl Store {
     }
 }
 
-fn family_options(family: Family, memory: Memory, cache: &Cache) -> Result<Options, rocksdb::Error> {
+fn family_options(family: Family, memory: Memory, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
-    // Steps read here and there: smaller blocks are read and decompressed sooner, larger ones take less room. The outbox is read in its order.
-    table.set_block_size(if family == Family::Outbox { 64 << 10 } else { 4 << 10 });
+    // Steps read here and there: smaller blocks are read and decompressed sooner, larger ones take less room.
+    table.set_block_size(4 << 10);
     table.set_block_cache(cache);
     table.set_format_version(5);
     table.set_cache_index_and_filter_blocks(true);
@@ -415,17 +414,10 @@ fn family_options(family: Family, memory: Memory, cache: &Cache) -> Result<Optio
     };
     options.set_write_buffer_size(share);
     options.set_max_write_buffer_number(3);
-    let trigger = match family {
-        // The outbox's files do not overlap: what merges them only compresses what is kept for longer.
-        Family::Rows | Family::Outbox => 8,
-        _ => 4,
-    };
-    options.set_level_zero_file_num_compaction_trigger(trigger);
-    options.set_level_zero_slowdown_writes_trigger(trigger + 16);
-    options.set_level_zero_stop_writes_trigger(trigger + 32);
-    match family {
-        // Nor is a file to be written anew for the numbers of versions that no snapshot sees any more.
-        Family::Outbox => options.get_options_from_string("bottommost_file_compaction_delay=3600"),
-        _ => Ok(options),
+    if family == Family::Rows {
+        options.set_level_zero_file_num_compaction_trigger(8);
+        options.set_level_zero_slowdown_writes_trigger(24);
+        options.set_level_zero_stop_writes_trigger(40);
     }
+    options
 }

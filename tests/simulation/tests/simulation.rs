@@ -51,7 +51,7 @@ fn the_auditor_finds_every_kind_of_breach() {
         ("lying-disk", "40", "INV-3"),
         ("lost-part", "1", "INV-3"),
         ("wrong-value", "3", "INV-4"),
-        ("no-guard", "3", "INV-5"),
+        ("no-guard", "8", "INV-5"),
         ("lost-change", "1", "INV-6"),
         ("wide-frontier", "2", "INV-6"),
         ("confirmed-ahead", "5", "INV-6"),
