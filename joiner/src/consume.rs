@@ -48,6 +48,8 @@ const TRIM_EVERY: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_millis(300);
 /// And for so long where nothing is that anybody knows of: the next read may be under way.
 const BETWEEN_READS: Duration = Duration::from_millis(20);
+/// For so long nothing is looked at meanwhile: what comes is taken in together.
+const REST: Duration = Duration::from_millis(3);
 
 pub(crate) async fn run(
     engine: Engine,
@@ -266,9 +268,6 @@ async fn consume(
     readers.shutdown().await;
     Ok(())
 }
-
-/// For so long nothing is looked at meanwhile: what comes is taken in together.
-const REST: Duration = Duration::from_millis(3);
 
 /// For how long a step is left to grow.
 #[derive(Clone, Copy)]

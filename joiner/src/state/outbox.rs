@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use rocksdb::WriteBatch;
+use rocksdb::{ColumnFamily, WriteBatch};
 use schemas::change::{EntityChange, EntityKey};
 use schemas::{Lsn, Vector};
 use xxhash_rust::xxh3::Xxh3;
@@ -69,6 +69,12 @@ pub(crate) fn decode(bytes: &[u8], catalog: &Catalog) -> Option<EntityChange> {
 /// Entries that are written in one batch, in bytes: so many stay in a core's own cache on their way.
 const WRITTEN_AT_ONCE: usize = 512 << 10;
 
+/// Adds an entry behind the one with the number `tail`, which it moves on.
+fn put(family: &ColumnFamily, batch: &mut WriteBatch, tail: &mut u64, entry: &[u8]) {
+    *tail += 1;
+    batch.put_cf(family, tail.to_be_bytes(), entry);
+}
+
 /// Adds entries behind the one with the number `tail`; answers the number of the last.
 pub(crate) fn append<'e>(
     store: &Store,
@@ -77,10 +83,7 @@ pub(crate) fn append<'e>(
     entries: impl Iterator<Item = &'e [u8]>,
 ) -> Result<u64, Error> {
     let family = store.family(Family::Outbox)?;
-    for entry in entries {
-        tail += 1;
-        batch.put_cf(family, tail.to_be_bytes(), entry);
-    }
+    entries.for_each(|entry| put(family, batch, &mut tail, entry));
     Ok(tail)
 }
 
@@ -89,8 +92,7 @@ pub(crate) fn write<'e>(store: &Store, mut tail: u64, entries: impl Iterator<Ite
     let family = store.family(Family::Outbox)?;
     let mut batch = WriteBatch::default();
     for entry in entries {
-        tail += 1;
-        batch.put_cf(family, tail.to_be_bytes(), entry);
+        put(family, &mut batch, &mut tail, entry);
         if batch.size_in_bytes() >= WRITTEN_AT_ONCE {
             store.write(std::mem::take(&mut batch), log)?;
         }
