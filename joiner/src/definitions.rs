@@ -192,10 +192,7 @@ fn refused(path: &Path, lacking: BTreeSet<Lacking>) -> Error {
 
 /// Whether fan-outs wait ([`crate::step`]). What they go by is what was told of documents so far, which says nothing any more once sinks have been loaded with some that are later: then all entities are.
 pub(crate) fn is_waiting(store: &Store) -> Result<bool, Error> {
-    let mut walks = store.db().raw_iterator_cf(store.family(Family::Walks)?);
-    walks.seek_to_first();
-    let waiting = walks.valid();
-    walks.status().map_err(|error| store.error(&error)).map(|()| waiting)
+    Ok(!store.is_empty(Family::Walks)?)
 }
 
 /// Makes the new definitions those of the state, in one batch.

@@ -157,7 +157,8 @@ fn a_large_step_is_whole_before_the_first_load_ends() {
 /// By how much memory grows over one transaction that adds lines to orders, in KiB.
 fn growth(portion_bytes: usize, lines: i64) -> u64 {
     let dir = tempfile::tempdir().unwrap();
-    let memory_of_state = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 1 << 20 };
+    let memory_of_state =
+        Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 1 << 20, recent_bytes: 1 << 20 };
     let mut config = Config { portion_bytes, buffer_bytes: 1 << 20, chunk_entities: 100, ..config(dir.path()) };
     (config.memory, config.threads) = (memory_of_state, 1);
     let mut engine = Engine::open(&config).unwrap();

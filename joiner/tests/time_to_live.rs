@@ -246,7 +246,8 @@ fn another_duration_is_served_in_place_and_another_column_is_not() {
 /// By how much memory grows when so many come due with one commit, in KiB.
 fn growth(count: i64) -> u64 {
     let dir = tempfile::tempdir().unwrap();
-    let memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 1 << 20 };
+    let memory =
+        Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 1 << 20, recent_bytes: 1 << 20 };
     let mut engine = Engine::open(&Config { chunk_entities: 100, memory, ..joiner(dir.path(), &[OFFER]) }).unwrap();
     for first in (0..count).step_by(1000) {
         feed(

@@ -145,7 +145,7 @@ impl Stale {
     pub(crate) fn remove(&self, store: &Store, batch: &mut WriteBatch) -> Result<(), Error> {
         let family = store.family(Family::Parts)?;
         if self.all {
-            return if store.is_empty(Family::Parts)? { Ok(()) } else { store.clear_in(batch, Family::Parts) };
+            return store.clear_in(batch, Family::Parts);
         }
         for number in &self.entities {
             remove_entity(store, *number, batch)?;

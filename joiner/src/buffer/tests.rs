@@ -25,7 +25,7 @@ fn at(number: u64, command_id: i32, seqval: u64, table: u16) -> Change {
 }
 
 fn buffer(dir: &tempfile::TempDir, limit_bytes: usize) -> Buffer {
-    let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0 };
+    let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes: 1 << 20 };
     // Another source's changes stand before and behind.
     let store = Store::open(dir.path(), 1, memory).unwrap();
     for other in [0, 2] {

@@ -177,7 +177,8 @@ mod tests {
     async fn a_packed_batch_takes_room_for_what_it_unpacks_to_in_every_encoding() {
         const EVENTS: u64 = 2_000;
         let dir = tempfile::tempdir().unwrap();
-        let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0 };
+        let memory =
+            Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes: 1 << 20 };
         let store = Store::open(dir.path(), 1, memory).unwrap();
         let (table, mut registry) = (table(), Registry::default());
         let text = "entity: order\ntable: dbo.orders\nfields: [id, status, note]\n";

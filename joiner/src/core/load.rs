@@ -86,6 +86,7 @@ impl Core {
         standing.moved();
         store.put_standing(&mut batch, standing)?;
         store.write(batch, true)?;
+        store.recent().forget(standing.oldest);
         self.tools.cache.clear();
         let source = &mut self.sources[number];
         source.headless = false;

@@ -10,6 +10,7 @@ impl Core {
     /// Drops outbox entries that are older than `keep_after_ms`, or more than `keep_entries` behind, and that every sink has (`needed`: the least sequence number that
     /// some sink still needs). Looks at no more than a bounded number of entries.
     pub(crate) fn trim(&mut self, keep_entries: u64, keep_after_ms: i64, needed: u64) -> Result<(), Error> {
+        self.tools.store.recent().forget(needed);
         let standing = &self.standing;
         let bound = needed.min(standing.head + 1);
         let mut oldest = standing.oldest.max((standing.head + 1).saturating_sub(keep_entries)).min(bound);

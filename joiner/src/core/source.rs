@@ -184,7 +184,8 @@ mod tests {
         Progress { stream: StreamName("p".into()), shard: ShardId("0".into()), sequence: SequenceNumber::from(1), record }
     }
 
-    const MEMORY: Memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0 };
+    const MEMORY: Memory =
+        Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes: 1 << 20 };
 
     fn source(store: &Arc<Store>) -> Source {
         let streams = ["orders", "items"].map(|stream| StreamName(stream.into())).into();

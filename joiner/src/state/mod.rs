@@ -48,6 +48,7 @@ pub(crate) mod writes;
 use crate::definitions::Definitions;
 use crate::error::Error;
 use meta::{Cursor, Standing};
+use outbox::Recent;
 
 /// A column family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,11 +119,13 @@ pub struct Memory {
     pub block_cache_bytes: usize,
     /// Rows that were looked up, and those of clusters, kept in memory from step to step.
     pub row_cache_bytes: usize,
+    /// Outbox entries that were written last, kept in memory for the sinks and subscribers that follow.
+    pub recent_bytes: usize,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { write_buffer_bytes: 128 << 20, block_cache_bytes: 192 << 20, row_cache_bytes: 64 << 20 }
+        Self { write_buffer_bytes: 128 << 20, block_cache_bytes: 192 << 20, row_cache_bytes: 64 << 20, recent_bytes: 32 << 20 }
     }
 }
 
@@ -133,6 +136,7 @@ pub(crate) struct Store {
     incarnation: u64,
     /// The outbox up to here is known to be on the disk.
     synced: AtomicU64,
+    recent: Recent,
 }
 
 impl std::fmt::Debug for Store {
@@ -165,7 +169,8 @@ impl Store {
         });
         let database = path.join(DATABASE);
         let db = DB::open_cf_descriptors(&options, database, families).map_err(|error| Error::rocksdb(path, &error))?;
-        let store = Self { db, path: path.to_owned(), incarnation, synced: AtomicU64::new(0) };
+        let (synced, recent) = (AtomicU64::new(0), Recent::new(memory.recent_bytes));
+        let store = Self { db, path: path.to_owned(), incarnation, synced, recent };
         store.clear(&[Family::Spill])?;
         Ok(Arc::new(store))
     }
@@ -182,6 +187,11 @@ impl Store {
     pub(crate) fn checkpoint(&self, folder: &Path) -> Result<(), Error> {
         let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(folder));
         made.map_err(|error| Error::rocksdb(folder, &error))
+    }
+
+    /// The outbox's last entries.
+    pub(crate) const fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     pub(crate) const fn incarnation(&self) -> u64 {
@@ -236,9 +246,12 @@ impl Store {
         self.write(batch, true)
     }
 
+    /// The same in a batch. What is empty is left as it is: while a file holds that everything was removed, none of those that lie beside it could be moved to another level without being written anew.
     pub(crate) fn clear_in(&self, batch: &mut WriteBatch, family: Family) -> Result<(), Error> {
-        // No key is as long as this, nor starts with that many of the greatest byte.
-        batch.delete_range_cf(self.family(family)?, &[][..], &[0xff; 24][..]);
+        if !self.is_empty(family)? {
+            // No key is as long as this, nor starts with that many of the greatest byte.
+            batch.delete_range_cf(self.family(family)?, &[][..], &[0xff; 24][..]);
+        }
         Ok(())
     }
 

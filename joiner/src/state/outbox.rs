@@ -4,6 +4,8 @@
 //! document, or `0` for a tombstone.
 //!
 //! Entries past the standing's head are those of a step that is still being assembled or written, or of one that a crash has cut off: they are not to be seen, and the next step puts its own there.
+//!
+//! What was written last is kept in memory ([`Recent`]), and read there by who follows.
 
 use std::sync::Arc;
 
@@ -16,6 +18,10 @@ use super::meta::Standing;
 use super::{Family, Store};
 use crate::catalog::Catalog;
 use crate::error::Error;
+
+mod recent;
+
+pub(crate) use recent::{Entries, Picked, Recent};
 
 /// A change before it has been given its entity's name.
 pub(crate) struct Entry<'a> {
@@ -104,6 +110,39 @@ pub(crate) fn write<'e>(store: &Store, mut tail: u64, entries: impl Iterator<Ite
 }
 
 /// Calls `each` with the entries in (`after`, `head`], until it answers false. `standing` names the head and must not be newer than what the database holds.
+fn visit(
+    store: &Store,
+    standing: &Standing,
+    after: u64,
+    mut each: impl FnMut(u64, &[u8]) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    let mut next = after + 1;
+    let last = standing.head;
+    loop {
+        if !store.recent().visit(&mut next, last, &mut each)? || next > last {
+            return Ok(());
+        }
+        // It comes as far as what is kept in memory, or to the end.
+        let end = store.recent().first().filter(|first| *first > next);
+        let mut iterator = store.db().raw_iterator_cf(store.family(Family::Outbox)?);
+        iterator.seek(next.to_be_bytes());
+        while let Some((key, value)) = iterator.item() {
+            let sequence = self::sequence(store, key)?;
+            if sequence > last || Some(sequence) == end {
+                break;
+            }
+            if !each(sequence, value)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(|error| store.error(&error))?;
+        let Some(end) = end else { return Ok(()) };
+        next = end;
+    }
+}
+
+/// The same with the changes that they are.
 pub(crate) fn read(
     store: &Store,
     catalog: &Catalog,
@@ -111,20 +150,10 @@ pub(crate) fn read(
     after: u64,
     each: &mut dyn FnMut(u64, EntityChange) -> bool,
 ) -> Result<(), Error> {
-    let mut iterator = store.db().raw_iterator_cf(store.family(Family::Outbox)?);
-    iterator.seek((after + 1).to_be_bytes());
-    while let Some((key, value)) = iterator.item() {
-        let sequence = self::sequence(store, key)?;
-        if sequence > standing.head {
-            break;
-        }
-        let change = decode(value, catalog).ok_or_else(|| store.corrupt(format!("outbox entry {sequence} cannot be read")))?;
-        if !each(sequence, change) {
-            break;
-        }
-        iterator.next();
-    }
-    iterator.status().map_err(|error| store.error(&error))
+    visit(store, standing, after, |sequence, entry| {
+        let change = decode(entry, catalog).ok_or_else(|| store.corrupt(format!("outbox entry {sequence} cannot be read")))?;
+        Ok(each(sequence, change))
+    })
 }
 
 /// Stands for an entity's key; see [`read_keys`].
@@ -141,19 +170,10 @@ pub(crate) fn read_keys(
     after: u64,
     each: &mut dyn FnMut(u64, u128) -> bool,
 ) -> Result<(), Error> {
-    let mut iterator = store.db().raw_iterator_cf(store.family(Family::Outbox)?);
-    iterator.seek((after + 1).to_be_bytes());
-    while let Some((number, value)) = iterator.item() {
-        let Some(sequence) = number.try_into().ok().map(u64::from_be_bytes).filter(|sequence| *sequence <= standing.head) else {
-            break;
-        };
-        let hash = named(value).map(|change| key_hash(change.entity, change.key.as_bytes()));
-        if hash.is_some_and(|hash| !each(sequence, hash)) {
-            break;
-        }
-        iterator.next();
-    }
-    iterator.status().map_err(|error| store.error(&error))
+    visit(store, standing, after, |sequence, entry| {
+        let hash = named(entry).map(|change| key_hash(change.entity, change.key.as_bytes()));
+        Ok(hash.is_none_or(|hash| each(sequence, hash)))
+    })
 }
 
 /// Whose change an entry is.
@@ -259,7 +279,8 @@ mod tests {
     #[test]
     fn what_a_step_that_was_cut_off_has_written_is_not_seen_and_written_over() {
         let dir = tempfile::tempdir().unwrap();
-        let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0 };
+        let memory =
+            Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes: 1 << 20 };
         let store = Store::open(dir.path(), 1, memory).unwrap();
         let mut standing = store.standing().unwrap();
         let seen = |standing: &Standing| {
@@ -287,5 +308,62 @@ mod tests {
         store.write(batch, true).unwrap();
         assert_eq!(seen(&standing), numbered(&["a", "b", "c"]));
         assert_eq!(write(&store, standing.head, std::iter::empty(), true).unwrap(), 3);
+    }
+
+    #[test]
+    fn what_is_not_in_memory_any_more_is_read_from_the_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory =
+            Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes: 2 << 10 };
+        let store = Store::open(dir.path(), 1, memory).unwrap();
+        let mut standing = store.standing().unwrap();
+        let mut expected = Vec::new();
+        for step in 0..10 {
+            let keys: Vec<_> = (0..10).map(|number| format!("{step} {number}")).collect();
+            let mut entries = Entries::default();
+            for key in &keys {
+                let key = &EntityKey::from_text(key);
+                entries.push(&Entry { entity: 0, key, version: Lsn::ZERO, commit_time_ms: 0, document: Some(b"{}") });
+            }
+            expected.extend(keys.iter().map(|key| key_hash(0, key.as_bytes())));
+            let tail = standing.head;
+            standing.head = write(&store, tail, entries.iter(), true).unwrap();
+            store.recent().keep(store.recent().pick(tail, vec![entries]));
+        }
+        let first = store.recent().first().unwrap();
+        assert!(1 < first && first < 100, "all is in one place: {first}");
+        let read = |after: u64, head: u64, limit: usize| {
+            let mut hashes = Vec::new();
+            let standing = Standing { head, ..standing.clone() };
+            read_keys(&store, &standing, after, &mut |number, hash| {
+                assert_eq!(number, after + 1 + hashes.len() as u64);
+                hashes.push(hash);
+                hashes.len() < limit
+            })
+            .unwrap();
+            hashes
+        };
+        for after in 0..=100 {
+            assert_eq!(read(after, 100, usize::MAX), expected[after as usize..]);
+            assert_eq!(read(after, 95, usize::MAX), expected[after.min(95) as usize..95]);
+            assert_eq!(read(after, 100, 3), expected[after as usize..100.min(after as usize + 3)]);
+        }
+    }
+
+    #[test]
+    fn an_empty_outbox_is_not_cleared_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes: 0 };
+        let store = Store::open(dir.path(), 1, memory).unwrap();
+        let cleared = || {
+            let mut batch = WriteBatch::default();
+            store.clear_in(&mut batch, Family::Outbox).unwrap();
+            let count = batch.len();
+            store.write(batch, true).unwrap();
+            count
+        };
+        assert_eq!(cleared(), 0);
+        write(&store, 0, std::iter::once(entry("a", b"1").as_slice()), true).unwrap();
+        assert_eq!((cleared(), store.is_empty(Family::Outbox).unwrap(), cleared()), (1, true, 0));
     }
 }

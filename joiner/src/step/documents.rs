@@ -15,7 +15,7 @@ use crate::catalog::Catalog;
 use crate::dead_letters::TooLarge;
 use crate::error::Error;
 use crate::state::meta::Standing;
-use crate::state::outbox::Entry;
+use crate::state::outbox::{Entries, Entry, Picked};
 use crate::state::row::Spans;
 use crate::state::view::{Overlay, Reading, View, start_key};
 use crate::state::writes::{Near, Was, Write};
@@ -88,8 +88,7 @@ pub(crate) struct Made {
 #[derive(Debug, Default)]
 struct Piece {
     keys: usize,
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
+    entries: Entries,
     parts: Vec<Kept>,
     /// Where letters of documents that are too large stand, and those that there are.
     letters: Vec<(String, Option<TooLarge>)>,
@@ -99,7 +98,7 @@ struct Piece {
 
 impl Piece {
     fn bytes(&self) -> usize {
-        self.bytes.len() + self.parts.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+        self.entries.bytes() + self.parts.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
     }
 }
 
@@ -111,7 +110,7 @@ impl Made {
 
     /// At least the bytes that a batch of the entries takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.bytes() + 24 * (piece.ends.len() + piece.parts.len())).sum()
+        self.pieces.iter().map(|piece| piece.bytes() + 24 * (piece.entries.len() + piece.parts.len())).sum()
     }
 
     /// Adds to a batch what was made besides entries: aggregates that are kept in parts, letters of documents that are too large.
@@ -137,10 +136,12 @@ impl Made {
 
     /// The entries of the documents that have changed, in the order of their keys.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &[u8]> {
-        self.pieces.iter().flat_map(|piece| {
-            let starts = std::iter::once(0).chain(piece.ends.iter().copied());
-            starts.zip(&piece.ends).map(|(start, &end)| &piece.bytes[start..end])
-        })
+        self.pieces.iter().flat_map(|piece| piece.entries.iter())
+    }
+
+    /// What of the entries, which are being written behind the one with the number `tail`, is kept in memory.
+    pub(crate) fn picked(self, store: &Store, tail: u64) -> Picked {
+        store.recent().pick(tail, self.pieces.into_iter().map(|piece| piece.entries).collect())
     }
 }
 
@@ -159,14 +160,13 @@ pub(crate) fn assemble<'a>(
         documents.stale = Some(stale);
         let mut room = 0;
         move |keys: &[(&[u8], Known<'a>)], made: &AtomicUsize| {
-            let bytes = Vec::with_capacity(room);
-            let mut piece = Piece { keys: keys.len(), bytes, ends: Vec::with_capacity(keys.len()), ..Piece::default() };
+            let mut piece = Piece { keys: keys.len(), entries: Entries::with_capacity(room, keys.len()), ..Piece::default() };
             for (key, known) in keys {
                 documents.entry(key, *known, standing, &mut piece)?;
             }
             made.fetch_add(piece.bytes(), Ordering::Relaxed);
             // The next is likely to be as large.
-            room = room.max(piece.bytes.len());
+            room = room.max(piece.entries.bytes());
             Ok(piece)
         }
     })?;
@@ -308,10 +308,8 @@ impl<'a> Documents<'a> {
                 .ok_or_else(|| self.view.store.corrupt("an entity key that cannot be read"))?;
             let document = present.then_some(new.as_slice());
             let entity = self.view.catalog.entities[entity].number;
-            let entry =
-                Entry { entity, key: &text, version: standing.frontier, commit_time_ms: standing.commit_time_ms, document };
-            entry.encode(&mut piece.bytes);
-            piece.ends.push(piece.bytes.len());
+            let (version, commit_time_ms) = (standing.frontier, standing.commit_time_ms);
+            piece.entries.push(&Entry { entity, key: &text, version, commit_time_ms, document });
         }
         self.assemblers.iter_mut().flatten().for_each(|assembler| piece.parts.append(&mut assembler.made_parts()));
         (self.old, self.new) = (old, new);

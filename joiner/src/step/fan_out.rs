@@ -378,6 +378,7 @@ pub(crate) fn tell(
         contributed.is_written(tools);
         report.assembled += made.count() as u64;
         report.changed += tail - from;
+        store.recent().keep(made.picked(store, from));
         rest = left;
         if rest.is_empty() {
             break complete;

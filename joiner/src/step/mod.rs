@@ -298,8 +298,9 @@ impl Writing<'_> {
             standing.head = tail;
             (standing.head_frontier, standing.head_commit_time_ms) = fan_outs.complete(standing);
         }
-        drop(made);
+        let written = made.picked(store, head);
         self.write_batch(batch, standing)?;
+        store.recent().keep(written);
         contributed.is_written(self.tools);
         Ok(())
     }
@@ -443,6 +444,7 @@ pub(crate) fn drain(
         (standing.head_frontier, standing.head_commit_time_ms) = fan_outs.complete(standing);
     }
     store.write_with(batch, standing)?;
+    store.recent().keep(made.picked(store, tail));
     contributed.is_written(tools);
     Ok(more)
 }

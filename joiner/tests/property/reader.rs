@@ -388,6 +388,7 @@ pub(crate) fn reader<'a>(
         write_buffer_bytes: 4 << 20,
         block_cache_bytes: 1 << 20,
         row_cache_bytes: if dice.chance(50) { 2 << 10 } else { 1 << 20 },
+        recent_bytes: 2 << 10,
     };
     config.chunk_bytes = if dice.chance(30) { 1 + dice.below(2000) } else { 1 << 20 };
     config.chunk_entities = if dice.chance(60) { 1 + dice.below(3) } else { 1000 };

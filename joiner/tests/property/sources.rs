@@ -357,7 +357,8 @@ impl<'w> Published<'w> {
         let state = dir();
         let mut config = Config::of(state.path(), world.plans.clone(), self.origins.clone());
         config.layout = self.layout;
-        config.memory = Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 64 << 10 };
+        config.memory =
+            Memory { write_buffer_bytes: 4 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 64 << 10, recent_bytes: 4 << 10 };
         config.chunk_entities = if dice.chance(40) { 1 + dice.below(3) } else { 1000 };
         config.step_changes = if dice.chance(60) { 1 + dice.below(12) as u64 } else { 20_000 };
         config.part_rows = if dice.chance(70) { 2 } else { 32 };

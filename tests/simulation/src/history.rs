@@ -222,6 +222,13 @@ pub(crate) enum Event {
         key: String,
         version: Lsn,
     },
+    /// A target has been loaded with all entities of a kind, of a share: what it holds nothing of is not there as of this version, and it takes nothing older.
+    Loaded {
+        target: String,
+        entity: String,
+        share: KeyRange,
+        version: Lsn,
+    },
     /// A target was told that it holds everything of a share up to an LSN. `all`: what it then says of all shares.
     Reached {
         target: String,

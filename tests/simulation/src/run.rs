@@ -486,7 +486,6 @@ impl Run {
     async fn calm(&mut self) -> anyhow::Result<()> {
         self.site.history.add(Event::Calm);
         self.is_calm = true;
-        let mut saved = self.site.newest.clone();
         *self.site.faults.levels() = Levels::default();
         for (importer, _) in std::mem::take(&mut self.replaced) {
             self.site.kill_importer(importer).await;
@@ -496,11 +495,16 @@ impl Run {
         self.site.shop().commit();
         let began = kernel::elapsed_ms();
         let rest_ms = if self.site.faults.sabotage.is_some() { REST_OF_BROKEN_MS } else { REST_MS };
+        let shares = self.shares();
         for place in &mut self.places {
-            if let (State::Up(joiner), Some(_)) = (&place.joiner, place.frozen.take()) {
+            let State::Up(joiner) = &place.joiner else { continue };
+            // At one that is frozen nobody has looked: what it made meanwhile was made in trouble, and what it failed to remove then is removed after the next checkpoint.
+            self.site.look_at_checkpoints(joiner, false, &shares).await?;
+            if place.frozen.take().is_some() {
                 self.site.thaw(joiner, 0);
             }
         }
+        let mut saved = self.site.newest.clone();
         while !self.is_at_rest(&saved) {
             if kernel::elapsed_ms() - began > rest_ms {
                 self.give_up();

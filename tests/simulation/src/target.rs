@@ -190,12 +190,19 @@ impl Target {
         }
     }
 
+    /// Tells that a load has ended.
+    fn loaded(&self, entity: &str, share: KeyRange, version: Lsn) {
+        let (target, entity) = (self.kind.name().to_owned(), entity.to_owned());
+        self.history.add(Event::Loaded { target, entity, share, version });
+    }
+
     fn end_load(&self, process: u32, entity: &str, load: Lsn) {
         if self.kind == Kind::Topic {
             return;
         }
         let mut content = self.content();
         content.settle(entity, KeyRange::ALL, load);
+        self.loaded(entity, KeyRange::ALL, load);
         for ((of, key), (version, document)) in &mut content.entities {
             if of == entity && *version < load {
                 if document.take().is_some() {
@@ -211,7 +218,7 @@ impl Target {
     fn in_database(&self, database: &Database, writer: &Writer, from: Sender, work: Work) -> Result<Done, Error> {
         let (changes, frontier, load) = match &work {
             Work::Write(changes, frontier) => (changes.clone(), *frontier, None),
-            Work::EndLoad(_, version) => (Vec::new(), None, Some(*version)),
+            Work::EndLoad(entity, version) => (Vec::new(), None, Some((entity.clone(), *version))),
             Work::Prepare(_) | Work::BeginLoad | Work::Older(..) => return database.work(writer, work),
         };
         let before = database.documents()?;
@@ -230,7 +237,8 @@ impl Target {
             let change = Document { entity, key, document };
             self.history.add(Event::Written { process, target: target(), version, replaced, taken, change });
         }
-        if let Some(version) = load {
+        if let Some((loaded, version)) = load {
+            self.loaded(&loaded, KeyRange::ALL, version);
             for (entity, key) in before.into_keys().filter(|place| !now.contains_key(place)) {
                 self.history.add(Event::Vanished { process, target: target(), entity, key, version });
             }
@@ -271,6 +279,9 @@ impl Target {
         let older: Vec<EntityKey> = older.take(*limit).map(|((_, key), _)| EntityKey::from_text(key.clone())).collect();
         if *ends && older.is_empty() {
             content.settle(entity, share, *version);
+            if self.kind == Kind::Table {
+                self.loaded(entity, share, *version);
+            }
         }
         older
     }

@@ -86,7 +86,12 @@ impl Site {
         config.outbox_entries = self.plan.joiner.outbox_entries;
         config.step_changes = self.plan.joiner.step_changes;
         // Larger than anything that comes here: how far a flush in the background has come when the power fails does not follow from the seed.
-        config.memory = Memory { write_buffer_bytes: 256 << 20, block_cache_bytes: 8 << 20, row_cache_bytes: 1 << 20 };
+        config.memory = Memory {
+            write_buffer_bytes: 256 << 20,
+            block_cache_bytes: 8 << 20,
+            row_cache_bytes: 1 << 20,
+            recent_bytes: 32 << 10,
+        };
         config.threads = 0;
         Ok(config)
     }
