@@ -16,7 +16,7 @@
 //! has told is of a vector within that one, H. And what its outbox then holds behind the sink's place it tells as of H ([`Lifted`]): of each entity the last entry alone, whose document is the one as of H too. From there on, versions are those of its own chain, and greater.
 //!
 //! # Two at a time
-//! Who decides about turns may be wrong for a moment: the old one is frozen, and wakes up in the middle of a write. Sinks that compare versions refuse what is stale, whoever writes it, and what they say of their frontier stays true; topics and webhooks are told
+//! Who decides about turns may be wrong for a moment: the old one is frozen, and wakes up in the middle of a write. Sinks that compare versions refuse what is stale, whoever writes it (SQL sinks also by what a load in between has left out; others only by what they hold under the key), and what they say of their frontier stays true; topics and webhooks are told
 //! something that they were told already, with its version. Of several sources that holds as well: what the old one was about to write had been published before the turn was another's, so it is of a vector within H.
 
 use std::collections::BTreeMap;

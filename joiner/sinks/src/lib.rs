@@ -154,7 +154,7 @@ pub trait Sink: Send {
     fn know(&mut self, versions: Arc<dyn Versions>) {
         let _ = versions;
     }
-    /// At most `limit` keys of entities that stand in the target with a version older than this one, behind a key, in an order of the target's own. Asked at a load's end until there are none, while the caller deletes those of its share that are not there any more: first as of the load's version where several write; then, where the target may have been told of entities as of that very version by other definitions, as of the next. A target that keeps
+    /// At most `limit` keys of entities that stand in the target with a version older than this one, behind a key, in an order of the target's own. Asked at a load's end until there are none, while the caller deletes those of its share that are not there any more: first as of the load's version where several write (all that is there of the share has been written by then, and a target that can takes nothing older of it from then on); then, where the target may have been told of entities as of that very version by other definitions, as of the next. A target that keeps
     /// no entities has none.
     async fn older(
         &mut self,

@@ -13,7 +13,7 @@
 //!   tombstone was.
 //!
 //! A first load ([`Sink::end_load`](crate::Sink::end_load)) says the same of its version V: every live entity was written with V, so rows below V are deleted and the floor
-//! becomes V. Changes *at* the floor are not dropped, so that a load that was cut short after `end_load` can be repeated.
+//! becomes V. Where several instances write, each raises a floor of its own part of the keys, which it alone goes by, before it looks for what has vanished. Changes *at* the floor are not dropped, so that a load that was cut short after `end_load` can be repeated.
 //!
 //! When P moves is a matter of space, not of correctness: it follows F at a distance of [`TOMBSTONE_RETENTION_MS`] of the source's time, which leaves room to load again at the
 //! version that the database holds already, with a changed definition: a document of the same version that differs replaces the one that is there.

@@ -219,7 +219,15 @@ impl Target {
         let (changes, frontier, load) = match &work {
             Work::Write(changes, frontier) => (changes.clone(), *frontier, None),
             Work::EndLoad(entity, version) => (Vec::new(), None, Some((entity.clone(), *version))),
-            Work::Prepare(_) | Work::BeginLoad | Work::Older(..) => return database.work(writer, work),
+            Work::Older(Older { entity, version, ends, .. }) => {
+                let (entity, version, ends) = (entity.clone(), *version, *ends && !from.share.is_all());
+                let done = database.work(writer, work)?;
+                if ends && done.older.is_empty() {
+                    self.loaded(&entity, from.share, version);
+                }
+                return Ok(done);
+            }
+            Work::Prepare(_) | Work::BeginLoad => return database.work(writer, work),
         };
         let before = database.documents()?;
         let done = database.work(writer, work)?;

@@ -10,7 +10,6 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Error, Row, Transaction};
 
 use crate::shares::{self, Share};
-use crate::sql::Group;
 use crate::sql::bind::bind_cell;
 use crate::sql::cells::Cell;
 use crate::sql::shape::{Row as Written, Shape, TableShape};
@@ -39,15 +38,25 @@ impl Batch<'_> {
         sqlx::query(statement).execute(&mut *self.transaction).await.map(|_| ())
     }
 
-    /// Keeps other writers of this entity's deletions away, or, to delete, all of them. Answers its floor.
-    pub(super) async fn lock(&mut self, entity: &str, group: &Group<'_, '_>) -> Result<String, Error> {
-        let statement = if group.deletions.is_empty() {
-            "SELECT lsn FROM _tributary_floor WHERE entity = ? LOCK IN SHARE MODE"
-        } else {
+    /// Keeps other writers of this entity's deletions away, or, to delete, all of them. Answers its floor, or that of the part that is written, if that is higher.
+    pub(super) async fn lock(&mut self, shape: &Shape, alone: bool) -> Result<String, Error> {
+        let statement = if alone {
             "SELECT lsn FROM _tributary_floor WHERE entity = ? FOR UPDATE"
+        } else {
+            "SELECT lsn FROM _tributary_floor WHERE entity = ? LOCK IN SHARE MODE"
         };
-        let row = sqlx::query(statement).bind(entity).fetch_optional(&mut *self.transaction).await?;
-        Ok(row.map(|row| row.get(0)).unwrap_or_default())
+        let of_all = sqlx::query_scalar::<_, String>(statement).bind(&shape.table.name);
+        let of_all = of_all.fetch_optional(&mut *self.transaction).await?.unwrap_or_default();
+        let of_part = "SELECT lsn FROM _tributary_share_floor WHERE entity = ? AND part = ? LOCK IN SHARE MODE";
+        let of_part = sqlx::query_scalar(of_part).bind(&shape.table.name).bind(&shape.part);
+        Ok(of_all.max(of_part.fetch_optional(&mut *self.transaction).await?.unwrap_or_default()))
+    }
+
+    pub(super) async fn raise_of_part(&mut self, shape: &Shape, version: Lsn) -> Result<(), Error> {
+        let raise = "INSERT INTO _tributary_share_floor (entity, part, lsn) VALUES (?, ?, ?) \
+                     ON DUPLICATE KEY UPDATE lsn = GREATEST(lsn, VALUES(lsn))";
+        let raise = sqlx::query(raise).bind(&shape.table.name).bind(&shape.part).bind(version.to_string());
+        raise.execute(&mut *self.transaction).await.map(drop)
     }
 
     /// The rows that nothing on record says to be outdated.

@@ -60,6 +60,16 @@ impl pool::Writer for Writer {
         self.vanish(shape, &version.to_string()).await.map_err(|error| classify(&self.target, &error))
     }
 
+    async fn refuse_older(&mut self, shape: &Shape, version: Lsn) -> Result<(), crate::Error> {
+        let mut deadlocks = 0;
+        loop {
+            match self.raise_of_part(shape, version).await {
+                Err(error) if is_deadlock(&error) && deadlocks < MOST_DEADLOCKS => deadlocks += 1,
+                raised => return raised.map_err(|error| classify(&self.target, &error)),
+            }
+        }
+    }
+
     async fn older(&mut self, shape: &Shape, version: Lsn, after: &str, limit: i64) -> Result<Vec<String>, crate::Error> {
         let older = sql::older_statement(shape, ["?", "?", "?"]);
         let older = sqlx::query(AssertSqlSafe(older)).bind(after.as_bytes()).bind(version.to_string()).bind(limit);
@@ -95,7 +105,7 @@ impl Writer {
         let mut rejected = Vec::new();
         for (entity, group) in sql::group(rows) {
             let shape = self.shapes.of(entity);
-            let floor = batch.lock(entity, &group).await?;
+            let floor = batch.lock(&shape, !group.deletions.is_empty()).await?;
             let current = batch.current(entity, &floor, &group.upserts).await?;
             if singling_out {
                 upsert_what_is_taken(&mut batch, &shape, &current, &mut rejected).await?;
@@ -118,6 +128,13 @@ impl Writer {
         }
         batch.transaction.commit().await?;
         Ok(Some(rejected))
+    }
+
+    async fn raise_of_part(&mut self, shape: &Shape, version: Lsn) -> Result<(), Error> {
+        let mut batch = Batch { transaction: self.connection.begin().await? };
+        batch.lock(shape, true).await?;
+        batch.raise_of_part(shape, version).await?;
+        batch.transaction.commit().await
     }
 
     async fn vanish(&mut self, shape: &Shape, version: &str) -> Result<(), Error> {

@@ -260,11 +260,12 @@ impl<'a> Batch<'a> {
     }
 
     /// Whether something of this entity is on record that a row of `version` or later must be compared with: a deletion or a floor above that version.
-    pub(super) async fn may_be_outdated(&mut self, entity: &str, version: Lsn) -> Result<bool, Error> {
+    pub(super) async fn may_be_outdated(&mut self, shape: &Shape, version: Lsn) -> Result<bool, Error> {
         let statement = "SELECT EXISTS (SELECT 1 FROM _tributary_tombstone WHERE entity = $1 AND version > $2) \
-                         OR EXISTS (SELECT 1 FROM _tributary_floor WHERE entity = $1 AND lsn > $2)";
+                         OR EXISTS (SELECT 1 FROM _tributary_floor WHERE entity = $1 AND lsn > $2) \
+                         OR EXISTS (SELECT 1 FROM _tributary_share_floor WHERE entity = $1 AND part = $3 AND lsn > $2)";
         let statement = self.statements.prepared(self.transaction, statement.to_owned()).await?;
-        let row = self.transaction.query_one(&statement, &[&entity, &version.to_string()]).await?;
+        let row = self.transaction.query_one(&statement, &[&shape.table.name, &version.to_string(), &shape.part]).await?;
         row.try_get(0)
     }
 
@@ -356,7 +357,7 @@ fn lock_statement(function: &str) -> String {
 
 /// The guarded upsert from `source`, whose alias `b` has the table's columns. What differs at an equal version is written too: a load fills columns that are new by documents that are not.
 fn upsert_statement(shape: &Shape, source: &str) -> String {
-    let (table, entity, names) = (&shape.table.quoted, &shape.table.name, shape.table.names());
+    let (table, entity, part, names) = (&shape.table.quoted, &shape.table.name, &shape.part, shape.table.names());
     let columns = &shape.table.columns;
     let with = |prefix: &str| columns.iter().map(|column| format!("{prefix}.{}", column.name)).collect::<Vec<_>>().join(", ");
     let (mut set, mut differs) = (String::new(), "excluded.document <> t.document".to_owned());
@@ -373,6 +374,7 @@ fn upsert_statement(shape: &Shape, source: &str) -> String {
         "INSERT INTO {table} AS t (key, version, commit_time_ms, document{names}) SELECT b.key, b.version, b.commit_time_ms, b.document{values} FROM {source} \
          WHERE NOT EXISTS (SELECT 1 FROM _tributary_tombstone AS d WHERE d.entity = '{entity}' AND d.key = b.key AND d.version > b.version) \
          AND b.version >= coalesce((SELECT f.lsn FROM _tributary_floor AS f WHERE f.entity = '{entity}'), '') \
+         AND b.version >= coalesce((SELECT s.lsn FROM _tributary_share_floor AS s WHERE s.entity = '{entity}' AND s.part = '{part}'), '') \
          ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document{set} \
          WHERE excluded.version > t.version OR (excluded.version = t.version AND ({differs}))"
     )
@@ -455,6 +457,15 @@ pub(super) async fn remove_vanished(client: &mut Client, shape: &Shape, version:
                  ON CONFLICT (entity) DO UPDATE SET lsn = greatest(f.lsn, excluded.lsn)";
     transaction.execute(raise, &[&entity, &version]).await?;
     transaction.execute("DELETE FROM _tributary_tombstone WHERE entity = $1 AND version <= $2", &[&entity, &version]).await?;
+    transaction.commit().await
+}
+
+pub(super) async fn refuse_older(client: &mut Client, shape: &Shape, version: Lsn) -> Result<(), Error> {
+    let transaction = client.transaction().await?;
+    transaction.execute(&lock_statement("pg_advisory_xact_lock"), &[&shape.table.name]).await?;
+    let raise = "INSERT INTO _tributary_share_floor AS s (entity, part, lsn) VALUES ($1, $2, $3) \
+                 ON CONFLICT (entity, part) DO UPDATE SET lsn = greatest(s.lsn, excluded.lsn)";
+    transaction.execute(raise, &[&shape.table.name, &shape.part, &version.to_string()]).await?;
     transaction.commit().await
 }
 

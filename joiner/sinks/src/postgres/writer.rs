@@ -61,6 +61,11 @@ impl pool::Writer for Writer {
         removed.map_err(|error| classify(&self.target, &error))
     }
 
+    async fn refuse_older(&mut self, shape: &Shape, version: Lsn) -> Result<(), crate::Error> {
+        let raised = statements::refuse_older(&mut self.client, shape, version).await;
+        raised.map_err(|error| classify(&self.target, &error))
+    }
+
     async fn older(&mut self, shape: &Shape, version: Lsn, after: &str, limit: i64) -> Result<Vec<String>, crate::Error> {
         let older = sql::older_statement(shape, ["$1", "$2", "$3"]);
         let keys = self.client.query(&older, &[&after, &version.to_string(), &limit]).await;
@@ -114,7 +119,7 @@ impl Writer {
             batch.copy(&shape.table.quoted, &shape, &group.upserts).await?;
             batch.copy_children(&shape, &group.upserts).await?;
             let least = group.upserts.iter().map(|row| row.change.version).min();
-            if batch.may_be_outdated(entity, least.unwrap_or(Lsn::MAX)).await? {
+            if batch.may_be_outdated(&shape, least.unwrap_or(Lsn::MAX)).await? {
                 drop(batch);
                 transaction.rollback().await?;
                 return Ok(false);

@@ -10,7 +10,7 @@
 //!
 //! # Several instances
 //! Each writes its own share, to which no row of another's belongs, and raises the frontier of that share alone ([`shares`](crate::shares)). At the end of a load, what has vanished is found by [`Sink::older`] and deleted row by row, because only the
-//! caller can tell whose a key is. Columns and tables of children count as filled once every share has been loaded.
+//! caller can tell whose a key is; before the first question a floor of the share is raised ([`sql`](crate::sql)). Columns and tables of children count as filled once every share has been loaded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,6 +68,8 @@ pub trait Writer: Send {
     async fn write(&mut self, rows: &[Row<'_>], ending: Ending<'_>) -> Result<Vec<Rejected>, Error>;
     /// Removes the rows that a load of this version has not written, and then the traces of what is older than it.
     async fn remove_vanished(&mut self, shape: &Shape, version: Lsn) -> Result<(), Error>;
+    /// From now on takes nothing of this part of the entity's keys that is older, whether or not a trace is left of it.
+    async fn refuse_older(&mut self, shape: &Shape, version: Lsn) -> Result<(), Error>;
     /// Keys of what is there in an older version, in their order.
     async fn older(&mut self, shape: &Shape, version: Lsn, after: &str, limit: i64) -> Result<Vec<String>, Error>;
     /// An entity has been loaded.
@@ -192,7 +194,9 @@ impl<S: Server> Pool<S> {
 
     fn shapes(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
         let Settings { name, tables, .. } = self.server.settings();
-        Ok(Shapes::resolve(&format!("sink {name}"), S::DIALECT, tables, entities)?.made_of(&self.made_of))
+        Ok(Shapes::resolve(&format!("sink {name}"), S::DIALECT, tables, entities)?
+            .made_of(&self.made_of)
+            .of_part(&self.share.part()))
     }
 
     /// The connections, which come back only after a success: one that failed, or was left in the middle of something, is closed, and the server rolls back what was not committed.
@@ -355,6 +359,11 @@ impl<S: Server> Sink for Pool<S> {
     ) -> Result<Vec<EntityKey>, Error> {
         let mut writers = self.take_writers()?;
         let (shape, limit) = (self.shapes.of(entity), i64::try_from(limit).unwrap_or(i64::MAX));
+        // What an older writer has under way is there before the question, or is not taken.
+        let has_loaded = self.loaded.iter().flatten().any(|loaded| loaded == entity);
+        if !self.share.range.is_all() && after.is_none() && !has_loaded {
+            writers[0].refuse_older(&shape, version).await?;
+        }
         let keys = writers[0].older(&shape, version, after.map_or("", EntityKey::as_str), limit).await?;
         // The last question of a load stands for its end.
         if keys.is_empty() {

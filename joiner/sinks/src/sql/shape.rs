@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use schemas::KeyRange;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
@@ -26,7 +27,7 @@ use serde_json::value::RawValue;
 use super::cells::{Cell, Members, cell};
 use super::kind::{Dialect, Kind};
 use super::{check_name, quote_in};
-use crate::{Error, Rejected};
+use crate::{Error, Rejected, shares};
 
 /// What an entity's table has beside the document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -114,6 +115,8 @@ pub(crate) struct ChildShape {
 pub struct Shape {
     /// What its documents follow from; none where nobody says.
     pub(crate) made_of: Option<String>,
+    /// The part of the key space that is written ([`shares::part`](crate::shares::part)).
+    pub(crate) part: String,
     pub(crate) table: TableShape,
     pub(crate) keeps_deleted: bool,
     pub(crate) children: Vec<ChildShape>,
@@ -124,6 +127,7 @@ pub struct Shape {
 #[derive(Debug, Clone)]
 pub struct Shapes {
     dialect: Dialect,
+    part: String,
     shapes: HashMap<Arc<str>, Arc<Shape>>,
 }
 
@@ -158,7 +162,11 @@ impl Shapes {
             }
             Ok((info.name.clone(), Arc::new(shape)))
         };
-        Ok(Self { dialect, shapes: entities.iter().map(resolve).collect::<Result<_, Error>>()? })
+        Ok(Self {
+            dialect,
+            part: shares::part(KeyRange::ALL),
+            shapes: entities.iter().map(resolve).collect::<Result<_, Error>>()?,
+        })
     }
 
     /// The same, where it is known what documents follow from.
@@ -169,9 +177,16 @@ impl Shapes {
         self
     }
 
+    /// Of a writer that writes this part.
+    pub(crate) fn of_part(mut self, part: &str) -> Self {
+        part.clone_into(&mut self.part);
+        self.shapes.values_mut().for_each(|shape| part.clone_into(&mut Arc::make_mut(shape).part));
+        self
+    }
+
     /// Before anything is known.
     pub(crate) fn none(dialect: Dialect) -> Self {
-        Self { dialect, shapes: HashMap::new() }
+        Self { dialect, part: shares::part(KeyRange::ALL), shapes: HashMap::new() }
     }
 
     /// That of an entity which nothing was said of has nothing but the document.
@@ -179,6 +194,7 @@ impl Shapes {
         let plain = || {
             Arc::new(Shape {
                 made_of: None,
+                part: self.part.clone(),
                 table: TableShape::plain(entity, self.dialect),
                 keeps_deleted: false,
                 children: Vec::new(),
@@ -232,7 +248,8 @@ impl Shape {
             Ok(ChildShape { list: child.list.clone(), table })
         });
         let children = children.collect::<Result<Vec<_>, String>>()?;
-        let mut shape = Self { made_of: None, table, keeps_deleted: config.deleted == Deleted::Keep, children, dialect };
+        let part = shares::part(KeyRange::ALL);
+        let mut shape = Self { made_of: None, part, table, keeps_deleted: config.deleted == Deleted::Keep, children, dialect };
         let columns = shape.table.columns.len();
         for (nth, child) in shape.children.iter().enumerate() {
             shape.table.members.add(child.list.split('.'), columns + nth);

@@ -79,7 +79,7 @@ pub(super) async fn upsert(
     shape: &Shape,
     rows: &[&Row<'_>],
 ) -> Result<Vec<Rejected>, sqlx::Error> {
-    let (deleted, floor) = witnesses(transaction, &shape.table.name).await?;
+    let (deleted, floor) = witnesses(transaction, shape).await?;
     let at_least = |floor: Lsn| rows.iter().copied().filter(|row| row.change.version >= floor).collect();
     let rows: Vec<&Row<'_>> = floor.map_or_else(|| rows.to_vec(), at_least);
     let (mut sound, mut rejected) = (Vec::with_capacity(rows.len()), Vec::new());
@@ -101,10 +101,12 @@ pub(super) async fn upsert(
     Ok(rejected)
 }
 
-/// Whether an entity has tombstones, and its floor. They stay as they are until this transaction ends, which holds the write lock.
-async fn witnesses(transaction: &mut Transaction<'_, Sqlite>, entity: &str) -> Result<(bool, Option<Lsn>), sqlx::Error> {
-    let ask = "SELECT EXISTS (SELECT 1 FROM _tributary_tombstone WHERE entity = ?1), (SELECT lsn FROM _tributary_floor WHERE entity = ?1)";
-    let (deleted, floor): (bool, Option<String>) = sqlx::query_as(ask).bind(entity).fetch_one(&mut **transaction).await?;
+/// Whether an entity has tombstones, and its floor, or that of the part that is written, if that is higher. They stay as they are until this transaction ends, which holds the write lock.
+async fn witnesses(transaction: &mut Transaction<'_, Sqlite>, shape: &Shape) -> Result<(bool, Option<Lsn>), sqlx::Error> {
+    let ask = "SELECT EXISTS (SELECT 1 FROM _tributary_tombstone WHERE entity = ?1), (SELECT max(lsn) FROM \
+               (SELECT lsn FROM _tributary_floor WHERE entity = ?1 UNION ALL SELECT lsn FROM _tributary_share_floor WHERE entity = ?1 AND part = ?2))";
+    let ask = sqlx::query_as(ask).bind(&shape.table.name).bind(&shape.part);
+    let (deleted, floor): (bool, Option<String>) = ask.fetch_one(&mut **transaction).await?;
     let floor = floor.map(|floor| floor.parse()).transpose();
     Ok((deleted, floor.map_err(|error| sqlx::Error::Decode(Box::new(error)))?))
 }
@@ -240,6 +242,13 @@ pub(super) async fn purge(transaction: &mut Transaction<'_, Sqlite>, before_ms: 
         .execute(&mut **transaction)
         .await?;
     Ok(())
+}
+
+pub(super) async fn refuse_older(connection: &mut SqliteConnection, shape: &Shape, version: Lsn) -> Result<(), sqlx::Error> {
+    let raise = "INSERT INTO _tributary_share_floor (entity, part, lsn) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (entity, part) DO UPDATE SET lsn = max(lsn, excluded.lsn)";
+    let raise = sqlx::query(raise).bind(&shape.table.name).bind(&shape.part).bind(version.to_string());
+    raise.execute(connection).await.map(drop)
 }
 
 pub(super) async fn remove_vanished(connection: &mut SqliteConnection, shape: &Shape, version: Lsn) -> Result<(), sqlx::Error> {

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::classify;
-use super::statements::{delete, fill, purge, put_frontier, remove_vanished, upsert};
+use super::statements::{delete, fill, purge, put_frontier, refuse_older, remove_vanished, upsert};
 use crate::sql::pool::{self, Ending, Standing};
 use crate::sql::shape::{Row, Shape, Shapes};
 use crate::{Error, Rejected, check, shares, sql};
@@ -39,6 +39,10 @@ impl pool::Writer for Writer {
 
     async fn remove_vanished(&mut self, shape: &Shape, version: Lsn) -> Result<(), Error> {
         remove_vanished(&mut self.connection, shape, version).await.map_err(|error| classify(&self.target, error))
+    }
+
+    async fn refuse_older(&mut self, shape: &Shape, version: Lsn) -> Result<(), Error> {
+        refuse_older(&mut self.connection, shape, version).await.map_err(|error| classify(&self.target, error))
     }
 
     async fn older(&mut self, shape: &Shape, version: Lsn, after: &str, limit: i64) -> Result<Vec<String>, Error> {

@@ -93,6 +93,10 @@ trait Target: Send + Sync {
     fn tells_vanished(&self) -> bool {
         true
     }
+    /// Whether it takes nothing any more that is older than the last load of a share, also of what is not there.
+    fn refuses_what_a_share_has_left_out(&self) -> bool {
+        false
+    }
 }
 
 /// Whether a case has anything to say of a target.

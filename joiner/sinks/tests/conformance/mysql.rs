@@ -53,6 +53,10 @@ impl Server {
 
 #[async_trait::async_trait]
 impl Target for Server {
+    fn refuses_what_a_share_has_left_out(&self) -> bool {
+        true
+    }
+
     async fn fresh(&mut self, case: &str) {
         // At most 64 characters.
         self.database = case[..case.len().min(60)].to_owned();

@@ -54,6 +54,10 @@ impl Cluster {
 
 #[async_trait::async_trait]
 impl Target for Cluster {
+    fn refuses_what_a_share_has_left_out(&self) -> bool {
+        true
+    }
+
     async fn fresh(&mut self, case: &str) {
         // At most 63 bytes.
         self.schema = case[..case.len().min(60)].to_owned();

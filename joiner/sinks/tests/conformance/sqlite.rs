@@ -28,6 +28,10 @@ impl File {
 
 #[async_trait::async_trait]
 impl Target for File {
+    fn refuses_what_a_share_has_left_out(&self) -> bool {
+        true
+    }
+
     async fn fresh(&mut self, case: &str) {
         case.clone_into(&mut self.case);
     }
