@@ -7,6 +7,7 @@
 //! A thread that has sorted out a batch goes on with the next by itself: to be woken takes a good part of the time that a batch does.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
@@ -81,15 +82,18 @@ impl Cores {
         Used { cores: self, before }
     }
 
-    /// Does work as soon as a core is left for it. It is asked for within a runtime. What it makes does not come where it panics.
-    pub(crate) fn sort<T: Send + 'static>(self: &Arc<Self>, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    /// Does work as soon as a core is left for it. It is asked for within a runtime. Answers what it makes, or that it has panicked; nothing where the runtime ends before it has begun.
+    pub(crate) fn sort<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> oneshot::Receiver<std::thread::Result<T>> {
         let (done, result) = oneshot::channel();
         let mut waiting = self.work();
         waiting.runtime.get_or_insert_with(Handle::current);
         waiting.waiting.push_back(Box::new(move || {
             // Who asked may be gone, before or after it.
             if !done.is_closed() {
-                let _ = done.send(work());
+                let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
             }
         }));
         self.begin(waiting);
@@ -165,7 +169,7 @@ mod tests {
     struct Begun {
         begun: oneshot::Receiver<()>,
         let_end: mpsc::Sender<()>,
-        end: oneshot::Receiver<()>,
+        end: oneshot::Receiver<std::thread::Result<()>>,
     }
 
     impl Begun {
@@ -189,7 +193,7 @@ mod tests {
 
         async fn end(self) {
             self.let_end.send(()).unwrap();
-            self.end.await.unwrap();
+            self.end.await.unwrap().unwrap();
         }
     }
 
@@ -232,7 +236,7 @@ mod tests {
         let mut waits = runtime.block_on(async { [cores.sort(|| 1), cores.sort(|| 2)] });
         drop(runtime);
         drop(step);
-        assert!(waits.iter_mut().all(|waits| waits.try_recv() == Err(oneshot::error::TryRecvError::Closed)));
+        assert!(waits.iter_mut().all(|waits| matches!(waits.try_recv(), Err(oneshot::error::TryRecvError::Closed))));
     }
 
     #[tokio::test]
@@ -243,7 +247,7 @@ mod tests {
         let answers = cores.sort(|| 7);
         assert_eq!(cores.work().sorting, 0);
         drop(step);
-        assert!(panics.await.is_err());
-        assert_eq!(answers.await.unwrap(), 7);
+        assert!(panics.await.unwrap().is_err());
+        assert_eq!(answers.await.unwrap().unwrap(), 7);
     }
 }

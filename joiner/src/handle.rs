@@ -91,7 +91,11 @@ impl Shared {
         if self.in_place {
             return self.beside(work).await.map_err(|error| failed(&error));
         }
-        self.cores.sort(work).await.map_err(|_| failed(&"sorting out what was read has panicked"))
+        match self.cores.sort(work).await {
+            Ok(sorted) => sorted.map_err(|_| failed(&"sorting out what was read has panicked")),
+            // The runtime ends, and this task with it.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     pub(crate) fn is_of_several_sources(&self) -> bool {
