@@ -269,6 +269,13 @@ mod tests {
     use super::*;
     use crate::state::Memory;
 
+    fn store(recent_bytes: usize) -> (tempfile::TempDir, Arc<Store>) {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes };
+        let store = Store::open(dir.path(), 1, memory).unwrap();
+        (dir, store)
+    }
+
     fn entry(key: &str, document: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         let key = &EntityKey::from_text(key);
@@ -278,10 +285,7 @@ mod tests {
 
     #[test]
     fn what_a_step_that_was_cut_off_has_written_is_not_seen_and_written_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let memory =
-            Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes: 1 << 20 };
-        let store = Store::open(dir.path(), 1, memory).unwrap();
+        let (_dir, store) = store(1 << 20);
         let mut standing = store.standing().unwrap();
         let seen = |standing: &Standing| {
             let mut seen = Vec::new();
@@ -312,10 +316,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_memory_any_more_is_read_from_the_database() {
-        let dir = tempfile::tempdir().unwrap();
-        let memory =
-            Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes: 2 << 10 };
-        let store = Store::open(dir.path(), 1, memory).unwrap();
+        let (_dir, store) = store(2 << 10);
         let mut standing = store.standing().unwrap();
         let mut expected = Vec::new();
         for step in 0..10 {
@@ -352,9 +353,7 @@ mod tests {
 
     #[test]
     fn an_empty_outbox_is_not_cleared_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let memory = Memory { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20, row_cache_bytes: 0, recent_bytes: 0 };
-        let store = Store::open(dir.path(), 1, memory).unwrap();
+        let (_dir, store) = store(0);
         let cleared = || {
             let mut batch = WriteBatch::default();
             store.clear_in(&mut batch, Family::Outbox).unwrap();

@@ -47,16 +47,10 @@ impl Batch<'_> {
         };
         let of_all = sqlx::query_scalar::<_, String>(statement).bind(&shape.table.name);
         let of_all = of_all.fetch_optional(&mut *self.transaction).await?.unwrap_or_default();
+        let Some(part) = &shape.part else { return Ok(of_all) };
         let of_part = "SELECT lsn FROM _tributary_share_floor WHERE entity = ? AND part = ? LOCK IN SHARE MODE";
-        let of_part = sqlx::query_scalar(of_part).bind(&shape.table.name).bind(&shape.part);
+        let of_part = sqlx::query_scalar(of_part).bind(&shape.table.name).bind(part);
         Ok(of_all.max(of_part.fetch_optional(&mut *self.transaction).await?.unwrap_or_default()))
-    }
-
-    pub(super) async fn raise_of_part(&mut self, shape: &Shape, version: Lsn) -> Result<(), Error> {
-        let raise = "INSERT INTO _tributary_share_floor (entity, part, lsn) VALUES (?, ?, ?) \
-                     ON DUPLICATE KEY UPDATE lsn = GREATEST(lsn, VALUES(lsn))";
-        let raise = sqlx::query(raise).bind(&shape.table.name).bind(&shape.part).bind(version.to_string());
-        raise.execute(&mut *self.transaction).await.map(drop)
     }
 
     /// The rows that nothing on record says to be outdated.

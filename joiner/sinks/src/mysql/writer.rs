@@ -133,7 +133,10 @@ impl Writer {
     async fn raise_of_part(&mut self, shape: &Shape, version: Lsn) -> Result<(), Error> {
         let mut batch = Batch { transaction: self.connection.begin().await? };
         batch.lock(shape, true).await?;
-        batch.raise_of_part(shape, version).await?;
+        let raise = "INSERT INTO _tributary_share_floor (entity, part, lsn) VALUES (?, ?, ?) \
+                     ON DUPLICATE KEY UPDATE lsn = GREATEST(lsn, VALUES(lsn))";
+        let raise = sqlx::query(raise).bind(&shape.table.name).bind(&shape.part).bind(version.to_string());
+        raise.execute(&mut *batch.transaction).await?;
         batch.transaction.commit().await
     }
 

@@ -357,7 +357,7 @@ fn lock_statement(function: &str) -> String {
 
 /// The guarded upsert from `source`, whose alias `b` has the table's columns. What differs at an equal version is written too: a load fills columns that are new by documents that are not.
 fn upsert_statement(shape: &Shape, source: &str) -> String {
-    let (table, entity, part, names) = (&shape.table.quoted, &shape.table.name, &shape.part, shape.table.names());
+    let (table, entity, names) = (&shape.table.quoted, &shape.table.name, shape.table.names());
     let columns = &shape.table.columns;
     let with = |prefix: &str| columns.iter().map(|column| format!("{prefix}.{}", column.name)).collect::<Vec<_>>().join(", ");
     let (mut set, mut differs) = (String::new(), "excluded.document <> t.document".to_owned());
@@ -370,12 +370,15 @@ fn upsert_statement(shape: &Shape, source: &str) -> String {
         differs.push_str(" OR t.deleted");
     }
     let values: String = columns.iter().map(|column| format!(", b.{}", column.name)).collect();
+    let of_part = shape.part.as_ref().map_or_else(String::new, |part| {
+        let floor = format!("SELECT s.lsn FROM _tributary_share_floor AS s WHERE s.entity = '{entity}' AND s.part = '{part}'");
+        format!("AND b.version >= coalesce(({floor}), '') ")
+    });
     format!(
         "INSERT INTO {table} AS t (key, version, commit_time_ms, document{names}) SELECT b.key, b.version, b.commit_time_ms, b.document{values} FROM {source} \
          WHERE NOT EXISTS (SELECT 1 FROM _tributary_tombstone AS d WHERE d.entity = '{entity}' AND d.key = b.key AND d.version > b.version) \
          AND b.version >= coalesce((SELECT f.lsn FROM _tributary_floor AS f WHERE f.entity = '{entity}'), '') \
-         AND b.version >= coalesce((SELECT s.lsn FROM _tributary_share_floor AS s WHERE s.entity = '{entity}' AND s.part = '{part}'), '') \
-         ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document{set} \
+         {of_part}ON CONFLICT (key) DO UPDATE SET version = excluded.version, commit_time_ms = excluded.commit_time_ms, document = excluded.document{set} \
          WHERE excluded.version > t.version OR (excluded.version = t.version AND ({differs}))"
     )
 }

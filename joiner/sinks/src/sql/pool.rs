@@ -194,9 +194,8 @@ impl<S: Server> Pool<S> {
 
     fn shapes(&self, entities: &[EntityInfo]) -> Result<Shapes, Error> {
         let Settings { name, tables, .. } = self.server.settings();
-        Ok(Shapes::resolve(&format!("sink {name}"), S::DIALECT, tables, entities)?
-            .made_of(&self.made_of)
-            .of_part(&self.share.part()))
+        let part = (!self.share.range.is_all()).then(|| self.share.part());
+        Ok(Shapes::resolve(&format!("sink {name}"), S::DIALECT, tables, entities)?.made_of(&self.made_of).of_part(part))
     }
 
     /// The connections, which come back only after a success: one that failed, or was left in the middle of something, is closed, and the server rolls back what was not committed.

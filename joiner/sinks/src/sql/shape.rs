@@ -17,7 +17,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use schemas::KeyRange;
 use schemas::change::EntityChange;
 use schemas::entity::EntityInfo;
 use serde::Deserialize;
@@ -27,7 +26,7 @@ use serde_json::value::RawValue;
 use super::cells::{Cell, Members, cell};
 use super::kind::{Dialect, Kind};
 use super::{check_name, quote_in};
-use crate::{Error, Rejected, shares};
+use crate::{Error, Rejected};
 
 /// What an entity's table has beside the document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -115,8 +114,8 @@ pub(crate) struct ChildShape {
 pub struct Shape {
     /// What its documents follow from; none where nobody says.
     pub(crate) made_of: Option<String>,
-    /// The part of the key space that is written ([`shares::part`](crate::shares::part)).
-    pub(crate) part: String,
+    /// The part of the key space that is written ([`shares::part`](crate::shares::part)); none where it is all.
+    pub(crate) part: Option<String>,
     pub(crate) table: TableShape,
     pub(crate) keeps_deleted: bool,
     pub(crate) children: Vec<ChildShape>,
@@ -127,7 +126,7 @@ pub struct Shape {
 #[derive(Debug, Clone)]
 pub struct Shapes {
     dialect: Dialect,
-    part: String,
+    part: Option<String>,
     shapes: HashMap<Arc<str>, Arc<Shape>>,
 }
 
@@ -162,11 +161,7 @@ impl Shapes {
             }
             Ok((info.name.clone(), Arc::new(shape)))
         };
-        Ok(Self {
-            dialect,
-            part: shares::part(KeyRange::ALL),
-            shapes: entities.iter().map(resolve).collect::<Result<_, Error>>()?,
-        })
+        Ok(Self { dialect, part: None, shapes: entities.iter().map(resolve).collect::<Result<_, Error>>()? })
     }
 
     /// The same, where it is known what documents follow from.
@@ -178,15 +173,14 @@ impl Shapes {
     }
 
     /// Of a writer that writes this part.
-    pub(crate) fn of_part(mut self, part: &str) -> Self {
-        part.clone_into(&mut self.part);
-        self.shapes.values_mut().for_each(|shape| part.clone_into(&mut Arc::make_mut(shape).part));
-        self
+    pub(crate) fn of_part(mut self, part: Option<String>) -> Self {
+        self.shapes.values_mut().for_each(|shape| Arc::make_mut(shape).part.clone_from(&part));
+        Self { part, ..self }
     }
 
     /// Before anything is known.
     pub(crate) fn none(dialect: Dialect) -> Self {
-        Self { dialect, part: shares::part(KeyRange::ALL), shapes: HashMap::new() }
+        Self { dialect, part: None, shapes: HashMap::new() }
     }
 
     /// That of an entity which nothing was said of has nothing but the document.
@@ -248,8 +242,8 @@ impl Shape {
             Ok(ChildShape { list: child.list.clone(), table })
         });
         let children = children.collect::<Result<Vec<_>, String>>()?;
-        let part = shares::part(KeyRange::ALL);
-        let mut shape = Self { made_of: None, part, table, keeps_deleted: config.deleted == Deleted::Keep, children, dialect };
+        let mut shape =
+            Self { made_of: None, part: None, table, keeps_deleted: config.deleted == Deleted::Keep, children, dialect };
         let columns = shape.table.columns.len();
         for (nth, child) in shape.children.iter().enumerate() {
             shape.table.members.add(child.list.split('.'), columns + nth);
